@@ -1,0 +1,1 @@
+"""Decisions as pure functions over plain values. No I/O, no clock, no randomness."""

@@ -1,0 +1,234 @@
+"""The nouns of the ops-db as plain values. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class TriggerType(StrEnum):
+    CONTINUOUS = "CONTINUOUS"
+    CRON = "CRON"
+    MANUAL = "MANUAL"
+
+
+class PackageState(StrEnum):
+    WAITING = "waiting"
+    TRANSFERRING = "transferring"
+    ARCHIVED = "archived"
+    FAILED = "failed"
+
+
+class FailureClass(StrEnum):
+    STAGING = "staging"
+    SUBMIT_REJECTED = "submit-rejected"
+    OUT_OF_MEMORY = "out-of-memory"
+    TIMEOUT = "timeout"
+    NODE_FAILURE = "node-failure"
+    PREEMPTED = "preempted"
+    CONTAINER = "container"
+    NON_ZERO_EXIT = "non-zero-exit"
+    LOST = "lost"
+    BAD_OUTPUT = "bad-output"
+    NO_SPACE = "no-space"
+    CANCELLED_OUTSIDE = "cancelled-outside"
+
+
+class ProductType(StrEnum):
+    SCIENCE = "SCIENCE"
+    QA_METRIC = "QA_METRIC"
+    PLOT = "PLOT"
+    STATISTICS = "STATISTICS"
+    LOG = "LOG"
+    INTERMEDIATE = "INTERMEDIATE"
+    UNCLASSIFIED = "UNCLASSIFIED"
+
+
+class StepRole(StrEnum):
+    INTERMEDIATE = "intermediate"
+    FINAL = "final"
+
+
+class InputRole(StrEnum):
+    MEMBER = "member"
+    COMPANION = "companion"
+    OUTSIDE = "outside"
+
+
+class InputKind(StrEnum):
+    PACKAGE = "package"
+    PRODUCT = "product"
+    REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job asks for. `memory_gb` is GiB for the whole job, `time_hours` wall time."""
+
+    cpu: int = 1
+    memory_gb: float = 2.0
+    time_hours: float = 1.0
+    tasks: int = 1
+    nodes: int = 1
+    gpus: int = 0
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    extra: tuple[str, ...] = ()
+
+    @property
+    def time_seconds(self) -> int:
+        return max(1, round(self.time_hours * 3600))
+
+
+@dataclass(frozen=True)
+class SoftwareVersion:
+    """One version of a reduction software. `image` None means the command runs without a container."""
+
+    software: str
+    version: str
+    command: tuple[str, ...]
+    image: str | None = None
+    image_digest: str | None = None  # "sha256:hex" or None until known
+    contract: int = 1
+
+
+@dataclass(frozen=True)
+class ReferenceVersion:
+    name: str
+    version: str
+    path: str
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class UpstreamStep:
+    """An upstream step as a run sees it: `directory` is its folder below the workspace."""
+
+    pipeline: str
+    step: str
+    directory: str
+    same_group_by: bool
+
+
+@dataclass(frozen=True)
+class ResolvedStep:
+    """Everything of a step that a run freezes when it is created; later definitions do not reach it."""
+
+    pipeline: str
+    step: str
+    role: StepRole
+    group_by: tuple[str, ...]
+    software: SoftwareVersion
+    config: Mapping[str, Any]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    references: tuple[ReferenceVersion, ...] = ()
+    resources: Resources = Resources()
+    upstream: tuple[UpstreamStep, ...] = ()
+    raw_inputs: bool = True
+    partial_exit_codes: tuple[int, ...] = ()
+    max_retries: int = 3
+    retry: Mapping[str, Any] = field(default_factory=dict)
+    scratch: str = "run"  # "run" (in the attempt) or "node" (the node's own disk)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> ResolvedStep:
+        """The value written by `to_json`; tuples come back as tuples."""
+        software = dict(data["software"])
+        software["command"] = tuple(software["command"])
+        resources = dict(data["resources"])
+        resources["extra"] = tuple(resources.get("extra", ()))
+        return ResolvedStep(
+            **{
+                **data,
+                "role": StepRole(data["role"]),
+                "group_by": tuple(data["group_by"]),
+                "software": SoftwareVersion(**software),
+                "references": tuple(ReferenceVersion(**r) for r in data["references"]),
+                "resources": Resources(**resources),
+                "upstream": tuple(UpstreamStep(**u) for u in data["upstream"]),
+                "partial_exit_codes": tuple(data["partial_exit_codes"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class RunInput:
+    """One frozen input of a run, with all that provenance needs copied in.
+
+    `name` is the package name, or for a product its path below the upstream's output. `checksum` is
+    `algorithm:hex`. `container_path` is where the program sees it. For a product `upstream_*` say whose it is.
+    """
+
+    kind: InputKind
+    role: InputRole
+    name: str
+    identity: str  # package id as text, product id as text, or "name@version" of a reference
+    checksum: str | None
+    size_bytes: int | None
+    upstream_run_id: int | None = None
+    upstream_pipeline: str | None = None
+    upstream_step: str | None = None
+    upstream_sub_group: str | None = None
+    product_type: str | None = None
+    is_directory: bool = False
+    stands_on: tuple[str, ...] = ()  # names of the raw packages a product stands on
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run (executed reduction step) as passes read it. Times are aware UTC."""
+
+    id: int
+    pipeline: str
+    step: str
+    sub_group: str
+    pipeline_id: int
+    step_id: int
+    sub_group_id: int
+    status: str
+    attempt: int  # number of the newest attempt, 0 before the first
+    retries_used: int
+    decision: int
+    reason: str
+    priority: int
+    resolved_step: ResolvedStep
+    created_at: datetime
+    status_at: datetime
+    due_at: datetime | None = None
+    failure_class: str | None = None
+    message: str | None = None
+    warnings: tuple[str, ...] = ()
+    cancel_requested_at: datetime | None = None
+    held: bool = False
+    is_open: bool = True
+
+    @property
+    def directory(self) -> str:
+        """The run's folder below the base directory, as text with forward slashes."""
+        return f"{self.pipeline}/{self.step}/{self.sub_group}/run-{self.id}"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One submission of a run."""
+
+    id: int
+    run_id: int
+    number: int
+    directory: str  # below the base directory
+    token: str
+    submission_id: int
+    array_index: int
+    job_id: str | None
+    created_at: datetime
+    resources: Resources = Resources()
+

@@ -1,0 +1,1 @@
+"""The ops-db: tables, engine, stores, grouping queries, migrations."""

@@ -1,0 +1,1 @@
+"""Stores: read rows as plain values, record what core decided."""

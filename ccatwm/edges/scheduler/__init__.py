@@ -1,0 +1,1 @@
+"""Batch systems behind the Scheduler port."""

@@ -1,0 +1,1 @@
+"""Where raw data packages lie, behind the Storage port."""

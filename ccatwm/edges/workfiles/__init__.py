@@ -1,0 +1,1 @@
+"""Everything below the base directory, behind the WorkFiles port."""

@@ -1,0 +1,102 @@
+"""Errors people see: what, where, and what to do next. Pure.
+
+The class says who acts: a person (settings, definitions, usage) or the next pass (the world did not answer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake of many: `where` (file:line, or key), `what` is wrong, `next` what is allowed or to do."""
+
+    where: str
+    what: str
+    next: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}; {self.next}" if self.next else text
+
+
+class CcatwmError(Exception):
+    """An expected error: printed in a line or a few, never as a traceback. `exit_code` as in the docs."""
+
+    exit_code = 1
+
+    def __init__(
+        self, message: str, *, where: str = "", next: str = "", problems: Sequence[Problem] = ()
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.next = next
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.message}" if self.where else self.message]
+        lines += [f"  {problem}" for problem in self.problems]
+        if self.next:
+            lines.append(f"  next: {self.next}")
+        return "\n".join(lines)
+
+
+class UsageError(CcatwmError):
+    """The command line asks for something that is not there. A person acts."""
+
+    exit_code = 2
+
+
+class SettingsError(CcatwmError):
+    """Settings are wrong or no site was found. A person acts."""
+
+    exit_code = 3
+
+
+class DefinitionsError(CcatwmError):
+    """Pipelines or observations as written are wrong. A person acts."""
+
+    exit_code = 3
+
+
+class SchemaVersionError(CcatwmError):
+    """The ops-db's schema is not the one this release knows. Passes exit 4, people's commands 3."""
+
+    exit_code = 3
+
+
+class WorldError(CcatwmError):
+    """Something outside did not answer (ops-db, SSH, batch system). The next pass tries again."""
+
+    exit_code = 4
+
+
+class OpsDbUnavailableError(WorldError):
+    """The ops-db went away, or refused to answer."""
+
+
+class SchedulerUnavailableError(WorldError):
+    """The batch system did not answer: nothing may be concluded about any job."""
+
+
+class FilesUnavailableError(WorldError):
+    """The file system or the connection to it did not answer."""
+
+
+class NoSpaceError(CcatwmError):
+    """The disk (bytes or inodes) or a quota is full. Work waits, no attempt is charged."""
+
+
+class CorruptCopyError(CcatwmError):
+    """A copy of a raw data package does not have the size, checksum or form it should have."""
+
+
+class MissingCopyError(CcatwmError):
+    """A copy of a raw data package is not where the ops-db says."""
+
+
+class ConflictError(CcatwmError):
+    """Somebody else changed the row first: a compare-and-swap found another value."""

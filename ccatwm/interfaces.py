@@ -1,0 +1,338 @@
+"""The ports between passes and the world, and the values that cross them. Pure.
+
+This is the public API for plug-ins: a batch system is an entry point in the group `ccatwm.schedulers` that
+returns a `Scheduler`. Everything a pass does to the world goes through these ports, each of which wraps every
+single effect (a rename, a commit, a process start) in `Effects.around`, so that a test can stop the process
+before it, after it, or make it fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import BinaryIO, Protocol
+
+INTERFACE_VERSION = 1
+
+
+# --- effects -------------------------------------------------------------------------------------------------
+
+
+class Effects(Protocol):
+    """Wraps single effects. `name` is stable (`file.rename`, `db.commit`, `process.start`), `detail` is for people."""
+
+    def around(self, name: str, detail: str = "") -> AbstractContextManager[None]: ...
+
+
+class PlainEffects:
+    """What production uses: nothing happens around an effect."""
+
+    _nothing = nullcontext()
+
+    def around(self, name: str, detail: str = "") -> AbstractContextManager[None]:
+        return self._nothing
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """Aware UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds, for time budgets only."""
+        ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+# --- files below the base directory ----------------------------------------------------------------------------
+
+
+class EntryKind(StrEnum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    OTHER = "other"  # device, socket, FIFO: never followed, never a product
+
+
+@dataclass(frozen=True)
+class TreeEntry:
+    """One entry below a listed folder, found without following links. `path` is relative to that folder.
+
+    File names are bytes on disk; here they are text with surrogate escapes (`os.fsdecode`).
+    """
+
+    path: PurePosixPath
+    kind: EntryKind
+    size_bytes: int = 0
+    mtime_ns: int = 0
+    link_target: str | None = None
+
+
+@dataclass(frozen=True)
+class FileWrite:
+    """A file to write atomically (hidden temporary name beside it, fsync, rename, fsync of the folder)."""
+
+    path: PurePosixPath
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class Received:
+    """What arrived of a raw data package: bytes read from its copy, and files written with their tree digest."""
+
+    size_bytes: int
+    file_count: int
+    tree_digest: str  # sha256:hex over sorted `path NUL size NUL sha256 LF`
+    unpacked_bytes: int
+
+
+@dataclass(frozen=True)
+class Space:
+    free_bytes: int
+    free_inodes: int
+
+
+class WorkFiles(Protocol):
+    """Everything below PIPELINE_BASE_DIR. All paths are PurePosixPath relative to it; `..` is refused.
+
+    Errors: `NoSpaceError` for a full disk or quota, `FilesUnavailableError` when the world does not answer.
+    """
+
+    def root(self) -> PurePosixPath:
+        """The absolute base directory as jobs see it."""
+        ...
+
+    def make_trees(self, paths: Iterable[PurePosixPath]) -> None:
+        """mkdir -p, mode 2770-like as umask allows."""
+        ...
+
+    def make_exclusive(self, path: PurePosixPath) -> bool:
+        """mkdir of the last component (parents made); False if it was there."""
+        ...
+
+    def write_files(self, files: Iterable[FileWrite]) -> None: ...
+
+    def read_files(
+        self, paths: Iterable[PurePosixPath], *, max_bytes: int = 1 << 22
+    ) -> dict[PurePosixPath, bytes | None]:
+        """Content by path; None where there is no such regular file. Longer files are cut at `max_bytes`."""
+        ...
+
+    def read_tails(self, paths: Iterable[PurePosixPath], *, max_bytes: int) -> dict[PurePosixPath, bytes | None]:
+        """The last `max_bytes` of each file."""
+        ...
+
+    def exists(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, bool]:
+        """Whether something is there (links not followed)."""
+        ...
+
+    def list_tree(self, path: PurePosixPath) -> list[TreeEntry] | None:
+        """All entries below `path`, sorted by path, links not followed; None if `path` is no directory."""
+        ...
+
+    def hash_files(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, tuple[int, str] | None]:
+        """(size, sha256 hex) by path, read without following links; None where absent or not a regular file."""
+        ...
+
+    def link_trees(self, links: Iterable[tuple[PurePosixPath, PurePosixPath]], *, hard: bool = True) -> None:
+        """For each (source, target): make `target` a copy of the file or tree `source` by hard link, else
+        reflink, else copy; never half-done visible (made under a hidden name, renamed once). A target that is
+        there stays as it is. `hard=False` forbids hard links (a program without a container could write through)."""
+        ...
+
+    def switch_link(self, link: PurePosixPath, target: str) -> None:
+        """Make `link` a symbolic link to the relative `target`, atomically replacing an older link."""
+        ...
+
+    def rename(self, source: PurePosixPath, target: PurePosixPath) -> bool:
+        """Rename within the base directory; False if `target` was there already."""
+        ...
+
+    def remove_trees(self, paths: Iterable[PurePosixPath]) -> None:
+        """Remove files or trees; absent ones are fine. Never follows links, never leaves the base directory."""
+        ...
+
+    def receive_tar(self, stream: BinaryIO, target: PurePosixPath, *, size_bytes: int | None,
+                    checksum: str | None, members: Mapping[str, tuple[int, str | None]] | None = None) -> Received:
+        """Unpack a tar in one streaming read into `target` (hidden folder, renamed once), hashing what is read.
+
+        Errors: `CorruptCopyError` when size or `algorithm:hex` checksum differ, when the tar is cut, or when a
+        member is absolute, leaves the folder, or is a device, FIFO or escaping link. `members` maps a file's
+        path to (size, checksum or None) to be checked where the package lists them.
+        Files end up mode 0444, touched now.
+        """
+        ...
+
+    def receive_file(self, stream: BinaryIO, target: PurePosixPath, *, name: str, size_bytes: int | None,
+                     checksum: str | None) -> Received:
+        """One plain file `name` into the folder `target`, verified while read, renamed once."""
+        ...
+
+    def receive_tree(self, files: Iterable[tuple[str, BinaryIO]], target: PurePosixPath, *,
+                     size_bytes: int | None, checksum: str | None,
+                     members: Mapping[str, tuple[int, str | None]] | None = None) -> Received:
+        """A package that is a directory: (relative name, stream) pairs; `checksum` is the tree digest if given."""
+        ...
+
+    def space(self) -> Space: ...
+
+
+# --- where raw data packages lie ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PackageCopy:
+    """One physical copy: `path` relative to the data location's root."""
+
+    id: str
+    location: str
+    storage: str  # disk, s3, tape
+    root: str | None
+    path: str
+    priority: int = 0
+
+
+class Storage(Protocol):
+    """Reads physical copies of one storage type (disk, s3). Errors: `MissingCopyError`, `WorldError`."""
+
+    def form(self, copy: PackageCopy) -> str:
+        """`tar`, `directory` or `file`."""
+        ...
+
+    def open(self, copy: PackageCopy) -> AbstractContextManager[BinaryIO]: ...
+
+    def open_tree(self, copy: PackageCopy) -> Iterator[tuple[str, BinaryIO]]:
+        """(relative name, stream) of each regular file, sorted; links inside a package are refused."""
+        ...
+
+
+# --- batch systems -------------------------------------------------------------------------------------------------
+
+
+class JobState(StrEnum):
+    """What a batch system says of a job. UNKNOWN changes nothing; ABSENT is an answer, not silence."""
+
+    HELD = "held"
+    PENDING = "pending"
+    RUNNING = "running"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """One submission: alike attempts, one task each. The job script and `tasks` lie in `directory` already.
+
+    `directory` is `.submissions/{token}` below the base directory; its file `tasks` has one attempt directory
+    (relative to the base directory) per line; `job.sh` is the constant script.
+    """
+
+    token: str
+    name: str  # the job name, carries the token
+    directory: PurePosixPath
+    attempt_directories: tuple[PurePosixPath, ...]
+    cpu: int
+    memory_gb: float
+    time_seconds: int
+    options: Mapping[str, str | int | tuple[str, ...] | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SubmitResult:
+    """`accepted`: job_id is set. `refused`: definitely not there, `message` says why. `unknown`: look it up later."""
+
+    token: str
+    outcome: str  # accepted | refused | throttled | unknown
+    job_id: str | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class FoundJob:
+    """A job found by its token."""
+
+    token: str
+    job_id: str
+    state: JobState
+
+
+@dataclass(frozen=True)
+class Found:
+    """Answer of `find`. Tokens in neither map were not found; `certain` says that this proves their absence now."""
+
+    jobs: Mapping[str, tuple[FoundJob, ...]]
+    certain: bool
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """What the batch system knows of one task of a job. Times aware UTC; memory GiB."""
+
+    job_id: str
+    array_index: int
+    state: JobState
+    cause: str | None = None  # a FailureClass value where the batch system knows why it ended
+    message: str = ""
+    host: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    wall_seconds: float | None = None
+    cpu_hours: float | None = None
+    peak_memory_gb: float | None = None
+
+
+@dataclass(frozen=True)
+class SchedulerLimits:
+    """`max_array_size` tasks per submission; `free_tasks` how many more tasks may be handed over now (None: any)."""
+
+    max_array_size: int
+    free_tasks: int | None = None
+
+
+class Scheduler(Protocol):
+    """A batch system. All calls are plural. Errors: `SchedulerUnavailableError` when it did not answer.
+
+    `submit` hands over held: nothing starts before `release`. `release` and `cancel` are idempotent.
+    """
+
+    backend: str
+    cluster: str
+    grace_seconds: int  # a job not found may still appear until this long after its submission was recorded
+
+    def limits(self) -> SchedulerLimits: ...
+
+    def submit(self, jobs: Sequence[JobRequest]) -> list[SubmitResult]: ...
+
+    def find(self, tokens: Sequence[str]) -> Found: ...
+
+    def release(self, job_ids: Sequence[str]) -> dict[str, bool]:
+        """True: released (now or before)."""
+        ...
+
+    def poll(self, jobs: Sequence[tuple[str, int]]) -> list[JobReport]:
+        """One report for each (job id, array index)."""
+        ...
+
+    def cancel(self, jobs: Sequence[tuple[str, int]]) -> None: ...
+
+
+@dataclass(frozen=True)
+class SchedulerSetup:
+    """What an entry point `ccatwm.schedulers` is called with."""
+
+    cluster: str
+    state_dir: str
+    base_dir: str
+    options: Mapping[str, object]
+    effects: Effects
+    clock: Clock
+
+
+SchedulerFactory = Callable[[SchedulerSetup], Scheduler]

@@ -1,0 +1,1 @@
+"""The six passes, one module each; none imports another."""

@@ -1,0 +1,1 @@
+"""Changes outside the passes: apply, ingest, control."""
