@@ -1,0 +1,183 @@
+"""Engines and transactions, the same on SQLite and PostgreSQL. Touches: the ops-db.
+
+A write transaction is `BEGIN IMMEDIATE` on SQLite (an upgrade from read to write fails at once whatever the busy
+time-out). Connections are not pooled: an engine made after a fork shares nothing with the parent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool, StaticPool
+
+from ccatwm.edges.opsdb.tables import SCHEMA
+from ccatwm.errors import ConflictError, OpsDbUnavailableError, SchemaVersionError
+from ccatwm.interfaces import Effects, PlainEffects
+
+# Revisions this release works with, per alembic branch; compared with the version table without importing alembic.
+VERSION_TABLE = "ccatwm_version"
+PIPELINE_REVISIONS = frozenset({"pipeline_0001"})
+OBSERVATION_REVISIONS = frozenset({"observation_0001"})
+
+BUSY_TIMEOUT_SECONDS = 20
+
+
+class Database:
+    """One ops-db. `write()` and `read()` give a connection inside one transaction; commits are effects."""
+
+    def __init__(self, url: str, effects: Effects | None = None) -> None:
+        self.url = sa.make_url(url)
+        if self.url.drivername == "postgresql":  # SQLAlchemy 2.1 would take psycopg 3
+            self.url = self.url.set(drivername="postgresql+psycopg2")
+        self._effects = effects or PlainEffects()
+        self.engine = _build_engine(self.url)
+        self.dialect = self.engine.dialect.name
+        self._write_engine = self.engine.execution_options(ccatwm_write=True)
+        self._depth = 0
+
+    @property
+    def in_transaction(self) -> bool:
+        """True while a transaction is open: no external effect may run then."""
+        return self._depth > 0
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One read-write transaction, committed at the end."""
+        with self._connection(self._write_engine) as connection:
+            yield connection
+            with self._effects.around("db.commit", str(self.url.database)):
+                connection.commit()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """One read transaction, rolled back at the end."""
+        with self._connection(self.engine) as connection:
+            yield connection
+
+    @contextmanager
+    def _connection(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        try:
+            with engine.connect() as connection:
+                self._depth += 1
+                try:
+                    yield connection
+                finally:
+                    self._depth -= 1
+                    if connection.in_transaction():
+                        connection.rollback()
+        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
+            raise OpsDbUnavailableError(
+                f"the ops-db did not answer: {_first_line(error)}", where=self.safe_url, next="the next pass tries again"
+            ) from error
+        except sa.exc.IntegrityError as error:
+            raise ConflictError(f"the ops-db refused a row: {_first_line(error)}") from error
+
+    @property
+    def safe_url(self) -> str:
+        """The URL with its password masked."""
+        return self.url.render_as_string(hide_password=True)
+
+    def check_schema(self, *, observations: str = "managed") -> None:
+        """Refuse a schema this release does not know. Errors: SchemaVersionError."""
+        wanted = {"pipeline": PIPELINE_REVISIONS}
+        if observations == "managed":
+            wanted["observation"] = OBSERVATION_REVISIONS
+        table = sa.table(VERSION_TABLE, sa.column("version_num"), schema=SCHEMA)
+        try:
+            with self.engine.connect() as connection:
+                found = set(connection.execute(sa.select(table.c.version_num)).scalars())
+        except (sa.exc.ProgrammingError, sa.exc.OperationalError) as error:
+            if "no such table" in str(error) or "does not exist" in str(error):
+                raise SchemaVersionError(
+                    "the ops-db has no ccatwm tables", where=self.safe_url, next="run `ccatwm db upgrade`"
+                ) from error
+            raise OpsDbUnavailableError(
+                f"the ops-db did not answer: {_first_line(error)}", where=self.safe_url, next="the next pass tries again"
+            ) from error
+        for branch, revisions in wanted.items():
+            mine = {revision for revision in found if revision.startswith(branch)}
+            if not mine & revisions:
+                raise SchemaVersionError(
+                    f"the ops-db's {branch} tables have schema version {', '.join(sorted(mine)) or 'none'}, "
+                    f"this release knows {', '.join(sorted(revisions))}",
+                    where=self.safe_url,
+                    next="run `ccatwm db upgrade` if the ops-db is older; install the newer release if it is newer",
+                )
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def _build_engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() == "sqlite":
+        pool: type[sa.Pool] = StaticPool if url.database in (None, "", ":memory:") else NullPool
+        engine = sa.create_engine(
+            url, poolclass=pool, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
+        )
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine.execution_options(schema_translate_map={SCHEMA: None})
+    if url.get_backend_name() == "postgresql":
+        return sa.create_engine(
+            url,
+            poolclass=NullPool,
+            connect_args={
+                "connect_timeout": 10,
+                "application_name": "ccatwm",
+                "keepalives_idle": 30,
+                "options": "-c statement_timeout=60000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
+                " -c timezone=UTC",
+            },
+        )
+    raise SchemaVersionError(
+        f"OPSDB_URL names a database of kind {url.get_backend_name()!r}", next="use sqlite:/// or postgresql://"
+    )
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get("ccatwm_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(getattr(error, "orig", None) or error).strip().split("\n")[0]
+
+
+def database_now(dialect: str) -> sa.ColumnElement[Any]:
+    """The database's own clock, for leases: hosts may disagree about the time."""
+    from ccatwm.edges.opsdb.types import UtcDateTime
+
+    if dialect == "postgresql":
+        return sa.type_coerce(sa.func.clock_timestamp(), UtcDateTime)
+    # SQLite has milliseconds; three zeros make the text sort like our microseconds.
+    return sa.type_coerce(sa.text("strftime('%Y-%m-%dT%H:%M:%f', 'now') || '000Z'"), UtcDateTime)
+
+
+def is_network_file_system(path: str) -> str | None:
+    """The name of the network file system that `path` lies on, or None. Linux only (/proc/self/mountinfo)."""
+    best, kind = "", None
+    target = os.path.realpath(path)
+    try:
+        lines = open("/proc/self/mountinfo", encoding="utf-8").read().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        mount = left.split()[4].replace("\\040", " ")
+        if (target == mount or target.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(best):
+            best, kind = mount, right.split()[0]
+    networked = ("nfs", "lustre", "gpfs", "cifs", "smb", "beegfs", "ceph", "fuse.sshfs", "glusterfs", "9p", "afs")
+    return kind if kind and kind.startswith(networked) else None

@@ -1,0 +1,565 @@
+"""The tables of the ops-db: observation tables (may be somebody else's) and pipeline tables (ours).
+
+Touches: nothing. Pipeline tables are declared in the schema `ccatwm`; the engine maps it away on SQLite. No foreign
+key leads from a pipeline table to an observation table, and observation ids are text on our side.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Float, ForeignKey, Index, Integer, Table, Text
+
+from ccatwm.edges.opsdb.types import Id, Json, UtcDateTime
+
+SCHEMA = "ccatwm"
+
+# --- observation tables ------------------------------------------------------------------------------------------
+
+observation = sa.MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s"})
+
+
+def _observation_table(name: str, *columns: sa.schema.SchemaItem) -> Table:
+    return Table(
+        name,
+        observation,
+        Column("id", Id, primary_key=True),
+        *columns,
+        Column("updated_at", UtcDateTime, nullable=False, index=True),
+        sqlite_autoincrement=True,
+    )
+
+
+def _refers(name: str, target: str, nullable: bool = True) -> Column[int]:
+    return Column(name, Id, ForeignKey(f"{target}.id"), nullable=nullable, index=True)
+
+
+site = _observation_table(
+    "site",
+    Column("name", Text, nullable=False, unique=True),
+    Column("short_name", Text),
+    Column("location", Text),
+)
+data_location = _observation_table(
+    "data_location",
+    _refers("site_id", "site"),
+    Column("name", Text, nullable=False, unique=True),
+    Column("location_type", Text, nullable=False),  # source, buffer, long_term_archive, processing
+    Column("storage_type", Text, nullable=False),  # disk, s3, tape
+    Column("priority", Integer, nullable=False, server_default="0"),  # larger first
+    Column("active", Boolean, nullable=False, server_default=sa.true()),
+    Column("base_path", Text),  # a setting LOCATIONS.<name>.root wins over it
+    Column("details", Json),
+)
+observatory = _observation_table("observatory", Column("name", Text, nullable=False, unique=True))
+telescope = _observation_table(
+    "telescope",
+    _refers("observatory_id", "observatory"),
+    Column("name", Text, nullable=False, unique=True),
+    Column("longitude_deg", Float),
+    Column("latitude_deg", Float),
+    Column("altitude_m", Float),
+)
+instrument = _observation_table(
+    "instrument",
+    _refers("telescope_id", "telescope"),
+    Column("name", Text, nullable=False, unique=True),
+    Column("instrument_type", Text),
+    Column("available", Boolean, nullable=False, server_default=sa.true()),
+)
+instrument_module = _observation_table(
+    "instrument_module",
+    _refers("instrument_id", "instrument"),
+    Column("name", Text, nullable=False),
+    Column("pixels", Integer),
+    Column("frequency_ghz", Float),
+    sa.UniqueConstraint("instrument_id", "name"),
+)
+observing_program = _observation_table(
+    "observing_program",
+    Column("short_name", Text, nullable=False, unique=True),
+    Column("name", Text),
+    Column("description", Text),
+)
+source = _observation_table(
+    "source",
+    Column("name", Text, nullable=False, unique=True),
+    Column("kind", Text, nullable=False),  # fixed, solar_system_object, constant_elevation
+    Column("ra_deg", Float),
+    Column("dec_deg", Float),
+    Column("frame", Text),
+    Column("velocity_km_s", Float),
+    Column("naif_id", Integer),
+    Column("azimuth_min_deg", Float),
+    Column("azimuth_max_deg", Float),
+    Column("elevation_deg", Float),
+)
+obs_unit = _observation_table(
+    "obs_unit",
+    Column("name", Text, nullable=False, unique=True),
+    _refers("source_id", "source"),
+    _refers("observing_program_id", "observing_program"),
+    Column("line_id", Text),
+    Column("obs_mode", Text),
+    Column("details", Json),
+)
+executed_obs_unit = _observation_table(
+    "executed_obs_unit",
+    Column("name", Text, nullable=False, unique=True),
+    _refers("obs_unit_id", "obs_unit"),
+    Column("start_time", UtcDateTime, index=True),
+    Column("end_time", UtcDateTime),
+    Column("status", Text),
+    Column("details", Json),
+)
+raw_data_package = _observation_table(
+    "raw_data_package",
+    Column("name", Text, nullable=False, unique=True),
+    _refers("executed_obs_unit_id", "executed_obs_unit"),
+    _refers("instrument_module_id", "instrument_module"),
+    Column("state", Text, nullable=False, index=True),  # waiting, transferring, archived, failed
+    Column("checksum", Text),  # algorithm:hex
+    Column("size_bytes", BigInteger),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+raw_data_package_metadata = _observation_table(
+    "raw_data_package_metadata",
+    Column("raw_data_package_id", Id, ForeignKey("raw_data_package.id"), nullable=False, unique=True),
+    Column("data", Json, nullable=False),
+)
+raw_data_file = _observation_table(
+    "raw_data_file",
+    _refers("raw_data_package_id", "raw_data_package", nullable=False),
+    Column("name", Text, nullable=False),  # path inside the package, percent-encoded where not plain text
+    Column("size_bytes", BigInteger),
+    Column("checksum", Text),
+    sa.UniqueConstraint("raw_data_package_id", "name"),
+)
+physical_copy = _observation_table(
+    "physical_copy",
+    _refers("raw_data_package_id", "raw_data_package", nullable=False),
+    _refers("data_location_id", "data_location", nullable=False),
+    Column("path", Text, nullable=False),  # relative to the location's root
+    Column("status", Text, nullable=False),  # present, staged, deletion_..., deleted, corrupt
+    Column("verified_at", UtcDateTime),
+    sa.UniqueConstraint("raw_data_package_id", "data_location_id", "path"),
+)
+staging_job = _observation_table(
+    "staging_job",
+    _refers("raw_data_package_id", "raw_data_package", nullable=False),
+    _refers("destination_location_id", "data_location", nullable=False),
+    Column("status", Text, nullable=False),  # pending, scheduled, in_progress, completed, failed
+    Column("active", Boolean, nullable=False, server_default=sa.true()),
+    Column("requested_by", Text),
+    Column("message", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+# --- pipeline tables ------------------------------------------------------------------------------------------------
+
+pipeline_metadata = sa.MetaData(
+    schema=SCHEMA, naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s"}
+)
+
+
+def _table(name: str, *columns: sa.schema.SchemaItem) -> Table:
+    return Table(name, pipeline_metadata, Column("id", Id, primary_key=True), *columns, sqlite_autoincrement=True)
+
+
+def _ours(name: str, target: str, nullable: bool = False, index: bool = True) -> Column[int]:
+    return Column(name, Id, ForeignKey(f"{SCHEMA}.{target}.id"), nullable=nullable, index=index)
+
+
+ops_db = _table(
+    "ops_db",  # one row: who this database is
+    Column("uid", Text, nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("submission_blocked", Text),  # why, after a restore, until `doctor --reconcile`
+    Column("paused", Text),  # why all passes are paused
+)
+
+data_grouping = _table(
+    "data_grouping",
+    Column("name", Text, nullable=False, unique=True),
+    Column("description", Text),
+    Column("filter_rules", Json, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+pipeline = _table(
+    "pipeline",
+    Column("name", Text, nullable=False, unique=True),
+    _ours("data_grouping_id", "data_grouping"),
+    Column("processing_location", Text, nullable=False),  # name of a data location
+    Column("trigger_type", Text, nullable=False),
+    Column("trigger_config", Json, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("held", Text),  # why, when a person holds it
+    Column("created_by", Text),
+    Column("definition", Json, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+grouping_scope = _table(
+    # one data grouping under one group_by: what sub_group_member belongs to; shared by steps and pipelines
+    "grouping_scope",
+    _ours("data_grouping_id", "data_grouping"),
+    Column("group_by", Json, nullable=False),
+    Column("group_by_digest", Text, nullable=False),
+    Column("resolved_digest", Text),  # digest of the rules that the members stand for; another one means: regroup all
+    sa.UniqueConstraint("data_grouping_id", "group_by_digest"),
+)
+reduction_software = _table("reduction_software", Column("name", Text, nullable=False, unique=True))
+reduction_software_version = _table(
+    "reduction_software_version",
+    _ours("software_id", "reduction_software"),
+    Column("version", Text, nullable=False),
+    Column("image", Text),
+    Column("image_digest", Text),
+    Column("command", Json, nullable=False),
+    Column("contract", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("software_id", "version"),
+)
+reduction_step_config = _table(
+    "reduction_step_config",
+    Column("digest", Text, nullable=False, unique=True),
+    Column("data", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+reduction_step = _table(
+    "reduction_step",
+    _ours("pipeline_id", "pipeline"),
+    Column("name", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("role", Text, nullable=False),  # intermediate, final; fixed at the first apply
+    _ours("scope_id", "grouping_scope"),
+    _ours("software_id", "reduction_software"),
+    _ours("config_id", "reduction_step_config"),
+    Column("trigger_type", Text),  # None: the pipeline's
+    Column("trigger_config", Json),
+    Column("enabled", Boolean, nullable=False),
+    Column("held", Text),
+    Column("tripped", Text),  # failure class that tripped it
+    Column("definition", Json, nullable=False),  # the whole step as written, with defaults
+    Column("updated_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("pipeline_id", "name"),
+)
+reduction_step_dependency = _table(
+    "reduction_step_dependency",
+    _ours("step_id", "reduction_step"),
+    _ours("upstream_step_id", "reduction_step"),
+    sa.UniqueConstraint("step_id", "upstream_step_id"),
+)
+reference_data = _table("reference_data", Column("name", Text, nullable=False, unique=True))
+reference_data_version = _table(
+    "reference_data_version",
+    _ours("reference_id", "reference_data"),
+    Column("version", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("checksum", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("reference_id", "version"),
+)
+
+trigger_event = _table(
+    "trigger_event",
+    _ours("step_id", "reduction_step"),
+    Column("kind", Text, nullable=False),  # changed, due, cron, manual, full
+    Column("scope", Json, nullable=False),  # {"sub_group": key or null, "force": bool}
+    Column("reason", Text, nullable=False),
+    Column("actor", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime),
+    Index("ix_trigger_event_open", "step_id", sqlite_where=sa.text("closed_at IS NULL"),
+          postgresql_where=sa.text("closed_at IS NULL")),
+)
+change_cursor = _table(
+    "change_cursor",
+    Column("table_name", Text, nullable=False, unique=True),  # or `cron:<step id>` for the last tick
+    Column("position", UtcDateTime),
+    Column("full_at", UtcDateTime),
+    Column("details", Json),
+)
+change_seen = _table(
+    # rows read inside the overlap of the cursor, so that reading them again is no change
+    "change_seen",
+    Column("table_name", Text, nullable=False),
+    Column("row_id", Text, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("table_name", "row_id"),
+)
+changed_package = _table(
+    "changed_package",
+    Column("package_id", Text, nullable=False),
+    Column("cause", Text, nullable=False),  # the observation table that changed
+    Column("noted_at", UtcDateTime, nullable=False),
+    Index("ix_changed_package_package_id", "package_id"),
+)
+sub_group = _table(
+    "sub_group",
+    _ours("step_id", "reduction_step", index=False),
+    Column("key", Text, nullable=False),
+    Column("dims", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("due_at", UtcDateTime),  # when it must be looked at next; None: nothing to look at
+    Column("round_at", UtcDateTime),  # when it fell due; later upstream sub-groups belong to the next round
+    Column("input_changed_at", UtcDateTime),  # last change of its members
+    Column("decision", Integer, nullable=False, server_default="0"),
+    Column("outcome", Text),  # run, or a non-reason of spec 6
+    Column("reason", Text),  # reason to run of the last decision, or None
+    Column("details", Json),
+    Column("decided_at", UtcDateTime),
+    Column("wanted_recipe", Text),
+    Column("current_run_id", Id, index=True),  # no foreign key: runs refer to sub-groups
+    Column("current_decision", Integer, nullable=False, server_default="0"),
+    Column("stale", Text),  # why the current product is stale, or None
+    Column("held", Text),
+    Column("requested", Json),  # {"reason","actor","force","event_id"} until a decision carried it out
+    sa.UniqueConstraint("step_id", "key"),
+    Index("ix_sub_group_due", "step_id", "due_at", sqlite_where=sa.text("due_at IS NOT NULL"),
+          postgresql_where=sa.text("due_at IS NOT NULL")),
+)
+sub_group_member = _table(
+    "sub_group_member",
+    _ours("scope_id", "grouping_scope", index=False),
+    Column("key", Text, nullable=False),
+    Column("dims", Json, nullable=False),
+    Column("package_id", Text, nullable=False),
+    Column("package_name", Text, nullable=False),
+    Column("checksum", Text),
+    Column("size_bytes", BigInteger),
+    Column("state", Text, nullable=False),  # package state; only `archived` ones are inputs
+    Column("executed_obs_unit_id", Text),
+    Column("instrument_module_id", Text),
+    Column("ended", Boolean, nullable=False),  # whether its executed obs unit has ended
+    Column("since", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("scope_id", "package_id"),
+    Index("ix_sub_group_member_key", "scope_id", "key"),
+    Index("ix_sub_group_member_package", "package_id"),
+)
+
+executed_reduction_step = _table(
+    "executed_reduction_step",
+    _ours("step_id", "reduction_step"),
+    _ours("sub_group_id", "sub_group"),
+    Column("pipeline_name", Text, nullable=False),
+    Column("step_name", Text, nullable=False),
+    Column("sub_group_key", Text, nullable=False),
+    Column("processing_location", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("status_at", UtcDateTime, nullable=False),
+    Column("is_open", Boolean, nullable=False),  # not final, or FAILED with attempts left
+    Column("decision", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("reason_details", Json),
+    Column("recipe", Text, nullable=False),
+    Column("recipe_parts", Json, nullable=False),
+    Column("resolved_step", Json, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("trial", Boolean, nullable=False, server_default=sa.false()),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("retries_used", Integer, nullable=False, server_default="0"),
+    Column("free_retries_used", Integer, nullable=False, server_default="0"),
+    Column("due_at", UtcDateTime),  # next retry, or when a waiting run may be looked at again
+    Column("failure_class", Text),
+    Column("message", Text),
+    Column("blocking", Boolean, nullable=False, server_default=sa.false()),  # FAILED for good, or CANCELLED by a person
+    Column("superseded", Boolean, nullable=False, server_default=sa.false()),
+    Column("warnings", Json, nullable=False),
+    Column("cancel_requested_at", UtcDateTime),
+    Column("cancel_reason", Text),
+    Column("held", Text),
+    Column("wall_seconds", Float),
+    Column("cpu_hours", Float),
+    Column("peak_memory_gb", Float),
+    Column("exit_code", Integer),
+    Column("output_directory", Text),  # of the winning attempt, below the base directory
+    Column("inputs_removed_at", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    CheckConstraint(
+        "status IN ('PENDING','STAGING_DATA','STAGED','SUBMITTING','SUBMITTED','RUNNING',"
+        "'COLLECTING_RESULTS','COMPLETED','FAILED','CANCELLED')",
+        name="run_status",
+    ),
+    Index("uq_open_run_per_sub_group", "sub_group_id", unique=True,
+          sqlite_where=sa.text("is_open AND NOT trial"), postgresql_where=sa.text("is_open AND NOT trial")),
+    Index("ix_run_open", "processing_location", "status", sqlite_where=sa.text("is_open"),
+          postgresql_where=sa.text("is_open")),
+    Index("ix_run_recipe", "sub_group_id", "recipe"),
+)
+run_input = _table(
+    "run_input",
+    _ours("run_id", "executed_reduction_step"),
+    Column("kind", Text, nullable=False),  # package, product, reference
+    Column("role", Text, nullable=False),  # member, companion, outside
+    Column("identity", Text, nullable=False),  # package id, product id, name@version
+    Column("name", Text, nullable=False),
+    Column("checksum", Text),
+    Column("size_bytes", BigInteger),
+    _ours("product_id", "data_product", nullable=True),
+    Column("details", Json),  # the rest of a RunInput
+    Index("ix_run_input_identity", "kind", "identity"),
+)
+submission = _table(
+    "submission",
+    Column("token", Text, nullable=False, unique=True),
+    Column("backend", Text, nullable=False),
+    Column("cluster", Text, nullable=False),
+    Column("state", Text, nullable=False),  # INTENDED, HELD, RELEASED, ABSENT
+    Column("job_id", Text, index=True),
+    Column("message", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("submitted_at", UtcDateTime),
+    Index("ix_submission_unsettled", "state", sqlite_where=sa.text("state IN ('INTENDED','HELD')"),
+          postgresql_where=sa.text("state IN ('INTENDED','HELD')")),
+)
+run_attempt = _table(
+    "run_attempt",
+    _ours("run_id", "executed_reduction_step"),
+    Column("number", Integer, nullable=False),
+    _ours("submission_id", "submission"),
+    Column("array_index", Integer, nullable=False),
+    Column("directory", Text, nullable=False),  # below the base directory
+    Column("restart", Integer, nullable=False, server_default="0"),
+    Column("host", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    Column("outcome", Text),  # succeeded, failed, cancelled, absent
+    Column("exit_code", Integer),
+    Column("failure_class", Text),
+    Column("message", Text),
+    Column("resources_asked", Json, nullable=False),
+    Column("resources_used", Json),
+    sa.UniqueConstraint("run_id", "number"),
+    sa.UniqueConstraint("submission_id", "array_index"),
+)
+run_event = _table(
+    "run_event",
+    _ours("run_id", "executed_reduction_step"),
+    Column("event", Text, nullable=False),
+    Column("from_status", Text),
+    Column("to_status", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("by_pass", Text),
+    Column("actor", Text),
+    Column("message", Text),
+)
+data_product = _table(
+    "data_product",
+    _ours("run_id", "executed_reduction_step"),
+    Column("type", Text, nullable=False),
+    Column("path", Text, nullable=False),  # below the attempt's output, percent-encoded where not plain text
+    Column("full_path", Text, nullable=False),  # below the base directory, through attempt-{n}/
+    Column("is_directory", Boolean, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("file_count", Integer, nullable=False),
+    Column("sha256", Text, nullable=False),  # hex; of a directory its tree digest
+    Column("dims", Json),
+    Column("quality", Json),
+    Column("status", Text, nullable=False),  # present, deletion_possible, deleted
+    Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("run_id", "path"),
+)
+staged_package = _table(
+    # the shared cache at the processing location
+    "staged_package",
+    Column("processing_location", Text, nullable=False),
+    Column("package_id", Text, nullable=False),
+    Column("package_name", Text, nullable=False),
+    Column("checksum", Text),
+    Column("directory", Text, nullable=False),  # below the base directory
+    Column("state", Text, nullable=False),  # STAGING, PRESENT, GONE
+    Column("claim", Text),
+    Column("claimed_until", UtcDateTime),
+    Column("size_bytes", BigInteger),
+    Column("file_count", Integer),
+    Column("tree_digest", Text),
+    Column("staged_at", UtcDateTime),
+    Column("last_used_at", UtcDateTime),
+    sa.UniqueConstraint("processing_location", "directory"),
+)
+copy_report = _table(
+    # what stage found of physical copies: a corrupt or missing one is not tried first again
+    "copy_report",
+    Column("package_id", Text, nullable=False),
+    Column("package_name", Text, nullable=False),
+    Column("location", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("finding", Text, nullable=False),  # corrupt, missing
+    Column("message", Text),
+    Column("found_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("package_id", "location", "path"),
+)
+
+exclusion = _table(
+    "exclusion",
+    Column("kind", Text, nullable=False),
+    Column("selection", Json, nullable=False),
+    Column("pipeline_name", Text),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("until", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+)
+acceptance = _table(
+    "acceptance",
+    _ours("sub_group_id", "sub_group"),
+    Column("recipe", Text, nullable=False),
+    _ours("run_id", "executed_reduction_step"),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+published_set = _table(
+    "published_set",
+    Column("name", Text, nullable=False, unique=True),
+    Column("products", Json, nullable=False),
+    Column("reason", Text),
+    Column("actor", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+change_log = _table(
+    "change_log",
+    Column("at", UtcDateTime, nullable=False, index=True),
+    Column("actor", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("act", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("reason", Text),
+    Column("text", Text),
+    Column("digest", Text),
+    Column("details", Json),
+)
+pass_record = _table(
+    "pass_record",
+    Column("pass_name", Text, nullable=False),
+    Column("location", Text, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("latest", Boolean, nullable=False),
+    Column("host", Text),
+    Column("pid", Integer),
+    Column("selected", Integer),
+    Column("done", Integer),
+    Column("waiting", Integer),
+    Column("failed", Integer),
+    Column("message", Text),
+    Index("uq_pass_record_latest", "pass_name", "location", unique=True,
+          sqlite_where=sa.text("latest"), postgresql_where=sa.text("latest")),
+)
+pass_lease = _table(
+    "pass_lease",
+    Column("pass_name", Text, nullable=False),
+    Column("location", Text, nullable=False),
+    Column("holder", Text),  # unique per process start
+    Column("host", Text),
+    Column("pid", Integer),
+    Column("boot_id", Text),
+    Column("fence", Integer, nullable=False),
+    Column("taken_at", UtcDateTime),
+    Column("expires_at", UtcDateTime),
+    sa.UniqueConstraint("pass_name", "location"),
+)
