@@ -1,0 +1,39 @@
+"""What a pass is given: settings, clock and ports. Touches: nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.grouping import GroupingEngine
+from ccatwm.interfaces import Clock, Effects, Scheduler, Storage, WorkFiles
+from ccatwm.settings.schema import Settings
+
+
+@dataclass
+class Context:
+    """Built by `wiring`; the ports a pass does not use are never made."""
+
+    settings: Settings
+    clock: Clock
+    effects: Effects
+    database: Database
+    grouping: GroupingEngine
+    make_workfiles: Callable[[], WorkFiles]
+    make_scheduler: Callable[[], Scheduler]
+    make_storages: Callable[[], Mapping[str, Storage]]
+    actor: str = "ccatwm"
+
+    @cached_property
+    def workfiles(self) -> WorkFiles:
+        return self.make_workfiles()
+
+    @cached_property
+    def scheduler(self) -> Scheduler:
+        return self.make_scheduler()
+
+    @cached_property
+    def storages(self) -> Mapping[str, Storage]:
+        return self.make_storages()
