@@ -112,8 +112,15 @@ class WorkFiles(Protocol):
         """mkdir -p, mode 2770-like as umask allows."""
         ...
 
-    def make_exclusive(self, path: PurePosixPath) -> bool:
-        """mkdir of the last component (parents made); False if it was there."""
+    def make_exclusive(self, path: PurePosixPath, *, mode: int = 0o770) -> bool:
+        """mkdir(2) of the last component with `mode` (parents made); False if it was there.
+
+        The mode is set by the very same system call: it says who made the folder.
+        """
+        ...
+
+    def modes(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, int | None]:
+        """Permission bits by path (links not followed), None where nothing is."""
         ...
 
     def write_files(self, files: Iterable[FileWrite]) -> None: ...
@@ -210,6 +217,16 @@ class Storage(Protocol):
     def open_tree(self, copy: PackageCopy) -> Iterator[tuple[str, BinaryIO]]:
         """(relative name, stream) of each regular file, sorted; links inside a package are refused."""
         ...
+
+
+class HostFiles(Protocol):
+    """Files of the processing host outside the base directory: images and reference data."""
+
+    def digest(self, path: str) -> str | None:
+        """`sha256:hex` of the file at `path` (remembered by size and change time), or None if there is none."""
+        ...
+
+    def exists(self, path: str) -> bool: ...
 
 
 # --- batch systems -------------------------------------------------------------------------------------------------

@@ -81,6 +81,10 @@ class Resources:
     constraint: str | None = None
     extra: tuple[str, ...] = ()
 
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Resources:
+        return Resources(**{**data, "extra": tuple(data.get("extra", ()))})
+
     @property
     def time_seconds(self) -> int:
         return max(1, round(self.time_hours * 3600))
@@ -144,8 +148,6 @@ class ResolvedStep:
         """The value written by `to_json`; tuples come back as tuples."""
         software = dict(data["software"])
         software["command"] = tuple(software["command"])
-        resources = dict(data["resources"])
-        resources["extra"] = tuple(resources.get("extra", ()))
         return ResolvedStep(
             **{
                 **data,
@@ -153,7 +155,7 @@ class ResolvedStep:
                 "group_by": tuple(data["group_by"]),
                 "software": SoftwareVersion(**software),
                 "references": tuple(ReferenceVersion(**r) for r in data["references"]),
-                "resources": Resources(**resources),
+                "resources": Resources.from_json(data["resources"]),
                 "upstream": tuple(UpstreamStep(**u) for u in data["upstream"]),
                 "partial_exit_codes": tuple(data["partial_exit_codes"]),
             }
@@ -208,8 +210,17 @@ class Run:
     message: str | None = None
     warnings: tuple[str, ...] = ()
     cancel_requested_at: datetime | None = None
+    cancel_reason: str | None = None
     held: bool = False
     is_open: bool = True
+    trial: bool = False
+    free_retries_used: int = 0
+    next_resources: Resources | None = None
+
+    @property
+    def resources(self) -> Resources:
+        """What the next attempt asks for."""
+        return self.next_resources or self.resolved_step.resources
 
     @property
     def directory(self) -> str:
@@ -231,4 +242,8 @@ class Attempt:
     job_id: str | None
     created_at: datetime
     resources: Resources = Resources()
-
+    gone_at: datetime | None = None  # when the batch system was first seen to be done with it
+    outcome: str | None = None
+    started_at: datetime | None = None
+    submitted_at: datetime | None = None
+    exit_code: int | None = None

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
-from ccatwm.interfaces import Clock, Effects, Scheduler, Storage, WorkFiles
+from ccatwm.interfaces import Clock, Effects, HostFiles, Scheduler, Storage, WorkFiles
 from ccatwm.settings.schema import Settings
 
 
@@ -24,6 +24,8 @@ class Context:
     make_workfiles: Callable[[], WorkFiles]
     make_scheduler: Callable[[], Scheduler]
     make_storages: Callable[[], Mapping[str, Storage]]
+    make_host_files: Callable[[], HostFiles]
+    ops_db_uid: str = ""
     actor: str = "ccatwm"
 
     @cached_property
@@ -37,3 +39,7 @@ class Context:
     @cached_property
     def storages(self) -> Mapping[str, Storage]:
         return self.make_storages()
+
+    @cached_property
+    def host_files(self) -> HostFiles:
+        return self.make_host_files()

@@ -361,6 +361,7 @@ executed_reduction_step = _table(
     Column("retries_used", Integer, nullable=False, server_default="0"),
     Column("free_retries_used", Integer, nullable=False, server_default="0"),
     Column("due_at", UtcDateTime),  # next retry, or when a waiting run may be looked at again
+    Column("next_resources", Json),  # what the next attempt asks for, where experience says so
     Column("failure_class", Text),
     Column("message", Text),
     Column("blocking", Boolean, nullable=False, server_default=sa.false()),  # FAILED for good, or CANCELLED by a person

@@ -1,0 +1,439 @@
+"""Whether a sub-group needs a run, and why, or why not. Pure.
+
+Level-triggered: a run is made when what is wanted differs from what exists, whatever events were seen or missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from ccatwm.core.model import InputKind, InputRole, PackageState, ReferenceVersion, RunInput, SoftwareVersion
+from ccatwm.core.policy import StepPolicy, major, version_key
+from ccatwm.core.recipe import Recipe, build_recipe, changed_parts
+from ccatwm.core.states import BEFORE_SUBMIT, RunStatus
+
+
+class Outcome(StrEnum):
+    """What a decision says: make a run, or one of the reasons not to."""
+
+    RUN = "run"
+    UP_TO_DATE = "up-to-date"
+    RESTORED = "restored"
+    ACCEPTED = "accepted"
+    COOLING_DOWN = "cooling-down"
+    SETTLING = "settling"
+    WAITING_FOR_DATA = "waiting-for-data"
+    WAITING_FOR_UPSTREAM = "waiting-for-upstream"
+    WAITING_FOR_IMAGE = "waiting-for-image"
+    NO_INPUTS = "no-inputs"
+    BUSY = "busy"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TRIPPED = "tripped"
+    HELD = "held"
+
+
+# After one of these nothing more is to be expected of a sub-group: who depends on it need not wait.
+SETTLED = frozenset(
+    {Outcome.UP_TO_DATE, Outcome.RESTORED, Outcome.ACCEPTED, Outcome.COOLING_DOWN, Outcome.NO_INPUTS,
+     Outcome.FAILED, Outcome.CANCELLED}
+)  # fmt: skip
+# Only these reasons are held back by a cooldown.
+COOLED_REASONS = frozenset({"input-added", "upstream-changed"})
+
+
+@dataclass(frozen=True)
+class Member:
+    """A raw data package of a sub-group, in any state; only archived ones are inputs."""
+
+    package_id: str
+    name: str
+    checksum: str | None
+    size_bytes: int | None
+    state: str
+    ended: bool
+
+
+@dataclass(frozen=True)
+class UpstreamGroup:
+    """An upstream sub-group that feeds this one. `failed`: its newest recipe failed or was cancelled for good."""
+
+    pipeline: str
+    step: str
+    sub_group: str
+    known_at: datetime
+    state: str  # for people: its outcome, or the status of its open run
+    settled: bool
+    failed: bool
+    has_product: bool
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run that exists for the sub-group."""
+
+    id: int
+    status: RunStatus
+    is_open: bool
+    blocking: bool
+    recipe_digest: str
+    recipe: Recipe
+    version: str
+    created_at: datetime
+    files_present: bool = True
+    failure_class: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person (or a forcing cron tick) asked for."""
+
+    reason: str = "requested"  # requested | scheduled
+    text: str = ""
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class SubGroupView:
+    """All that a decision reads. Times aware UTC; `products` are the current ones of the upstream sub-groups."""
+
+    now: datetime
+    policy: StepPolicy
+    created_at: datetime
+    round_at: datetime
+    members: Sequence[Member]
+    upstream: Sequence[UpstreamGroup]
+    products: Sequence[RunInput]
+    references: Sequence[ReferenceVersion]
+    versions: Sequence[SoftwareVersion]
+    runs: Sequence[RunFacts]
+    current_run_id: int | None = None
+    current_inputs: Sequence[RunInput] = ()
+    current_config: dict[str, Any] | None = None
+    input_changed_at: datetime | None = None
+    request: Request | None = None
+    held: str | None = None
+    tripped: str | None = None
+
+    @property
+    def current(self) -> RunFacts | None:
+        return next((run for run in self.runs if run.id == self.current_run_id), None)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done. `due_at`: when to look again even if nothing changes; None: when something changes."""
+
+    outcome: Outcome
+    reason: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    due_at: datetime | None = None
+    recipe: Recipe | None = None
+    software: SoftwareVersion | None = None
+    inputs: tuple[RunInput, ...] = ()
+    supersede_run_id: int | None = None
+    current_run_id: int | None = None  # the completed run that this decision points to
+    stale: str | None = None
+    keeps_request: bool = False
+
+
+def decide(view: SubGroupView) -> Decision:
+    """The decision for one sub-group."""
+    waiting = _brake(view) or _unready_data(view) or _unready_upstream(view)
+    if waiting is not None:
+        return waiting
+    inputs = _wanted_inputs(view)
+    if not inputs:
+        return Decision(Outcome.NO_INPUTS, details=_no_inputs_details(view))
+    software = _wanted_software(view, inputs)
+    if software is None:
+        return Decision(Outcome.WAITING_FOR_IMAGE, details={"software": view.policy.software, "missing": "version"})
+    if software.image is not None and software.image_digest is None:
+        return Decision(Outcome.WAITING_FOR_IMAGE, details={"software": software.software, "image": software.image})
+    recipe = _recipe(view, inputs, software)
+    decision = _existing(view, recipe) or _gap(view, recipe, inputs)
+    return replace(decision, recipe=recipe, software=software, inputs=inputs)
+
+
+# --- brakes and readiness -----------------------------------------------------------------------------------------
+
+
+def _brake(view: SubGroupView) -> Decision | None:
+    if view.held:
+        return Decision(Outcome.HELD, details={"reason": view.held}, keeps_request=True)
+    if view.tripped:
+        return Decision(Outcome.TRIPPED, details={"class": view.tripped}, keeps_request=True)
+    return None
+
+
+def _deadline(view: SubGroupView) -> datetime | None:
+    if view.policy.deadline_hours is None:
+        return None
+    return view.round_at + timedelta(hours=view.policy.deadline_hours)
+
+
+def _unready_data(view: SubGroupView) -> Decision | None:
+    """`waiting-for-data` while packages of the sub-group are on their way or their obs unit has not ended."""
+    if not view.policy.raw_inputs:
+        return None
+    missing = [m for m in view.members if m.state in (PackageState.WAITING, PackageState.TRANSFERRING)]
+    unfinished = [m for m in view.members if not m.ended]
+    if view.policy.complete != "executed_obs_unit" or not (missing or unfinished):
+        return None
+    deadline = _deadline(view)
+    if deadline is not None and deadline <= view.now:
+        return None
+    packages = [{"name": m.name, "state": m.state} for m in missing]
+    details: dict[str, Any] = {"packages": packages, "until": _text(deadline)}
+    if unfinished:
+        details["obs_unit_not_ended"] = sorted(m.name for m in unfinished)
+    return Decision(Outcome.WAITING_FOR_DATA, details=details, due_at=deadline, keeps_request=True)
+
+
+def _unready_upstream(view: SubGroupView) -> Decision | None:
+    """`waiting-for-upstream` until what was known when the sub-group fell due has settled (or enough of it)."""
+    known = [u for u in view.upstream if u.known_at <= view.round_at or u.has_product]
+    awaited = [u for u in known if not u.settled or (u.failed and view.policy.on_upstream_failure == "wait")]
+    if not awaited or _enough(view.policy.requires, len(known) - len(awaited), len(known)):
+        return None
+    deadline = _deadline(view)
+    if deadline is not None and deadline <= view.now:
+        return None
+    upstream: list[dict[str, Any]] = [
+        {"pipeline": u.pipeline, "step": u.step, "sub_group": u.sub_group, "state": u.state} for u in awaited
+    ]
+    details: dict[str, Any] = {"upstream": upstream, "until": _text(deadline)}
+    return Decision(Outcome.WAITING_FOR_UPSTREAM, details=details, due_at=deadline, keeps_request=True)
+
+
+def _enough(requires: str | float, settled: int, known: int) -> bool:
+    return not isinstance(requires, str) and settled > 0 and settled >= requires * known
+
+
+# --- what is wanted --------------------------------------------------------------------------------------------------
+
+
+def _wanted_inputs(view: SubGroupView) -> tuple[RunInput, ...]:
+    packages = [
+        RunInput(InputKind.PACKAGE, InputRole.MEMBER, m.name, m.package_id, m.checksum, m.size_bytes)
+        for m in sorted(view.members, key=lambda m: (m.name, m.package_id))
+        if m.state == PackageState.ARCHIVED and view.policy.raw_inputs
+    ]
+    if view.policy.depends_on and not view.products:
+        return ()  # a step with upstream steps has nothing to do without any of their products
+    return (*packages, *view.products)
+
+
+def _no_inputs_details(view: SubGroupView) -> dict[str, Any]:
+    failed = [u.sub_group for u in view.upstream if u.failed]
+    return {"packages": len(view.members), "upstream": len(view.upstream), "upstream_failed": failed}
+
+
+def _recipe(view: SubGroupView, inputs: Sequence[RunInput], software: SoftwareVersion) -> Recipe:
+    policy = view.policy
+    return build_recipe(inputs, view.references, policy.config, policy.environment, software)
+
+
+def _wanted_software(view: SubGroupView, inputs: Sequence[RunInput]) -> SoftwareVersion | None:
+    """The version that `version_policy` asks for, or None where there is none."""
+    policy = view.policy
+    versions = sorted(view.versions, key=lambda v: version_key(v.version))
+    if policy.version_policy == "exact":
+        return next((v for v in versions if v.version == policy.version), None)
+    if policy.version:
+        versions = [v for v in versions if version_key(v.version) >= version_key(policy.version)]
+    if not versions:
+        return None
+    newest = versions[-1]
+    if policy.version_policy == "latest":
+        return newest
+    return _compatible_version(view, inputs, versions, newest)
+
+
+def _compatible_version(
+    view: SubGroupView, inputs: Sequence[RunInput], versions: Sequence[SoftwareVersion], newest: SoftwareVersion
+) -> SoftwareVersion:
+    """The current run's version while its major is the newest one's and nothing else changed; else the newest."""
+    current = view.current
+    if current is None or major(current.version) != major(newest.version):
+        return newest
+    kept = next((v for v in versions if v.version == current.version), None)
+    if kept is None or set(changed_parts(current.recipe, _recipe(view, inputs, kept))) - {"software"}:
+        return newest
+    return kept
+
+
+# --- what exists, and the gap --------------------------------------------------------------------------------------
+
+
+def _existing(view: SubGroupView, recipe: Recipe) -> Decision | None:
+    """A run that already answers the wanted recipe: open, completed with its files, or blocking it."""
+    same = [run for run in view.runs if run.recipe_digest == recipe.digest]
+    opened = next((run for run in same if run.is_open), None)
+    if opened is not None:
+        details = {"run": opened.id, "status": opened.status.value}
+        return Decision(Outcome.BUSY, details=details, keeps_request=_forced(view), stale=_stale(view, recipe))
+    if _forced(view):
+        return None
+    completed = [r for r in same if r.status is RunStatus.COMPLETED and r.files_present]
+    if completed:
+        return _completed(view, completed)
+    blocking = next((run for run in reversed(same) if run.blocking), None)
+    return _blocked(view, recipe, blocking) if blocking is not None else None
+
+
+def _completed(view: SubGroupView, completed: Sequence[RunFacts]) -> Decision:
+    """`up-to-date` if the current run is among them, else `restored`; either stops an older run not yet handed over."""
+    ids = [run.id for run in completed]
+    here = view.current_run_id in ids
+    run_id = view.current_run_id if here else ids[-1]
+    return Decision(
+        Outcome.UP_TO_DATE if here else Outcome.RESTORED,
+        details={"run": run_id},
+        current_run_id=run_id,
+        supersede_run_id=_superseded(view),
+    )
+
+
+def _blocked(view: SubGroupView, recipe: Recipe, run: RunFacts) -> Decision:
+    outcome = Outcome.CANCELLED if run.status is RunStatus.CANCELLED else Outcome.FAILED
+    details = {"run": run.id, "class": run.failure_class, "message": run.message}
+    return Decision(outcome, details=details, stale=_stale(view, recipe), supersede_run_id=_superseded(view))
+
+
+def _gap(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Decision:
+    reason, changes = run_reason(view, recipe, inputs)
+    stale = _stale(view, recipe, reason)
+    held_back = _held_back(view, reason)
+    if held_back is not None:
+        return replace(held_back, stale=stale)  # an older run on its way may well go on
+    opened = next((run for run in view.runs if run.is_open), None)
+    if opened is not None and _superseded(view) is None:
+        details = {"run": opened.id, "status": opened.status.value, "then": reason}
+        return Decision(Outcome.BUSY, details=details, stale=stale, keeps_request=True)
+    details: dict[str, Any] = {"changes": changes}
+    if view.request and view.request.text:
+        details["request"] = view.request.text
+    return Decision(Outcome.RUN, reason, details, stale=stale, supersede_run_id=_superseded(view))
+
+
+def _superseded(view: SubGroupView) -> int | None:
+    """The open run that can still be stopped for nothing: not handed over, or failed and waiting for a retry."""
+    stoppable = BEFORE_SUBMIT | {RunStatus.FAILED}
+    return next((run.id for run in view.runs if run.is_open and run.status in stoppable), None)
+
+
+def _held_back(view: SubGroupView, reason: str) -> Decision | None:
+    if view.policy.settle_seconds and view.input_changed_at is not None and not _forced(view):
+        until = view.input_changed_at + timedelta(seconds=view.policy.settle_seconds)
+        if until > view.now:
+            return Decision(Outcome.SETTLING, reason, {"until": _text(until)}, until, keeps_request=True)
+    if reason in COOLED_REASONS and view.policy.cooldown_seconds and view.runs and view.current is not None:
+        until = max(r.created_at for r in view.runs) + timedelta(seconds=view.policy.cooldown_seconds)
+        if until > view.now:
+            return Decision(Outcome.COOLING_DOWN, reason, {"until": _text(until)}, until, keeps_request=True)
+    return None
+
+
+def run_reason(
+    view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]
+) -> tuple[str, dict[str, Any]]:
+    """The reason to run and what changed, compared with the current run (else the newest one that was made)."""
+    compared = view.current or (view.runs[-1] if view.runs else None)
+    changes = _changes(view, compared, recipe, inputs)
+    if view.request is not None:
+        return view.request.reason, changes
+    if compared is None:
+        return "new-sub-group", changes
+    parts = changed_parts(compared.recipe, recipe)
+    if "inputs" in parts:
+        return _input_reason(changes), changes
+    for part, reason in _PART_REASONS.items():
+        if part in parts:
+            return reason, changes
+    return "requested", changes
+
+
+_PART_REASONS = {
+    "upstream": "upstream-changed",
+    "references": "reference-changed",
+    "configuration": "config-changed",
+    "software": "software-changed",
+}
+
+
+def _input_reason(changes: dict[str, Any]) -> str:
+    """A withdrawal or a change weighs more than an addition: a cooldown must not hold it back."""
+    for key, reason in (("inputs_withdrawn", "input-withdrawn"), ("inputs_changed", "input-changed")):
+        if changes.get(key):
+            return reason
+    return "input-added"
+
+
+def _changes(
+    view: SubGroupView, compared: RunFacts | None, recipe: Recipe, inputs: Sequence[RunInput]
+) -> dict[str, Any]:
+    if compared is None:
+        return {}
+    parts = changed_parts(compared.recipe, recipe)
+    changes: dict[str, Any] = {"compared_with_run": compared.id, "parts": list(parts)}
+    if view.current is not None and compared.id == view.current.id:
+        old = {(i.kind, _place(i)): i.checksum for i in view.current_inputs}
+        new = {(i.kind, _place(i)): i.checksum for i in inputs}
+        changes |= _input_changes(old, new)
+        if "configuration" in parts and view.current_config is not None:
+            changes["config"] = config_changes(view.current_config, dict(view.policy.config))
+    return changes
+
+
+def _place(item: RunInput) -> str:
+    if item.kind is InputKind.PACKAGE:
+        return item.name
+    return f"{item.upstream_step}/{item.upstream_sub_group}/{item.name}"
+
+
+def _input_changes(old: dict[Any, Any], new: dict[Any, Any]) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for kind, prefix in ((InputKind.PACKAGE, "inputs"), (InputKind.PRODUCT, "upstream")):
+        before = {name: c for (k, name), c in old.items() if k is kind}
+        after = {name: c for (k, name), c in new.items() if k is kind}
+        found = {
+            f"{prefix}_added": sorted(after.keys() - before.keys()),
+            f"{prefix}_withdrawn": sorted(before.keys() - after.keys()),
+            f"{prefix}_changed": sorted(n for n in after.keys() & before.keys() if after[n] != before[n]),
+        }
+        changes |= {key: names[:20] for key, names in found.items() if names}
+    return changes
+
+
+def config_changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, list[Any]]:
+    """Dotted key -> [old, new] of what differs; None stands for an absent key."""
+    changes: dict[str, list[Any]] = {}
+    for key in sorted(old.keys() | new.keys(), key=str):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes |= config_changes(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changes[f"{prefix}{key}"] = [before, after]
+    return changes
+
+
+def _stale(view: SubGroupView, recipe: Recipe, reason: str | None = None) -> str | None:
+    """Why the present current product is stale under the wanted recipe, or None."""
+    current = view.current
+    if current is None or current.recipe_digest == recipe.digest:
+        return None
+    return reason or ", ".join(f"{part} changed" for part in changed_parts(current.recipe, recipe))
+
+
+def _forced(view: SubGroupView) -> bool:
+    return view.request is not None and view.request.force
+
+
+def _text(time: datetime | None) -> str | None:
+    return time.isoformat().replace("+00:00", "Z") if time is not None else None

@@ -1,0 +1,88 @@
+"""Which failures are tried again, when, and with what. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from ccatwm.core.model import FailureClass, Resources
+
+EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits(3): the program asks for a retry
+
+F = FailureClass
+# Charged to the step's `max_retries`.
+CHARGED = frozenset({F.STAGING, F.LOST, F.OUT_OF_MEMORY, F.TIMEOUT})
+# Nobody's fault: not charged, but bounded.
+FREE = frozenset({F.NODE_FAILURE, F.PREEMPTED})
+MAX_FREE_RETRIES = 10
+MEMORY_FACTOR = 1.5
+TIME_FACTOR = 1.5
+
+
+@dataclass(frozen=True)
+class RetryLimits:
+    """Back-off and caps of a site. Seconds, GiB, hours."""
+
+    base_seconds: int = 60
+    max_seconds: int = 3600
+    max_memory_gb: float | None = None
+    max_time_hours: float | None = None
+
+
+@dataclass(frozen=True)
+class RetryPlan:
+    """`due_at` None: no retry, a person is needed. `free`: not charged. `resources`: for the next attempt."""
+
+    due_at: datetime | None
+    free: bool = False
+    resources: Resources | None = None
+
+
+def plan_retry(
+    failure: FailureClass,
+    exit_code: int | None,
+    *,
+    now: datetime,
+    max_retries: int,
+    retries_used: int,
+    free_retries_used: int,
+    resources: Resources,
+    step_retry: Mapping[str, Any],
+    limits: RetryLimits,
+) -> RetryPlan:
+    """Whether and when a run that failed with `failure` is tried again.
+
+    `step_retry` is the step's `retry`: failure class -> {"times", "backoff_seconds"}.
+    """
+    own: Mapping[str, Any] = step_retry.get(failure.value) or {}
+    times = int(own.get("times", max_retries))
+    asked = failure is F.NON_ZERO_EXIT and exit_code == EXIT_TRY_AGAIN
+    if failure in FREE:
+        if free_retries_used >= MAX_FREE_RETRIES:
+            return RetryPlan(None)
+        return RetryPlan(now + backoff(free_retries_used, own, limits), free=True, resources=resources)
+    if not (failure in CHARGED or asked or own) or retries_used >= times:
+        return RetryPlan(None)
+    due_at = now + backoff(retries_used, own, limits)
+    return RetryPlan(due_at, resources=escalated(failure, resources, limits))
+
+
+def backoff(used: int, own: Mapping[str, Any], limits: RetryLimits) -> timedelta:
+    """Doubles with every retry used, up to the site's maximum."""
+    base = float(own.get("backoff_seconds", limits.base_seconds))
+    return timedelta(seconds=min(base * 2**used, max(base, limits.max_seconds)))
+
+
+def escalated(failure: FailureClass, resources: Resources, limits: RetryLimits) -> Resources:
+    """More memory after `out-of-memory`, more time after `timeout`, up to the site's caps."""
+    if failure is F.OUT_OF_MEMORY:
+        return replace(resources, memory_gb=_capped(resources.memory_gb * MEMORY_FACTOR, limits.max_memory_gb))
+    if failure is F.TIMEOUT:
+        return replace(resources, time_hours=_capped(resources.time_hours * TIME_FACTOR, limits.max_time_hours))
+    return resources
+
+
+def _capped(value: float, cap: float | None) -> float:
+    return value if cap is None else min(value, cap)

@@ -1,0 +1,136 @@
+"""Attempts and their submissions. Touches: the ops-db."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.model import Attempt, Resources
+from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.stores.runs import chunks
+
+submission = t.submission
+attempt = t.run_attempt
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission with its attempts. `state`: INTENDED, HELD, RELEASED or ABSENT."""
+
+    id: int
+    token: str
+    state: str
+    job_id: str | None
+    created_at: datetime
+    attempts: tuple[Attempt, ...]
+
+
+def insert_submission(connection: sa.Connection, token: str, backend: str, cluster: str, now: datetime) -> int:
+    result = connection.execute(
+        sa.insert(submission).values(token=token, backend=backend, cluster=cluster, state="INTENDED", created_at=now)
+    )
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])
+
+
+def change_submission(
+    connection: sa.Connection, submission_id: int, expected: Collection[str], state: str, **changes: Any
+) -> bool:
+    """Compare-and-swap of a submission's state."""
+    changed = connection.execute(
+        sa.update(submission)
+        .where(submission.c.id == submission_id, submission.c.state.in_(list(expected)))
+        .values(state=state, **changes)
+    ).rowcount
+    return bool(changed == 1)
+
+
+def insert_attempt(
+    connection: sa.Connection,
+    *,
+    run_id: int,
+    number: int,
+    submission_id: int,
+    array_index: int,
+    directory: str,
+    resources: Resources,
+    now: datetime,
+) -> int:
+    result = connection.execute(
+        sa.insert(attempt).values(
+            run_id=run_id, number=number, submission_id=submission_id, array_index=array_index,
+            directory=directory, created_at=now, resources_asked=dataclasses.asdict(resources),
+        )
+    )  # fmt: skip
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])
+
+
+def update_attempt(connection: sa.Connection, attempt_id: int, **changes: Any) -> None:
+    connection.execute(sa.update(attempt).where(attempt.c.id == attempt_id).values(**changes))
+
+
+def list_unsettled_submissions(connection: sa.Connection, backend: str, cluster: str) -> list[Submission]:
+    """Submissions found half-way: INTENDED or HELD, with their attempts."""
+    query = (
+        sa.select(submission)
+        .where(
+            submission.c.state.in_(["INTENDED", "HELD"]),
+            submission.c.backend == backend,
+            submission.c.cluster == cluster,
+        )
+        .order_by(submission.c.id)
+    )
+    rows = connection.execute(query).all()
+    attempts = _attempts_of(connection, [row.id for row in rows])
+    return [Submission(r.id, r.token, r.state, r.job_id, r.created_at, tuple(attempts[r.id])) for r in rows]
+
+
+def _attempts_of(connection: sa.Connection, submission_ids: list[int]) -> dict[int, list[Attempt]]:
+    found: dict[int, list[Attempt]] = {submission_id: [] for submission_id in submission_ids}
+    for chunk in chunks(submission_ids):
+        query = _select().where(attempt.c.submission_id.in_(chunk)).order_by(attempt.c.array_index)
+        for row in connection.execute(query):
+            found[row.submission_id].append(_attempt(row))
+    return found
+
+
+def newest_attempts(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, Attempt]:
+    """The newest attempt of each run, by run id."""
+    found: dict[int, Attempt] = {}
+    for chunk in chunks(sorted(run_ids)):
+        query = _select().where(attempt.c.run_id.in_(chunk)).order_by(attempt.c.run_id, attempt.c.number)
+        for row in connection.execute(query):
+            found[row.run_id] = _attempt(row)
+    return found
+
+
+def _select() -> sa.Select[Any]:
+    return sa.select(attempt, submission.c.token, submission.c.job_id, submission.c.submitted_at).join(
+        submission, submission.c.id == attempt.c.submission_id
+    )
+
+
+def _attempt(row: Any) -> Attempt:
+    return Attempt(
+        id=row.id,
+        run_id=row.run_id,
+        number=row.number,
+        directory=row.directory,
+        token=row.token,
+        submission_id=row.submission_id,
+        array_index=row.array_index,
+        job_id=row.job_id,
+        created_at=row.created_at,
+        resources=Resources.from_json(row.resources_asked),
+        gone_at=row.ended_at,
+        outcome=row.outcome,
+        started_at=row.started_at,
+        submitted_at=row.submitted_at,
+        exit_code=row.exit_code,
+    )

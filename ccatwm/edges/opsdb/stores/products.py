@@ -1,0 +1,31 @@
+"""Data products. Touches: the ops-db."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.stores.runs import chunks
+
+product = t.data_product
+
+
+def insert_products(connection: sa.Connection, run_id: int, rows: Sequence[dict[str, Any]], now: datetime) -> None:
+    """The products of a run; each row has type, path, full_path, is_directory, size_bytes, file_count, sha256."""
+    if rows:
+        connection.execute(
+            sa.insert(product), [{"run_id": run_id, "status": "present", "created_at": now, **row} for row in rows]
+        )
+
+
+def product_paths(connection: sa.Connection, product_ids: Collection[int]) -> dict[int, str]:
+    """Paths below the base directory, by product id."""
+    found: dict[int, str] = {}
+    for chunk in chunks(sorted(product_ids)):
+        query = sa.select(product.c.id, product.c.full_path).where(product.c.id.in_(chunk))
+        found |= {row.id: row.full_path for row in connection.execute(query)}
+    return found

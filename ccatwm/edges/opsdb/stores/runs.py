@@ -1,0 +1,278 @@
+"""Runs in the ops-db: read as plain values, changed by compare-and-swap only. Touches: the ops-db."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.gap import RunFacts
+from ccatwm.core.model import InputKind, InputRole, ResolvedStep, Resources, Run, RunInput
+from ccatwm.core.recipe import Recipe
+from ccatwm.core.states import FINAL, RunEvent, RunStatus, next_status
+from ccatwm.edges.opsdb import tables as t
+
+runs = t.executed_reduction_step
+
+
+def record_event(
+    connection: sa.Connection,
+    run_id: int,
+    event: RunEvent,
+    *,
+    expected: RunStatus | str,
+    now: datetime,
+    by_pass: str | None = None,
+    actor: str | None = None,
+    message: str | None = None,
+    **changes: Any,
+) -> bool:
+    """Move a run along the state machine if it still is in `expected`; False if somebody else was first.
+
+    The only place that changes a run's status. `changes` are further columns. A FAILED run stays open while it has a
+    retry (`due_at`) left.
+    """
+    expected = RunStatus(expected)
+    status = next_status(expected, event)
+    if status is None:
+        return False
+    is_open = status not in FINAL or (status is RunStatus.FAILED and changes.get("due_at") is not None)
+    values: dict[str, Any] = {"status": status.value, "status_at": now, "is_open": is_open, **changes}
+    if message is not None:
+        values["message"] = message
+    if not is_open:
+        values.setdefault("ended_at", now)
+    changed = connection.execute(
+        sa.update(runs).where(runs.c.id == run_id, runs.c.status == expected.value).values(**values)
+    ).rowcount
+    if changed != 1:
+        return False
+    connection.execute(
+        sa.insert(t.run_event).values(
+            run_id=run_id, event=event.value, from_status=expected.value, to_status=status.value,
+            at=now, by_pass=by_pass, actor=actor, message=message,
+        )
+    )  # fmt: skip
+    return True
+
+
+def update_run(connection: sa.Connection, run_id: int, **changes: Any) -> None:
+    """Change columns other than the status."""
+    assert "status" not in changes
+    connection.execute(sa.update(runs).where(runs.c.id == run_id).values(**changes))
+
+
+def insert_run(connection: sa.Connection, *, now: datetime, by_pass: str, **values: Any) -> int:
+    """A new run, PENDING, with its first event. Errors: ConflictError if the sub-group has an open run."""
+    result = connection.execute(
+        sa.insert(runs).values(
+            status=RunStatus.PENDING.value, status_at=now, is_open=True, warnings=[], created_at=now, **values
+        )
+    )
+    assert result.inserted_primary_key is not None
+    run_id = int(result.inserted_primary_key[0])
+    connection.execute(
+        sa.insert(t.run_event).values(
+            run_id=run_id, event="CREATED", from_status=None, to_status=RunStatus.PENDING.value, at=now,
+            by_pass=by_pass, message=values.get("reason"),
+        )
+    )  # fmt: skip
+    return run_id
+
+
+def insert_inputs(connection: sa.Connection, run_id: int, inputs: Iterable[RunInput]) -> None:
+    rows = [_input_row(run_id, item) for item in inputs]
+    if rows:
+        connection.execute(sa.insert(t.run_input), rows)
+
+
+def _input_row(run_id: int, item: RunInput) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "kind": item.kind.value,
+        "role": item.role.value,
+        "identity": item.identity,
+        "name": item.name,
+        "checksum": item.checksum,
+        "size_bytes": item.size_bytes,
+        "product_id": int(item.identity) if item.kind is InputKind.PRODUCT else None,
+        "details": {
+            "upstream_run_id": item.upstream_run_id,
+            "upstream_pipeline": item.upstream_pipeline,
+            "upstream_step": item.upstream_step,
+            "upstream_sub_group": item.upstream_sub_group,
+            "product_type": item.product_type,
+            "is_directory": item.is_directory,
+            "stands_on": list(item.stands_on),
+        },
+    }
+
+
+def list_inputs(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, list[RunInput]]:
+    """The frozen inputs of runs, in the order in which they were written."""
+    found: dict[int, list[RunInput]] = {run_id: [] for run_id in run_ids}
+    for chunk in chunks(list(run_ids)):
+        rows = connection.execute(
+            sa.select(t.run_input).where(t.run_input.c.run_id.in_(chunk)).order_by(t.run_input.c.id)
+        )
+        for row in rows:
+            found[row.run_id].append(_input(row))
+    return found
+
+
+def _input(row: Any) -> RunInput:
+    details = dict(row.details or {})
+    details["stands_on"] = tuple(details.get("stands_on") or ())
+    return RunInput(
+        InputKind(row.kind), InputRole(row.role), row.name, row.identity, row.checksum, row.size_bytes, **details
+    )
+
+
+_RUN_COLUMNS = (
+    runs,
+    t.reduction_step.c.pipeline_id,
+)
+
+
+def list_open_runs(
+    connection: sa.Connection,
+    location: str,
+    statuses: Collection[RunStatus],
+    *,
+    limit: int | None = None,
+    due_by: datetime | None = None,
+    include_held: bool = False,
+    after: tuple[int, int] | None = None,
+) -> list[Run]:
+    """Open runs of a processing location, larger priority first, older first.
+
+    `due_by`: only those whose `due_at` is not later. Held runs (also by their sub-group, step or pipeline) and those with
+    a request to cancel are left out unless `include_held`.
+    """
+    query = _select_runs().where(
+        runs.c.is_open, runs.c.processing_location == location, runs.c.status.in_([s.value for s in statuses])
+    )
+    if due_by is not None:
+        query = query.where(sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= due_by))
+    if not include_held:
+        query = query.where(runs.c.cancel_requested_at.is_(None), _not_held())
+    if after is not None:
+        priority, run_id = after
+        query = query.where(
+            sa.or_(runs.c.priority < priority, sa.and_(runs.c.priority == priority, runs.c.id > run_id))
+        )
+    query = query.order_by(runs.c.priority.desc(), runs.c.id)
+    return [_run(row) for row in connection.execute(query.limit(limit) if limit else query)]
+
+
+def _select_runs() -> sa.Select[Any]:
+    return (
+        sa.select(*_RUN_COLUMNS)
+        .join(t.reduction_step, t.reduction_step.c.id == runs.c.step_id)
+        .join(t.pipeline, t.pipeline.c.id == t.reduction_step.c.pipeline_id)
+        .join(t.sub_group, t.sub_group.c.id == runs.c.sub_group_id)
+    )
+
+
+def _not_held() -> sa.ColumnElement[bool]:
+    return sa.and_(
+        runs.c.held.is_(None),
+        t.sub_group.c.held.is_(None),
+        t.reduction_step.c.held.is_(None),
+        t.reduction_step.c.tripped.is_(None),
+        t.pipeline.c.held.is_(None),
+    )
+
+
+def list_cancel_requests(connection: sa.Connection, location: str) -> list[Run]:
+    """Open runs that somebody asked to cancel."""
+    query = _select_runs().where(
+        runs.c.is_open, runs.c.processing_location == location, runs.c.cancel_requested_at.isnot(None)
+    )
+    return [_run(row) for row in connection.execute(query.order_by(runs.c.id))]
+
+
+def get_runs(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, Run]:
+    found: dict[int, Run] = {}
+    for chunk in chunks(list(run_ids)):
+        for row in connection.execute(_select_runs().where(runs.c.id.in_(chunk))):
+            found[row.id] = _run(row)
+    return found
+
+
+def _run(row: Any) -> Run:
+    return Run(
+        id=row.id,
+        pipeline=row.pipeline_name,
+        step=row.step_name,
+        sub_group=row.sub_group_key,
+        pipeline_id=row.pipeline_id,
+        step_id=row.step_id,
+        sub_group_id=row.sub_group_id,
+        status=row.status,
+        attempt=row.attempt,
+        retries_used=row.retries_used,
+        free_retries_used=row.free_retries_used,
+        decision=row.decision,
+        reason=row.reason,
+        priority=row.priority,
+        resolved_step=ResolvedStep.from_json(row.resolved_step),
+        created_at=row.created_at,
+        status_at=row.status_at,
+        due_at=row.due_at,
+        failure_class=row.failure_class,
+        message=row.message,
+        warnings=tuple(row.warnings),
+        cancel_requested_at=row.cancel_requested_at,
+        cancel_reason=row.cancel_reason,
+        held=row.held is not None,
+        is_open=row.is_open,
+        trial=row.trial,
+        next_resources=Resources.from_json(row.next_resources) if row.next_resources else None,
+    )
+
+
+def list_run_facts(connection: sa.Connection, sub_group_ids: Collection[int]) -> dict[int, list[RunFacts]]:
+    """The runs of sub-groups as `core.gap` wants them, oldest first; trials are left out."""
+    found: dict[int, list[RunFacts]] = {sub_group_id: [] for sub_group_id in sub_group_ids}
+    gone = (
+        sa.select(t.data_product.c.run_id)
+        .where(t.data_product.c.run_id == runs.c.id, t.data_product.c.status != "present")
+        .exists()
+    )
+    for chunk in chunks(list(sub_group_ids)):
+        query = (
+            sa.select(
+                runs.c.id, runs.c.sub_group_id, runs.c.status, runs.c.is_open, runs.c.blocking, runs.c.recipe,
+                runs.c.recipe_parts, runs.c.resolved_step, runs.c.created_at, runs.c.failure_class, runs.c.message,
+                runs.c.superseded, gone.label("gone"),
+            )
+            .where(runs.c.sub_group_id.in_(chunk), sa.not_(runs.c.trial))
+            .order_by(runs.c.id)
+        )  # fmt: skip
+        for row in connection.execute(query):
+            found[row.sub_group_id].append(_facts(row))
+    return found
+
+
+def _facts(row: Any) -> RunFacts:
+    return RunFacts(
+        id=row.id,
+        status=RunStatus(row.status),
+        is_open=row.is_open,
+        blocking=row.blocking and not row.superseded,
+        recipe_digest=row.recipe,
+        recipe=Recipe.from_json(row.recipe_parts),
+        version=row.resolved_step["software"]["version"],
+        created_at=row.created_at,
+        files_present=not row.gone,
+        failure_class=row.failure_class,
+        message=row.message,
+    )
+
+
+def chunks(values: Sequence[Any], size: int = 500) -> Iterable[Sequence[Any]]:
+    """SQLite and PostgreSQL bound the number of parameters of a statement."""
+    return (values[start : start + size] for start in range(0, len(values), size))

@@ -1,0 +1,395 @@
+"""Sub-groups, their members and what feeds them. Touches: the ops-db."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.gap import SETTLED, Member, UpstreamGroup
+from ccatwm.core.model import InputKind, InputRole, ProductType, RunInput
+from ccatwm.core.states import OPEN
+from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.stores.runs import chunks
+from ccatwm.edges.opsdb.stores.steps import StepRecord, Upstream
+
+sub_group = t.sub_group
+member = t.sub_group_member
+# Products that feed a downstream step and are part of its recipe.
+FEEDING_TYPES = (ProductType.SCIENCE.value, ProductType.INTERMEDIATE.value)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """One data grouping under one group_by."""
+
+    id: int
+    rules: Any
+    digest: str
+    group_by: Any
+    resolved_digest: str | None
+
+
+@dataclass(frozen=True)
+class SubGroupRow:
+    """A sub-group as read by `resolve`."""
+
+    id: int
+    key: str
+    dims: Mapping[str, Any]
+    created_at: datetime
+    due_at: datetime | None
+    round_at: datetime | None
+    input_changed_at: datetime | None
+    decision: int
+    outcome: str | None
+    current_run_id: int | None
+    held: str | None
+    requested: Mapping[str, Any] | None
+
+
+# --- scopes and members -----------------------------------------------------------------------------------------
+
+
+def list_scopes(connection: sa.Connection) -> list[Scope]:
+    query = sa.select(t.grouping_scope, t.data_grouping.c.filter_rules, t.data_grouping.c.digest).join(
+        t.data_grouping, t.data_grouping.c.id == t.grouping_scope.c.data_grouping_id
+    )
+    return [
+        Scope(row.id, row.filter_rules, row.digest, row.group_by, row.resolved_digest)
+        for row in connection.execute(query.order_by(t.grouping_scope.c.id))
+    ]
+
+
+def list_member_rows(
+    connection: sa.Connection, scope_id: int, package_ids: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    """Member rows of a scope by package id."""
+    found: dict[str, dict[str, Any]] = {}
+    for chunk in chunks(list(package_ids)):
+        query = sa.select(member).where(member.c.scope_id == scope_id, member.c.package_id.in_(chunk))
+        found |= {row["package_id"]: dict(row) for row in connection.execute(query).mappings()}
+    return found
+
+
+def list_member_ids(connection: sa.Connection, scope_id: int, after: int, limit: int) -> list[tuple[int, str]]:
+    """(row id, package id) of a scope's members, for paging."""
+    query = sa.select(member.c.id, member.c.package_id).where(member.c.scope_id == scope_id, member.c.id > after)
+    return [(row.id, row.package_id) for row in connection.execute(query.order_by(member.c.id).limit(limit))]
+
+
+def write_members(
+    connection: sa.Connection, scope_id: int, *, remove: Sequence[int], insert: Sequence[Mapping[str, Any]]
+) -> None:
+    """Remove member rows by their ids, and insert new ones."""
+    for chunk in chunks(list(remove)):
+        connection.execute(sa.delete(member).where(member.c.id.in_(chunk)))
+    if insert:
+        connection.execute(sa.insert(member), [{"scope_id": scope_id, **row} for row in insert])
+
+
+def settle_scope(connection: sa.Connection, scope_id: int, digest: str) -> None:
+    """The members of the scope stand for the rules with this digest."""
+    connection.execute(
+        sa.update(t.grouping_scope).where(t.grouping_scope.c.id == scope_id).values(resolved_digest=digest)
+    )
+
+
+# --- falling due ----------------------------------------------------------------------------------------------------
+
+
+def mark_keys_due(connection: sa.Connection, scope_id: int, keys: Mapping[str, Any], now: datetime) -> None:
+    """The sub-groups of every step of a scope with these keys (key -> dims) fall due; missing ones are made."""
+    step_ids = list(
+        connection.execute(sa.select(t.reduction_step.c.id).where(t.reduction_step.c.scope_id == scope_id)).scalars()
+    )
+    for step_id in step_ids:
+        for chunk in chunks(sorted(keys)):
+            query = sa.select(sub_group.c.key).where(sub_group.c.step_id == step_id, sub_group.c.key.in_(chunk))
+            known = set(connection.execute(query).scalars())
+            new = [_new_row(step_id, key, keys[key], now) for key in chunk if key not in known]
+            if new:
+                connection.execute(sa.insert(sub_group), new)
+            if known:
+                _mark(connection, sa.and_(sub_group.c.step_id == step_id, sub_group.c.key.in_(list(known))), now,
+                      input_changed_at=now)  # fmt: skip
+
+
+def add_missing_sub_groups(connection: sa.Connection, scope_id: int, now: datetime) -> int:
+    """Sub-groups of steps that were defined after the members had been found; returns how many were made."""
+    query = sa.select(t.reduction_step.c.id).where(t.reduction_step.c.scope_id == scope_id)
+    made = 0
+    for step_id in list(connection.execute(query).scalars()):
+        known = sa.select(sub_group.c.key).where(sub_group.c.step_id == step_id, sub_group.c.key == member.c.key)
+        rows = connection.execute(
+            sa.select(member.c.key, sa.func.min(member.c.id).label("first"))
+            .where(member.c.scope_id == scope_id, ~known.exists())
+            .group_by(member.c.key)
+        ).all()
+        for chunk in chunks(rows):
+            dims = _dims_of(connection, [row.first for row in chunk])
+            connection.execute(sa.insert(sub_group), [_new_row(step_id, r.key, dims[r.first], now) for r in chunk])
+            made += len(chunk)
+    return made
+
+
+def _dims_of(connection: sa.Connection, member_ids: Sequence[int]) -> dict[int, Any]:
+    query = sa.select(member.c.id, member.c.dims).where(member.c.id.in_(member_ids))
+    return {row.id: row.dims for row in connection.execute(query)}
+
+
+def _new_row(step_id: int, key: str, dims: Any, now: datetime) -> dict[str, Any]:
+    return {
+        "step_id": step_id,
+        "key": key,
+        "dims": dims,
+        "created_at": now,
+        "due_at": now,
+        "round_at": now,
+        "input_changed_at": now,
+    }
+
+
+def _mark(connection: sa.Connection, where: sa.ColumnElement[bool], now: datetime, **changes: Any) -> int:
+    """Sub-groups fall due now at the latest; a round that is open stays the round it was."""
+    earlier = sa.case((sub_group.c.due_at <= now, sub_group.c.due_at), else_=sa.bindparam("now", now, sub_group.c.due_at.type))
+    round_at = sa.func.coalesce(sub_group.c.round_at, sa.bindparam("now", now, sub_group.c.due_at.type))
+    return connection.execute(
+        sa.update(sub_group).where(where).values(due_at=earlier, round_at=round_at, **changes)
+    ).rowcount
+
+
+def mark_due(connection: sa.Connection, sub_group_ids: Collection[int], now: datetime) -> None:
+    """These sub-groups are to be looked at."""
+    for chunk in chunks(sorted(sub_group_ids)):
+        _mark(connection, sub_group.c.id.in_(chunk), now)
+
+
+def mark_step_due(connection: sa.Connection, step_id: int, now: datetime, key: str | None = None, **changes: Any) -> int:
+    """All sub-groups of a step (or the one with `key`) are to be looked at; returns how many."""
+    where = sub_group.c.step_id == step_id
+    return _mark(connection, where if key is None else sa.and_(where, sub_group.c.key == key), now, **changes)
+
+
+def mark_downstream_due(connection: sa.Connection, sub_group_ids: Collection[int], now: datetime) -> None:
+    """Sub-groups of dependent steps whose sets of packages intersect with these ones' fall due."""
+    up, up_step, down_step = sub_group.alias("up"), t.reduction_step.alias("up_step"), t.reduction_step.alias("down_step")
+    up_member, down_member = member.alias("up_member"), member.alias("down_member")
+    down, dependency = sub_group.alias("down"), t.reduction_step_dependency
+    for chunk in chunks(sorted(sub_group_ids)):
+        fed = (
+            sa.select(down.c.id)
+            .select_from(up)
+            .join(up_step, up_step.c.id == up.c.step_id)
+            .join(dependency, dependency.c.upstream_step_id == up_step.c.id)
+            .join(down_step, down_step.c.id == dependency.c.step_id)
+            .join(up_member, sa.and_(up_member.c.scope_id == up_step.c.scope_id, up_member.c.key == up.c.key))
+            .join(
+                down_member,
+                sa.and_(
+                    down_member.c.package_id == up_member.c.package_id,
+                    down_member.c.scope_id == down_step.c.scope_id,
+                ),
+            )
+            .join(down, sa.and_(down.c.step_id == down_step.c.id, down.c.key == down_member.c.key))
+            .where(up.c.id.in_(chunk))
+            .distinct()
+        )
+        mark_due(connection, list(connection.execute(fed).scalars()), now)
+
+
+# --- reading for a decision -----------------------------------------------------------------------------------------
+
+
+def list_due(connection: sa.Connection, step_id: int, now: datetime, limit: int) -> list[SubGroupRow]:
+    """Sub-groups of a step to be looked at, locked against being marked meanwhile (PostgreSQL)."""
+    query = (
+        sa.select(sub_group)
+        .where(sub_group.c.step_id == step_id, sub_group.c.due_at <= now)
+        .order_by(sub_group.c.id)
+        .limit(limit)
+        .with_for_update()
+    )
+    return [
+        SubGroupRow(
+            r.id, r.key, r.dims, r.created_at, r.due_at, r.round_at, r.input_changed_at, r.decision, r.outcome,
+            r.current_run_id, r.held, r.requested,
+        )
+        for r in connection.execute(query)
+    ]  # fmt: skip
+
+
+def list_members(connection: sa.Connection, scope_id: int, keys: Collection[str]) -> dict[str, list[Member]]:
+    """The members of sub-groups by key."""
+    found: dict[str, list[Member]] = {key: [] for key in keys}
+    for chunk in chunks(sorted(keys)):
+        query = sa.select(member).where(member.c.scope_id == scope_id, member.c.key.in_(chunk))
+        for r in connection.execute(query):
+            found[r.key].append(Member(r.package_id, r.package_name, r.checksum, r.size_bytes, r.state, r.ended))
+    return found
+
+
+@dataclass(frozen=True)
+class Feed:
+    """An upstream sub-group that feeds the sub-group with `key`."""
+
+    key: str
+    group: UpstreamGroup
+    current_run_id: int | None
+    upstream: Upstream
+
+
+def list_feeds(
+    connection: sa.Connection, step: StepRecord, keys: Collection[str], now: datetime
+) -> dict[str, list[Feed]]:
+    """What feeds sub-groups: upstream sub-groups whose sets of packages intersect with theirs."""
+    found: dict[str, list[Feed]] = {key: [] for key in keys}
+    for upstream in step.upstream:
+        rows = _feeding_rows(connection, step.scope_id, upstream, keys)
+        opened = _open_statuses(connection, {row.id for row in rows})
+        for row in rows:
+            group = _upstream_group(row, upstream, opened.get(row.id), now)
+            found[row.down_key].append(Feed(row.down_key, group, row.current_run_id, upstream))
+    return found
+
+
+def _feeding_rows(
+    connection: sa.Connection, scope_id: int, upstream: Upstream, keys: Collection[str]
+) -> list[Any]:
+    here, there = member.alias("here"), member.alias("there")
+    rows: list[Any] = []
+    for chunk in chunks(sorted(keys)):
+        query = (
+            sa.select(
+                here.c.key.label("down_key"), sub_group.c.id, sub_group.c.key, sub_group.c.created_at,
+                sub_group.c.outcome, sub_group.c.due_at, sub_group.c.current_run_id,
+            )
+            .select_from(here)
+            .join(there, sa.and_(there.c.package_id == here.c.package_id, there.c.scope_id == upstream.scope_id))
+            .join(sub_group, sa.and_(sub_group.c.step_id == upstream.step_id, sub_group.c.key == there.c.key))
+            .where(here.c.scope_id == scope_id, here.c.key.in_(chunk))
+            .distinct()
+            .order_by(here.c.key, sub_group.c.id)
+        )  # fmt: skip
+        rows += connection.execute(query).all()
+    return rows
+
+
+def _open_statuses(connection: sa.Connection, sub_group_ids: Collection[int]) -> dict[int, str]:
+    runs = t.executed_reduction_step
+    found: dict[int, str] = {}
+    for chunk in chunks(sorted(sub_group_ids)):
+        query = sa.select(runs.c.sub_group_id, runs.c.status).where(
+            runs.c.sub_group_id.in_(chunk), runs.c.is_open, sa.not_(runs.c.trial)
+        )
+        found |= {row.sub_group_id: row.status for row in connection.execute(query)}
+    return found
+
+
+def _upstream_group(row: Any, upstream: Upstream, open_status: str | None, now: datetime) -> UpstreamGroup:
+    looked_at = row.due_at is None or row.due_at > now
+    return UpstreamGroup(
+        pipeline=upstream.pipeline,
+        step=upstream.step,
+        sub_group=row.key,
+        known_at=row.created_at,
+        state=open_status or row.outcome or "not decided yet",
+        settled=open_status is None and looked_at and row.outcome in SETTLED,
+        failed=open_status is None and row.outcome in ("failed", "cancelled"),
+        has_product=row.current_run_id is not None,
+    )
+
+
+def list_feeding_products(
+    connection: sa.Connection, feeds: Iterable[Feed], member_names: Mapping[str, Collection[str]]
+) -> dict[str, list[RunInput]]:
+    """Current products (SCIENCE and INTERMEDIATE) of upstream sub-groups, as inputs by downstream key.
+
+    `member_names`: the package names of each downstream sub-group; a product that stands on others too is `outside`.
+    """
+    feeds = [feed for feed in feeds if feed.current_run_id is not None]
+    run_ids = sorted({feed.current_run_id for feed in feeds if feed.current_run_id is not None})
+    products = _products_of(connection, run_ids)
+    stands_on = packages_of_runs(connection, run_ids)
+    found: dict[str, list[RunInput]] = {}
+    for feed in feeds:
+        assert feed.current_run_id is not None
+        packages = stands_on[feed.current_run_id]
+        role = InputRole.MEMBER if set(packages) <= set(member_names[feed.key]) else InputRole.OUTSIDE
+        found.setdefault(feed.key, []).extend(
+            _product_input(row, feed, role, packages) for row in products[feed.current_run_id]
+        )
+    return found
+
+
+def _products_of(connection: sa.Connection, run_ids: Sequence[int]) -> dict[int, list[Any]]:
+    product = t.data_product
+    found: dict[int, list[Any]] = {run_id: [] for run_id in run_ids}
+    for chunk in chunks(run_ids):
+        query = sa.select(product).where(
+            product.c.run_id.in_(chunk), product.c.type.in_(FEEDING_TYPES), product.c.status == "present"
+        )
+        for row in connection.execute(query.order_by(product.c.id)):
+            found[row.run_id].append(row)
+    return found
+
+
+def _product_input(row: Any, feed: Feed, role: InputRole, packages: tuple[str, ...]) -> RunInput:
+    return RunInput(
+        kind=InputKind.PRODUCT,
+        role=role,
+        name=row.path,
+        identity=str(row.id),
+        checksum=f"sha256:{row.sha256}",
+        size_bytes=row.size_bytes,
+        upstream_run_id=row.run_id,
+        upstream_pipeline=feed.upstream.pipeline,
+        upstream_step=feed.upstream.step,
+        upstream_sub_group=feed.group.sub_group,
+        product_type=row.type,
+        is_directory=row.is_directory,
+        stands_on=packages,
+    )
+
+
+def packages_of_runs(connection: sa.Connection, run_ids: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    """Names of the raw data packages that each run stands on, directly or through its input products."""
+    table = t.run_input
+    names: dict[int, set[str]] = {run_id: set() for run_id in run_ids}
+    for chunk in chunks(run_ids):
+        query = sa.select(table.c.run_id, table.c.kind, table.c.name, table.c.details).where(
+            table.c.run_id.in_(chunk), table.c.kind.in_(["package", "product"])
+        )
+        for row in connection.execute(query):
+            names[row.run_id].update([row.name] if row.kind == "package" else row.details["stands_on"])
+    return {run_id: tuple(sorted(found)) for run_id, found in names.items()}
+
+
+def current_runs_inputs(connection: sa.Connection, rows: Iterable[SubGroupRow]) -> list[int]:
+    """Ids of the current runs of sub-groups, for loading their inputs."""
+    return sorted({row.current_run_id for row in rows if row.current_run_id is not None})
+
+
+# --- writing a decision ------------------------------------------------------------------------------------------------
+
+
+def record_decision(connection: sa.Connection, sub_group_id: int, **values: Any) -> None:
+    connection.execute(sa.update(sub_group).where(sub_group.c.id == sub_group_id).values(**values))
+
+
+def set_current_run(
+    connection: sa.Connection, sub_group_id: int, run_id: int, decision: int, stale: str | None = None
+) -> bool:
+    """Make a completed run the current one unless a newer decision already has one; True if it did."""
+    changed = connection.execute(
+        sa.update(sub_group)
+        .where(sub_group.c.id == sub_group_id, sub_group.c.current_decision < decision)
+        .values(current_run_id=run_id, current_decision=decision, stale=stale)
+    ).rowcount
+    return bool(changed == 1)
+
+
+OPEN_STATUSES = tuple(status.value for status in OPEN)

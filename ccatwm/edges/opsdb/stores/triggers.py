@@ -1,0 +1,205 @@
+"""Trigger events, cursors and changed packages. Touches: the ops-db."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.triggers import StepTrigger, effective_trigger
+from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.stores.runs import chunks
+
+
+@dataclass(frozen=True)
+class TriggeredStep:
+    """An enabled step of an enabled pipeline of this location, with its effective trigger."""
+
+    id: int
+    pipeline: str
+    name: str
+    scope_id: int
+    trigger: StepTrigger
+
+
+@dataclass(frozen=True)
+class OpenEvent:
+    """An event that waits for `resolve`. `scope`: {"sub_group": key or None, "force": bool}."""
+
+    id: int
+    step_id: int
+    kind: str
+    scope: Mapping[str, Any]
+    reason: str
+    actor: str | None
+    created_at: datetime
+
+
+def list_triggered_steps(connection: sa.Connection, location: str) -> list[TriggeredStep]:
+    step, pipeline = t.reduction_step, t.pipeline
+    query = (
+        sa.select(
+            step.c.id, pipeline.c.name.label("pipeline"), step.c.name, step.c.scope_id,
+            step.c.trigger_type, step.c.trigger_config,
+            pipeline.c.trigger_type.label("pipeline_type"), pipeline.c.trigger_config.label("pipeline_config"),
+        )
+        .join(pipeline, pipeline.c.id == step.c.pipeline_id)
+        .where(pipeline.c.enabled, step.c.enabled, pipeline.c.processing_location == location)
+        .order_by(pipeline.c.priority.desc(), pipeline.c.id, step.c.position)
+    )  # fmt: skip
+    return [
+        TriggeredStep(
+            row.id, row.pipeline, row.name, row.scope_id,
+            effective_trigger(row.trigger_type, row.trigger_config, row.pipeline_type, row.pipeline_config),
+        )
+        for row in connection.execute(query)
+    ]  # fmt: skip
+
+
+def steps_due(connection: sa.Connection, now: datetime) -> set[int]:
+    """Ids of steps with a sub-group to be looked at."""
+    query = sa.select(t.sub_group.c.step_id).where(t.sub_group.c.due_at <= now).distinct()
+    return set(connection.execute(query).scalars())
+
+
+def scopes_to_regroup(connection: sa.Connection) -> set[int]:
+    """Ids of grouping scopes whose members do not stand for the present rules."""
+    query = (
+        sa.select(t.grouping_scope.c.id)
+        .join(t.data_grouping, t.data_grouping.c.id == t.grouping_scope.c.data_grouping_id)
+        .where(t.grouping_scope.c.resolved_digest.is_distinct_from(t.data_grouping.c.digest))
+    )
+    return set(connection.execute(query).scalars())
+
+
+def list_open_events(connection: sa.Connection, step_ids: Collection[int] | None = None) -> list[OpenEvent]:
+    event = t.trigger_event
+    query = sa.select(event).where(event.c.closed_at.is_(None)).order_by(event.c.id)
+    found = [
+        OpenEvent(r.id, r.step_id, r.kind, r.scope, r.reason, r.actor, r.created_at)
+        for r in connection.execute(query)
+    ]
+    return found if step_ids is None else [e for e in found if e.step_id in set(step_ids)]
+
+
+def open_event(
+    connection: sa.Connection,
+    step_id: int,
+    kind: str,
+    reason: str,
+    *,
+    now: datetime,
+    scope: Mapping[str, Any] | None = None,
+    actor: str | None = None,
+) -> int:
+    result = connection.execute(
+        sa.insert(t.trigger_event).values(
+            step_id=step_id, kind=kind, reason=reason, scope=dict(scope or {}), actor=actor, created_at=now
+        )
+    )
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])
+
+
+def close_events(connection: sa.Connection, event_ids: Collection[int], now: datetime) -> None:
+    connection.execute(
+        sa.update(t.trigger_event).where(t.trigger_event.c.id.in_(list(event_ids))).values(closed_at=now)
+    )
+
+
+# --- cursors ----------------------------------------------------------------------------------------------------
+
+
+def read_cursors(connection: sa.Connection) -> dict[str, datetime | None]:
+    query = sa.select(t.change_cursor.c.table_name, t.change_cursor.c.position)
+    return {row.table_name: row.position for row in connection.execute(query)}
+
+
+def move_cursor(connection: sa.Connection, name: str, position: datetime | None) -> None:
+    cursor = t.change_cursor
+    changed = connection.execute(
+        sa.update(cursor).where(cursor.c.table_name == name).values(position=position)
+    ).rowcount
+    if not changed:
+        connection.execute(sa.insert(cursor).values(table_name=name, position=position))
+
+
+def unseen_rows(
+    connection: sa.Connection, table_name: str, rows: Sequence[tuple[str, datetime]]
+) -> list[tuple[str, datetime]]:
+    """Those rows that were not read before with this very change time."""
+    seen: dict[str, datetime] = {}
+    for chunk in chunks([row_id for row_id, _ in rows]):
+        query = sa.select(t.change_seen.c.row_id, t.change_seen.c.changed_at).where(
+            t.change_seen.c.table_name == table_name, t.change_seen.c.row_id.in_(chunk)
+        )
+        seen |= {row.row_id: row.changed_at for row in connection.execute(query)}
+    return [(row_id, at) for row_id, at in rows if seen.get(row_id) != at]
+
+
+def remember_rows(
+    connection: sa.Connection, table_name: str, rows: Sequence[tuple[str, datetime]], *, forget_before: datetime
+) -> None:
+    """Remember rows as read; those older than the overlap can be forgotten."""
+    table = t.change_seen
+    connection.execute(
+        sa.delete(table).where(table.c.table_name == table_name, table.c.changed_at < forget_before)
+    )
+    for chunk in chunks([row_id for row_id, _ in rows]):
+        connection.execute(sa.delete(table).where(table.c.table_name == table_name, table.c.row_id.in_(chunk)))
+    if rows:
+        connection.execute(
+            sa.insert(table),
+            [{"table_name": table_name, "row_id": row_id, "changed_at": at} for row_id, at in rows],
+        )
+
+
+def overlap_start(position: datetime | None, overlap_seconds: int) -> datetime | None:
+    return None if position is None else position - timedelta(seconds=overlap_seconds)
+
+
+# --- changed packages -----------------------------------------------------------------------------------------------
+
+
+def record_changed_packages(
+    connection: sa.Connection, package_ids: Iterable[str], cause: str, now: datetime
+) -> None:
+    rows = [{"package_id": package_id, "cause": cause, "noted_at": now} for package_id in package_ids]
+    if rows:
+        connection.execute(sa.insert(t.changed_package), rows)
+
+
+def list_changed_packages(connection: sa.Connection, limit: int) -> list[tuple[int, str]]:
+    """(row id, package id), oldest first."""
+    query = sa.select(t.changed_package.c.id, t.changed_package.c.package_id).order_by(t.changed_package.c.id)
+    return [(row.id, row.package_id) for row in connection.execute(query.limit(limit))]
+
+
+def remove_changed_packages(connection: sa.Connection, row_ids: Sequence[int]) -> None:
+    for chunk in chunks(list(row_ids)):
+        connection.execute(sa.delete(t.changed_package).where(t.changed_package.c.id.in_(chunk)))
+
+
+def any_changed_package(connection: sa.Connection) -> bool:
+    return connection.execute(sa.select(t.changed_package.c.id).limit(1)).first() is not None
+
+
+def count_seen(connection: sa.Connection, table_name: str) -> int:
+    """How many rows of a table are remembered as read."""
+    query = sa.select(sa.func.count()).where(t.change_seen.c.table_name == table_name)
+    return int(connection.execute(query).scalar_one())
+
+
+def forget_groupings(connection: sa.Connection) -> None:
+    """Have every grouping scope compared in full, and every sub-group looked at."""
+    connection.execute(sa.update(t.grouping_scope).values(resolved_digest=None))
+
+
+def mark_applied(connection: sa.Connection, event: OpenEvent) -> None:
+    """A request has reached its sub-groups: if the pass dies now, it is not made twice."""
+    connection.execute(
+        sa.update(t.trigger_event).where(t.trigger_event.c.id == event.id).values(scope={**event.scope, "applied": True})
+    )

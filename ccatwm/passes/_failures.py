@@ -1,0 +1,92 @@
+"""What happens to a run whose attempt failed: retry or stop, and who is told. Touches: the ops-db."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ccatwm.core.model import FailureClass, Run
+from ccatwm.core.retries import RetryLimits, RetryPlan, plan_retry
+from ccatwm.core.states import RunEvent, RunStatus
+from ccatwm.edges.opsdb.stores import runs, sub_groups
+from ccatwm.passes._frame import PassFrame, PassItem
+
+
+def fail_run(
+    frame: PassFrame,
+    run: Run,
+    expected: RunStatus,
+    failure: FailureClass,
+    message: str,
+    *,
+    by_pass: str,
+    exit_code: int | None = None,
+    **changes: Any,
+) -> bool:
+    """Record a failed attempt with the retry it gets; without one the recipe is blocked and the sub-group due."""
+    with frame.context.database.write() as connection:
+        changed = record_failure(
+            frame, connection, run, expected, failure, message, by_pass=by_pass, exit_code=exit_code, **changes
+        )
+    return changed
+
+
+def record_failure(
+    frame: PassFrame,
+    connection: Any,
+    run: Run,
+    expected: RunStatus,
+    failure: FailureClass,
+    message: str,
+    *,
+    by_pass: str,
+    exit_code: int | None = None,
+    **changes: Any,
+) -> bool:
+    """As `fail_run`, inside a transaction of the caller."""
+    plan = plan_for(frame, run, failure, exit_code)
+    values = _values(run, failure, message, exit_code, plan) | changes
+    changed = runs.record_event(
+        connection, run.id, RunEvent.ATTEMPT_FAILED, expected=expected, now=frame.now, by_pass=by_pass,
+        **values,
+    )  # fmt: skip
+    if changed:
+        if plan.due_at is None:
+            sub_groups.mark_due(connection, [run.sub_group_id], frame.now)
+        reason = f"{failure.value}: {message}" + ("; tried again later" if plan.due_at else "; needs a person")
+        frame.report.add("failed", PassItem("failed", reason, run.id, run.pipeline, run.step, run.sub_group))
+    return changed
+
+
+def plan_for(frame: PassFrame, run: Run, failure: FailureClass, exit_code: int | None) -> RetryPlan:
+    settings = frame.context.settings
+    step = run.resolved_step
+    return plan_retry(
+        failure,
+        exit_code,
+        now=frame.now,
+        max_retries=step.max_retries,
+        retries_used=run.retries_used,
+        free_retries_used=run.free_retries_used,
+        resources=run.resources,
+        step_retry=step.retry,
+        limits=RetryLimits(settings.retry_base_seconds, settings.retry_max_seconds),
+    )
+
+
+def _values(
+    run: Run, failure: FailureClass, message: str, exit_code: int | None, plan: RetryPlan
+) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "failure_class": failure.value,
+        "message": message,
+        "exit_code": exit_code,
+        "due_at": plan.due_at,
+        "blocking": plan.due_at is None,
+    }
+    if plan.due_at is not None:
+        used = "free_retries_used" if plan.free else "retries_used"
+        values[used] = getattr(run, used) + 1
+        if plan.resources is not None and plan.resources != run.resolved_step.resources:
+            values["next_resources"] = dataclasses.asdict(plan.resources)
+    return values

@@ -1,0 +1,272 @@
+"""Asks the batch system for its jobs, and retries or cancels runs. Touches: the ops-db, the batch system, job records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.model import Attempt, Run
+from ccatwm.core.outcomes import Conclusion, ExitRecord, Verdict, conclude, parse_exit_record, parse_started_record, parse_time
+from ccatwm.core.products import container_failure
+from ccatwm.core.states import BEFORE_SUBMIT, RunEvent, RunStatus
+from ccatwm.edges.opsdb.stores import attempts, runs, sub_groups
+from ccatwm.interfaces import JobReport, JobState
+from ccatwm.passes._context import Context
+from ccatwm.passes._failures import record_failure
+from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
+
+log = logging.getLogger("ccatwm.passes.poll")
+STDERR_TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A run with its newest attempt and what was read of it."""
+
+    run: Run
+    attempt: Attempt
+    report: JobReport
+    started: dict[str, Any] | None
+    record: ExitRecord | None
+    stderr_tail: bytes
+
+
+def run(context: Context, options: PassOptions) -> PassReport:
+    return run_framed(context, "poll", options, _body)
+
+
+def _body(frame: PassFrame) -> None:
+    _cancel_without_job(frame)
+    _cancel_jobs(frame)
+    _watch_jobs(frame)
+    _retry_due(frame)
+
+
+def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
+    return PassItem(outcome, reason, run.id, run.pipeline, run.step, run.sub_group)
+
+
+# --- cancelling ----------------------------------------------------------------------------------------------------
+
+
+def _cancel_without_job(frame: PassFrame) -> None:
+    """Runs that have no job (any more) are cancelled at once."""
+    without_job = BEFORE_SUBMIT | {RunStatus.FAILED, RunStatus.COLLECTING_RESULTS}
+    with frame.context.database.read() as connection:
+        asked = [r for r in runs.list_cancel_requests(connection, location(frame.context)) if r.status in without_job]
+    for item in asked:
+        if frame.dry_run:
+            frame.report.add("done", _item(item, "would be cancelled"))
+            continue
+        with frame.context.database.write() as connection:
+            cancelled = _record_cancelled(frame, connection, item, RunStatus(item.status))
+        if cancelled:
+            frame.report.add("done", _item(item, "cancelled", item.cancel_reason or ""))
+
+
+def _record_cancelled(frame: PassFrame, connection: sa.Connection, item: Run, expected: RunStatus) -> bool:
+    """The recipe stays cancelled until it changes or somebody says `retry`."""
+    changed = runs.record_event(
+        connection, item.id, RunEvent.CANCELLED, expected=expected, now=frame.now, by_pass="poll",
+        message=item.cancel_reason, blocking=True, due_at=None,
+    )  # fmt: skip
+    if changed:
+        sub_groups.mark_due(connection, [item.sub_group_id], frame.now)
+    return changed
+
+
+def _cancel_jobs(frame: PassFrame) -> None:
+    """Ask the batch system to end the jobs of runs that are to be cancelled; they are CANCELLED when they have."""
+    with frame.context.database.read() as connection:
+        asked = runs.list_cancel_requests(connection, location(frame.context))
+        with_job = [r for r in asked if r.status in (RunStatus.SUBMITTED, RunStatus.RUNNING)]
+        found = attempts.newest_attempts(connection, [r.id for r in with_job])
+    jobs = [(a.job_id, a.array_index) for a in found.values() if a.job_id is not None]
+    if jobs and not frame.dry_run:
+        frame.context.scheduler.cancel(jobs)
+
+
+# --- watching -------------------------------------------------------------------------------------------------------
+
+
+def _watch_jobs(frame: PassFrame) -> None:
+    """One question to the batch system for all jobs, one reading of all records, one transaction per run that moved."""
+    watched = _look(frame)
+    frame.report.selected = len(watched)
+    held = []
+    for item in watched:
+        if frame.time_is_up():
+            return
+        frame.checkpoint()
+        conclusion = _conclude(frame, item)
+        if conclusion.verdict is Verdict.RELEASE:
+            held.append(str(item.attempt.job_id))
+        elif frame.dry_run:
+            frame.report.add("done", _item(item.run, f"would be {conclusion.verdict}", conclusion.message))
+        else:
+            _apply(frame, item, conclusion)
+    if held and not frame.dry_run:
+        frame.context.scheduler.release(held)
+
+
+def _look(frame: PassFrame) -> list[Watched]:
+    with frame.context.database.read() as connection:
+        selected = runs.list_open_runs(
+            connection, location(frame.context), (RunStatus.SUBMITTED, RunStatus.RUNNING), include_held=True
+        )
+        newest = attempts.newest_attempts(connection, [r.id for r in selected])
+    pairs = [(r, newest[r.id]) for r in selected if r.id in newest and newest[r.id].job_id is not None]
+    if not pairs:
+        return []
+    reports = frame.context.scheduler.poll([(str(a.job_id), a.array_index) for _, a in pairs])
+    by_job = {(report.job_id, report.array_index): report for report in reports}
+    silent = JobReport("", 0, JobState.UNKNOWN)
+    seen = [(r, a, by_job.get((str(a.job_id), a.array_index), silent)) for r, a in pairs]
+    return _read_records(frame.context, seen)
+
+
+def _read_records(context: Context, seen: Sequence[tuple[Run, Attempt, JobReport]]) -> list[Watched]:
+    """Read the jobs' own records; only of attempts that may have some."""
+    old_news = (JobState.PENDING, JobState.HELD, JobState.UNKNOWN)
+    folders = {a.id: PurePosixPath(a.directory) for _, a, report in seen if report.state not in old_news}
+    paths = [folder / "job" / name for folder in folders.values() for name in ("started.json", "exit.json")]
+    content = context.workfiles.read_files(paths, max_bytes=65536) if paths else {}
+    records = {a: parse_exit_record(content[folder / "job" / "exit.json"]) for a, folder in folders.items()}
+    failed = {a: folders[a] / "logs" / "stderr.log" for a, r in records.items() if r is not None and r.exit_code == 255}
+    tails = context.workfiles.read_tails(failed.values(), max_bytes=STDERR_TAIL_BYTES) if failed else {}
+    return [
+        Watched(
+            run,
+            attempt,
+            report,
+            parse_started_record(content.get(PurePosixPath(attempt.directory) / "job" / "started.json")),
+            records.get(attempt.id),
+            tails.get(failed[attempt.id]) or b"" if attempt.id in failed else b"",
+        )
+        for run, attempt, report in seen
+    ]
+
+
+def _conclude(frame: PassFrame, item: Watched) -> Conclusion:
+    report, attempt = item.report, item.attempt
+    silent = (frame.now - attempt.gone_at).total_seconds() if attempt.gone_at is not None else 0.0
+    return conclude(
+        report.state,
+        report.cause,
+        report.message,
+        item.record,
+        token=attempt.token,
+        started=item.started is not None,
+        partial_exit_codes=item.run.resolved_step.partial_exit_codes,
+        container_failed=lambda code: container_failure(code, item.stderr_tail),
+        silent_seconds=silent,
+        patience_seconds=frame.context.settings.record_wait_seconds,
+        cancel_requested=item.run.cancel_requested_at is not None,
+    )
+
+
+def _apply(frame: PassFrame, item: Watched, conclusion: Conclusion) -> None:
+    """Write what was concluded: one transaction, by compare-and-swap."""
+    if conclusion.verdict is Verdict.WAIT:
+        _wait(frame, item)
+        return
+    with frame.context.database.write() as connection:
+        changed = _record(frame, connection, item, conclusion)
+    if changed and conclusion.verdict is not Verdict.FAILED:
+        frame.report.add("done", _item(item.run, conclusion.verdict.value, conclusion.message))
+
+
+def _record(frame: PassFrame, connection: sa.Connection, item: Watched, conclusion: Conclusion) -> bool:
+    expected = RunStatus(item.run.status)
+    if conclusion.verdict is Verdict.STARTED:
+        return _record_started(frame, connection, item, expected)
+    _record_attempt_end(frame, connection, item, conclusion)
+    if conclusion.verdict is Verdict.SUCCEEDED:
+        return runs.record_event(
+            connection, item.run.id, RunEvent.JOB_SUCCEEDED, expected=expected, now=frame.now, by_pass="poll",
+            exit_code=conclusion.exit_code, failure_class=None, **_metrics(item),
+        )  # fmt: skip
+    if conclusion.verdict is Verdict.CANCELLED:
+        return _record_cancelled(frame, connection, item.run, expected)
+    assert conclusion.failure is not None
+    return record_failure(
+        frame, connection, item.run, expected, conclusion.failure, conclusion.message, by_pass="poll",
+        exit_code=conclusion.exit_code, **_metrics(item),
+    )  # fmt: skip
+
+
+def _record_started(frame: PassFrame, connection: sa.Connection, item: Watched, expected: RunStatus) -> bool:
+    if expected is RunStatus.RUNNING:
+        return False
+    host = item.report.host or (item.started or {}).get("host")
+    started_at = parse_time((item.started or {}).get("started_at")) or frame.now
+    attempts.update_attempt(connection, item.attempt.id, host=host, started_at=started_at)
+    return runs.record_event(
+        connection, item.run.id, RunEvent.JOB_STARTED, expected=expected, now=frame.now, by_pass="poll"
+    )
+
+
+def _record_attempt_end(frame: PassFrame, connection: sa.Connection, item: Watched, conclusion: Conclusion) -> None:
+    record, report = item.record, item.report
+    outcome = {Verdict.SUCCEEDED: "succeeded", Verdict.CANCELLED: "cancelled"}.get(conclusion.verdict, "failed")
+    started = item.attempt.started_at or (record.started_at if record else None) or report.started_at
+    attempts.update_attempt(
+        connection, item.attempt.id,
+        outcome=outcome,
+        exit_code=conclusion.exit_code,
+        failure_class=conclusion.failure.value if conclusion.failure else None,
+        message=conclusion.message or None,
+        host=report.host or (record.host if record else None),
+        started_at=started,
+        ended_at=(record.ended_at if record else None) or report.ended_at or frame.now,
+        resources_used=_metrics(item),
+    )  # fmt: skip
+
+
+def _metrics(item: Watched) -> dict[str, Any]:
+    """Wall seconds, CPU hours, peak memory (GiB): the batch system's, wall time else from the record."""
+    report, record = item.report, item.record
+    wall = report.wall_seconds
+    if wall is None and record is not None and record.started_at and record.ended_at:
+        wall = (record.ended_at - record.started_at).total_seconds()
+    return {"wall_seconds": wall, "cpu_hours": report.cpu_hours, "peak_memory_gb": report.peak_memory_gb}
+
+
+def _wait(frame: PassFrame, item: Watched) -> None:
+    """Nothing to conclude yet; remember since when a job has been gone without its record."""
+    gone = item.report.state in (JobState.ENDED, JobState.ABSENT)
+    if gone and item.attempt.gone_at is None:
+        with frame.context.database.write() as connection:
+            attempts.update_attempt(connection, item.attempt.id, ended_at=frame.now)
+    if item.report.state is JobState.UNKNOWN:
+        log.warning("run %s: the batch system says nothing that is understood of job %s: %s", item.run.id,
+                    item.attempt.job_id, item.report.message)  # fmt: skip
+    frame.report.add("waiting", _item(item.run, item.report.state.value, item.report.message))
+
+
+# --- retries -----------------------------------------------------------------------------------------------------------
+
+
+def _retry_due(frame: PassFrame) -> None:
+    with frame.context.database.read() as connection:
+        due = runs.list_open_runs(
+            connection, location(frame.context), (RunStatus.FAILED,), due_by=frame.now, limit=frame.options.limit
+        )
+    for item in due:
+        if frame.dry_run:
+            frame.report.add("done", _item(item, "would be tried again"))
+            continue
+        frame.checkpoint()
+        with frame.context.database.write() as connection:
+            changed = runs.record_event(
+                connection, item.id, RunEvent.RETRY_DUE, expected=RunStatus.FAILED, now=frame.now, by_pass="poll",
+                due_at=None, ended_at=None, blocking=False,
+            )  # fmt: skip
+        if changed:
+            frame.report.add("done", _item(item, "retry", f"retry {item.retries_used} after {item.failure_class}"))
+

@@ -1,0 +1,425 @@
+"""Decides which runs are missing, and makes them. Touches: the ops-db.
+
+First the changed packages are grouped again: sub-groups whose members changed fall due. Then every open event's step
+has its due sub-groups decided on, upstream steps first, in chunks of one transaction each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.gap import SETTLED, Decision, Outcome, Request, RunFacts, SubGroupView, decide
+from ccatwm.core.members import membership_change
+from ccatwm.core.model import InputKind, ResolvedStep, RunInput, SoftwareVersion, UpstreamStep
+from ccatwm.core.states import RunEvent
+from ccatwm.edges.opsdb.stores import runs, sub_groups, triggers
+from ccatwm.edges.opsdb.stores.steps import StepRecord, get_step_record, step_depths
+from ccatwm.edges.opsdb.stores.sub_groups import Feed, Scope, SubGroupRow
+from ccatwm.edges.opsdb.stores.triggers import OpenEvent
+from ccatwm.errors import ConflictError
+from ccatwm.passes._context import Context
+from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
+
+PACKAGES_PER_CHUNK = 500
+SUB_GROUPS_PER_CHUNK = 100
+WAITING = frozenset({Outcome.WAITING_FOR_DATA, Outcome.WAITING_FOR_UPSTREAM, Outcome.WAITING_FOR_IMAGE})
+
+
+def run(context: Context, options: PassOptions) -> PassReport:
+    return run_framed(context, "resolve", options, _body)
+
+
+def _body(frame: PassFrame) -> None:
+    if frame.dry_run:
+        _preview(frame)
+        return
+    _regroup_changed(frame)
+    _regroup_scopes(frame)
+    _decide_all(frame)
+
+
+# --- grouping ----------------------------------------------------------------------------------------------------
+
+
+def _regroup_changed(frame: PassFrame) -> None:
+    """Group changed packages again for every scope, one transaction per chunk."""
+    while not frame.time_is_up():
+        frame.checkpoint()
+        with frame.context.database.write() as connection:
+            rows = triggers.list_changed_packages(connection, PACKAGES_PER_CHUNK)
+            if not rows:
+                return
+            package_ids = sorted({package_id for _, package_id in rows})
+            for scope in sub_groups.list_scopes(connection):
+                _regroup(frame, connection, scope, package_ids)
+            triggers.remove_changed_packages(connection, [row_id for row_id, _ in rows])
+
+
+def _regroup(frame: PassFrame, connection: sa.Connection, scope: Scope, package_ids: Sequence[str]) -> None:
+    grouped = frame.context.grouping.members(
+        connection, scope.rules, scope.group_by, now=frame.now, package_ids=package_ids
+    )
+    new = {g.package_id: _member_row(g, frame) for g in grouped}
+    old = sub_groups.list_member_rows(connection, scope.id, package_ids)
+    change = membership_change(package_ids, old, new)
+    if change:
+        sub_groups.write_members(connection, scope.id, remove=change.remove, insert=change.insert)
+        sub_groups.mark_keys_due(connection, scope.id, change.keys, frame.now)
+
+
+def _member_row(grouped: Any, frame: PassFrame) -> dict[str, Any]:
+    return {
+        "key": grouped.key,
+        "dims": dict(grouped.dims),
+        "package_id": grouped.package_id,
+        "package_name": grouped.package_name,
+        "checksum": grouped.checksum,
+        "size_bytes": grouped.size_bytes,
+        "state": grouped.state,
+        "executed_obs_unit_id": grouped.executed_obs_unit_id,
+        "instrument_module_id": grouped.instrument_module_id,
+        "ended": grouped.ended,
+        "since": frame.now,
+    }
+
+
+def _regroup_scopes(frame: PassFrame) -> None:
+    """Compare all packages of scopes that are new or whose rules changed; an interrupted one begins again."""
+    with frame.context.database.read() as connection:
+        scopes = [s for s in sub_groups.list_scopes(connection) if s.resolved_digest != s.digest]
+    for scope in scopes:
+        if not (_add_new_members(frame, scope) and _drop_old_members(frame, scope)):
+            return
+        with frame.context.database.write() as connection:
+            sub_groups.add_missing_sub_groups(connection, scope.id, frame.now)
+            sub_groups.settle_scope(connection, scope.id, scope.digest)
+
+
+def _add_new_members(frame: PassFrame, scope: Scope) -> bool:
+    """Page through the packages that the rules select; False when the time is up."""
+    after: str | None = None
+    while not frame.time_is_up():
+        frame.checkpoint()
+        with frame.context.database.write() as connection:
+            page = frame.context.grouping.members(
+                connection, scope.rules, scope.group_by, now=frame.now, after_id=after, limit=PACKAGES_PER_CHUNK
+            )
+            if not page:
+                return True
+            package_ids = [g.package_id for g in page]
+            old = sub_groups.list_member_rows(connection, scope.id, package_ids)
+            change = membership_change(package_ids, old, {g.package_id: _member_row(g, frame) for g in page})
+            if change:
+                sub_groups.write_members(connection, scope.id, remove=change.remove, insert=change.insert)
+                sub_groups.mark_keys_due(connection, scope.id, change.keys, frame.now)
+        after = package_ids[-1]
+    return False
+
+
+def _drop_old_members(frame: PassFrame, scope: Scope) -> bool:
+    """Page through the members that were there; those the rules no longer select go. False when the time is up."""
+    after = 0
+    while not frame.time_is_up():
+        frame.checkpoint()
+        with frame.context.database.write() as connection:
+            page = sub_groups.list_member_ids(connection, scope.id, after, PACKAGES_PER_CHUNK)
+            if not page:
+                return True
+            _regroup(frame, connection, scope, [package_id for _, package_id in page])
+        after = page[-1][0]
+    return False
+
+
+# --- deciding -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepEvents:
+    """The open events of one step."""
+
+    step_id: int
+    events: tuple[OpenEvent, ...]
+
+    @property
+    def ids(self) -> list[int]:
+        return [event.id for event in self.events]
+
+
+def _decide_all(frame: PassFrame) -> None:
+    for step_events in _list_step_events(frame.context):
+        _apply_requests(frame, step_events)
+        if not _decide_step(frame, step_events):
+            return
+
+
+def _list_step_events(context: Context) -> list[StepEvents]:
+    """Open events by step, upstream steps first."""
+    with context.database.read() as connection:
+        known = {step.id for step in triggers.list_triggered_steps(connection, location(context))}
+        events = triggers.list_open_events(connection, known)
+        depths = step_depths(connection, sorted({event.step_id for event in events}))
+    by_step: dict[int, list[OpenEvent]] = {}
+    for event in events:
+        by_step.setdefault(event.step_id, []).append(event)
+    return [StepEvents(s, tuple(by_step[s])) for s in sorted(by_step, key=lambda s: (depths[s], s))]
+
+
+def _apply_requests(frame: PassFrame, step_events: StepEvents) -> None:
+    """Manual events, forcing ticks and full comparisons make sub-groups due."""
+    for event in step_events.events:
+        forced_tick = event.kind == "cron" and event.scope.get("force")
+        if event.kind not in ("manual", "full") and not forced_tick or event.scope.get("applied"):
+            continue
+        changes: dict[str, Any] = {}
+        if event.kind != "full":
+            changes["requested"] = {
+                "reason": "scheduled" if event.kind == "cron" else "requested",
+                "text": event.reason,
+                "force": bool(event.scope.get("force")),
+                "actor": event.actor,
+            }
+        with frame.context.database.write() as connection:
+            sub_groups.mark_step_due(connection, step_events.step_id, frame.now, event.scope.get("sub_group"), **changes)
+            triggers.mark_applied(connection, event)
+
+
+def _decide_step(frame: PassFrame, step_events: StepEvents) -> bool:
+    """Decide on all due sub-groups of a step and close its events with the last chunk; False when time is up."""
+    after_error = False
+    while not frame.time_is_up():
+        frame.checkpoint()
+        size = 1 if after_error else SUB_GROUPS_PER_CHUNK
+        try:
+            finished = _decide_chunk(frame, step_events, size)
+        except ConflictError as error:
+            if after_error:
+                item = PassItem("conflict", error.message)
+                frame.report.add("failed", item)
+                return True
+            after_error = True
+            continue
+        if finished:
+            return True
+    return False
+
+
+def _decide_chunk(frame: PassFrame, step_events: StepEvents, size: int) -> bool:
+    """One transaction: a chunk of decisions, their runs, and the end of the events when nothing is left."""
+    items: list[tuple[str, PassItem]] = []
+    with frame.context.database.write() as connection:
+        step = get_step_record(connection, step_events.step_id)
+        rows = sub_groups.list_due(connection, step.id, frame.now, size)
+        if rows:
+            items = _decide_rows(frame, connection, step, rows)
+        finished = len(rows) < size
+        if finished:
+            triggers.close_events(connection, step_events.ids, frame.now)
+    frame.report.selected += len(rows)
+    for kind, item in items:
+        frame.report.add(kind, item)
+    return finished
+
+
+def _decide_rows(
+    frame: PassFrame, connection: sa.Connection, step: StepRecord, rows: Sequence[SubGroupRow]
+) -> list[tuple[str, PassItem]]:
+    views = _build_views(frame, connection, step, rows)
+    items = []
+    settled: list[int] = []
+    for row in rows:
+        decision = decide(views[row.id])
+        decision, run_id = _carry_out(frame, connection, step, row, decision)
+        if decision.outcome in SETTLED and _differs(row, decision):
+            settled.append(row.id)
+        items.append(_report_item(step, row, decision, run_id))
+    sub_groups.mark_downstream_due(connection, settled, frame.now)
+    return items
+
+
+def _differs(row: SubGroupRow, decision: Decision) -> bool:
+    current = decision.current_run_id
+    return row.outcome != decision.outcome.value or (current is not None and row.current_run_id != current)
+
+
+def _build_views(
+    frame: PassFrame, connection: sa.Connection, step: StepRecord, rows: Sequence[SubGroupRow]
+) -> dict[int, SubGroupView]:
+    """Everything that decisions on these sub-groups read, by a bounded number of queries."""
+    keys = [row.key for row in rows]
+    members = sub_groups.list_members(connection, step.scope_id, keys)
+    names = {key: {m.name for m in found} for key, found in members.items()}
+    feeds = sub_groups.list_feeds(connection, step, keys, frame.now)
+    products = sub_groups.list_feeding_products(connection, [f for fs in feeds.values() for f in fs], names)
+    facts = runs.list_run_facts(connection, [row.id for row in rows])
+    current_ids = sub_groups.current_runs_inputs(connection, rows)
+    inputs = runs.list_inputs(connection, current_ids)
+    configs = {run.id: dict(run.resolved_step.config) for run in runs.get_runs(connection, current_ids).values()}
+    return {
+        row.id: _view(frame, step, row, members[row.key], feeds[row.key], products.get(row.key, []), facts[row.id],
+                      inputs, configs)
+        for row in rows
+    }  # fmt: skip
+
+
+def _view(
+    frame: PassFrame,
+    step: StepRecord,
+    row: SubGroupRow,
+    members: Sequence[Any],
+    feeds: Sequence[Feed],
+    products: Sequence[RunInput],
+    facts: Sequence[RunFacts],
+    inputs: Mapping[int, Sequence[RunInput]],
+    configs: Mapping[int, dict[str, Any]],
+) -> SubGroupView:
+    current = row.current_run_id
+    return SubGroupView(
+        now=frame.now,
+        policy=step.policy,
+        created_at=row.created_at,
+        round_at=row.round_at or frame.now,
+        members=members,
+        upstream=[feed.group for feed in feeds],
+        products=products,
+        references=step.references,
+        versions=step.versions,
+        runs=facts,
+        current_run_id=current,
+        current_inputs=inputs.get(current, ()) if current is not None else (),
+        current_config=configs.get(current) if current is not None else None,
+        input_changed_at=row.input_changed_at,
+        request=_request(row),
+        held=row.held or step.held,
+        tripped=step.tripped,
+    )
+
+
+def _request(row: SubGroupRow) -> Request | None:
+    if row.requested is None:
+        return None
+    asked = row.requested
+    return Request(str(asked.get("reason", "requested")), str(asked.get("text") or ""), bool(asked.get("force")))
+
+
+# --- carrying out ---------------------------------------------------------------------------------------------------
+
+
+def _carry_out(
+    frame: PassFrame, connection: sa.Connection, step: StepRecord, row: SubGroupRow, decision: Decision
+) -> tuple[Decision, int | None]:
+    """Write the decision and, if it says so, its run; the decision as it came to be, and the run's id."""
+    number = row.decision + 1
+    if decision.supersede_run_id is not None and not _supersede(frame, connection, decision.supersede_run_id):
+        # It was handed over meanwhile: the sub-group is busy until that run ends.
+        decision = Decision(Outcome.BUSY, details={"run": decision.supersede_run_id}, recipe=decision.recipe,
+                            stale=decision.stale, keeps_request=True)  # fmt: skip
+    run_id = None
+    details = dict(decision.details)
+    if decision.outcome is Outcome.RUN:
+        run_id = _create_run(frame, connection, step, row, decision, number)
+        details["run"] = run_id
+    values: dict[str, Any] = {
+        "decision": number,
+        "outcome": decision.outcome.value,
+        "reason": decision.reason,
+        "details": details,
+        "decided_at": frame.now,
+        "due_at": decision.due_at,
+        "round_at": (row.round_at or frame.now) if decision.outcome in WAITING else None,
+        "stale": decision.stale,
+        "requested": row.requested if decision.keeps_request else None,
+    }
+    if decision.recipe is not None:
+        values["wanted_recipe"] = decision.recipe.digest
+    if decision.current_run_id is not None:
+        values |= {"current_run_id": decision.current_run_id, "current_decision": number}
+    sub_groups.record_decision(connection, row.id, **values)
+    return decision, run_id
+
+
+def _supersede(frame: PassFrame, connection: sa.Connection, run_id: int) -> bool:
+    """Cancel a run that has not been handed over; False if it has been meanwhile."""
+    run = runs.get_runs(connection, [run_id])[run_id]
+    return runs.record_event(
+        connection, run_id, RunEvent.CANCELLED, expected=run.status, now=frame.now, by_pass="resolve",
+        message="superseded: its recipe is no longer wanted", superseded=True, due_at=None,
+    )  # fmt: skip
+
+
+def _create_run(
+    frame: PassFrame,
+    connection: sa.Connection,
+    step: StepRecord,
+    row: SubGroupRow,
+    decision: Decision,
+    number: int,
+) -> int:
+    assert decision.recipe is not None and decision.software is not None and decision.reason is not None
+    resolved = build_resolved_step(step, decision.software)
+    run_id = runs.insert_run(
+        connection, now=frame.now, by_pass="resolve",
+        step_id=step.id, sub_group_id=row.id, pipeline_name=step.pipeline, step_name=step.name,
+        sub_group_key=row.key, processing_location=step.location, decision=number, reason=decision.reason,
+        reason_details=decision.details, recipe=decision.recipe.digest, recipe_parts=decision.recipe.to_json(),
+        resolved_step=resolved.to_json(), priority=step.priority,
+    )  # fmt: skip
+    references = [
+        RunInput(InputKind.REFERENCE, sub_groups.InputRole.MEMBER, r.name, f"{r.name}@{r.version}", r.checksum, None)
+        for r in step.references
+    ]
+    runs.insert_inputs(connection, run_id, [*decision.inputs, *references])
+    return run_id
+
+
+def build_resolved_step(step: StepRecord, software: SoftwareVersion) -> ResolvedStep:
+    """What a run freezes of its step."""
+    policy = step.policy
+    names = [upstream.step for upstream in step.upstream]
+    return ResolvedStep(
+        pipeline=step.pipeline,
+        step=step.name,
+        role=step.role,
+        group_by=tuple(d if isinstance(d, str) else str(d["name"]) for d in step.group_by),
+        software=software,
+        config=policy.config,
+        environment=policy.environment,
+        references=step.references,
+        resources=policy.resources,
+        upstream=tuple(
+            UpstreamStep(
+                u.pipeline, u.step, u.step if names.count(u.step) == 1 else f"{u.pipeline}.{u.step}", u.same_group_by
+            )
+            for u in step.upstream
+        ),
+        raw_inputs=bool(policy.raw_inputs),
+        partial_exit_codes=tuple(policy.partial_exit_codes),
+        max_retries=policy.max_retries,
+        retry=policy.retry,
+    )
+
+
+# --- reporting ------------------------------------------------------------------------------------------------------
+
+
+def _report_item(
+    step: StepRecord, row: SubGroupRow, decision: Decision, run_id: int | None
+) -> tuple[str, PassItem]:
+    kind = "waiting" if decision.outcome in WAITING | {Outcome.BUSY, Outcome.SETTLING} else "done"
+    reason = decision.reason or ""
+    return kind, PassItem(decision.outcome.value, reason, run_id, step.pipeline, step.name, row.key)
+
+
+def _preview(frame: PassFrame) -> None:
+    """What would be decided for sub-groups that are due, without writing anything."""
+    with frame.context.database.read() as connection:
+        for step in triggers.list_triggered_steps(connection, location(frame.context)):
+            record = get_step_record(connection, step.id)
+            rows = sub_groups.list_due(connection, step.id, frame.now, frame.options.limit or 10_000)
+            frame.report.selected += len(rows)
+            views = _build_views(frame, connection, record, rows) if rows else {}
+            for row in rows:
+                frame.report.add(*_report_item(record, row, decide(views[row.id]), None))

@@ -1,0 +1,333 @@
+"""Brings the inputs of runs to the processing location. Touches: the ops-db, storage, files below the base directory.
+
+Raw data packages are verified while they are read, unpacked once into a shared cache, and linked into the run's
+folder; upstream products are linked from the run that made them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import PurePosixPath
+
+from ccatwm.core.model import FailureClass, Run, RunInput
+from ccatwm.core.names import decode_name
+from ccatwm.core.staging import cache_directory, copy_order, input_path, packages_of, products_of, workspace_path
+from ccatwm.core.states import RunEvent, RunStatus
+from ccatwm.edges.opsdb.stores import products, runs, staged
+from ccatwm.errors import CcatwmError, CorruptCopyError, MissingCopyError, NoSpaceError, WorldError
+from ccatwm.interfaces import FileWrite, PackageCopy, Received
+from ccatwm.passes._context import Context
+from ccatwm.passes._failures import fail_run
+from ccatwm.passes._frame import (
+    PassFrame,
+    PassItem,
+    PassOptions,
+    PassReport,
+    boot_id,
+    location,
+    process_start,
+    run_framed,
+    this_process,
+)
+
+CLAIM_HOURS = 6  # a claim whose process cannot be looked at (another host) ends after this
+SPACE_WAIT_SECONDS = 60
+MARKER = ".ccatwm-run.json"
+
+
+class StagingError(CcatwmError):
+    """The inputs of a run cannot be had: this attempt fails."""
+
+    def __init__(self, message: str, failure: FailureClass = FailureClass.STAGING) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class ClaimedElsewhereError(CcatwmError):
+    """Another stage process is bringing the same package: this run waits."""
+
+
+def run(context: Context, options: PassOptions) -> PassReport:
+    return run_framed(context, "stage", options, _body)
+
+
+def _body(frame: PassFrame) -> None:
+    with frame.context.database.read() as connection:
+        selected = runs.list_open_runs(
+            connection, location(frame.context), (RunStatus.PENDING, RunStatus.STAGING_DATA), due_by=frame.now
+        )
+    frame.report.selected = len(selected)
+    for item in frame.units(selected):
+        if frame.dry_run:
+            frame.report.add("done", _item(item, "would be staged"))
+        else:
+            _stage_run(frame, item)
+
+
+def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
+    return PassItem(outcome, reason, run.id, run.pipeline, run.step, run.sub_group)
+
+
+def _stage_run(frame: PassFrame, run: Run) -> None:
+    """One run from PENDING to STAGED; its failure is its own, the pass goes on."""
+    if not _begin(frame, run):
+        return
+    try:
+        _bring_inputs(frame.context, run)
+    except ClaimedElsewhereError as error:
+        frame.report.add("waiting", _item(run, "waiting", error.message))
+    except NoSpaceError as error:
+        _wait_for_space(frame, run, error)
+    except StagingError as error:
+        fail_run(frame, run, RunStatus.STAGING_DATA, error.failure, error.message, by_pass="stage")
+    except WorldError:
+        raise
+    except CcatwmError as error:
+        fail_run(frame, run, RunStatus.STAGING_DATA, FailureClass.STAGING, error.message, by_pass="stage")
+    else:
+        _finish(frame, run)
+
+
+def _begin(frame: PassFrame, run: Run) -> bool:
+    if run.status == RunStatus.STAGING_DATA:
+        return True
+    with frame.context.database.write() as connection:
+        return runs.record_event(
+            connection, run.id, RunEvent.STAGE_STARTED, expected=run.status, now=frame.now, by_pass="stage",
+            inputs_removed_at=None, ended_at=None,
+        )  # fmt: skip
+
+
+def _finish(frame: PassFrame, run: Run) -> None:
+    with frame.context.database.write() as connection:
+        changed = runs.record_event(
+            connection, run.id, RunEvent.INPUTS_STAGED, expected=RunStatus.STAGING_DATA, now=frame.now,
+            by_pass="stage", due_at=None,
+        )  # fmt: skip
+    if changed:
+        frame.report.add("done", _item(run, "staged"))
+
+
+def _wait_for_space(frame: PassFrame, run: Run, error: NoSpaceError) -> None:
+    """No attempt is charged: the run is looked at again in a while."""
+    due_at = frame.now + timedelta(seconds=SPACE_WAIT_SECONDS)
+    with frame.context.database.write() as connection:
+        runs.update_run(
+            connection, run.id, due_at=due_at, failure_class=FailureClass.NO_SPACE.value, message=error.message
+        )
+    frame.report.add("waiting", _item(run, FailureClass.NO_SPACE.value, error.message))
+
+
+# --- one run ------------------------------------------------------------------------------------------------------
+
+
+def _bring_inputs(context: Context, run: Run) -> None:
+    with context.database.read() as connection:
+        inputs = runs.list_inputs(connection, [run.id])[run.id]
+    _check_host_files(context, run)
+    _make_run_directory(context, run)
+    again = run.attempt > 0 and run.failure_class == FailureClass.STAGING
+    if again:  # the job found an input gone or changed: link everything anew
+        folder = PurePosixPath(run.directory)
+        context.workfiles.remove_trees([folder / "input", folder / "workspace"])
+    for package in packages_of(inputs):
+        _bring_package(context, package, verify=again)
+    _link_inputs(context, run, inputs)
+
+
+def _check_host_files(context: Context, run: Run) -> None:
+    """The image and the references are there, and the image is the one that was frozen."""
+    step = run.resolved_step
+    if step.software.image is not None and context.settings.container_runtime != "none":
+        digest = context.host_files.digest(step.software.image)
+        if digest is None:
+            raise StagingError(
+                f"image {step.software.image} of {step.software.software} {step.software.version} is missing; "
+                f"put it there, then `ccatwm retry {run.id}`",
+                FailureClass.CONTAINER,
+            )
+        if step.software.image_digest not in (None, digest):
+            raise StagingError(
+                f"image {step.software.image} is not the one that {step.software.software} {step.software.version} "
+                f"was applied with ({step.software.image_digest}, found {digest}); "
+                "put the old file back, or apply the new one as a new version",
+                FailureClass.CONTAINER,
+            )
+    for reference in step.references:
+        if not context.host_files.exists(reference.path):
+            raise StagingError(f"reference {reference.name} {reference.version}: {reference.path} is missing")
+
+
+def _make_run_directory(context: Context, run: Run) -> None:
+    """The run's folder, made once; its marker says whose it is, so that a restored ops-db cannot write into it."""
+    folder = PurePosixPath(run.directory)
+    marker = folder / MARKER
+    content = {"format": 1, "run": run.id, "ops_db": context.ops_db_uid, "created_at": run.created_at.isoformat()}
+    if not context.workfiles.make_exclusive(folder):
+        text = context.workfiles.read_files([marker])[marker]
+        if text is not None:
+            if json.loads(text) != content:
+                raise StagingError(f"{run.directory} belongs to another run: {text.decode('utf-8', 'replace')}")
+            return
+    context.workfiles.write_files([FileWrite(marker, json.dumps(content).encode())])
+
+
+def _link_inputs(context: Context, run: Run, inputs: Sequence[RunInput]) -> None:
+    folder = PurePosixPath(run.directory)
+    hard = context.settings.container_runtime != "none"
+    links = [
+        (cache_directory(p.identity, p.name, p.checksum), folder / input_path(p)) for p in packages_of(inputs)
+    ]
+    upstream = products_of(inputs)
+    with context.database.read() as connection:
+        paths = products.product_paths(connection, [int(p.identity) for p in upstream])
+    for product in upstream:
+        source = decode_path(PurePosixPath(paths[int(product.identity)]))
+        links.append((source, folder / decode_path(workspace_path(run.resolved_step, product))))
+    context.workfiles.make_trees([folder / "input", folder / "workspace"])
+    context.workfiles.link_trees(links, hard=hard)
+
+
+def decode_path(path: PurePosixPath) -> PurePosixPath:
+    """A recorded product path as it is on disk."""
+    return PurePosixPath(decode_name(str(path)))
+
+
+# --- one package ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sought:
+    """A package on its way into the cache."""
+
+    package: RunInput
+    directory: PurePosixPath
+    claim: str
+
+
+def _bring_package(context: Context, package: RunInput, *, verify: bool) -> None:
+    """Have the package, verified and unpacked, in the shared cache."""
+    directory = cache_directory(package.identity, package.name, package.checksum)
+    place = location(context)
+    with context.database.read() as connection:
+        row = staged.read_staged(connection, place, str(directory))
+    if row is not None and row.state == "PRESENT" and _is_whole(context, row, directory, verify=verify):
+        return
+    sought = _Sought(package, directory, this_process().token)
+    _claim(context, sought)
+    if row is not None and row.state == "PRESENT":
+        context.workfiles.remove_trees([directory])  # it was there, but is no longer what was staged
+    try:
+        received = _receive_best(context, sought)
+    except CcatwmError:
+        with context.database.write() as connection:
+            staged.release_claim(connection, place, str(directory), sought.claim)
+        raise
+    with context.database.write() as connection:
+        staged.record_staged(
+            connection, place, str(directory), now=context.clock.now(), size_bytes=received.unpacked_bytes,
+            file_count=received.file_count, tree_digest=received.tree_digest,
+        )  # fmt: skip
+
+
+def _is_whole(context: Context, row: object, directory: PurePosixPath, *, verify: bool) -> bool:
+    if not verify:
+        return context.workfiles.exists([directory])[directory]
+    entries = context.workfiles.list_tree(directory)
+    files = [e for e in entries or () if e.kind == "file"]
+    size, count = getattr(row, "size_bytes", None), getattr(row, "file_count", None)
+    return entries is not None and len(files) == count and sum(e.size_bytes for e in files) == size
+
+
+def _claim(context: Context, sought: _Sought) -> None:
+    now = context.clock.now()
+    with context.database.write() as connection:
+        mine = staged.claim_package(
+            connection, location(context), str(sought.directory),
+            package_id=sought.package.identity, package_name=sought.package.name, checksum=sought.package.checksum,
+            claim=sought.claim, now=now, until=now + timedelta(hours=CLAIM_HOURS), holder_is_gone=_claimant_is_gone,
+        )  # fmt: skip
+    if not mine:
+        raise ClaimedElsewhereError(f"package {sought.package.name} is being staged by another process")
+
+
+def _claimant_is_gone(claim: str) -> bool:
+    """Whether the process that made a claim certainly lives no more."""
+    boot, pid, start = claim.rsplit(":", 2)
+    return boot == boot_id() and boot != "unknown" and process_start(int(pid)) != start
+
+
+def _receive_best(context: Context, sought: _Sought) -> Received:
+    """Read the package from its best copy; where one is bad, say so and try the next."""
+    package = sought.package
+    with context.database.read() as connection:
+        copies = context.grouping.copies(connection, [package.identity]).get(package.identity, [])
+        bad = staged.known_bad_copies(connection, package.identity)
+        files = context.grouping.file_list(connection, package.identity)
+    if not copies:
+        raise StagingError(f"package {package.name}: the ops-db knows no copy of it at an active location")
+    copies.sort(key=lambda c: copy_order(c.location, c.priority, c.path, here=location(context), known_bad=bad))
+    _require_space(context, package)
+    findings = []
+    for copy in copies:
+        try:
+            received = _receive(context, sought, copy, files)
+        except (CorruptCopyError, MissingCopyError) as error:
+            finding = "corrupt" if isinstance(error, CorruptCopyError) else "missing"
+            findings.append(f"{copy.location}: {finding} ({error.message})")
+            _report_copy(context, package, copy, finding, error.message)
+            continue
+        if (copy.location, copy.path) in bad:
+            with context.database.write() as connection:
+                staged.forget_copy_report(connection, package.identity, copy.location, copy.path)
+        return received
+    raise StagingError(f"package {package.name}: no good copy: {'; '.join(findings)}")
+
+
+def _require_space(context: Context, package: RunInput) -> None:
+    space = context.workfiles.space()
+    needed = (package.size_bytes or 0) + context.settings.min_free_gb * 2**30
+    if space.free_bytes < needed:
+        raise NoSpaceError(
+            f"package {package.name} needs {needed / 2**30:.1f} GiB with the margin, "
+            f"{space.free_bytes / 2**30:.1f} GiB are free below the base directory"
+        )
+
+
+def _receive(
+    context: Context, sought: _Sought, copy: PackageCopy, files: dict[str, tuple[int, str | None]]
+) -> Received:
+    storage = context.storages.get(copy.storage)
+    if storage is None:
+        raise MissingCopyError(f"storage {copy.storage!r} cannot be read here")
+    copy = _with_root(context, copy)
+    package, work = sought.package, context.workfiles
+    form = storage.form(copy)
+    size, checksum, members = package.size_bytes, package.checksum, files or None
+    if form == "directory":
+        tree = storage.open_tree(copy)
+        return work.receive_tree(tree, sought.directory, size_bytes=size, checksum=checksum, members=members)
+    with storage.open(copy) as stream:
+        if form == "tar":
+            return work.receive_tar(stream, sought.directory, size_bytes=size, checksum=checksum, members=members)
+        name = PurePosixPath(copy.path).name
+        return work.receive_file(stream, sought.directory, name=name, size_bytes=size, checksum=checksum)
+
+
+def _with_root(context: Context, copy: PackageCopy) -> PackageCopy:
+    """Roots in the settings win over what the ops-db says."""
+    setting = context.settings.locations.get(copy.location)
+    if setting is None or setting.root is None:
+        return copy
+    return PackageCopy(copy.id, copy.location, copy.storage, setting.root, copy.path, copy.priority)
+
+
+def _report_copy(context: Context, package: RunInput, copy: PackageCopy, finding: str, message: str) -> None:
+    with context.database.write() as connection:
+        staged.record_copy_report(
+            connection, package_id=package.identity, package_name=package.name, location=copy.location,
+            path=copy.path, finding=finding, message=message, now=context.clock.now(),
+        )  # fmt: skip

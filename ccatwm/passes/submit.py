@@ -1,0 +1,350 @@
+"""Hands runs to the batch system, each attempt once. Touches: the ops-db, the batch system, files below the base directory.
+
+Intent first: the submission with its token and the map from array index to attempt is committed before the batch
+system hears of it; the job is handed over held, its id committed, then it is released. A submission found half-way is
+looked up by its token.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import PurePosixPath
+
+import sqlalchemy as sa
+
+from ccatwm.core.model import FailureClass, Resources, Run, RunInput
+from ccatwm.core.staging import SUBMISSIONS
+from ccatwm.core.states import RunEvent, RunStatus
+from ccatwm.edges.opsdb.stores import attempts, leases, runs
+from ccatwm.edges.opsdb.stores.attempts import Submission
+from ccatwm.interfaces import FileWrite, Found, JobRequest, SubmitResult
+from ccatwm.passes._attempt_files import job_script, make_attempt
+from ccatwm.passes._context import Context
+from ccatwm.passes._failures import record_failure
+from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
+
+log = logging.getLogger("ccatwm.passes.submit")
+SUBMISSIONS_PER_CHUNK = 20
+SUPERSEDED_MODE = 0o500
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A submission to be made: its token and its runs with the number and directory of their attempt."""
+
+    token: str
+    resources: Resources
+    runs: tuple[Run, ...]
+
+    @property
+    def directory(self) -> PurePosixPath:
+        return SUBMISSIONS / self.token
+
+
+def run(context: Context, options: PassOptions) -> PassReport:
+    return run_framed(context, "submit", options, _body)
+
+
+def _body(frame: PassFrame) -> None:
+    if frame.dry_run:
+        _preview(frame)
+        return
+    _settle_half_way(frame)
+    with frame.context.database.read() as connection:
+        _, blocked = leases.read_brakes(connection)
+    if blocked is not None:
+        log.warning("submission is blocked: %s; run `ccatwm doctor --reconcile`", blocked)
+        return
+    _submit_staged(frame)
+
+
+def _preview(frame: PassFrame) -> None:
+    for item in _select(frame):
+        frame.report.add("done", _item(item, "would be submitted"))
+
+
+def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
+    return PassItem(outcome, reason, run.id, run.pipeline, run.step, run.sub_group)
+
+
+def _select(frame: PassFrame) -> list[Run]:
+    with frame.context.database.read() as connection:
+        selected = runs.list_open_runs(
+            connection, location(frame.context), (RunStatus.STAGED,), limit=frame.options.limit, due_by=frame.now
+        )
+    frame.report.selected = len(selected)
+    return selected
+
+
+# --- new submissions ----------------------------------------------------------------------------------------------
+
+
+def _submit_staged(frame: PassFrame) -> None:
+    selected = _select(frame)
+    if not selected:
+        return
+    limits = frame.context.scheduler.limits()
+    if limits.free_tasks is not None:
+        for item in selected[limits.free_tasks :]:
+            frame.report.add("waiting", _item(item, "throttled", "the batch system takes no more jobs now"))
+        selected = selected[: max(0, limits.free_tasks)]
+    planned = plan_submissions(selected, limits.max_array_size)
+    for start in range(0, len(planned), SUBMISSIONS_PER_CHUNK):
+        if frame.time_is_up():
+            return
+        frame.checkpoint()
+        _submit_chunk(frame, planned[start : start + SUBMISSIONS_PER_CHUNK])
+
+
+def plan_submissions(selected: Sequence[Run], max_array_size: int) -> list[Planned]:
+    """Alike runs (same resources) leave together, chunked to `max_array_size`; the order of `selected` is kept."""
+    alike: dict[Resources, list[Run]] = {}
+    for item in selected:
+        alike.setdefault(item.resources, []).append(item)
+    return [
+        Planned(new_token(), resources, tuple(group[start : start + max_array_size]))
+        for resources, group in alike.items()
+        for start in range(0, len(group), max_array_size)
+    ]
+
+
+def new_token() -> str:
+    """26 characters of base32: what a job's name can carry, and nobody else has."""
+    return base64.b32encode(secrets.token_bytes(16)).decode("ascii").rstrip("=").lower()
+
+
+def _submit_chunk(frame: PassFrame, planned: Sequence[Planned]) -> None:
+    submissions = _commit_intent(frame, planned)
+    _write_files(frame.context, submissions)
+    requests = [_job_request(submission) for submission in submissions]
+    results = {r.token: r for r in frame.context.scheduler.submit(requests)} if requests else {}
+    held = [s for s in submissions if _record_result(frame, s, results.get(s.token))]
+    _release(frame, held)
+
+
+def _commit_intent(frame: PassFrame, planned: Sequence[Planned]) -> list[Submission]:
+    """Submission, attempts and the runs' SUBMITTING in one transaction; runs that changed meanwhile are left out."""
+    scheduler = frame.context.scheduler
+    ids = []
+    with frame.context.database.write() as connection:
+        for plan in planned:
+            taken = [r for r in plan.runs if _take(frame, connection, r)]
+            if not taken:
+                continue
+            submission_id = attempts.insert_submission(
+                connection, plan.token, scheduler.backend, scheduler.cluster, frame.now
+            )
+            ids.append(submission_id)
+            for index, item in enumerate(taken):
+                number = item.attempt + 1
+                attempts.insert_attempt(
+                    connection, run_id=item.id, number=number, submission_id=submission_id, array_index=index,
+                    directory=f"{item.directory}/attempt-{number}", resources=plan.resources, now=frame.now,
+                )  # fmt: skip
+        unsettled = attempts.list_unsettled_submissions(connection, scheduler.backend, scheduler.cluster)
+    return [s for s in unsettled if s.id in ids]
+
+
+def _take(frame: PassFrame, connection: sa.Connection, item: Run) -> bool:
+    return runs.record_event(
+        connection, item.id, RunEvent.SUBMIT_STARTED, expected=RunStatus.STAGED, now=frame.now,
+        by_pass="submit", attempt=item.attempt + 1,
+    )  # fmt: skip
+
+
+def _write_files(context: Context, submissions: Sequence[Submission]) -> None:
+    """Attempt directories, made exclusively, with manifest, argv and inputs; one `tasks` and `job.sh` a submission."""
+    run_ids = [attempt.run_id for s in submissions for attempt in s.attempts]
+    with context.database.read() as connection:
+        found = runs.get_runs(connection, run_ids)
+        inputs: dict[int, list[RunInput]] = runs.list_inputs(connection, run_ids)
+    for submission in submissions:
+        for attempt in submission.attempts:
+            make_attempt(context, found[attempt.run_id], attempt, inputs[attempt.run_id])
+    files = [file for s in submissions for file in _submission_files(s)]
+    context.workfiles.write_files(files)
+
+
+def _submission_files(submission: Submission) -> Iterable[FileWrite]:
+    folder = SUBMISSIONS / submission.token
+    tasks = "".join(f"{attempt.directory}\n" for attempt in submission.attempts)
+    yield FileWrite(folder / "tasks", tasks.encode("utf-8", "surrogateescape"))
+    yield FileWrite(folder / "job.sh", job_script(), 0o755)
+
+
+def _job_request(submission: Submission) -> JobRequest:
+    resources = submission.attempts[0].resources
+    return JobRequest(
+        token=submission.token,
+        name=f"ccatwm-{submission.token}",
+        directory=SUBMISSIONS / submission.token,
+        attempt_directories=tuple(PurePosixPath(a.directory) for a in submission.attempts),
+        cpu=resources.cpu,
+        memory_gb=resources.memory_gb,
+        time_seconds=resources.time_seconds,
+        options={
+            "tasks": resources.tasks,
+            "nodes": resources.nodes,
+            "gpus": resources.gpus,
+            "partition": resources.partition,
+            "account": resources.account,
+            "qos": resources.qos,
+            "constraint": resources.constraint,
+            "extra": resources.extra,
+        },
+    )
+
+
+def _record_result(frame: PassFrame, submission: Submission, result: SubmitResult | None) -> bool:
+    """Commit what the batch system answered; True if the job is held there and waits for its release."""
+    if result is None or result.outcome == "unknown":
+        return False  # ambiguous: the next pass looks it up
+    if result.outcome == "accepted":
+        return _record_held(frame, submission, str(result.job_id))
+    if result.outcome == "throttled":
+        _record_absent(frame, submission, result.message or "the batch system takes no more jobs now")
+    else:
+        _record_refused(frame, submission, result.message)
+    return False
+
+
+def _record_held(frame: PassFrame, submission: Submission, job_id: str) -> bool:
+    with frame.context.database.write() as connection:
+        return attempts.change_submission(
+            connection, submission.id, ("INTENDED", "HELD"), "HELD", job_id=job_id, submitted_at=frame.now
+        )
+
+
+def _record_refused(frame: PassFrame, submission: Submission, message: str) -> None:
+    """A definite refusal: a person must mend the step or the settings."""
+    with frame.context.database.write() as connection:
+        attempts.change_submission(connection, submission.id, ("INTENDED",), "ABSENT", message=message)
+        found = runs.get_runs(connection, [a.run_id for a in submission.attempts])
+        for attempt in submission.attempts:
+            attempts.update_attempt(
+                connection, attempt.id, outcome="failed", failure_class=FailureClass.SUBMIT_REJECTED.value,
+                message=message, ended_at=frame.now,
+            )  # fmt: skip
+            record_failure(
+                frame, connection, found[attempt.run_id], RunStatus.SUBMITTING, FailureClass.SUBMIT_REJECTED, message,
+                by_pass="submit",
+            )  # fmt: skip
+
+
+def _record_absent(frame: PassFrame, submission: Submission, message: str) -> None:
+    """Certainly not there: the runs go back to STAGED, for a new attempt with a new token."""
+    due_at = frame.now + timedelta(seconds=1)
+    with frame.context.database.write() as connection:
+        if not attempts.change_submission(connection, submission.id, ("INTENDED", "HELD"), "ABSENT", message=message):
+            return
+        for attempt in submission.attempts:
+            attempts.update_attempt(connection, attempt.id, outcome="absent", message=message, ended_at=frame.now)
+            runs.record_event(
+                connection, attempt.run_id, RunEvent.JOB_ABSENT, expected=RunStatus.SUBMITTING, now=frame.now,
+                by_pass="submit", message=message, due_at=due_at,
+            )  # fmt: skip
+
+
+def _release(frame: PassFrame, submissions: Sequence[Submission]) -> None:
+    """Let held jobs go; only then are their runs SUBMITTED."""
+    if not submissions:
+        return
+    with frame.context.database.read() as connection:
+        scheduler = frame.context.scheduler
+        unsettled = attempts.list_unsettled_submissions(connection, scheduler.backend, scheduler.cluster)
+    ids = {s.id for s in submissions}
+    held = [s for s in unsettled if s.id in ids and s.state == "HELD" and s.job_id is not None]
+    released = frame.context.scheduler.release([str(s.job_id) for s in held]) if held else {}
+    for submission in held:
+        if released.get(str(submission.job_id)):
+            _record_released(frame, submission)
+
+
+def _record_released(frame: PassFrame, submission: Submission) -> None:
+    with frame.context.database.write() as connection:
+        if not attempts.change_submission(connection, submission.id, ("INTENDED", "HELD"), "RELEASED"):
+            return
+        found = runs.get_runs(connection, [a.run_id for a in submission.attempts])
+        accepted = [
+            runs.record_event(
+                connection, attempt.run_id, RunEvent.JOB_ACCEPTED, expected=RunStatus.SUBMITTING, now=frame.now,
+                by_pass="submit", due_at=None,
+            )
+            for attempt in submission.attempts
+        ]  # fmt: skip
+    for attempt, changed in zip(submission.attempts, accepted, strict=True):
+        if changed:
+            frame.report.add("done", _item(found[attempt.run_id], "submitted", f"job {submission.job_id}"))
+
+
+# --- submissions found half-way -----------------------------------------------------------------------------------
+
+
+def _settle_half_way(frame: PassFrame) -> None:
+    """Look up what an earlier pass left INTENDED or HELD: adopt it, or give it up once it is certainly absent."""
+    settings = frame.context.settings
+    with frame.context.database.read() as connection:
+        unsettled = attempts.list_unsettled_submissions(connection, settings.hpc_backend, settings.cluster)
+    if not unsettled:
+        return
+    scheduler = frame.context.scheduler
+    intended = [s for s in unsettled if s.state == "INTENDED"]
+    found = scheduler.find([s.token for s in intended]) if intended else Found({}, True)
+    adopted = [s for s in unsettled if s.state == "HELD"]
+    for submission in intended:
+        if _settle_intended(frame, submission, found):
+            adopted.append(submission)
+    _release(frame, adopted)
+
+
+def _settle_intended(frame: PassFrame, submission: Submission, found: Found) -> bool:
+    """True if the job was found and adopted."""
+    jobs = sorted(found.jobs.get(submission.token, ()), key=lambda job: (len(job.job_id), job.job_id))
+    if jobs:
+        twins = [(job.job_id, a.array_index) for job in jobs[1:] for a in submission.attempts]
+        if twins:  # all are held: nothing has run
+            frame.context.scheduler.cancel(twins)
+        log.info("submission %s: adopted job %s", submission.token, jobs[0].job_id)
+        return _record_held(frame, submission, jobs[0].job_id)
+    age = (frame.now - submission.created_at).total_seconds()
+    if found.certain or age >= frame.context.scheduler.grace_seconds:
+        _give_up(frame, submission)
+    else:
+        for attempt in submission.attempts:
+            item = PassItem("waiting", "looked up by its token until the grace period ends", attempt.run_id)
+            frame.report.add("waiting", item)
+    return False
+
+
+def _give_up(frame: PassFrame, submission: Submission) -> None:
+    """Win the claim of every attempt first: a job that appears later will find it taken and do nothing."""
+    if all(supersede(frame.context, attempt.directory) for attempt in submission.attempts):
+        _record_absent(frame, submission, "the batch system never had the job")
+    else:
+        _adopt_running(frame, submission)
+
+
+def supersede(context: Context, attempt_directory: str) -> bool:
+    """Win the claim of an attempt, now or in a pass that died; False if a job has it.
+
+    A claim made here has no write permission: mkdir(2) sets that in the same act, so it tells whose claim it is.
+    """
+    claim = PurePosixPath(attempt_directory) / "job" / "claims" / "0"
+    if context.workfiles.make_exclusive(claim, mode=SUPERSEDED_MODE):
+        return True
+    mode = context.workfiles.modes([claim])[claim]
+    return mode is not None and not mode & 0o200
+
+
+def _adopt_running(frame: PassFrame, submission: Submission) -> None:
+    log.warning("submission %s: unknown to the batch system, but its job runs: adopted", submission.token)
+    with frame.context.database.write() as connection:
+        attempts.change_submission(
+            connection, submission.id, ("INTENDED",), "HELD", job_id=submission.token, submitted_at=frame.now
+        )
+    _record_released(frame, submission)
