@@ -388,6 +388,8 @@ executed_reduction_step = _table(
     Index("ix_run_open", "processing_location", "status", sqlite_where=sa.text("is_open"),
           postgresql_where=sa.text("is_open")),
     Index("ix_run_recipe", "sub_group_id", "recipe"),
+    Index("ix_run_inputs_there", "processing_location", sqlite_where=sa.text("inputs_removed_at IS NULL"),
+          postgresql_where=sa.text("inputs_removed_at IS NULL")),
 )
 run_input = _table(
     "run_input",

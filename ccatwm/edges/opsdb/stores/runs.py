@@ -276,3 +276,30 @@ def _facts(row: Any) -> RunFacts:
 def chunks(values: Sequence[Any], size: int = 500) -> Iterable[Sequence[Any]]:
     """SQLite and PostgreSQL bound the number of parameters of a statement."""
     return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def list_runs_with_inputs(
+    connection: sa.Connection, location: str, *, failed_before: datetime, limit: int
+) -> list[tuple[int, str]]:
+    """(id, directory) of final runs whose input links are still there; FAILED ones only after a while."""
+    query = (
+        sa.select(runs.c.id, runs.c.pipeline_name, runs.c.step_name, runs.c.sub_group_key)
+        .where(
+            runs.c.processing_location == location,
+            sa.not_(runs.c.is_open),
+            runs.c.inputs_removed_at.is_(None),
+            sa.or_(runs.c.status != RunStatus.FAILED.value, runs.c.ended_at < failed_before),
+        )
+        .order_by(runs.c.id)
+        .limit(limit)
+    )
+    return [
+        (row.id, f"{row.pipeline_name}/{row.step_name}/{row.sub_group_key}/run-{row.id}")
+        for row in connection.execute(query)
+    ]
+
+
+def record_inputs_removed(connection: sa.Connection, run_id: int, now: datetime) -> None:
+    connection.execute(
+        sa.update(runs).where(runs.c.id == run_id, sa.not_(runs.c.is_open)).values(inputs_removed_at=now)
+    )
