@@ -25,7 +25,7 @@ class Context:
     make_scheduler: Callable[[], Scheduler]
     make_storages: Callable[[], Mapping[str, Storage]]
     make_host_files: Callable[[], HostFiles]
-    ops_db_uid: str = ""
+    read_uid: Callable[[], str]
     actor: str = "ccatwm"
 
     @cached_property
@@ -43,3 +43,7 @@ class Context:
     @cached_property
     def host_files(self) -> HostFiles:
         return self.make_host_files()
+
+    @cached_property
+    def ops_db_uid(self) -> str:
+        return self.read_uid()

@@ -110,3 +110,8 @@ def read_brakes(connection: sa.Connection) -> tuple[str | None, str | None]:
     """(why passes are paused, why submission is blocked), each None normally."""
     row = connection.execute(sa.select(t.ops_db.c.paused, t.ops_db.c.submission_blocked)).first()
     return (row.paused, row.submission_blocked) if row is not None else (None, None)
+
+
+def read_uid(connection: sa.Connection) -> str:
+    """Who this ops-db is, or the empty text where nobody said."""
+    return str(connection.execute(sa.select(t.ops_db.c.uid)).scalar() or "")

@@ -303,3 +303,18 @@ def record_inputs_removed(connection: sa.Connection, run_id: int, now: datetime)
     connection.execute(
         sa.update(runs).where(runs.c.id == run_id, sa.not_(runs.c.is_open)).values(inputs_removed_at=now)
     )
+
+
+def any_active_run(connection: sa.Connection, location: str) -> bool:
+    """Whether a run is on its way that nobody holds and that does not wait for a later retry."""
+    query = (
+        _select_runs()
+        .where(
+            runs.c.is_open,
+            runs.c.processing_location == location,
+            runs.c.status != RunStatus.FAILED.value,
+            sa.or_(_not_held(), runs.c.status.in_(["SUBMITTING", "SUBMITTED", "RUNNING", "COLLECTING_RESULTS"])),
+        )
+        .limit(1)
+    )
+    return connection.execute(query).first() is not None

@@ -1,0 +1,1 @@
+"""Files of the processing host outside the base directory, behind the HostFiles port."""

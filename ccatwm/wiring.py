@@ -1,0 +1,145 @@
+"""Settings to context: the only file that picks edges. Touches: nothing before a port is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ccatwm.errors import SettingsError
+from ccatwm.interfaces import Clock, Effects, HostFiles, PlainEffects, Scheduler, SchedulerSetup, Storage, WorkFiles
+
+if TYPE_CHECKING:
+    from ccatwm.edges.opsdb.engine import Database
+    from ccatwm.edges.opsdb.grouping import GroupingEngine
+    from ccatwm.passes._context import Context
+    from ccatwm.passes._frame import PassOptions, PassReport
+    from ccatwm.settings.schema import Settings
+
+PASSES = ("trigger", "resolve", "stage", "submit", "poll", "collect")
+
+
+def open_context(site: str | None, *, actor: str | None = None, effects: Effects | None = None) -> Context:
+    """The context of a site. Errors: SettingsError with all mistakes at once."""
+    from ccatwm.settings.load import load_settings
+
+    settings = load_settings(site, os.environ, Path.cwd())
+    return build_context(settings, actor=actor, effects=effects)
+
+
+def build_context(
+    settings: Settings, *, actor: str | None = None, effects: Effects | None = None, clock: Clock | None = None
+) -> Context:
+    """Ports are made when they are first used: an idle pass opens the ops-db and nothing else."""
+    from ccatwm.edges.clock import SystemClock
+    from ccatwm.edges.opsdb.engine import Database
+    from ccatwm.passes._context import Context
+
+    effects = effects or PlainEffects()
+    clock = clock or SystemClock()
+    database = Database(settings.opsdb_url, effects)
+    return Context(
+        settings=settings,
+        clock=clock,
+        effects=effects,
+        database=database,
+        grouping=build_grouping(settings, database),
+        make_workfiles=lambda: build_workfiles(settings, effects),
+        make_scheduler=lambda: build_scheduler(settings, effects, clock),
+        make_storages=lambda: build_storages(effects),
+        make_host_files=lambda: _host_files(settings, effects),
+        actor=actor or _person(),
+        read_uid=lambda: _read_uid(database),
+    )
+
+
+def build_grouping(settings: Settings, database: Database) -> GroupingEngine:
+    from ccatwm.edges.opsdb.grouping import GroupingEngine
+    from ccatwm.edges.opsdb.observations import ObservationTables
+
+    return GroupingEngine(ObservationTables.managed(), database.dialect, settings.obs_timezone)
+
+
+def build_workfiles(settings: Settings, effects: Effects) -> WorkFiles:
+    from ccatwm.edges.workfiles.local import LocalWorkFiles
+
+    return LocalWorkFiles(settings.pipeline_base_dir, effects)
+
+
+def build_storages(effects: Effects) -> Mapping[str, Storage]:
+    from ccatwm.edges.storage.disk import DiskStorage
+
+    return {"disk": DiskStorage(effects)}
+
+
+def _host_files(settings: Settings, effects: Effects) -> HostFiles:
+    from ccatwm.edges.hostfiles.local import LocalHostFiles
+
+    return LocalHostFiles(settings.state_dir, effects)
+
+
+def build_scheduler(settings: Settings, effects: Effects, clock: Clock) -> Scheduler:
+    """The batch system that HPC_BACKEND names, by entry point."""
+    found = {point.name: point for point in entry_points(group="ccatwm.schedulers")}
+    if settings.hpc_backend not in found:
+        raise SettingsError(
+            f"HPC_BACKEND is {settings.hpc_backend!r}", next=f"installed backends: {', '.join(sorted(found)) or 'none'}"
+        )
+    factory: Callable[[SchedulerSetup], Scheduler] = found[settings.hpc_backend].load()
+    options: dict[str, object] = {}
+    if settings.hpc_backend == "local":
+        options = {"slots": settings.local.slots, "max_queued": settings.local.max_queued}
+    return factory(
+        SchedulerSetup(
+            cluster=settings.cluster,
+            state_dir=str(settings.state_dir),
+            base_dir=str(settings.pipeline_base_dir),
+            options=options,
+            effects=effects,
+            clock=clock,
+        )
+    )
+
+
+def _read_uid(database: Database) -> str:
+    from ccatwm.edges.opsdb.stores.leases import read_uid
+
+    with database.read() as connection:
+        return read_uid(connection)
+
+
+def _person() -> str:
+    """Who acts: the login name behind this process."""
+    import getpass
+
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+# --- passes ---------------------------------------------------------------------------------------------------------
+
+
+def run_pass(name: str, context: Context, options: PassOptions) -> PassReport:
+    """Run one pass by its name."""
+    from importlib import import_module
+
+    report: PassReport = import_module(f"ccatwm.passes.{name}").run(context, options)
+    return report
+
+
+def run_cycle(context: Context, options: PassOptions) -> Iterator[PassReport]:
+    """All six passes once, in the order of the data flow."""
+    for name in PASSES:
+        yield run_pass(name, context, options)
+
+
+def work_is_left(context: Context) -> bool:
+    """Whether more passes would do something without anybody doing anything: jobs run, retries are due soon."""
+    from ccatwm.edges.opsdb.stores.runs import any_active_run
+
+    with context.database.read() as connection:
+        return any_active_run(connection, context.settings.processing_location)
