@@ -142,4 +142,4 @@ def work_is_left(context: Context) -> bool:
     from ccatwm.edges.opsdb.stores.runs import any_active_run
 
     with context.database.read() as connection:
-        return any_active_run(connection, context.settings.processing_location)
+        return any_active_run(connection, context.settings.processing_location, context.clock.now())

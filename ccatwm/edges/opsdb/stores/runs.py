@@ -305,14 +305,14 @@ def record_inputs_removed(connection: sa.Connection, run_id: int, now: datetime)
     )
 
 
-def any_active_run(connection: sa.Connection, location: str) -> bool:
-    """Whether a run is on its way that nobody holds and that does not wait for a later retry."""
+def any_active_run(connection: sa.Connection, location: str, now: datetime) -> bool:
+    """Whether a run is on its way that nobody holds and that does not wait for a later moment."""
     query = (
         _select_runs()
         .where(
             runs.c.is_open,
             runs.c.processing_location == location,
-            runs.c.status != RunStatus.FAILED.value,
+            sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= now),
             sa.or_(_not_held(), runs.c.status.in_(["SUBMITTING", "SUBMITTED", "RUNNING", "COLLECTING_RESULTS"])),
         )
         .limit(1)

@@ -1,0 +1,33 @@
+"""Looking up what a person names: pipelines, steps, sub-groups. Touches: the ops-db."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from ccatwm.edges.opsdb import tables as t
+
+
+@dataclass(frozen=True)
+class KnownPipeline:
+    """The id of the pipeline that was asked for, or None, and the names of all."""
+
+    id: int | None
+    names: tuple[str, ...]
+
+
+def find_pipeline(connection: sa.Connection, name: str) -> KnownPipeline:
+    rows = connection.execute(sa.select(t.pipeline.c.id, t.pipeline.c.name)).all()
+    return KnownPipeline(next((r.id for r in rows if r.name == name), None), tuple(r.name for r in rows))
+
+
+def list_steps(connection: sa.Connection, pipeline_id: int) -> list[tuple[int, str]]:
+    """(id, name) in the order of the pipeline."""
+    step = t.reduction_step
+    query = sa.select(step.c.id, step.c.name).where(step.c.pipeline_id == pipeline_id).order_by(step.c.position)
+    return [(row.id, row.name) for row in connection.execute(query)]
+
+
+def sub_group_keys(connection: sa.Connection, step_id: int) -> set[str]:
+    return set(connection.execute(sa.select(t.sub_group.c.key).where(t.sub_group.c.step_id == step_id)).scalars())
