@@ -1,0 +1,90 @@
+"""What is concluded of a job."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ccatwm.core.model import FailureClass
+from ccatwm.core.outcomes import Verdict, conclude, parse_exit_record
+
+pytestmark = pytest.mark.quick
+
+
+def record(**changes):
+    data = {"format": 1, "token": "tok", "exit_code": 0, "signal": None, "reason": "payload", "hash_exit_code": 0} | changes
+    return parse_exit_record(json.dumps(data).encode())
+
+
+def judge(state="ended", cause=None, exit_record=None, silent=0.0, **changes):
+    arguments = {
+        "token": "tok", "started": True, "partial_exit_codes": (2,), "container_failed": lambda code: code == 255,
+        "silent_seconds": silent, "patience_seconds": 60, "cancel_requested": False,
+    } | changes  # fmt: skip
+    return conclude(state, cause, "", exit_record, **arguments)
+
+
+def test_silence_changes_nothing():
+    assert judge("unknown", exit_record=record()).verdict is Verdict.WAIT
+
+
+def test_gone_from_the_queue_is_not_success():
+    assert judge("absent").verdict is Verdict.WAIT
+    late = judge("absent", silent=61)
+    assert (late.verdict, late.failure) == (Verdict.FAILED, FailureClass.LOST)
+
+
+def test_the_exit_record_decides():
+    assert judge(exit_record=record()).verdict is Verdict.SUCCEEDED
+    failed = judge(exit_record=record(exit_code=3))
+    assert (failed.failure, failed.exit_code) == (FailureClass.NON_ZERO_EXIT, 3)
+
+
+def test_a_time_limit_wins_over_exit_code_zero():
+    assert judge(cause="timeout", exit_record=record()).failure is FailureClass.TIMEOUT
+
+
+def test_a_partial_exit_code_is_success():
+    partial = judge(exit_record=record(exit_code=2))
+    assert partial.verdict is Verdict.SUCCEEDED
+    assert partial.partial
+
+
+def test_a_container_that_did_not_start_is_told_from_a_program_that_failed():
+    assert judge(exit_record=record(exit_code=255)).failure is FailureClass.CONTAINER
+    assert judge(exit_record=record(exit_code=255), container_failed=lambda code: False).failure is FailureClass.NON_ZERO_EXIT
+
+
+def test_an_output_that_vanished_while_it_was_hashed_is_bad_output():
+    assert judge(exit_record=record(hash_exit_code=1)).failure is FailureClass.BAD_OUTPUT
+
+
+def test_an_input_gone_when_the_job_began_is_a_failure_of_staging():
+    assert judge(exit_record=record(exit_code=76, reason="input-missing")).failure is FailureClass.STAGING
+
+
+def test_a_signal_from_outside_is_no_failure_of_the_program():
+    assert judge(exit_record=record(signal="TERM", exit_code=0)).failure is FailureClass.CANCELLED_OUTSIDE
+
+
+def test_another_attempts_record_is_no_record():
+    assert judge(exit_record=record(token="other")).verdict is Verdict.WAIT
+
+
+def test_a_job_that_was_to_be_cancelled_is_cancelled_whatever_it_left():
+    assert judge(exit_record=record(), cancel_requested=True).verdict is Verdict.CANCELLED
+    assert judge("running", cancel_requested=True).verdict is Verdict.STARTED
+
+
+def test_a_held_job_is_let_go_again():
+    assert judge("held").verdict is Verdict.RELEASE
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"format":99,"exit_code":0}', b'{"format":1}', b"\xff\xfe"])
+def test_a_cut_or_unknown_record_is_no_record(content):
+    assert parse_exit_record(content) is None
+
+
+def test_a_record_padded_to_its_reserved_blocks_is_read():
+    assert parse_exit_record(b'{"format":1,"token":"t","exit_code":4}\n' + b" " * 4000 + b"\0" * 10).exit_code == 4
