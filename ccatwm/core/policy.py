@@ -1,0 +1,81 @@
+"""What a reduction step says about when and how it runs, as plain values. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ccatwm.core.model import Resources
+
+
+@dataclass(frozen=True)
+class StepPolicy:
+    """A step as defined, with its defaults filled in; what `reduction_step.definition` holds."""
+
+    name: str
+    software: str
+    depends_on: tuple[str, ...] = ()
+    version_policy: str = "compatible"  # exact | compatible | latest
+    version: str | None = None  # a pin (exact) or a lower bound
+    references: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    group_by: tuple[Any, ...] = ()
+    cooldown_seconds: float = 0
+    settle_seconds: float = 0
+    requires: str | float = "all"
+    deadline_hours: float | None = None
+    complete: str = "none"  # executed_obs_unit | none
+    on_upstream_failure: str = "wait"  # wait | skip
+    resources: Resources = Resources()
+    max_retries: int = 3
+    retry: Mapping[str, Any] = field(default_factory=dict)
+    partial_exit_codes: tuple[int, ...] = ()
+    role: str | None = None
+    raw_inputs: bool = True
+    max_concurrent: int | None = None
+    order: str = "newest"
+    retention: Mapping[str, Any] | None = None
+    companions: tuple[Mapping[str, Any], ...] = ()
+    scratch: str = "run"
+    trigger: Mapping[str, Any] | None = None
+    enabled: bool = True
+
+    @staticmethod
+    def from_json(definition: Mapping[str, Any]) -> StepPolicy:
+        """The policy written in a definition; keys that are absent take their defaults."""
+        known = {key: value for key, value in definition.items() if key in StepPolicy.__dataclass_fields__}
+        for key in ("depends_on", "references", "group_by", "partial_exit_codes", "companions"):
+            if known.get(key) is not None:
+                known[key] = tuple(known[key])
+            else:
+                known.pop(key, None)
+        if isinstance(known.get("resources"), Mapping):
+            known["resources"] = Resources.from_json(known["resources"])
+        return StepPolicy(**known)
+
+
+_NUMBER = re.compile(r"(\d+)")
+
+
+def version_key(text: str) -> tuple[Any, ...]:
+    """Sort key of a version: numbers compare as numbers, a pre-release (`1.2.0-rc1`) before its release."""
+    release, _, pre = text.strip().lstrip("vV").partition("-")
+    return (_parts(release), 0 if pre else 1, _parts(pre))
+
+
+def _parts(text: str) -> tuple[tuple[int, int, str], ...]:
+    pieces = [piece for piece in re.split(r"[.+_]", text) if piece]
+    return tuple(
+        (1, int(part), "") if part.isdigit() else (0, 0, part)
+        for piece in pieces
+        for part in _NUMBER.split(piece)
+        if part
+    )
+
+
+def major(text: str) -> str:
+    """The major version: what stands before the first dot."""
+    return text.strip().lstrip("vV").split(".")[0].split("-")[0]

@@ -1,0 +1,328 @@
+"""Whether a sub-group needs a run, and why, or why not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ccatwm.core.gap import Member, Outcome, Request, RunFacts, SubGroupView, UpstreamGroup, decide
+from ccatwm.core.model import InputKind, InputRole, ReferenceVersion, RunInput, SoftwareVersion
+from ccatwm.core.policy import StepPolicy
+from ccatwm.core.states import RunStatus
+
+pytestmark = pytest.mark.quick
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+V1 = SoftwareVersion("cal", "1.0.0", ("cal",), None, None)
+V11 = SoftwareVersion("cal", "1.1.0", ("cal",), None, None)
+V2 = SoftwareVersion("cal", "2.0.0", ("cal",), None, None)
+POLICY = StepPolicy.from_json({"name": "calibrate", "software": "cal", "group_by": ["executed_obs_unit"], "raw_inputs": True,
+                               "complete": "executed_obs_unit", "config": {"order": 1}})  # fmt: skip
+DOWNSTREAM = StepPolicy.from_json({"name": "grid", "software": "cal", "group_by": [], "depends_on": ["calibrate"],
+                                   "raw_inputs": False, "complete": "none"})  # fmt: skip
+
+
+def member(name="a", checksum="sha256:1", state="archived", ended=True):
+    return Member(name, name, checksum, 10, state, ended)
+
+
+def view(**changes):
+    values = {
+        "now": NOW, "policy": POLICY, "created_at": NOW, "round_at": NOW, "members": [member()], "upstream": [],
+        "products": [], "references": [], "versions": [V1], "runs": [],
+    } | changes  # fmt: skip
+    return SubGroupView(**values)
+
+
+def made(seen: SubGroupView, run_id=1, status=RunStatus.COMPLETED, **changes) -> RunFacts:
+    """The run that a decision on `seen` would make, in some status."""
+    decision = decide(replace(seen, runs=[], current_run_id=None, request=None))
+    assert decision.outcome is Outcome.RUN, decision
+    open_statuses = set(RunStatus) - {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}
+    values = {
+        "id": run_id, "status": status, "is_open": status in open_statuses, "blocking": False,
+        "recipe_digest": decision.recipe.digest, "recipe": decision.recipe, "version": decision.software.version,
+        "created_at": NOW - timedelta(hours=1),
+    } | changes  # fmt: skip
+    return RunFacts(**values)
+
+
+def done(seen: SubGroupView, run_id=1, **changes) -> SubGroupView:
+    """`seen`, with the run for it completed and current."""
+    inputs = decide(replace(seen, runs=[], current_run_id=None)).inputs
+    return replace(seen, runs=[made(seen, run_id, **changes)], current_run_id=run_id, current_inputs=inputs,
+                   current_config=dict(seen.policy.config))  # fmt: skip
+
+
+def product(name="cube.fits", checksum="sha256:1", group="g1", run=7):
+    return RunInput(InputKind.PRODUCT, InputRole.MEMBER, name, "1", checksum, 10, run, "p", "calibrate", group)
+
+
+def upstream(group="g1", settled=True, failed=False, known_at=NOW, has_product=True, state="up-to-date"):
+    return UpstreamGroup("p", "calibrate", group, known_at, state, settled, failed, has_product)
+
+
+# --- reasons to run ---------------------------------------------------------------------------------------------
+
+
+def test_a_new_sub_group_is_run():
+    decision = decide(view())
+    assert (decision.outcome, decision.reason) == (Outcome.RUN, "new-sub-group")
+
+
+def test_what_is_there_is_up_to_date():
+    assert decide(done(view())).outcome is Outcome.UP_TO_DATE
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"members": [member(), member("b")]}, "input-added"),
+        ({"members": [member("b")]}, "input-withdrawn"),
+        ({"members": [member(checksum="sha256:2")]}, "input-changed"),
+        ({"policy": replace(POLICY, config={"order": 2})}, "config-changed"),
+        ({"policy": replace(POLICY, environment={"A": "b"})}, "config-changed"),
+        ({"references": [ReferenceVersion("r", "1", "/r", "sha256:1")]}, "reference-changed"),
+        ({"policy": replace(POLICY, version_policy="latest"), "versions": [V1, V11]}, "software-changed"),
+    ],
+)
+def test_each_change_has_its_reason(change, reason):
+    decision = decide(replace(done(view()), **change))
+    assert (decision.outcome, decision.reason) == (Outcome.RUN, reason)
+    assert decision.stale == reason
+
+
+def test_a_configuration_change_names_key_old_and_new_value():
+    decision = decide(replace(done(view()), policy=replace(POLICY, config={"order": 2})))
+    assert decision.details["changes"]["config"] == {"order": [1, 2]}
+
+
+def test_an_added_input_is_named():
+    decision = decide(replace(done(view()), members=[member(), member("b")]))
+    assert decision.details["changes"]["inputs_added"] == ["b"]
+
+
+def test_a_withdrawal_weighs_more_than_an_addition():
+    assert decide(replace(done(view()), members=[member("b"), member("c")])).reason == "input-withdrawn"
+
+
+def test_resources_never_make_a_run():
+    policy = replace(POLICY, resources=replace(POLICY.resources, memory_gb=99))
+    assert decide(replace(done(view()), policy=policy)).outcome is Outcome.UP_TO_DATE
+
+
+def test_a_request_with_force_runs_what_is_up_to_date():
+    seen = done(view())
+    assert decide(replace(seen, request=Request(force=True))).reason == "requested"
+    assert decide(replace(seen, request=Request())).outcome is Outcome.UP_TO_DATE
+    assert decide(replace(seen, request=Request("scheduled", force=True))).reason == "scheduled"
+
+
+# --- which run counts -------------------------------------------------------------------------------------------------
+
+
+def test_from_a_to_b_and_back_to_a_points_to_the_product_of_a():
+    first = done(view())
+    changed = replace(first, policy=replace(POLICY, config={"order": 2}))
+    second = made(replace(changed, runs=[]), 2)
+    back = replace(first, runs=[*first.runs, second], current_run_id=2)
+    decision = decide(back)
+    assert (decision.outcome, decision.current_run_id) == (Outcome.RESTORED, 1)
+
+
+def test_a_completed_run_whose_files_are_gone_is_made_again():
+    seen = done(view(), files_present=False)
+    assert decide(seen).outcome is Outcome.RUN
+
+
+def test_an_older_run_not_yet_handed_over_is_superseded():
+    first = made(view(), status=RunStatus.STAGED)
+    seen = view(runs=[first], policy=replace(POLICY, config={"order": 2}))
+    decision = decide(seen)
+    assert (decision.outcome, decision.supersede_run_id) == (Outcome.RUN, first.id)
+
+
+def test_an_older_run_that_was_handed_over_makes_the_sub_group_busy():
+    first = made(view(), status=RunStatus.RUNNING)
+    decision = decide(view(runs=[first], policy=replace(POLICY, config={"order": 2})))
+    assert (decision.outcome, decision.details["run"], decision.supersede_run_id) == (Outcome.BUSY, first.id, None)
+
+
+def test_going_back_to_a_stops_a_pending_run_for_b():
+    first = done(view())
+    pending = made(replace(first, policy=replace(POLICY, config={"order": 2})), 2, RunStatus.PENDING)
+    decision = decide(replace(first, runs=[*first.runs, pending]))
+    assert (decision.outcome, decision.supersede_run_id) == (Outcome.UP_TO_DATE, 2)
+
+
+def test_an_open_run_with_the_wanted_recipe_is_no_gap():
+    assert decide(view(runs=[made(view(), status=RunStatus.PENDING)])).outcome is Outcome.BUSY
+
+
+def test_a_failed_run_with_retries_left_is_open():
+    retrying = made(view(), status=RunStatus.FAILED, is_open=True)
+    assert decide(view(runs=[retrying])).outcome is Outcome.BUSY
+
+
+def test_a_recipe_that_failed_for_good_blocks_until_it_changes():
+    failed = made(view(), status=RunStatus.FAILED, blocking=True)
+    assert decide(view(runs=[failed])).outcome is Outcome.FAILED
+    assert decide(view(runs=[failed], members=[member(), member("b")])).outcome is Outcome.RUN
+
+
+def test_a_cancelled_recipe_stays_cancelled():
+    cancelled = made(view(), status=RunStatus.CANCELLED, blocking=True)
+    assert decide(view(runs=[cancelled])).outcome is Outcome.CANCELLED
+    assert decide(view(runs=[cancelled], request=Request(force=True))).outcome is Outcome.RUN
+
+
+def test_a_superseded_run_does_not_block_its_recipe():
+    superseded = made(view(), status=RunStatus.CANCELLED, blocking=False)
+    assert decide(view(runs=[superseded])).outcome is Outcome.RUN
+
+
+# --- readiness ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_sub_group_waits_for_packages_on_their_way_and_names_them():
+    decision = decide(view(members=[member(), member("b", state="transferring")]))
+    assert decision.outcome is Outcome.WAITING_FOR_DATA
+    assert decision.details["packages"] == [{"name": "b", "state": "transferring"}]
+
+
+def test_a_sub_group_waits_until_its_obs_unit_has_ended():
+    assert decide(view(members=[member(ended=False)])).outcome is Outcome.WAITING_FOR_DATA
+
+
+def test_a_failed_package_is_not_waited_for():
+    assert decide(view(members=[member(), member("b", state="failed")])).outcome is Outcome.RUN
+
+
+def test_after_the_deadline_it_runs_with_what_is_there():
+    policy = replace(POLICY, deadline_hours=2)
+    seen = view(policy=policy, members=[member(), member("b", state="waiting")])
+    waiting = decide(seen)
+    assert waiting.due_at == NOW + timedelta(hours=2)
+    assert decide(replace(seen, now=NOW + timedelta(hours=2))).outcome is Outcome.RUN
+
+
+def test_without_completeness_it_takes_what_is_archived():
+    policy = replace(POLICY, complete="none")
+    decision = decide(view(policy=policy, members=[member(), member("b", state="waiting")]))
+    assert [i.name for i in decision.inputs] == ["a"]
+
+
+def test_a_sub_group_without_archived_packages_has_no_inputs():
+    assert decide(view(members=[member(state="failed")])).outcome is Outcome.NO_INPUTS
+
+
+def test_an_image_that_is_not_there_yet_is_waited_for():
+    missing = SoftwareVersion("cal", "1.0.0", ("cal",), "/images/a.sif", None)
+    assert decide(view(versions=[missing])).outcome is Outcome.WAITING_FOR_IMAGE
+
+
+# --- upstream ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fan_in_waits_for_all_upstream_sub_groups_and_names_them():
+    seen = view(policy=DOWNSTREAM, upstream=[upstream(), upstream("g2", settled=False, has_product=False, state="RUNNING")],
+                products=[product()])  # fmt: skip
+    decision = decide(seen)
+    assert decision.outcome is Outcome.WAITING_FOR_UPSTREAM
+    assert [u["sub_group"] for u in decision.details["upstream"]] == ["g2"]
+
+
+def test_upstream_sub_groups_that_came_later_belong_to_the_next_round():
+    late = upstream("g2", settled=False, has_product=False, known_at=NOW + timedelta(minutes=1))
+    assert decide(view(policy=DOWNSTREAM, upstream=[upstream(), late], products=[product()])).outcome is Outcome.RUN
+
+
+def test_a_fraction_of_upstream_sub_groups_may_be_enough():
+    groups = [upstream(f"g{n}") for n in range(8)] + [upstream(f"h{n}", settled=False, has_product=False) for n in range(2)]
+    seen = view(policy=replace(DOWNSTREAM, requires=0.8), upstream=groups, products=[product()])
+    assert decide(seen).outcome is Outcome.RUN
+    assert decide(replace(seen, policy=replace(DOWNSTREAM, requires=0.9))).outcome is Outcome.WAITING_FOR_UPSTREAM
+
+
+def test_a_failed_upstream_sub_group_is_waited_for_or_skipped_as_the_step_says():
+    groups = [upstream(), upstream("g2", failed=True, has_product=False, state="failed")]
+    seen = view(policy=DOWNSTREAM, upstream=groups, products=[product()])
+    assert decide(seen).outcome is Outcome.WAITING_FOR_UPSTREAM
+    assert decide(replace(seen, policy=replace(DOWNSTREAM, on_upstream_failure="skip"))).outcome is Outcome.RUN
+
+
+def test_a_new_upstream_product_is_upstream_changed():
+    seen = done(view(policy=DOWNSTREAM, upstream=[upstream()], products=[product()]))
+    assert decide(replace(seen, products=[product(checksum="sha256:2")])).reason == "upstream-changed"
+
+
+def test_an_upstream_product_made_again_alike_changes_nothing():
+    seen = done(view(policy=DOWNSTREAM, upstream=[upstream()], products=[product()]))
+    assert decide(replace(seen, products=[product(run=99)])).outcome is Outcome.UP_TO_DATE
+
+
+# --- cooldown, settling, brakes --------------------------------------------------------------------------------------------
+
+
+def test_a_cooldown_holds_back_added_inputs_and_says_until_when():
+    policy = replace(POLICY, cooldown_seconds=7200)
+    seen = replace(done(view(policy=policy)), members=[member(), member("b")])
+    decision = decide(seen)
+    assert (decision.outcome, decision.due_at) == (Outcome.COOLING_DOWN, NOW + timedelta(hours=1))
+    assert decide(replace(seen, now=NOW + timedelta(hours=1))).outcome is Outcome.RUN
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"members": [member("b")]}, {"policy": replace(POLICY, cooldown_seconds=7200, config={"order": 2})},
+     {"request": Request(), "members": [member(), member("b")]}],
+)  # fmt: skip
+def test_a_cooldown_never_holds_back_anything_else(change):
+    policy = replace(POLICY, cooldown_seconds=7200)
+    assert decide(replace(done(view(policy=policy)), **change)).outcome is Outcome.RUN
+
+
+def test_a_cooldown_never_holds_back_a_first_product():
+    policy = replace(POLICY, cooldown_seconds=7200)
+    failed = made(view(policy=policy), status=RunStatus.FAILED, blocking=True)
+    assert decide(view(policy=policy, runs=[failed], members=[member(), member("b")])).outcome is Outcome.RUN
+
+
+def test_a_sub_group_settles_after_its_last_input():
+    policy = replace(POLICY, settle_seconds=600)
+    decision = decide(view(policy=policy, input_changed_at=NOW - timedelta(seconds=60)))
+    assert (decision.outcome, decision.due_at) == (Outcome.SETTLING, NOW + timedelta(seconds=540))
+
+
+def test_what_is_held_or_tripped_is_not_decided_on():
+    assert decide(view(held="looking into it")).outcome is Outcome.HELD
+    assert decide(view(tripped="non-zero-exit")).outcome is Outcome.TRIPPED
+
+
+# --- versions ------------------------------------------------------------------------------------------------------------------
+
+
+def test_compatible_keeps_the_version_of_the_current_run_while_nothing_else_changes():
+    seen = replace(done(view()), versions=[V1, V11])
+    assert decide(seen).outcome is Outcome.UP_TO_DATE
+
+
+def test_compatible_takes_the_newest_when_another_part_changes():
+    seen = replace(done(view()), versions=[V1, V11], members=[member(), member("b")])
+    assert decide(seen).software.version == "1.1.0"
+
+
+def test_compatible_does_not_stay_on_another_major_version():
+    decision = decide(replace(done(view()), versions=[V1, V2]))
+    assert (decision.reason, decision.software.version) == ("software-changed", "2.0.0")
+
+
+def test_exact_stays_on_the_pinned_version():
+    policy = replace(POLICY, version_policy="exact", version="1.0.0")
+    assert decide(view(policy=policy, versions=[V1, V11, V2])).software.version == "1.0.0"
+
+
+def test_a_lower_bound_is_kept():
+    policy = replace(POLICY, version_policy="latest", version="3.0")
+    assert decide(view(policy=policy, versions=[V1, V2])).outcome is Outcome.WAITING_FOR_IMAGE
