@@ -1,0 +1,285 @@
+"""Kills passes at every effect and checks what is left, by an independent reading of ops-db and disk.
+
+A kill is a real one: a forked child that leaves by `os._exit` before or after its k-th effect. Effects are counted in
+memory shared between parent and children, so that k runs over the whole campaign.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import struct
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from ccatwm import wiring
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.interfaces import Scheduler
+from ccatwm.passes._frame import PassOptions
+from ccatwm.settings.schema import Settings
+from tests.crash.campaign import program
+from tests.fakes.batch import FileBatch
+
+KILLED = 9
+BROKEN = 70
+START = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+class SharedCounter:
+    """A number in memory shared with forked children."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 8)
+
+    def get(self) -> int:
+        return struct.unpack("q", self._memory[:8])[0]
+
+    def set(self, value: int) -> None:
+        self._memory[:8] = struct.pack("q", value)
+
+
+class CountingEffects:
+    """Counts effects; at the `kill_at`-th it ends the process, before or after the effect, once."""
+
+    def __init__(self, counter: SharedCounter, kill_at: int | None, mode: str, names: list[str] | None = None) -> None:
+        self._counter = counter
+        self._kill_at = kill_at
+        self._mode = mode
+        self._names = names
+        self.database: Database | None = None
+
+    @contextmanager
+    def around(self, name: str, detail: str = "") -> Iterator[None]:
+        assert name == "db.commit" or self.database is None or not self.database.in_transaction, (
+            f"{name} {detail}: an effect outside the ops-db inside an open transaction"
+        )
+        count = self._counter.get() + 1
+        self._counter.set(count)
+        if self._names is not None:
+            os.write(self._names[0], f"{name} {detail}\n".encode())  # type: ignore[arg-type]
+        if count == self._kill_at and self._mode == "before":
+            os._exit(KILLED)
+        yield
+        if count == self._kill_at and self._mode == "after":
+            os._exit(KILLED)
+
+
+class SteppingClock:
+    """Every pass is a minute after the one before; nothing sleeps."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("a pass slept")
+
+
+@dataclass
+class World:
+    """One copy of the campaign: a folder and an ops-db."""
+
+    folder: Path
+    url: str
+    backend: str = "fake"
+    kill_at: int | None = None
+    mode: str = "before"
+    counter: SharedCounter = field(default_factory=SharedCounter)
+    tick: int = 0
+    trace: int | None = None
+    run_jobs: Callable[[], int] | None = None
+
+    @property
+    def base(self) -> Path:
+        return self.folder / "base"
+
+    def settings(self) -> Settings:
+        return Settings(
+            site="crash", site_dir=None, opsdb_url=self.url, pipeline_base_dir=self.base, processing_location="local",
+            state_dir=self.folder / "state", hpc_backend=self.backend, cluster=self.backend, container_runtime="none",
+            min_free_gb=0.0, retry_base_seconds=0, retry_max_seconds=0, record_wait_seconds=0,
+        )  # fmt: skip
+
+    def in_child(self, act: Callable[..., None]) -> bool:
+        """Run `act(context)` in a forked child; False if it was killed on purpose. Errors fail the test."""
+        self.tick += 1
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._child(act)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert status in (0, KILLED), f"a pass ended with {status} after effect {self.counter.get()}"
+        return status == 0
+
+    def _child(self, act: Callable[..., None]) -> None:
+        try:
+            names = [self.trace] if self.trace is not None else None
+            effects = CountingEffects(self.counter, self.kill_at, self.mode, names)  # type: ignore[arg-type]
+            clock = SteppingClock(START + timedelta(minutes=self.tick))
+            context = wiring.build_context(self.settings(), actor="tester", effects=effects, clock=clock)
+            effects.database = context.database
+            if self.backend == "fake":
+                context.make_scheduler = lambda: self.batch(effects)
+            act(context)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(BROKEN)
+        os._exit(0)
+
+    def batch(self, effects: CountingEffects) -> Scheduler:
+        return FileBatch(self.folder / "batch", self.base, effects)
+
+    def jobs(self) -> int:
+        """Let the batch system work; how many tasks it ran."""
+        if self.run_jobs is not None:
+            return self.run_jobs()
+        quiet = CountingEffects(SharedCounter(), None, "before")
+        return FileBatch(self.folder / "batch", self.base, quiet).run_jobs(program)
+
+    def passes(self, names: tuple[str, ...] = wiring.PASSES) -> None:
+        """The passes in order, each in a process of its own; a killed one is simply over."""
+        for name in names:
+            self.in_child(lambda context, name=name: run_one(context, name))
+
+    def until_quiet(self, rounds: int = 25) -> None:
+        """Cycles and jobs until nothing changes any more."""
+        before = None
+        for _ in range(rounds):
+            self.passes()
+            self.jobs()
+            now = snapshot(self.url)
+            if now == before:
+                return
+            before = now
+        raise AssertionError(f"not quiet after {rounds} rounds")
+
+
+def run_one(context: object, name: str) -> None:
+    report = wiring.run_pass(name, context, PassOptions())  # type: ignore[arg-type]
+    assert report.error is None, report.error
+
+
+def campaign(world: World) -> None:
+    """The whole story: a first night, its maps, then a late scan."""
+    world.in_child(lambda context: ingest(context, world.folder / "night.yaml"))
+    world.until_quiet()
+    world.in_child(lambda context: ingest(context, world.folder / "late.yaml"))
+    world.until_quiet()
+
+
+def ingest(context: object, path: Path) -> None:
+    from ccatwm.upkeep.ingest import ingest_files
+
+    context.effects._kill_at = None  # type: ignore[attr-defined]  # the campaign's arrival is not a pass
+    ingest_files(context.database, [path], now=context.clock.now(), actor="tester", host="here")  # type: ignore[attr-defined]
+
+
+# --- independent reading ----------------------------------------------------------------------------------------------
+
+VOLATILE = {"pass_lease", "pass_record", "change_seen", "change_cursor"}
+
+
+def rows(url: str, table: str) -> list[dict]:
+    """All rows of a pipeline table, by plain SQL."""
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=sa.NullPool)
+    prefix = "ccatwm." if url.startswith("postgresql") else ""
+    with engine.connect() as connection:
+        found = connection.execute(sa.text(f"SELECT * FROM {prefix}{table} ORDER BY id")).mappings()
+        return [dict(row) for row in found]
+
+
+def snapshot(url: str) -> str:
+    """Everything that is not a record of passes, as one digest."""
+    from ccatwm.edges.opsdb import tables
+
+    names = sorted({t.name for t in tables.pipeline_metadata.tables.values()} - VOLATILE)
+    return hashlib.sha256(repr([(name, rows(url, name)) for name in names]).encode()).hexdigest()
+
+
+def raw_digest(folder: Path) -> str:
+    """The raw data as they lie at the archive."""
+    paths = sorted(p for name in ("raw", "buffer") for p in (folder / name).rglob("*") if p.is_file())
+    return hashlib.sha256(b"".join(p.read_bytes() for p in paths)).hexdigest()
+
+
+def check(world: World, raw_before: str) -> list[str]:
+    """Everything that must hold after any fault; what does not, in words."""
+    runs = rows(world.url, "executed_reduction_step")
+    wrong = _check_runs(runs) + _check_executions(world) + _check_products(world, runs) + _check_cache(world)
+    if raw_digest(world.folder) != raw_before:
+        wrong.append("the raw data were touched")
+    return wrong
+
+
+def _check_runs(runs: list[dict]) -> list[str]:
+    wrong = [f"run {r['id']} ended {r['status']}: {r['message']}" for r in runs if r["status"] not in ("COMPLETED", "CANCELLED")]
+    for step, wanted in (("calibrate", 3), ("grid", 2)):
+        done = [r for r in runs if r["step_name"] == step and r["status"] == "COMPLETED"]
+        if len(done) != wanted:
+            wrong.append(f"{len(done)} completed runs of {step}, {wanted} wanted")
+    return wrong
+
+
+def _check_executions(world: World) -> list[str]:
+    log = world.base / "executions.log"
+    executed = log.read_text().splitlines() if log.exists() else []
+    wrong = [f"{d} was executed {executed.count(d)} times" for d in sorted(set(executed)) if executed.count(d) > 1]
+    by_run: dict[str, set[str]] = {}
+    for directory in executed:
+        by_run.setdefault(directory.rpartition("/")[0], set()).add(directory)
+    wrong += [f"{run} was executed by {len(several)} attempts" for run, several in by_run.items() if len(several) > 1]
+    ended = {a["directory"] for a in rows(world.url, "run_attempt") if a["outcome"] == "succeeded"}
+    wrong += [f"{d} succeeded without having been executed" for d in sorted(ended - set(executed))]
+    return wrong
+
+
+def _check_products(world: World, runs: list[dict]) -> list[str]:
+    wrong = []
+    products = rows(world.url, "data_product")
+    for p in products:
+        path = world.base / p["full_path"]
+        if not path.is_file():
+            wrong.append(f"product {p['id']} has no file {p['full_path']}")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != p["sha256"] or path.stat().st_size != p["size_bytes"]:
+            wrong.append(f"product {p['id']} is not what was recorded")
+    for r in runs:
+        mine = [p for p in products if p["run_id"] == r["id"]]
+        if r["status"] == "COMPLETED" and len(mine) != (2 if r["step_name"] == "calibrate" else 1):
+            wrong.append(f"run {r['id']} has {len(mine)} products")
+    maps = {p["run_id"]: (world.base / p["full_path"]).read_text() for p in products if p["path"].endswith("map.txt")}
+    newest = max(maps, default=None)
+    if newest is not None and len(maps[newest].splitlines()) < 3:
+        wrong.append(f"the newest map stands on {len(maps[newest].splitlines())} inputs")
+    current = {g["current_run_id"] for g in rows(world.url, "sub_group")}
+    if newest not in current:
+        wrong.append(f"run {newest}, the newest map's, is not current")
+    return wrong
+
+
+def _check_cache(world: World) -> list[str]:
+    """Every package recorded as staged lies there as it was packed."""
+    wrong = []
+    for row in rows(world.url, "staged_package"):
+        folder = world.base / row["directory"]
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        if row["state"] == "PRESENT" and len(files) != row["file_count"]:
+            wrong.append(f"{row['package_name']}: {len(files)} of {row['file_count']} files in the cache")
+        name = row["package_name"].removesuffix("-LFA")
+        for path in files:
+            part = path.relative_to(folder / name).as_posix()
+            if path.read_bytes() != f"{name} {part} {name[-1]}\n".encode() * 50:
+                wrong.append(f"{row['package_name']}: {part} is not what was packed")
+    return wrong
