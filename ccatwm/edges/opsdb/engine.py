@@ -86,7 +86,9 @@ class Database:
         wanted = {"pipeline": PIPELINE_REVISIONS}
         if observations == "managed":
             wanted["observation"] = OBSERVATION_REVISIONS
-        table = sa.table(VERSION_TABLE, sa.column("version_num"), schema=SCHEMA)
+        # A lightweight table is not reached by the engine's schema map.
+        schema = SCHEMA if self.dialect == "postgresql" else None
+        table = sa.table(VERSION_TABLE, sa.column("version_num"), schema=schema)
         try:
             with self.engine.connect() as connection:
                 found = set(connection.execute(sa.select(table.c.version_num)).scalars())

@@ -1,0 +1,1 @@
+"""Migrations of the ops-db: branch `observation` (where ccatwm manages those tables) and branch `pipeline`."""
