@@ -80,7 +80,7 @@ def list_differences(database: Database, *, observations: str = "managed") -> li
 
 def declared_metadata(connection: sa.Connection, observations: str) -> sa.MetaData:
     """The declared tables as this database holds them: SQLite knows no schema."""
-    merged = sa.MetaData()
+    merged = sa.MetaData(naming_convention=tables.observation.naming_convention)
     schema = _schema(connection)
     sources = [tables.pipeline_metadata]
     if observations == "managed":

@@ -78,7 +78,7 @@ def upgrade() -> None:
         sa.Column("location_type", sa.Text(), nullable=False),
         sa.Column("storage_type", sa.Text(), nullable=False),
         sa.Column("priority", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("active", sa.Boolean(), server_default=sa.text("1"), nullable=False),
+        sa.Column("active", sa.Boolean(), server_default=sa.true(), nullable=False),
         sa.Column("base_path", sa.Text(), nullable=True),
         sa.Column("details", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.Column("updated_at", UtcDateTime(), nullable=False),
@@ -173,7 +173,7 @@ def upgrade() -> None:
         sa.Column("telescope_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("instrument_type", sa.Text(), nullable=True),
-        sa.Column("available", sa.Boolean(), server_default=sa.text("1"), nullable=False),
+        sa.Column("available", sa.Boolean(), server_default=sa.true(), nullable=False),
         sa.Column("updated_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["telescope_id"],
@@ -332,7 +332,7 @@ def upgrade() -> None:
             "destination_location_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
         ),
         sa.Column("status", sa.Text(), nullable=False),
-        sa.Column("active", sa.Boolean(), server_default=sa.text("1"), nullable=False),
+        sa.Column("active", sa.Boolean(), server_default=sa.true(), nullable=False),
         sa.Column("requested_by", sa.Text(), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),
