@@ -6,6 +6,7 @@ memory shared between parent and children, so that k runs over the whole campaig
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -22,10 +23,12 @@ import sqlalchemy as sa
 
 from ccatwm import wiring
 from ccatwm.edges.opsdb.engine import Database
+from ccatwm.errors import SchedulerUnavailableError
 from ccatwm.interfaces import Scheduler
+from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions
 from ccatwm.settings.schema import Settings
-from tests.crash.campaign import program
+from tests.crash.campaign import program, write_campaign
 from tests.fakes.batch import FileBatch
 
 KILLED = 9
@@ -47,13 +50,13 @@ class SharedCounter:
 
 
 class CountingEffects:
-    """Counts effects; at the `kill_at`-th it ends the process, before or after the effect, once."""
+    """Counts effects; at the `kill_at`-th it ends the process before or after the effect, or makes it fail, once."""
 
-    def __init__(self, counter: SharedCounter, kill_at: int | None, mode: str, names: list[str] | None = None) -> None:
+    def __init__(self, counter: SharedCounter, kill_at: int | None, mode: str, trace: int | None = None) -> None:
         self._counter = counter
         self._kill_at = kill_at
-        self._mode = mode
-        self._names = names
+        self.mode = mode
+        self._trace = trace  # a file descriptor that gets the name of every effect
         self.database: Database | None = None
 
     @contextmanager
@@ -63,13 +66,24 @@ class CountingEffects:
         )
         count = self._counter.get() + 1
         self._counter.set(count)
-        if self._names is not None:
-            os.write(self._names[0], f"{name} {detail}\n".encode())  # type: ignore[arg-type]
-        if count == self._kill_at and self._mode == "before":
+        if self._trace is not None:
+            os.write(self._trace, f"{name} {detail}\n".encode())
+        if count == self._kill_at and self.mode == "before":
             os._exit(KILLED)
+        if count == self._kill_at and self.mode == "fail":
+            raise failure(name)
         yield
-        if count == self._kill_at and self._mode == "after":
+        if count == self._kill_at and self.mode == "after":
             os._exit(KILLED)
+
+
+def failure(name: str) -> BaseException:
+    """What the world says when an effect of this name fails."""
+    if name == "db.commit":
+        return sa.exc.OperationalError("COMMIT", None, Exception("server closed the connection unexpectedly"))
+    if name.startswith("file."):
+        return OSError(errno.EIO, "Input/output error")
+    return SchedulerUnavailableError("the batch system does not answer")
 
 
 class SteppingClock:
@@ -113,7 +127,7 @@ class World:
             min_free_gb=0.0, retry_base_seconds=0, retry_max_seconds=0, record_wait_seconds=0,
         )  # fmt: skip
 
-    def in_child(self, act: Callable[..., None]) -> bool:
+    def in_child(self, act: Callable[[Context], None]) -> bool:
         """Run `act(context)` in a forked child; False if it was killed on purpose. Errors fail the test."""
         self.tick += 1
         sys.stdout.flush()
@@ -124,10 +138,9 @@ class World:
         assert status in (0, KILLED), f"a pass ended with {status} after effect {self.counter.get()}"
         return status == 0
 
-    def _child(self, act: Callable[..., None]) -> None:
+    def _child(self, act: Callable[[Context], None]) -> None:
         try:
-            names = [self.trace] if self.trace is not None else None
-            effects = CountingEffects(self.counter, self.kill_at, self.mode, names)  # type: ignore[arg-type]
+            effects = CountingEffects(self.counter, self.kill_at, self.mode, self.trace)
             clock = SteppingClock(START + timedelta(minutes=self.tick))
             context = wiring.build_context(self.settings(), actor="tester", effects=effects, clock=clock)
             effects.database = context.database
@@ -149,16 +162,15 @@ class World:
         quiet = CountingEffects(SharedCounter(), None, "before")
         return FileBatch(self.folder / "batch", self.base, quiet).run_jobs(program)
 
-    def passes(self, names: tuple[str, ...] = wiring.PASSES) -> None:
-        """The passes in order, each in a process of its own; a killed one is simply over."""
-        for name in names:
-            self.in_child(lambda context, name=name: run_one(context, name))
+    def cycle(self) -> None:
+        """All six passes in one process; a killed one is over, the next cycle goes on."""
+        self.in_child(run_all)
 
-    def until_quiet(self, rounds: int = 25) -> None:
+    def until_quiet(self, rounds: int = 30) -> None:
         """Cycles and jobs until nothing changes any more."""
         before = None
         for _ in range(rounds):
-            self.passes()
+            self.cycle()
             self.jobs()
             now = snapshot(self.url)
             if now == before:
@@ -167,24 +179,51 @@ class World:
         raise AssertionError(f"not quiet after {rounds} rounds")
 
 
-def run_one(context: object, name: str) -> None:
-    report = wiring.run_pass(name, context, PassOptions())  # type: ignore[arg-type]
-    assert report.error is None, report.error
+def run_all(context: Context) -> None:
+    for report in wiring.run_cycle(context, PassOptions()):
+        failed_on_purpose = context.effects.mode == "fail"  # type: ignore[attr-defined]
+        assert report.error is None or failed_on_purpose, report.error
 
 
-def campaign(world: World) -> None:
-    """The whole story: a first night, its maps, then a late scan."""
-    world.in_child(lambda context: ingest(context, world.folder / "night.yaml"))
-    world.until_quiet()
-    world.in_child(lambda context: ingest(context, world.folder / "late.yaml"))
-    world.until_quiet()
+def arrive(world: World, name: str) -> None:
+    """Observations arrive: not a pass, never killed."""
+    kill_at, world.kill_at = world.kill_at, None
+    count = world.counter.get()
+    world.in_child(lambda context: ingest(context, [world.folder / name]))
+    world.counter.set(count)
+    world.kill_at = kill_at
 
 
-def ingest(context: object, path: Path) -> None:
+def ingest(context: Context, paths: list[Path]) -> None:
     from ccatwm.upkeep.ingest import ingest_files
 
-    context.effects._kill_at = None  # type: ignore[attr-defined]  # the campaign's arrival is not a pass
-    ingest_files(context.database, [path], now=context.clock.now(), actor="tester", host="here")  # type: ignore[attr-defined]
+    ingest_files(context.database, paths, now=context.clock.now(), actor="tester")
+
+
+def define(context: Context, path: Path) -> None:
+    from ccatwm.upkeep.apply import apply_definitions
+
+    apply_definitions(
+        context.database, context.grouping, [path], now=context.clock.now(), actor="tester", host="here",
+        dry_run=False, prune=False, yes=True, confirm_runs=500,
+    )  # fmt: skip
+
+
+def prepare(world: World) -> None:
+    """An empty ops-db with the campaign's files on disk and its pipeline applied."""
+    write_campaign(world.folder)
+    arrive(world, "night.yaml")
+    world.in_child(lambda context: define(context, world.folder / "pipeline.yaml"))
+    world.counter.set(0)
+
+
+def first_night(world: World) -> None:
+    world.until_quiet()
+
+
+def late_scan(world: World) -> None:
+    arrive(world, "late.yaml")
+    world.until_quiet()
 
 
 # --- independent reading ----------------------------------------------------------------------------------------------
