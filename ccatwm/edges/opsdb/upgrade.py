@@ -75,13 +75,17 @@ def list_differences(database: Database, *, observations: str = "managed") -> li
         }
         context = MigrationContext.configure(connection, opts=options)
         found = compare_metadata(context, options["target_metadata"])
-    return [_words(entry) for difference in found for entry in (difference if isinstance(difference, list) else [difference])]
+    return [
+        _words(entry)
+        for difference in found
+        for entry in (difference if isinstance(difference, list) else [difference])
+    ]
 
 
 def declared_metadata(connection: sa.Connection, observations: str) -> sa.MetaData:
     """The declared tables as this database holds them: SQLite knows no schema."""
     merged = sa.MetaData(naming_convention=tables.observation.naming_convention)
-    schema = _schema(connection)
+    schema, blank = _schema(connection), sa.schema.BLANK_SCHEMA
     sources = [tables.pipeline_metadata]
     if observations == "managed":
         sources.append(tables.observation)
@@ -89,8 +93,8 @@ def declared_metadata(connection: sa.Connection, observations: str) -> sa.MetaDa
         for table in source.sorted_tables:
             table.to_metadata(
                 merged,
-                schema=schema if table.schema else None,
-                referred_schema_fn=lambda _table, to, *_: schema if schema and to else sa.schema.BLANK_SCHEMA,
+                schema=schema if table.schema else None,  # type: ignore[arg-type]
+                referred_schema_fn=lambda _table, to, *_: schema if schema and to else blank,  # type: ignore[arg-type,return-value]
             )
     return merged
 

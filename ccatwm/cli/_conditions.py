@@ -1,0 +1,117 @@
+"""Decides what a pass under cron says: a condition when it begins, daily while it lasts, and when it ends.
+
+Touches: `conditions.json` in STATE_DIR.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ccatwm.passes._frame import PassReport
+
+AGAIN_AFTER = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that lasts. `passes` met it last time; `key` is the same for all of them."""
+
+    key: str
+    message: str
+    passes: tuple[str, ...]
+    since: datetime
+    told_at: datetime
+
+
+def plan_news(
+    known: Sequence[Condition], met: Mapping[str, tuple[str, str]], seen: Sequence[str], now: datetime
+) -> tuple[list[str], list[Condition]]:
+    """Lines to print and the conditions to remember.
+
+    `met` maps a pass to the (key, message) of the condition it met; `seen` are the passes that ran at all: a condition
+    has ended when no pass that met it meets it any more.
+    """
+    lines: list[str] = []
+    remembered: list[Condition] = []
+    for old in known:
+        passes = tuple(p for p in old.passes if p not in seen or met.get(p, ("", ""))[0] == old.key)
+        passes += tuple(p for p, (key, _) in met.items() if key == old.key and p not in passes)
+        if not passes:
+            lines.append(f"ccatwm: over since {_clock(now)}, begun {_clock(old.since)}: {old.message}")
+            continue
+        again = now - old.told_at >= AGAIN_AFTER
+        if again:
+            lines.append(f"ccatwm: still, since {_clock(old.since)}: {old.message}")
+        remembered.append(Condition(old.key, old.message, passes, old.since, now if again else old.told_at))
+    known_keys = {old.key for old in known}
+    for key, message in dict(met.values()).items():
+        if key not in known_keys:
+            lines.append(f"ccatwm: {message}")
+            remembered.append(
+                Condition(key, message, tuple(p for p, (k, _) in met.items() if k == key), now, now)
+            )
+    return lines, remembered
+
+
+def _clock(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def tell_news(state_dir: Path, reports: Sequence[PassReport], now: datetime) -> list[str]:
+    """Lines to print for these reports: conditions, and runs that failed for good."""
+    seen = [r.pass_name for r in reports if r.skipped != "locked"]
+    met = {r.pass_name: (_key(r), str(r.error)) for r in reports if r.error is not None}
+    memory = state_dir / "conditions.json"
+    known = _read(memory)
+    lines, remembered = plan_news(known, met, seen, now)
+    if remembered != known:
+        _write(memory, remembered)
+    return lines + [line for report in reports for line in _failed_for_good(report)]
+
+
+def _key(report: PassReport) -> str:
+    assert report.error is not None
+    return f"{type(report.error).__name__} {report.error.where}"
+
+
+def _failed_for_good(report: PassReport) -> list[str]:
+    return [
+        f"ccatwm: {report.pass_name}: run {item.run} ({item.pipeline}/{item.step}/{item.sub_group}) failed: {item.reason}"
+        for item in report.items
+        if item.outcome == "failed" and item.reason.endswith("needs a person")
+    ]
+
+
+def _read(memory: Path) -> list[Condition]:
+    try:
+        return [_from_json(entry) for entry in json.loads(memory.read_bytes())]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _from_json(entry: Mapping[str, Any]) -> Condition:
+    since, told_at = (datetime.fromisoformat(entry[name]) for name in ("since", "told_at"))
+    return Condition(entry["key"], entry["message"], tuple(entry["passes"]), since, told_at)
+
+
+def _write(memory: Path, conditions: Sequence[Condition]) -> None:
+    """By rename; a state folder that cannot be written costs only repeated messages."""
+    entries = [
+        {"key": c.key, "message": c.message, "passes": c.passes, "since": c.since.isoformat(),
+         "told_at": c.told_at.isoformat()}
+        for c in conditions
+    ]  # fmt: skip
+    temporary = memory.with_name(f".{memory.name}.{os.getpid()}")
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(entries), encoding="utf-8")
+        os.replace(temporary, memory)
+    except OSError:
+        pass

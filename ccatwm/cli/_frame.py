@@ -1,0 +1,326 @@
+"""What all commands share: common options, one message per error, exit codes, output. Touches: stdout, stderr, logging.
+
+A command is a plain function. `command(app)` gives it the options `--site --json -v -q --log-format`, hands them
+over as its parameter `common`, and turns expected errors into one message and the exit code of their class.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from ccatwm.errors import CcatwmError
+
+# Sections of `ccatwm --help`, in this order.
+PASSES, SET_UP, LOOK, ACT, CARE = "Passes, in order of the data flow", "Set up", "Look", "Act", "Take care"
+PANELS = (PASSES, SET_UP, LOOK, ACT, CARE)
+
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options that every command knows. `log_format` is `text` or `json`."""
+
+    site: str | None = None
+    json: bool = False
+    verbose: int = 0
+    quiet: bool = False
+    log_format: str = "text"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a person watches: under cron and in scripts passes are silent."""
+        return sys.stdout.isatty() and not self.json
+
+
+Site = Annotated[str | None, typer.Option("--site", metavar="NAME|DIR", help="The site to work on.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "--verbose", "-v", count=True, show_default=False, help="Say more on stderr; twice for all."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+LogFormat = Annotated[
+    str | None, typer.Option("--log-format", metavar="text|json", help="Form of log lines.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done, and why.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait for the lock instead of leaving the work to its holder.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it without being asked, however much it is.")]
+Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; kept in the change log.")]
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "site": (Site, None),
+    "as_json": (Json, False),
+    "verbose": (Verbose, 0),
+    "quiet": (Quiet, False),
+    "log_format": (LogFormat, None),
+}
+
+
+class Sections(typer.core.TyperGroup):
+    """The command group whose help lists commands by section, passes first."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        shown = [(name, entry) for name, entry in found if entry is not None and not entry.hidden]
+        limit = formatter.width - 6 - max((len(name) for name, _ in shown), default=0)
+        for panel in PANELS:
+            rows = [(n, c.get_short_help_str(limit)) for n, c in shown if _panel(c) == panel]
+            if rows:
+                with formatter.section(panel if len(rows) < len(shown) else "Commands"):
+                    formatter.write_dl(rows)
+
+
+def _panel(entry: Any) -> str:
+    panel = getattr(entry, "rich_help_panel", None)
+    return panel if panel in PANELS else CARE
+
+
+def build_app(help: str, *, name: str | None = None) -> typer.Typer:
+    """A typer app without rich: its import would cost more than all of the rest."""
+    return typer.Typer(
+        name=name,
+        help=help,
+        cls=Sections,
+        rich_markup_mode=None,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+
+
+def command(
+    app: typer.Typer, name: str | None = None, *, panel: str = CARE, hidden: bool = False
+) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Register a function as a command. It may take `common: Common`; it returns its exit code (None is 0)."""
+
+    def register(function: Callable[..., int | None]) -> Callable[..., None]:
+        wrapped = _with_common_options(function)
+        label = name or function.__name__.rstrip("_").replace("_", "-")
+        app.command(label, rich_help_panel=panel, hidden=hidden)(wrapped)
+        return wrapped
+
+    return register
+
+
+def _with_common_options(function: Callable[..., int | None]) -> Callable[..., None]:
+    hints = get_type_hints(function, include_extras=True)
+    signature = inspect.signature(function)
+    own = [p.replace(annotation=hints[n]) for n, p in signature.parameters.items() if n != "common"]
+    wants_common = "common" in signature.parameters
+
+    @functools.wraps(function)
+    def wrapper(ctx: typer.Context, **values: Any) -> None:
+        given = {key: values.pop(key) for key in _COMMON}
+        common = _merge(ctx.obj if isinstance(ctx.obj, Common) else Common(), **given)
+        if wants_common:
+            values["common"] = common
+        raise typer.Exit(run_guarded(common, lambda: function(**values)))
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    context = inspect.Parameter("ctx", kind, annotation=typer.Context)
+    extra = [inspect.Parameter(n, kind, default=d, annotation=a) for n, (a, d) in _COMMON.items()]
+    shown = [p.replace(kind=kind) for p in own]
+    new = signature.replace(parameters=[context, *shown, *extra], return_annotation=None)
+    wrapper.__signature__ = new  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in new.parameters.values()}
+    del wrapper.__wrapped__  # typer would read the original signature
+    return wrapper
+
+
+def _merge(
+    above: Common, *, site: str | None, as_json: bool, verbose: int, quiet: bool, log_format: str | None
+) -> Common:
+    if log_format not in (None, "text", "json"):
+        raise typer.BadParameter(f"{log_format!r} is neither 'text' nor 'json'", param_hint="--log-format")
+    return replace(
+        above,
+        site=site or above.site,
+        json=as_json or above.json,
+        verbose=max(verbose, above.verbose),
+        quiet=quiet or above.quiet,
+        log_format=log_format or above.log_format,
+    )
+
+
+def remember_common(
+    ctx: typer.Context,
+    site: Site = None,
+    as_json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    log_format: LogFormat = None,
+) -> None:
+    """The callback of the app: common options given before the command."""
+    ctx.obj = _merge(
+        Common(), site=site, as_json=as_json, verbose=verbose, quiet=quiet, log_format=log_format
+    )
+
+
+# --- one message per error ---------------------------------------------------------------------------------
+
+
+def run_guarded(common: Common, call: Callable[[], int | None]) -> int:
+    """The exit code of `call`; expected errors become one message."""
+    start_logging(common)
+    try:
+        code = call() or 0
+        sys.stdout.flush()
+        return code
+    except CcatwmError as error:
+        print_error(common, error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read stdout has left (`| head`); the interpreter must not try to flush it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print_error(common, _from_os(error))
+        return 1
+
+
+def _from_os(error: OSError) -> CcatwmError:
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    return CcatwmError(error.strerror or str(error), where=where)
+
+
+def error_json(error: CcatwmError) -> dict[str, Any]:
+    """`{"error": ...}` as scripts read it."""
+    document: dict[str, Any] = {
+        "class": type(error).__name__,
+        "message": error.message,
+        "where": error.where,
+        "next": error.next,
+    }
+    if error.problems:
+        document["problems"] = [{"where": p.where, "what": p.what, "next": p.next} for p in error.problems]
+    return {"error": document}
+
+
+def print_error(common: Common, error: CcatwmError) -> None:
+    """On stdout as JSON for scripts, else on stderr."""
+    if common.json:
+        emit_json(error_json(error))
+    else:
+        print(f"ccatwm: {printable(str(error), lines=True)}", file=sys.stderr)
+
+
+# --- logs --------------------------------------------------------------------------------------------------
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per log record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from datetime import UTC, datetime
+
+        document = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for key in ("pass_name", "run", "pipeline"):
+            if getattr(record, key, None) is not None:
+                document["pass" if key == "pass_name" else key] = getattr(record, key)
+        return json.dumps(document)
+
+
+class PlainLines(logging.Formatter):
+    """A log line for people; text from outside cannot steer their terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), lines=True)
+
+
+def start_logging(common: Common) -> None:
+    """Logs go to stderr. Without `-v` only what somebody must know is said."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonLines() if common.log_format == "json" else PlainLines("%(levelname)s %(message)s")
+    )
+    level = logging.ERROR if common.quiet else _LEVELS[min(common.verbose, 2)]
+    if common.log_format == "json" and not common.quiet:
+        level = min(level, logging.INFO)
+    root = logging.getLogger("ccatwm")
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    root.propagate = False
+
+
+_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+
+
+# --- output ------------------------------------------------------------------------------------------------
+
+
+def emit_json(document: Any) -> None:
+    """Print one JSON document on stdout. File names that are no text are printed with escapes."""
+    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """`text` with control characters and unpaired surrogates written as escapes; newlines stay if `lines`."""
+    return "".join(c if _is_plain(c) or (lines and c == "\n") else _escape(c) for c in text)
+
+
+def _is_plain(character: str) -> bool:
+    return character.isprintable() or character == " "
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table for people: fitted to the terminal, or plain aligned text where there is none."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_rich_table(title, columns, cells)
+    else:
+        _print_plain_table(title, columns, cells)
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else printable(str(value))
+
+
+def _print_plain_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
+    if title:
+        print(title)
+    for line in [list(columns), *cells]:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _print_rich_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(text) for text in row))
+    Console().print(table)

@@ -1,0 +1,26 @@
+"""The command `ccatwm`: all subcommands, passes first. Touches: nothing itself."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+from ccatwm.cli import _frame, passes, setup
+
+app = _frame.build_app(
+    "Runs the science pipelines of the CCAT Data Center, one pass at a time.", name="ccatwm"
+)
+app.callback()(_frame.remember_common)
+
+passes.register(app)
+setup.register(app)
+for name in ("looking", "acting"):
+    if find_spec(f"ccatwm.cli.{name}"):
+        import_module(f"ccatwm.cli.{name}").register(app)
+setup.register_groups(app)
+
+
+def main() -> None:
+    """Entry point."""
+    app(prog_name="ccatwm" if sys.argv[0].endswith("__main__.py") else None)

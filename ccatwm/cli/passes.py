@@ -1,0 +1,333 @@
+"""Commands of the six passes and of `cycle`. Touches: nothing itself; passes do.
+
+On a terminal a pass says what it did; with `--json` it prints its report; under cron it is silent, unless a condition
+begins, lasts for a day or ends.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ccatwm.cli import _frame
+from ccatwm.cli._frame import Common, DryRun, Limit, Wait, command
+from ccatwm.errors import UsageError
+
+if TYPE_CHECKING:
+    from ccatwm.passes._context import Context
+    from ccatwm.passes._frame import PassOptions, PassReport
+
+WAIT_FOREVER_SECONDS = 86400.0 * 365
+IDLE_SLEEP_SECONDS = 0.5
+
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option("--max-seconds", min=0, metavar="S", help="Stop between units of work after S seconds."),
+]
+Pipeline = Annotated[
+    str | None, typer.Option("--pipeline", metavar="NAME", help="Ask for runs of this pipeline.")
+]
+Step = Annotated[str | None, typer.Option("--step", metavar="NAME", help="Of this step only.")]
+SubGroup = Annotated[str | None, typer.Option("--sub-group", metavar="KEY", help="Of this sub-group only.")]
+Force = Annotated[bool, typer.Option("--force", help="Run again even where everything is up to date.")]
+Full = Annotated[bool, typer.Option("--full", help="Compare everything with everything.")]
+UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Go on until nothing is left to do.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the passes in the order of the data flow, then `cycle`."""
+    for function in (trigger, resolve, stage, submit, poll, collect, cycle):
+        command(app, panel=_frame.PASSES)(function)
+
+
+def trigger(
+    common: Common,
+    pipeline: Pipeline = None,
+    step: Step = None,
+    sub_group: SubGroup = None,
+    force: Force = False,
+    reason: _frame.Reason = None,
+    full: Full = False,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    max_seconds: MaxSeconds = None,
+) -> int:
+    """Find which steps are due, and why; with --pipeline, ask for runs by hand."""
+    if pipeline is not None:
+        return _request(common, pipeline, step, sub_group, force, reason, dry_run)
+    if step or sub_group or force or reason:
+        raise UsageError("--step, --sub-group, --force and --reason need --pipeline")
+    return _run_pass("trigger", common, limit, dry_run, wait, max_seconds, full=full)
+
+
+def resolve(
+    common: Common,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    max_seconds: MaxSeconds = None,
+) -> int:
+    """Decide for each sub-group that is due whether a run is wanted, and create it."""
+    return _run_pass("resolve", common, limit, dry_run, wait, max_seconds)
+
+
+def stage(
+    common: Common,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    max_seconds: MaxSeconds = None,
+) -> int:
+    """Bring the inputs of pending runs to the processing location."""
+    return _run_pass("stage", common, limit, dry_run, wait, max_seconds)
+
+
+def submit(
+    common: Common,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    max_seconds: MaxSeconds = None,
+) -> int:
+    """Hand staged runs over to the batch system, each exactly once."""
+    return _run_pass("submit", common, limit, dry_run, wait, max_seconds)
+
+
+def poll(
+    common: Common,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    max_seconds: MaxSeconds = None,
+) -> int:
+    """See what became of jobs; carry out retries and requests to cancel."""
+    return _run_pass("poll", common, limit, dry_run, wait, max_seconds)
+
+
+def collect(
+    common: Common,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    max_seconds: MaxSeconds = None,
+) -> int:
+    """Verify and record the products of successful jobs."""
+    return _run_pass("collect", common, limit, dry_run, wait, max_seconds)
+
+
+def cycle(
+    common: Common,
+    until_idle: UntilIdle = False,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    max_seconds: MaxSeconds = None,
+) -> int:
+    """Run all six passes once, in order."""
+    _calm_logs(common)
+    if until_idle and dry_run:
+        raise UsageError(
+            "--until-idle and --dry-run contradict each other: a dry run changes nothing to wait for"
+        )
+    from ccatwm import wiring
+
+    context = wiring.open_context(common.site)
+    options = _options(limit, dry_run, wait, max_seconds)
+    rounds = (
+        _rounds_until_idle(context, options) if until_idle else [list(wiring.run_cycle(context, options))]
+    )
+    reports = _show_rounds(common, rounds, dry_run)
+    _tell_conditions(common, context, reports)
+    if common.json:
+        _frame.emit_json({"schema": "ccatwm.cycle/1", "passes": [report.to_json() for report in reports]})
+    return _exit_code(reports)
+
+
+def _run_pass(
+    name: str,
+    common: Common,
+    limit: int | None,
+    dry_run: bool,
+    wait: bool,
+    max_seconds: float | None,
+    full: bool = False,
+) -> int:
+    _calm_logs(common)
+    from ccatwm import wiring
+
+    context = wiring.open_context(common.site)
+    report = wiring.run_pass(name, context, _options(limit, dry_run, wait, max_seconds, full))
+    _tell_conditions(common, context, [report])
+    if common.json:
+        _frame.emit_json(report.to_json())
+    else:
+        _show(common, report, dry_run)
+    return report.exit_code
+
+
+def _options(
+    limit: int | None, dry_run: bool, wait: bool, max_seconds: float | None, full: bool = False
+) -> PassOptions:
+    from ccatwm.passes._frame import PassOptions
+
+    return PassOptions(
+        limit=limit,
+        dry_run=dry_run,
+        wait=WAIT_FOREVER_SECONDS if wait else None,
+        max_seconds=max_seconds,
+        full=full,
+    )
+
+
+def _request(
+    common: Common,
+    pipeline: str,
+    step: str | None,
+    sub_group: str | None,
+    force: bool,
+    reason: str | None,
+    dry_run: bool,
+) -> int:
+    if dry_run:
+        raise UsageError("--dry-run shows what the pass would do; it does not go with --pipeline")
+    from ccatwm import wiring
+    from ccatwm.upkeep.requests import request_runs
+
+    context = wiring.open_context(common.site)
+    context.database.check_schema(observations=context.settings.observations)
+    report = request_runs(
+        context.database,
+        pipeline,
+        step=step,
+        sub_group=sub_group,
+        force=force,
+        reason=reason or "asked for by hand",
+        actor=context.actor,
+        now=context.clock.now(),
+    )
+    if common.json:
+        _frame.emit_json(report.to_json())
+    elif not common.quiet:
+        print(
+            f"asked for runs of {pipeline}: {', '.join(report.steps)}; `ccatwm resolve` decides on them next"
+        )
+    return 0
+
+
+# --- rounds ------------------------------------------------------------------------------------------------
+
+
+def _rounds_until_idle(context: Context, options: PassOptions) -> Iterator[list[PassReport]]:
+    """Rounds of six passes until one changes nothing and no job, retry or other work is left."""
+    from ccatwm import wiring
+
+    while True:
+        reports = list(wiring.run_cycle(context, options))
+        yield reports
+        if any(r.error is not None for r in reports) or all(r.skipped == "paused" for r in reports):
+            return
+        if not any(r.changed for r in reports):
+            if not wiring.work_is_left(context):
+                return
+            time.sleep(IDLE_SLEEP_SECONDS)
+
+
+def _show_rounds(common: Common, rounds: Any, dry_run: bool) -> list[PassReport]:
+    """Show rounds as they go; the reports worth keeping: those that did something, and the last round."""
+    kept: list[PassReport] = []
+    last: list[PassReport] = []
+    begun = time.monotonic()
+    for count, reports in enumerate(rounds, 1):
+        kept += [r for r in last if r.changed]
+        last = reports
+        if not common.json:
+            _clear_progress()
+            for report in reports:
+                if report.changed or report.error or report.skipped or dry_run:
+                    _show(common, report, dry_run)
+            _show_progress(common, count, time.monotonic() - begun, reports)
+    _clear_progress()
+    if (
+        common.terminal
+        and not any(r.changed or r.error or r.skipped for r in [*kept, *last])
+        and not common.quiet
+    ):
+        print("nothing to do")
+    return kept + last
+
+
+def _show_progress(common: Common, count: int, seconds: float, reports: list[PassReport]) -> None:
+    if sys.stderr.isatty() and not common.quiet:
+        waiting = sum(r.waiting for r in reports)
+        sys.stderr.write(f"\r\x1b[Kround {count}, {seconds:.0f} s, {waiting} waiting ...")
+        sys.stderr.flush()
+
+
+def _clear_progress() -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+# --- what people see ---------------------------------------------------------------------------------------
+
+
+def _show(common: Common, report: PassReport, dry_run: bool) -> None:
+    """On a terminal, or where somebody asked for it by -v or --dry-run."""
+    if common.quiet or not (common.terminal or common.verbose or dry_run):
+        return
+    if report.error is not None and common.terminal:
+        print(f"{report.pass_name}: {_frame.printable(str(report.error), lines=True)}", file=sys.stderr)
+        return
+    print(_summary(report, dry_run))
+    if dry_run or common.verbose:
+        for item in report.items:
+            place = "/".join(part for part in (item.pipeline, item.step, item.sub_group) if part)
+            run = f"run {item.run} " if item.run is not None else ""
+            print(
+                _frame.printable(
+                    f"  {run}{place}: {item.outcome}" + (f" ({item.reason})" if item.reason else "")
+                )
+            )
+
+
+def _summary(report: PassReport, dry_run: bool) -> str:
+    if report.skipped is not None:
+        why = {"locked": "another instance is at work", "paused": "all passes are paused"}
+        return f"{report.pass_name}: not run, {why.get(report.skipped, report.skipped)}"
+    counts = [
+        f"{n} {word}"
+        for n, word in ((report.done, "done"), (report.waiting, "waiting"), (report.failed, "failed"))
+        if n
+    ]
+    would = " (dry run)" if dry_run else ""
+    return f"{report.pass_name}: {', '.join(counts) or 'nothing to do'}{would}"
+
+
+def _exit_code(reports: list[PassReport]) -> int:
+    """The world's silence outweighs failed runs: the next cycle tries again."""
+    return max((report.exit_code for report in reports), default=0)
+
+
+def _calm_logs(common: Common) -> None:
+    """Under cron only conditions are printed, by `_tell_conditions`."""
+    if not (common.terminal or common.verbose or common.log_format == "json"):
+        import logging
+
+        logging.getLogger("ccatwm").setLevel(logging.CRITICAL)
+
+
+def _tell_conditions(common: Common, context: Context, reports: list[PassReport]) -> None:
+    """Where nobody watches, say what began, lasts since a day, or ended."""
+    if common.terminal or common.json or any(r.skipped == "locked" for r in reports if len(reports) == 1):
+        return
+    from ccatwm.cli._conditions import tell_news
+
+    for line in tell_news(context.settings.state_dir, reports, context.clock.now()):
+        if not common.quiet:
+            print(_frame.printable(line, lines=True), file=sys.stderr)

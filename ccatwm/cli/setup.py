@@ -1,0 +1,236 @@
+"""Commands that set up: `init apply ingest config schema db`. Touches: nothing itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ccatwm.cli import _frame
+from ccatwm.cli._frame import Common, DryRun, Yes, command
+from ccatwm.errors import SettingsError
+
+if TYPE_CHECKING:
+    from ccatwm.edges.opsdb.engine import Database
+    from ccatwm.settings.schema import Settings
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files to read.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands that make a site and tell it what to do."""
+    for function in (init, apply, ingest):
+        command(app, panel=_frame.SET_UP)(function)
+
+
+def register_groups(app: typer.Typer) -> None:
+    """Add the groups `config`, `schema` and `db`."""
+    command(app, panel=_frame.SET_UP)(schema)
+    config = _frame.build_app("Show the settings that hold.")
+    command(config, "show")(config_show)
+    app.add_typer(config, name="config", rich_help_panel=_frame.CARE)
+    db = _frame.build_app("Take care of the ops-db.")
+    command(db, "upgrade")(db_upgrade)
+    command(db, "check")(db_check)
+    app.add_typer(db, name="db", rich_help_panel=_frame.CARE)
+
+
+# --- a site ------------------------------------------------------------------------------------------------
+
+
+def init(
+    common: Common,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Where; default ./ccatwm-data.")
+    ] = None,
+    opsdb: Annotated[
+        str | None,
+        typer.Option("--opsdb", metavar="URL", help="PostgreSQL to use instead of SQLite in the folder."),
+    ] = None,
+) -> int:
+    """Make a site that works: settings, ops-db and folders."""
+    from ccatwm.edges.clock import SystemClock
+    from ccatwm.settings.find import DEFAULT_FOLDER
+    from ccatwm.upkeep.initialise import initialise
+
+    target = folder or Path(common.site or DEFAULT_FOLDER)
+    report = initialise(target, now=SystemClock().now(), environ=os.environ, opsdb_url=opsdb)
+    if common.json:
+        _frame.emit_json(report.to_json())
+    elif not common.quiet:
+        _show_init(report)
+    return 0
+
+
+def _show_init(report: Any) -> None:
+    if not report.made:
+        print(f"{report.folder} is a complete site; nothing was changed")
+    else:
+        print(f"made in {report.folder}:")
+        for line in report.made:
+            print(f"  {_frame.printable(line)}")
+    if report.settings.container_runtime == "none":
+        print(
+            "Apptainer was not found: programs run on this host without a container (CONTAINER_RUNTIME = none)"
+        )
+    print("next:")
+    for line in report.next:
+        print(f"  {_frame.printable(line)}")
+
+
+# --- what to process ---------------------------------------------------------------------------------------
+
+
+def apply(
+    common: Common,
+    files: Files,
+    dry_run: DryRun = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Disable what the files do not name.")] = False,
+    yes: Yes = False,
+) -> int:
+    """Apply pipeline definitions: show the difference to the ops-db, then write it."""
+    from ccatwm import wiring
+    from ccatwm.upkeep.apply import apply_definitions
+
+    context = wiring.open_context(common.site)
+    context.database.check_schema(observations=context.settings.observations)
+    report = apply_definitions(
+        context.database,
+        context.grouping,
+        files,
+        now=context.clock.now(),
+        actor=context.actor,
+        host=socket.gethostname(),
+        dry_run=dry_run,
+        prune=prune,
+        yes=yes,
+        confirm_runs=context.settings.confirm_runs,
+    )
+    _show_report(common, report)
+    return 0
+
+
+def ingest(common: Common, files: Files, dry_run: DryRun = False) -> int:
+    """Read observations (YAML, JSON Lines) into the ops-db."""
+    from ccatwm import wiring
+    from ccatwm.upkeep.ingest import ingest_files
+
+    context = wiring.open_context(common.site)
+    context.database.check_schema(observations=context.settings.observations)
+    if context.settings.observations != "managed":
+        raise SettingsError(
+            "the observation tables of this site belong to others",
+            where=context.settings.origins.get("OBSERVATIONS", ""),
+            next="`ingest` is for sites with OBSERVATIONS = managed",
+        )
+    report = ingest_files(
+        context.database,
+        files,
+        now=context.clock.now(),
+        actor=context.actor,
+        host=socket.gethostname(),
+        dry_run=dry_run,
+    )
+    _show_report(common, report)
+    return 0
+
+
+def _show_report(common: Common, report: Any) -> None:
+    if common.json:
+        _frame.emit_json(report.to_json())
+    elif not common.quiet:
+        for line in report.lines():
+            print(_frame.printable(line))
+
+
+# --- config, schema, db ------------------------------------------------------------------------------------
+
+
+def config_show(common: Common) -> int:
+    """Print every setting with its value and where it comes from; secrets are masked."""
+    from ccatwm.settings.load import show_settings
+
+    settings = _settings(common)
+    rows = show_settings(settings)
+    if common.json:
+        entries = [{"key": key, "value": value, "origin": origin} for key, value, origin in rows]
+        site_dir = str(settings.site_dir) if settings.site_dir else None
+        _frame.emit_json(
+            {"schema": "ccatwm.config/1", "site": settings.site, "site_dir": site_dir, "settings": entries}
+        )
+    else:
+        _frame.print_table(f"site {settings.site}", ("setting", "value", "from"), rows)
+    return 0
+
+
+def schema(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="pipeline, observations or manifest.")],
+) -> int:
+    """Print a JSON Schema, for editors and validators."""
+    from ccatwm.upkeep.schemas import json_schema
+
+    _frame.emit_json(json_schema(name))
+    return 0
+
+
+def db_upgrade(common: Common) -> int:
+    """Bring the tables of the ops-db to this release."""
+    from ccatwm.upkeep.schema_versions import upgrade_schema
+
+    settings = _settings(common)
+    report = upgrade_schema(_database(settings), observations=settings.observations)
+    if common.json:
+        _frame.emit_json(report.to_json())
+    elif not common.quiet:
+        for branch, (before, after) in report.changes.items():
+            print(
+                f"{branch}: {after} (nothing to do)"
+                if before == after
+                else f"{branch}: {before or 'nothing'} -> {after}"
+            )
+    return 0
+
+
+def db_check(common: Common) -> int:
+    """Compare the tables of the ops-db with what this release needs; exit 3 where they differ."""
+    from ccatwm.upkeep.schema_versions import check_schema
+
+    settings = _settings(common)
+    report = check_schema(_database(settings), observations=settings.observations)
+    if common.json:
+        _frame.emit_json(report.to_json())
+    elif not common.quiet or not report.fine:
+        _show_check(report)
+    return 0 if report.fine else SettingsError.exit_code
+
+
+def _show_check(report: Any) -> None:
+    print(report.url)
+    for version in report.versions:
+        print(f"  {version.branch}: {version.found or 'no tables'} ({version.state})")
+    for line in report.differences:
+        print(f"  {line}")
+    print("  fine" if report.fine else f"  next: {report.next}")
+
+
+def _settings(common: Common) -> Settings:
+    from ccatwm.settings.load import load_settings
+
+    return load_settings(common.site, os.environ, Path.cwd())
+
+
+def _database(settings: Settings) -> Database:
+    """The ops-db of the site. Only `init` makes one: SQLite would make an empty file."""
+    from ccatwm.edges.opsdb.engine import Database
+
+    path = settings.opsdb_url.removeprefix("sqlite:///")
+    if path != settings.opsdb_url and not Path(path).exists():
+        raise SettingsError(
+            "there is no such database",
+            where=settings.opsdb_url,
+            next="`ccatwm init` makes one, or correct OPSDB_URL",
+        )
+    return Database(settings.opsdb_url)

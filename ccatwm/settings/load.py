@@ -1,0 +1,439 @@
+"""Settings of a site: environment, section of its file, default section, built-in. Touches: files of the site (read).
+
+Dynaconf reads and merges; here values are checked against `Settings`, all mistakes at once, and remembered with
+where each came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ccatwm.errors import Problem, SettingsError
+from ccatwm.settings.find import MARK_FILE, PREFIX, SETTINGS_FILE, Site, find_site, user_state_folder
+from ccatwm.settings.schema import LocalSettings, LocationSettings, Settings
+
+SECTION_VARIABLE = "ENV_FOR_DYNACONF"
+DATABASE_FILE = "opsdb.sqlite"
+BUILT_IN = "built-in"
+
+# Keys whose field has another name, and keys that are no field.
+FIELD_OF_KEY = {"PROCESSING_LOCATION_ID": "processing_location"}
+KEY_OF_FIELD = {field: key for key, field in FIELD_OF_KEY.items()}
+NO_FIELD = {"SITE", "OPSDB_URL_FILE"}
+COMPUTED = {"site", "site_dir", "origins", "extra"}
+
+CHOICES = {
+    "OBSERVATIONS": ("managed", "foreign"),
+    "CONTAINER_RUNTIME": ("apptainer", "singularity", "none"),
+    "STAGING_MODE": ("fetch", "request"),
+}
+MAY_BE_ZERO = {"MIN_FREE_GB", "KEEP_FAILED_INPUTS_HOURS", "RETRY_BASE_SECONDS", "GRACE_SECONDS", "CONFIRM_RUNS",
+               "RECORD_WAIT_SECONDS", "CHANGE_OVERLAP_SECONDS", "MAX_SECONDS", "MAX_SECONDS_STAGE"}  # fmt: skip
+
+
+def load_settings(site: str | None, environ: Mapping[str, str], cwd: Path) -> Settings:
+    """The settings of `site` (a name, a folder, or None for the first that is there).
+
+    Errors: SettingsError: no site, or every mistake in its settings at once.
+    """
+    found = find_site(site, environ, cwd)
+    values, origins = _read_layers(found, environ)
+    return _Check(found, values, origins, environ, cwd).settings()
+
+
+# --- layers ------------------------------------------------------------------------------------------------
+
+
+def _read_layers(site: Site, environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values by key in capitals, and where each comes from."""
+    from dynaconf.base import LazySettings
+    from dynaconf.utils.parse_conf import parse_conf_data
+
+    section = environ.get(SECTION_VARIABLE) or "default"
+    origins = _origins_in_file(site, section)
+    layers = LazySettings(
+        settings_files=[str(site.file)] if site.file else [],
+        root_path=str(site.folder or Path("/")),
+        environments=True,
+        env=section,
+        core_loaders=["TOML"],
+        loaders=[],  # the environment is merged below, so that it is an argument
+    )
+    given = {
+        key.removeprefix(PREFIX): parse_conf_data(text, tomlfy=True, box_settings=layers)
+        for key, text in environ.items()
+        if key.startswith(PREFIX) and len(key) > len(PREFIX)
+    }
+    layers.update(given)
+    origins |= {key.split("__")[0]: f"environment variable {PREFIX}{key}" for key in given}
+    merged = {key: value for key, value in layers.as_dict().items() if key in origins}
+    return merged, origins
+
+
+def _origins_in_file(site: Site, section: str) -> dict[str, str]:
+    """Top-level keys of the file's sections that count. Errors: SettingsError for a file that is no TOML."""
+    if site.file is None:
+        return {}
+    sections = _read_toml(site.file)
+    stray = [key for key, value in sections.items() if not isinstance(value, dict)]
+    if stray:
+        raise SettingsError(
+            "the settings are wrong",
+            problems=[
+                Problem(f"{site.file}: {key}", "stands outside a section", "put it below [default]")
+                for key in stray
+            ],
+        )
+    by_name = {name.lower(): content for name, content in sections.items()}
+    return {
+        key.upper(): f"{site.file} [{name}]"
+        for name in ("default", section.lower())
+        for key in by_name.get(name, {})
+    }
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(
+            f"not TOML: {error}", where=str(file), next="correct it with an editor"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError("not UTF-8 text", where=str(file), next="save it as UTF-8") from error
+    except OSError as error:
+        raise SettingsError(f"cannot be read: {error.strerror}", where=str(file)) from error
+
+
+# --- checks ------------------------------------------------------------------------------------------------
+
+
+class _Check:
+    """Turns merged values into `Settings`, collecting every mistake."""
+
+    def __init__(
+        self,
+        site: Site,
+        values: dict[str, Any],
+        origins: dict[str, str],
+        environ: Mapping[str, str],
+        cwd: Path,
+    ) -> None:
+        self.site = site
+        self.values = values
+        self.origins = origins
+        self.environ = environ
+        self.cwd = cwd
+        self.problems: list[Problem] = []
+
+    def settings(self) -> Settings:
+        self._refuse_unknown_keys()
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(Settings):
+            key = KEY_OF_FIELD.get(field.name, field.name.upper())
+            if field.name not in COMPUTED and key in self.values:
+                value = self._parse(key, str(field.type), self.values[key])
+                if value is not None:
+                    fields[field.name] = value
+        self._fill_in(fields)
+        if self.problems:
+            raise SettingsError("the settings are wrong", where=self._subject(), problems=self.problems)
+        return Settings(site=self.site.name, site_dir=self.site.folder, origins=self._all_origins(), **fields)
+
+    def _subject(self) -> str:
+        return str(self.site.file or "environment variables")
+
+    def _wrong(self, key: str, what: str, allowed: str) -> None:
+        self.problems.append(
+            Problem(f"{self.origins.get(key, self._subject())}: {key}", what, f"allowed: {allowed}")
+        )
+
+    def _refuse_unknown_keys(self) -> None:
+        known = known_keys()
+        for key in sorted(set(self.values) - known):
+            close = get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "see docs/reference/settings.md for all keys"
+            self.problems.append(Problem(f"{self.origins[key]}: {key}", "no such setting", hint))
+
+    # Values.
+
+    def _parse(self, key: str, kind: str, value: Any) -> Any:
+        parsers: dict[str, Callable[[str, Any], Any]] = {
+            "str": self._text,
+            "str | None": self._text,
+            "int": self._whole_number,
+            "float": self._number,
+            "float | None": self._number,
+            "Path": self._path,
+            "Path | None": self._path,
+            "LocalSettings": self._local,
+            "Mapping[str, LocationSettings]": self._locations,
+        }
+        return parsers[kind](key, value)
+
+    def _text(self, key: str, value: Any) -> str | None:
+        if isinstance(value, dict | list | bool) or value is None:
+            self._wrong(key, f"{value!r} is no text", "text")
+            return None
+        text = str(value)
+        if key in CHOICES and text not in CHOICES[key]:
+            self._wrong(key, f"{text!r} is not known", ", ".join(CHOICES[key]))
+            return None
+        if key == "OBS_TIMEZONE" and not _is_timezone(text):
+            self._wrong(key, f"{text!r} is no time zone", "an IANA name such as America/Santiago")
+            return None
+        return text
+
+    def _whole_number(self, key: str, value: Any) -> int | None:
+        number = self._number(key, value, "a whole number")
+        if number is not None and number != int(number):
+            self._wrong(key, f"{value!r} is no whole number", "a whole number")
+            return None
+        return None if number is None else int(number)
+
+    def _number(self, key: str, value: Any, allowed: str = "a number") -> float | None:
+        lowest = "0 or more" if key in MAY_BE_ZERO else "more than 0"
+        try:
+            number = float(value) if not isinstance(value, bool) else None
+        except (TypeError, ValueError):
+            number = None
+        if number is None or number != number or number in (float("inf"), float("-inf")):
+            self._wrong(key, f"{value!r} is no number", f"{allowed}, {lowest}")
+            return None
+        if number < 0 or (number == 0 and key not in MAY_BE_ZERO):
+            self._wrong(key, f"{value!r} is too small", f"{allowed}, {lowest}")
+            return None
+        return number
+
+    def _path(self, key: str, value: Any) -> Path | None:
+        """Relative paths are relative to the folder of the site; in the environment, to where we are."""
+        text = self._text(key, value)
+        if not text:
+            if text == "":
+                self._wrong(key, "is empty", "a path")
+            return None
+        below = self.site.folder if self.site.folder and "environment" not in self.origins[key] else self.cwd
+        return below / Path(text).expanduser()
+
+    def _local(self, key: str, value: Any) -> LocalSettings | None:
+        names = [field.name for field in dataclasses.fields(LocalSettings)]
+        table = self._table(key, value, names)
+        given = {name: self._whole_number(f"{key}.{name}", v) for name, v in table.items() if name in names}
+        return LocalSettings(**{name: number for name, number in given.items() if number is not None})
+
+    def _locations(self, key: str, value: Any) -> dict[str, LocationSettings] | None:
+        found = {}
+        for name, content in self._table(key, value, None).items():
+            place = self._table(f"{key}.{name}", content, ["root"])
+            root = self._path(key, place["root"]) if place.get("root") is not None else None
+            found[str(name)] = LocationSettings(str(root) if root else None)
+        return found
+
+    def _table(self, key: str, value: Any, names: list[str] | None) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self._wrong(key, f"{value!r} is no table", f"a table, [default.{key.lower()}]")
+            return {}
+        table = {str(name).lower() if names else str(name): content for name, content in value.items()}
+        for name in table:
+            if names is not None and name not in names:
+                self._wrong(f"{key}.{name}", "no such setting", ", ".join(names))
+        return table
+
+    # What follows from other settings.
+
+    def _fill_in(self, fields: dict[str, Any]) -> None:
+        base = fields.get("pipeline_base_dir")
+        if base is None and "PIPELINE_BASE_DIR" not in self.values:
+            self._missing("PIPELINE_BASE_DIR", "the folder of run directories")
+        if "processing_location" not in fields and "PROCESSING_LOCATION_ID" not in self.values:
+            self._missing("PROCESSING_LOCATION_ID", "name or id of the data location that is served")
+        if base is not None:
+            self._use_made_site(fields, base)
+        self._find_database(fields)
+        if "state_dir" not in fields:
+            fields["state_dir"] = (self.site.folder or user_state_folder(self.environ)) / "state"
+
+    def _missing(self, key: str, what: str) -> None:
+        self.problems.append(Problem(f"{self._subject()}: {key}", "is missing", what))
+
+    def _use_made_site(self, fields: dict[str, Any], base: Path) -> None:
+        """What `ccatwm init` left in the base directory, where environment variables alone are the site."""
+        if self.site.folder is not None:
+            return
+        if not (base / MARK_FILE).exists() and (base / SETTINGS_FILE).is_file():
+            # The folder that `init` made was named: its own base directory is meant.
+            inner = base / "pipelines"
+            if (inner / MARK_FILE).is_file():
+                base = fields["pipeline_base_dir"] = inner
+                self.origins["PIPELINE_BASE_DIR"] += f" (a folder made by `ccatwm init`: its {inner.name}/)"
+        mark = read_mark(base)
+        for key, name in (
+            ("OPSDB_URL", "opsdb_url"),
+            ("STATE_DIR", "state_dir"),
+            ("CONTAINER_RUNTIME", "container_runtime"),
+        ):
+            if mark.get(name) and key not in self.values and key + "_FILE" not in self.values:
+                text = str(mark[name])
+                fields[name] = base / text if name == "state_dir" else text
+                self.origins[key] = str(base / MARK_FILE)
+
+    def _find_database(self, fields: dict[str, Any]) -> None:
+        if "OPSDB_URL_FILE" in self.values and "opsdb_url" not in fields:
+            fields["opsdb_url"] = self._url_from_file()
+        if "opsdb_url" not in fields and self.site.folder is not None and "OPSDB_URL" not in self.values:
+            fields["opsdb_url"] = f"sqlite:///{DATABASE_FILE}"
+        url = fields.get("opsdb_url")
+        if url is None:
+            if "OPSDB_URL" not in self.values:
+                self._missing(
+                    "OPSDB_URL", "no database was found in the base directory either; run `ccatwm init`"
+                )
+            return
+        if not url.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg2://")):
+            self._wrong(
+                "OPSDB_URL",
+                "names no database that is known",
+                "sqlite:///PATH or postgresql://USER@HOST/NAME",
+            )
+            return
+        fields["opsdb_url"] = self._absolute_url(url, fields)
+
+    def _absolute_url(self, url: str, fields: dict[str, Any]) -> str:
+        if not url.startswith("sqlite:///"):
+            return url
+        below = self.site.folder or fields.get("pipeline_base_dir") or self.cwd
+        if "environment" in self.origins.get("OPSDB_URL", ""):
+            below = self.cwd
+        path = (below / url.removeprefix("sqlite:///")).resolve()
+        self._refuse_network_file_system(path)
+        return f"sqlite:///{path}"
+
+    def _refuse_network_file_system(self, path: Path) -> None:
+        kind = network_file_system(path)
+        if kind:
+            self._wrong(
+                "OPSDB_URL",
+                f"{path} lies on {kind}: SQLite cannot be trusted on a network file system",
+                "a local disk (sqlite:///LOCAL/PATH), or PostgreSQL (postgresql://USER@HOST/NAME)",
+            )
+
+    def _url_from_file(self) -> str | None:
+        key = "OPSDB_URL_FILE"
+        path = self._path(key, self.values[key])
+        if path is None:
+            return None
+        try:
+            self.origins["OPSDB_URL"] = str(path)
+            return path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            self._wrong(
+                key,
+                f"{path} cannot be read: {getattr(error, 'strerror', error)}",
+                "a file with the URL in it",
+            )
+            return None
+
+    def _all_origins(self) -> dict[str, str]:
+        keys = {
+            KEY_OF_FIELD.get(f.name, f.name.upper())
+            for f in dataclasses.fields(Settings)
+            if f.name not in COMPUTED
+        }
+        return {key: self.origins.get(key, BUILT_IN) for key in sorted(keys)}
+
+
+def known_keys() -> set[str]:
+    """All keys that may be set."""
+    fields = {f.name for f in dataclasses.fields(Settings)} - COMPUTED
+    return {KEY_OF_FIELD.get(name, name.upper()) for name in fields} | NO_FIELD
+
+
+def read_mark(base: Path) -> dict[str, Any]:
+    """What `.ccatwm.json` in the base directory says; empty where there is none."""
+    try:
+        content = json.loads((base / MARK_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def network_file_system(path: Path) -> str | None:
+    """The kind of network file system that `path` lies on, or None. From /proc/self/mountinfo (proc(5)); Linux only."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    best, kind = "", ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        mount = left.split()[4].replace("\\040", " ")
+        if f"{path}/".startswith(f"{mount.rstrip('/')}/") and len(mount) >= len(best):
+            best, kind = mount, right.split()[0]
+    return kind if kind.startswith(NETWORK_FILE_SYSTEMS) else None
+
+
+NETWORK_FILE_SYSTEMS = (
+    "nfs", "lustre", "gpfs", "cifs", "smb", "beegfs", "ceph", "fuse.sshfs", "glusterfs", "afs",
+)  # fmt: skip
+
+
+def _is_timezone(name: str) -> bool:
+    import zoneinfo
+
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        return False
+    return True
+
+
+# --- showing -----------------------------------------------------------------------------------------------
+
+SECRET_WORDS = ("PASSWORD", "SECRET", "TOKEN", "KEY")
+
+
+def show_settings(settings: Settings) -> list[tuple[str, Any, str]]:
+    """(key, value, origin) of every setting, secrets masked."""
+    shown = []
+    for field in dataclasses.fields(Settings):
+        if field.name in COMPUTED:
+            continue
+        key = KEY_OF_FIELD.get(field.name, field.name.upper())
+        shown.append((key, _masked(key, getattr(settings, field.name)), settings.origins.get(key, BUILT_IN)))
+    return sorted(shown, key=lambda row: row[0])
+
+
+def _masked(key: str, value: Any) -> Any:
+    if _is_secret(key):
+        return None if value in (None, "") else "***"
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {name: _masked(str(name), content) for name, content in value.items()}
+    return mask_url(value) if isinstance(value, str) else value
+
+
+def _is_secret(key: str) -> bool:
+    return any(word in key.upper() for word in SECRET_WORDS)
+
+
+def mask_url(text: str) -> str:
+    """A URL without its password, in the user part and in the query."""
+    from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+    if "://" not in text or text.startswith("sqlite:"):
+        return text
+    parts = urlsplit(text)
+    user, at, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    query = "&".join(f"{k}={'***' if _is_secret(k) else v}" for k, v in parse_qsl(parts.query))
+    return urlunsplit(parts._replace(netloc=f"{name}{':***' if colon else ''}{at}{host}", query=query))

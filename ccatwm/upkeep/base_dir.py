@@ -1,0 +1,69 @@
+"""Checks that the base directory belongs to this ops-db, and that its location is known. Touches: both (read)."""
+
+from __future__ import annotations
+
+import dataclasses
+from difflib import get_close_matches
+
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.stores.leases import read_uid
+from ccatwm.edges.opsdb.stores.places import Place, list_places
+from ccatwm.errors import SettingsError
+from ccatwm.settings.find import MARK_FILE
+from ccatwm.settings.load import read_mark
+from ccatwm.settings.schema import Settings
+
+
+def check_base_dir(settings: Settings, database: Database) -> None:
+    """Refuse to work where run directories and ops-db do not belong together. Errors: SettingsError."""
+    with database.read() as connection:
+        uid = read_uid(connection)
+    file = settings.pipeline_base_dir / MARK_FILE
+    mark = read_mark(settings.pipeline_base_dir)
+    if not mark:
+        raise SettingsError(
+            "the base directory is not prepared: no such file, or nothing readable in it",
+            where=str(file),
+            next="set PIPELINE_BASE_DIR to the folder that `ccatwm init` made, or run `ccatwm init` for this site",
+        )
+    if mark.get("ops_db_uid") != uid:
+        raise SettingsError(
+            f"the base directory belongs to the ops-db {mark.get('ops_db_uid')!r}, but {database.safe_url} is {uid!r}",
+            where=str(file),
+            next="set OPSDB_URL or PIPELINE_BASE_DIR so that they belong together",
+        )
+
+
+def settle_location(settings: Settings, database: Database) -> Settings:
+    """The settings with the processing location by name: `PROCESSING_LOCATION_ID` may be an id.
+
+    Errors: SettingsError for a location that is not there or that is not for processing.
+    """
+    wanted = settings.processing_location
+    with database.read() as connection:
+        known = list_places(connection)
+    found = _find(wanted, known)
+    where = settings.origins.get("PROCESSING_LOCATION_ID", "")
+    if found is None:
+        names = [place.name for place in known if place.kind == "processing"]
+        close = get_close_matches(wanted, names, n=1)
+        raise SettingsError(
+            f"PROCESSING_LOCATION_ID is {wanted!r}: the ops-db knows no such data location",
+            where=where,
+            next=f"did you mean {close[0]}?"
+            if close
+            else f"locations for processing: {', '.join(names) or 'none'}",
+        )
+    if found.kind != "processing":
+        raise SettingsError(
+            f"PROCESSING_LOCATION_ID is {wanted!r}: that data location is of type {found.kind}, not processing",
+            where=where,
+            next="name a data location of type processing",
+        )
+    return settings if found.name == wanted else dataclasses.replace(settings, processing_location=found.name)
+
+
+def _find(wanted: str, known: list[Place]) -> Place | None:
+    """By name first: a name may look like a number."""
+    by_name = next((place for place in known if place.name == wanted), None)
+    return by_name or next((place for place in known if place.id == wanted), None)

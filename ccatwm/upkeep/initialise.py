@@ -1,0 +1,240 @@
+"""Makes a site: settings, ops-db, folders. Touches: the folder of the site, the ops-db.
+
+Asks nothing, and changes nothing that is there: made again it only adds what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.stores import places
+from ccatwm.errors import SettingsError
+from ccatwm.settings.find import DEFAULT_FOLDER, MARK_FILE, PREFIX, SETTINGS_FILE
+from ccatwm.settings.load import DATABASE_FILE, load_settings, mask_url, network_file_system, read_mark
+from ccatwm.settings.schema import Settings
+from ccatwm.upkeep.schema_versions import upgrade_schema
+
+PROCESSING, RAW = "local", "raw"
+
+
+@dataclass
+class InitReport:
+    """What was made, what was there, and what to type next."""
+
+    folder: Path
+    settings: Settings
+    uid: str
+    made: list[str] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+
+    @property
+    def next(self) -> list[str]:
+        site = "" if self.folder == Path.cwd() / DEFAULT_FOLDER else f" --site {self.folder}"
+        return [
+            f"ccatwm{site} ingest OBSERVATIONS.yaml   # tell it about raw data packages (copies in {self.folder / RAW})",
+            f"ccatwm{site} apply PIPELINES.yaml       # say what to process, and how",
+            f"ccatwm{site} cycle --until-idle         # do it",
+            f"ccatwm{site} status                     # look at it",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "ccatwm.init/1",
+            "site": str(self.folder),
+            "opsdb_url": mask_url(self.settings.opsdb_url),
+            "ops_db_uid": self.uid,
+            "pipeline_base_dir": str(self.settings.pipeline_base_dir),
+            "processing_location": self.settings.processing_location,
+            "container_runtime": self.settings.container_runtime,
+            "made": self.made,
+            "there": self.there,
+            "next": self.next,
+        }
+
+
+def initialise(
+    folder: Path, *, now: datetime, environ: Mapping[str, str], opsdb_url: str | None = None
+) -> InitReport:
+    """Make a site in `folder`, or complete it.
+
+    Where the environment already names PIPELINE_BASE_DIR and PROCESSING_LOCATION_ID, the site is made for them.
+    Errors: SettingsError for a folder on a network file system (SQLite), WorldError where the ops-db does not answer.
+    """
+    folder = folder.expanduser().resolve()
+    made: list[str] = []
+    there: list[str] = []
+    _write_settings(folder, environ, opsdb_url, made, there)
+    settings = load_settings(str(folder), environ, folder.parent)
+    for path in (settings.pipeline_base_dir, settings.state_dir, folder / RAW):
+        _make_folder(path, made, there)
+    uid = _prepare_database(settings, folder, now, made, there)
+    _write_mark(settings, folder, uid, made, there)
+    return InitReport(folder, settings, uid, made, there)
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def _write_settings(
+    folder: Path, environ: Mapping[str, str], opsdb_url: str | None, made: list[str], there: list[str]
+) -> None:
+    file = folder / SETTINGS_FILE
+    if file.exists():
+        there.append(str(file))
+        return
+    if opsdb_url is None:
+        _refuse_network_file_system(folder)
+    elif not opsdb_url.startswith(("postgresql://", "postgresql+psycopg2://", "sqlite:///")):
+        raise SettingsError(
+            f"--opsdb names no database that is known: {mask_url(opsdb_url)}",
+            next="use postgresql://USER@HOST/NAME, or leave it out for SQLite",
+        )
+    _make_folder(folder, made, there)
+    text = build_settings_text(
+        opsdb_url=opsdb_url or f"sqlite:///{DATABASE_FILE}",
+        base_dir=environ.get(f"{PREFIX}PIPELINE_BASE_DIR") or "pipelines",
+        location=_location_name(environ.get(f"{PREFIX}PROCESSING_LOCATION_ID")),
+        runtime="apptainer" if shutil.which("apptainer", path=environ.get("PATH")) else "none",
+    )
+    _write_new(file, text, mode=0o600 if opsdb_url and "@" in opsdb_url else 0o644)
+    made.append(str(file))
+
+
+def _location_name(wanted: str | None) -> str:
+    """A number is the id of a location that is still to be made: it gets the usual name."""
+    return PROCESSING if wanted is None or wanted.isdigit() else wanted
+
+
+def build_settings_text(*, opsdb_url: str, base_dir: str, location: str, runtime: str) -> str:
+    """The commented settings of a new site."""
+    quoted = {name: json.dumps(value, ensure_ascii=False) for name, value in
+              {"url": opsdb_url, "base": base_dir, "location": location, "runtime": runtime}.items()}  # fmt: skip
+    return f"""\
+# Settings of this site. An environment variable {PREFIX}KEY wins over a key here; a section named by
+# ENV_FOR_DYNACONF wins over [default]. Relative paths are relative to this file.
+# `ccatwm config show` prints what holds, and where it comes from.
+
+[default]
+OPSDB_URL = {quoted["url"]}
+PIPELINE_BASE_DIR = {quoted["base"]}          # run directories and products
+PROCESSING_LOCATION_ID = {quoted["location"]}         # the data location that this site serves: name or id
+STATE_DIR = "state"                      # locks, records of local jobs; on a local disk
+HPC_BACKEND = "local"                    # local | slurm
+CONTAINER_RUNTIME = {quoted["runtime"]}           # apptainer | singularity | none
+# OBS_TIMEZONE = "America/Santiago"      # observing nights change at its noon
+# GRACE_SECONDS = 900                    # how long a job handed over may take to show in the queue
+# CACHE_MAX_GB = 500                     # size of the cache of staged raw data
+
+# [default.local]
+# slots = 2                              # jobs at once on this machine
+
+# [default.locations.raw]
+# root = "raw"                           # where a data location lies, if not where the ops-db says
+"""
+
+
+def _write_new(file: Path, text: str, *, mode: int = 0o644) -> None:
+    """Write by rename, so that nobody reads half of it."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with open(
+        os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8"
+    ) as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)
+
+
+def _make_folder(path: Path, made: list[str], there: list[str]) -> None:
+    if path.is_dir():
+        there.append(f"{path}/")
+        return
+    path.mkdir(parents=True)
+    made.append(f"{path}/")
+
+
+def _refuse_network_file_system(folder: Path) -> None:
+    kind = network_file_system(folder)
+    if kind:
+        raise SettingsError(
+            f"the folder lies on {kind}: SQLite cannot be trusted on a network file system",
+            where=str(folder),
+            next="name a folder on a local disk (`ccatwm init DIR`), or use PostgreSQL "
+            "(`ccatwm init --opsdb postgresql://USER@HOST/NAME DIR`)",
+        )
+
+
+def _write_mark(settings: Settings, folder: Path, uid: str, made: list[str], there: list[str]) -> None:
+    """Say in the base directory whose it is, and where the rest of the site lies."""
+    file = settings.pipeline_base_dir / MARK_FILE
+    known = read_mark(settings.pipeline_base_dir).get("ops_db_uid")
+    if known == uid:
+        there.append(str(file))
+        return
+    if known is not None:
+        raise SettingsError(
+            f"the base directory belongs to another ops-db, {known!r}",
+            where=str(file),
+            next="name another PIPELINE_BASE_DIR, or the OPSDB_URL of that ops-db",
+        )
+    mark = {
+        "format": 1,
+        "ops_db_uid": uid,
+        "site": str(folder),
+        "state_dir": str(settings.state_dir),
+        "container_runtime": settings.container_runtime,
+    }
+    if settings.opsdb_url.startswith("sqlite:"):
+        mark["opsdb_url"] = settings.opsdb_url  # a password has no place here
+    _write_new(file, json.dumps(mark, indent=2) + "\n")
+    made.append(str(file))
+
+
+# --- the ops-db --------------------------------------------------------------------------------------------
+
+
+def _prepare_database(
+    settings: Settings, folder: Path, now: datetime, made: list[str], there: list[str]
+) -> str:
+    database = Database(settings.opsdb_url)
+    try:
+        report = upgrade_schema(database, observations=settings.observations)
+        for branch, (before, after) in report.changes.items():
+            (there if before == after else made).append(f"{branch} tables in {database.safe_url}")
+        with database.write() as connection:
+            uid = places.record_uid(connection, str(uuid.uuid4()), now)
+            if settings.observations == "managed":
+                _record_places(connection, settings, folder, now, made, there)
+        return uid
+    finally:
+        database.dispose()
+
+
+def _record_places(
+    connection: Any, settings: Settings, folder: Path, now: datetime, made: list[str], there: list[str]
+) -> None:
+    location = settings.processing_location
+    if location.isdigit() and any(
+        p.id == location and p.kind == "processing" for p in places.list_places(connection)
+    ):
+        there.append(f"data location {location} (processing)")
+        location = ""
+    elif location.isdigit():
+        location = PROCESSING
+    site_id = places.record_site(connection, folder.name, now)
+    wanted = [(location, "processing", settings.pipeline_base_dir, 10), (RAW, "source", folder / RAW, 0)]
+    for name, kind, path, priority in wanted:
+        if name:
+            new = places.record_place(
+                connection, site_id, name, kind=kind, base_path=str(path), priority=priority, now=now
+            )
+            (made if new else there).append(f"data location {name} ({kind}) at {path}")
