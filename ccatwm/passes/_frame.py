@@ -30,6 +30,7 @@ class PassOptions:
     wait: float | None = None
     max_seconds: float | None = None
     full: bool = False
+    stop: Callable[[], bool] | None = None  # asked between units of work
 
 
 @dataclass
@@ -143,6 +144,8 @@ class PassFrame:
         return self.options.dry_run
 
     def time_is_up(self) -> bool:
+        if self.options.stop is not None and self.options.stop():
+            return True
         return self.context.clock.monotonic() - self._start >= self._budget
 
     def checkpoint(self) -> None:

@@ -94,7 +94,7 @@ def declared_metadata(connection: sa.Connection, observations: str) -> sa.MetaDa
             table.to_metadata(
                 merged,
                 schema=schema if table.schema else None,  # type: ignore[arg-type]
-                referred_schema_fn=lambda _table, to, *_: schema if schema and to else blank,  # type: ignore[arg-type,return-value]
+                referred_schema_fn=lambda _table, to, *_: schema if schema and to else blank,  # type: ignore[arg-type]
             )
     return merged
 
