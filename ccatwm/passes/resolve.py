@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from ccatwm.core.gap import SETTLED, Decision, Outcome, Request, RunFacts, SubGroupView, decide
 from ccatwm.core.members import membership_change
-from ccatwm.core.model import InputKind, ResolvedStep, RunInput, SoftwareVersion, UpstreamStep
+from ccatwm.core.model import InputKind, InputRole, ResolvedStep, RunInput, SoftwareVersion, TriggerType, UpstreamStep
 from ccatwm.core.states import RunEvent
 from ccatwm.edges.opsdb.stores import runs, sub_groups, triggers
 from ccatwm.edges.opsdb.stores.steps import StepRecord, get_step_record, step_depths
@@ -143,6 +143,12 @@ class StepEvents:
 
     step_id: int
     events: tuple[OpenEvent, ...]
+    continuous: bool
+
+    @property
+    def only_asked(self) -> bool:
+        """Steps by cron or by hand decide only on what was opened; a full comparison looks at all."""
+        return not self.continuous and all(event.kind != "full" for event in self.events)
 
     @property
     def ids(self) -> list[int]:
@@ -159,32 +165,42 @@ def _decide_all(frame: PassFrame) -> None:
 def _list_step_events(context: Context) -> list[StepEvents]:
     """Open events by step, upstream steps first."""
     with context.database.read() as connection:
-        known = {step.id for step in triggers.list_triggered_steps(connection, location(context))}
-        events = triggers.list_open_events(connection, known)
+        steps = {step.id: step.trigger for step in triggers.list_triggered_steps(connection, location(context))}
+        events = triggers.list_open_events(connection, steps)
         depths = step_depths(connection, sorted({event.step_id for event in events}))
     by_step: dict[int, list[OpenEvent]] = {}
     for event in events:
         by_step.setdefault(event.step_id, []).append(event)
-    return [StepEvents(s, tuple(by_step[s])) for s in sorted(by_step, key=lambda s: (depths[s], s))]
+    return [
+        StepEvents(s, tuple(by_step[s]), steps[s].type is TriggerType.CONTINUOUS)
+        for s in sorted(by_step, key=lambda s: (depths[s], s))
+    ]
 
 
 def _apply_requests(frame: PassFrame, step_events: StepEvents) -> None:
-    """Manual events, forcing ticks and full comparisons make sub-groups due."""
+    """Manual events, ticks and full comparisons open sub-groups; once, also when the pass dies afterwards."""
     for event in step_events.events:
-        forced_tick = event.kind == "cron" and event.scope.get("force")
-        if event.kind not in ("manual", "full") and not forced_tick or event.scope.get("applied"):
+        if event.kind not in ("manual", "full", "cron") or event.scope.get("applied"):
             continue
-        changes: dict[str, Any] = {}
-        if event.kind != "full":
-            changes["requested"] = {
-                "reason": "scheduled" if event.kind == "cron" else "requested",
-                "text": event.reason,
-                "force": bool(event.scope.get("force")),
-                "actor": event.actor,
-            }
         with frame.context.database.write() as connection:
-            sub_groups.mark_step_due(connection, step_events.step_id, frame.now, event.scope.get("sub_group"), **changes)
+            if event.kind == "cron" and not event.scope.get("force"):
+                sub_groups.mark_asked(connection, step_events.step_id, frame.now)
+            else:
+                key = event.scope.get("sub_group")
+                sub_groups.mark_step_due(connection, step_events.step_id, frame.now, key, **_request_columns(event))
             triggers.mark_applied(connection, event)
+
+
+def _request_columns(event: OpenEvent) -> dict[str, Any]:
+    if event.kind == "full":
+        return {}
+    request = {
+        "reason": "scheduled" if event.kind == "cron" else "requested",
+        "text": event.reason if event.kind == "manual" else "",
+        "force": bool(event.scope.get("force")),
+        "actor": event.actor,
+    }
+    return {"requested": request, "asked": True}
 
 
 def _decide_step(frame: PassFrame, step_events: StepEvents) -> bool:
@@ -212,7 +228,7 @@ def _decide_chunk(frame: PassFrame, step_events: StepEvents, size: int) -> bool:
     items: list[tuple[str, PassItem]] = []
     with frame.context.database.write() as connection:
         step = get_step_record(connection, step_events.step_id)
-        rows = sub_groups.list_due(connection, step.id, frame.now, size)
+        rows = sub_groups.list_due(connection, step.id, frame.now, size, only_asked=step_events.only_asked)
         if rows:
             items = _decide_rows(frame, connection, step, rows)
         finished = len(rows) < size
@@ -332,6 +348,7 @@ def _carry_out(
         "round_at": (row.round_at or frame.now) if decision.outcome in WAITING else None,
         "stale": decision.stale,
         "requested": row.requested if decision.keeps_request else None,
+        "asked": decision.keeps_request and row.asked,
     }
     if decision.recipe is not None:
         values["wanted_recipe"] = decision.recipe.digest
@@ -368,7 +385,7 @@ def _create_run(
         resolved_step=resolved.to_json(), priority=step.priority,
     )  # fmt: skip
     references = [
-        RunInput(InputKind.REFERENCE, sub_groups.InputRole.MEMBER, r.name, f"{r.name}@{r.version}", r.checksum, None)
+        RunInput(InputKind.REFERENCE, InputRole.MEMBER, r.name, f"{r.name}@{r.version}", r.checksum, None)
         for r in step.references
     ]
     runs.insert_inputs(connection, run_id, [*decision.inputs, *references])

@@ -79,12 +79,14 @@ def _due_steps(
     steps = triggers.list_triggered_steps(connection, location(context))
     regroup = triggers.scopes_to_regroup(connection)
     due = triggers.steps_due(connection, now)
+    asked = triggers.steps_asked_for(connection, now)
     cursors = triggers.read_cursors(connection)
     waiting = {event.step_id for event in triggers.list_open_events(connection)}
     packages_changed = packages_changed or triggers.any_changed_package(connection)
     found = []
     for step in steps:
-        why = _why_due(step, now, cursors, step.id in due, step.scope_id in regroup, packages_changed, full)
+        is_due = step.id in (due if step.trigger.type is TriggerType.CONTINUOUS else asked)
+        why = _why_due(step, now, cursors, is_due, step.scope_id in regroup, packages_changed, full)
         if why is not None and step.id not in waiting:
             found.append((step, *why))
     return found
@@ -103,9 +105,8 @@ def _why_due(
         last = cursors.get(_cron_cursor(step))
         if last is not None and tick_due(step.trigger, last, now):
             return "cron", f"cron {step.trigger.config['cron']}"
-        return None
-    if step.trigger.type is TriggerType.MANUAL:
-        return None
+    if step.trigger.type is not TriggerType.CONTINUOUS:
+        return ("asked", "a sub-group that was asked for need no longer wait") if is_due else None
     if full:
         return "full", "everything is compared"
     if regroup:

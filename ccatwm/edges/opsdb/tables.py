@@ -314,7 +314,8 @@ sub_group = _table(
     Column("current_decision", Integer, nullable=False, server_default="0"),
     Column("stale", Text),  # why the current product is stale, or None
     Column("held", Text),
-    Column("requested", Json),  # {"reason","actor","force","event_id"} until a decision carried it out
+    Column("requested", Json),  # {"reason","text","force","actor"} until a decision carried it out
+    Column("asked", Boolean, nullable=False, server_default=sa.false()),  # a tick or a person opened it, it had to wait
     sa.UniqueConstraint("step_id", "key"),
     Index("ix_sub_group_due", "step_id", "due_at", sqlite_where=sa.text("due_at IS NOT NULL"),
           postgresql_where=sa.text("due_at IS NOT NULL")),

@@ -49,6 +49,7 @@ class SubGroupRow:
     current_run_id: int | None
     held: str | None
     requested: Mapping[str, Any] | None
+    asked: bool
 
 
 # --- scopes and members -----------------------------------------------------------------------------------------
@@ -168,6 +169,13 @@ def mark_due(connection: sa.Connection, sub_group_ids: Collection[int], now: dat
         _mark(connection, sub_group.c.id.in_(chunk), now)
 
 
+def mark_asked(connection: sa.Connection, step_id: int, now: datetime) -> None:
+    """A tick opens the sub-groups that are due: those that have to wait stay asked for."""
+    connection.execute(
+        sa.update(sub_group).where(sub_group.c.step_id == step_id, sub_group.c.due_at <= now).values(asked=True)
+    )
+
+
 def mark_step_due(connection: sa.Connection, step_id: int, now: datetime, key: str | None = None, **changes: Any) -> int:
     """All sub-groups of a step (or the one with `key`) are to be looked at; returns how many."""
     where = sub_group.c.step_id == step_id
@@ -204,7 +212,9 @@ def mark_downstream_due(connection: sa.Connection, sub_group_ids: Collection[int
 # --- reading for a decision -----------------------------------------------------------------------------------------
 
 
-def list_due(connection: sa.Connection, step_id: int, now: datetime, limit: int) -> list[SubGroupRow]:
+def list_due(
+    connection: sa.Connection, step_id: int, now: datetime, limit: int, *, only_asked: bool = False
+) -> list[SubGroupRow]:
     """Sub-groups of a step to be looked at, locked against being marked meanwhile (PostgreSQL)."""
     query = (
         sa.select(sub_group)
@@ -213,10 +223,12 @@ def list_due(connection: sa.Connection, step_id: int, now: datetime, limit: int)
         .limit(limit)
         .with_for_update()
     )
+    if only_asked:
+        query = query.where(sub_group.c.asked)
     return [
         SubGroupRow(
             r.id, r.key, r.dims, r.created_at, r.due_at, r.round_at, r.input_changed_at, r.decision, r.outcome,
-            r.current_run_id, r.held, r.requested,
+            r.current_run_id, r.held, r.requested, r.asked,
         )
         for r in connection.execute(query)
     ]  # fmt: skip

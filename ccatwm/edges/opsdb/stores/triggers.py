@@ -65,6 +65,12 @@ def steps_due(connection: sa.Connection, now: datetime) -> set[int]:
     return set(connection.execute(query).scalars())
 
 
+def steps_asked_for(connection: sa.Connection, now: datetime) -> set[int]:
+    """Ids of steps with a due sub-group that somebody, or a tick, asked for and that had to wait."""
+    query = sa.select(t.sub_group.c.step_id).where(t.sub_group.c.due_at <= now, t.sub_group.c.asked).distinct()
+    return set(connection.execute(query).scalars())
+
+
 def scopes_to_regroup(connection: sa.Connection) -> set[int]:
     """Ids of grouping scopes whose members do not stand for the present rules."""
     query = (

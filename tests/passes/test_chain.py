@@ -1,0 +1,209 @@
+"""The whole chain: packages in, products out, and what late data, failures and people change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.crash.campaign import program
+
+pytestmark = pytest.mark.quick
+
+
+def failing(step: str, code: int):
+    """A program that fails in one step."""
+
+    def run(output: Path, manifest: dict) -> int:
+        return code if manifest["step"] == step else program(output, manifest)
+
+    return run
+
+
+def test_packages_become_products(observatory):
+    observatory.until_quiet()
+    assert [(r["step_name"], r["status"], r["reason"]) for r in observatory.runs()] == [
+        ("calibrate", "COMPLETED", "new-sub-group"),
+        ("calibrate", "COMPLETED", "new-sub-group"),
+        ("grid", "COMPLETED", "new-sub-group"),
+    ]
+    assert sorted(p["type"] for p in observatory.rows("data_product")) == [
+        "INTERMEDIATE", "INTERMEDIATE", "QA_METRIC", "QA_METRIC", "SCIENCE",
+    ]  # fmt: skip
+
+
+def test_a_second_cycle_does_nothing(observatory):
+    observatory.until_quiet()
+    reports = observatory.cycle()
+    assert [(r.pass_name, r.selected, r.done, r.failed) for r in reports if r.selected or r.done or r.failed] == []
+
+
+def test_a_late_scan_makes_a_new_map_and_keeps_the_first(observatory):
+    observatory.until_quiet()
+    first = observatory.sub_group("grid")["current_run_id"]
+    observatory.arrive("late.yaml")
+    observatory.until_quiet()
+    maps = observatory.runs("grid")
+    assert [r["status"] for r in maps] == ["COMPLETED", "COMPLETED"]
+    assert maps[1]["reason"] == "upstream-changed"
+    assert observatory.sub_group("grid")["current_run_id"] == maps[1]["id"] != first
+    old = next(p for p in observatory.rows("data_product") if p["run_id"] == first)
+    assert (observatory.base / old["full_path"]).is_file()
+
+
+def test_a_corrupt_copy_is_reported_and_the_good_one_taken(observatory):
+    observatory.until_quiet()
+    reports = observatory.rows("copy_report")
+    assert [(r["package_name"], r["location"], r["finding"]) for r in reports] == [("scan-2-LFA", "buffer", "corrupt")]
+
+
+def test_inputs_are_frozen_with_checksum_and_lineage(observatory):
+    observatory.until_quiet()
+    grid = observatory.runs("grid")[0]
+    inputs = [i for i in observatory.rows("run_input") if i["run_id"] == grid["id"]]
+    assert {i["kind"] for i in inputs} == {"product"}
+    details = [json.loads(i["details"]) if isinstance(i["details"], str) else i["details"] for i in inputs]
+    assert sorted(d["stands_on"][0] for d in details) == ["scan-1-LFA", "scan-2-LFA"]
+
+
+def test_input_links_go_and_the_cache_stays(observatory):
+    observatory.until_quiet()
+    observatory.run_pass("collect")
+    assert not list(observatory.base.glob("otf/*/*/run-*/input"))
+    assert len(list((observatory.base / ".cache" / "packages").iterdir())) == 2
+
+
+def test_from_a_to_b_and_back_to_a_ends_at_the_product_of_a(observatory):
+    observatory.until_quiet()
+    first = observatory.sub_group("calibrate", "executed_obs_unit=1")["current_run_id"]
+    observatory.edit("mode: hot_cold", "mode: other")
+    observatory.until_quiet()
+    assert observatory.sub_group("calibrate", "executed_obs_unit=1")["current_run_id"] != first
+    count = len(observatory.runs())
+    observatory.edit("mode: other", "mode: hot_cold")
+    observatory.until_quiet()
+    group = observatory.sub_group("calibrate", "executed_obs_unit=1")
+    assert (group["current_run_id"], len(observatory.runs())) == (first, count)
+
+
+def test_a_slow_old_run_that_ends_last_does_not_win(observatory):
+    observatory.until_quiet()
+    first = observatory.sub_group("calibrate", "executed_obs_unit=1")["current_run_id"]
+    observatory.edit("mode: hot_cold", "mode: other")
+    observatory.cycle()  # the run for B is submitted, and slow
+    observatory.edit("mode: other", "mode: hot_cold")
+    observatory.cycle()
+    observatory.until_quiet()  # B ends now
+    slow = [r for r in observatory.runs("calibrate") if r["reason"] == "config-changed"]
+    assert {r["status"] for r in slow} == {"COMPLETED"}
+    assert observatory.sub_group("calibrate", "executed_obs_unit=1")["current_run_id"] == first
+
+
+def test_a_program_that_fails_needs_a_person_and_downstream_waits(observatory):
+    observatory.program = failing("calibrate", 3)
+    observatory.until_quiet()
+    runs = observatory.runs()
+    assert {(r["status"], r["failure_class"], r["exit_code"]) for r in runs} == {("FAILED", "non-zero-exit", 3)}
+    assert observatory.sub_group("calibrate")["outcome"] == "failed"
+    assert observatory.sub_group("grid")["outcome"] == "waiting-for-upstream"
+
+
+def test_a_retry_by_a_person_goes_on(observatory):
+    from ccatwm.upkeep.control import retry
+
+    observatory.program = failing("calibrate", 3)
+    observatory.until_quiet()
+    observatory.program = program
+    ids = [r["id"] for r in observatory.runs()]
+    retry(observatory.context().database, ids, reason="mended", actor="me", host="h", now=observatory.context().clock.now())
+    observatory.until_quiet()
+    assert {r["status"] for r in observatory.runs()} == {"COMPLETED"}
+    assert [r["attempt"] for r in observatory.runs("calibrate")] == [2, 2]
+
+
+def test_exit_code_75_is_tried_again_until_the_retries_are_used(observatory):
+    observatory.program = failing("calibrate", 75)
+    observatory.until_quiet()
+    assert {(r["status"], r["attempt"], r["retries_used"]) for r in observatory.runs("calibrate")} == {("FAILED", 4, 3)}
+
+
+def test_a_final_step_without_products_is_bad_output(observatory):
+    observatory.program = lambda output, manifest: 0 if manifest["step"] == "grid" else program(output, manifest)
+    observatory.until_quiet()
+    assert [r["failure_class"] for r in observatory.runs("grid")] == ["bad-output"]
+
+
+def test_a_cancelled_recipe_stays_cancelled(observatory):
+    from ccatwm.upkeep.control import cancel
+
+    observatory.cycle()
+    ids = [r["id"] for r in observatory.runs("calibrate")]
+    now = observatory.context().clock.now()
+    cancel(observatory.context().database, ids, reason="not now", actor="me", host="h", now=now)
+    observatory.until_quiet()
+    assert {r["status"] for r in observatory.runs("calibrate")} == {"CANCELLED"}
+    assert observatory.sub_group("calibrate")["outcome"] == "cancelled"
+    assert not (observatory.base / "executions.log").exists()
+
+
+def test_dry_runs_write_nothing(observatory):
+    before = observatory.rows("sub_group"), observatory.rows("trigger_event"), observatory.runs()
+    for name in ("trigger", "resolve", "stage", "submit", "poll", "collect"):
+        observatory.run_pass(name, dry_run=True)
+    assert (observatory.rows("sub_group"), observatory.rows("trigger_event"), observatory.runs()) == before
+
+
+def test_each_pass_twice_in_a_row_is_like_once(observatory):
+    for _ in range(12):
+        for name in ("trigger", "resolve", "stage", "submit", "poll", "collect"):
+            observatory.run_pass(name)
+            observatory.run_pass(name)
+        observatory.jobs()
+    assert [r["status"] for r in observatory.runs()] == ["COMPLETED"] * 3
+    assert [r["attempt"] for r in observatory.runs()] == [1, 1, 1]
+
+
+def test_a_manual_request_with_force_runs_again(observatory):
+    from ccatwm.upkeep.requests import request_runs
+
+    observatory.until_quiet()
+    context = observatory.context()
+    request_runs(context.database, "otf", step="grid", force=True, reason="check", actor="me", now=context.clock.now())
+    observatory.until_quiet()
+    assert [r["reason"] for r in observatory.runs("grid")] == ["new-sub-group", "requested"]
+
+
+def test_a_manual_pipeline_runs_only_when_asked(observatory):
+    from ccatwm.upkeep.requests import request_runs
+
+    observatory.edit("trigger: {type: CONTINUOUS}", "trigger: {type: MANUAL}")
+    observatory.until_quiet()
+    assert observatory.runs() == []
+    context = observatory.context()
+    request_runs(context.database, "otf", reason="tonight", actor="me", now=context.clock.now())
+    observatory.until_quiet()
+    assert [(r["step_name"], r["status"], r["reason"]) for r in observatory.runs()] == [
+        ("calibrate", "COMPLETED", "requested"),
+        ("calibrate", "COMPLETED", "requested"),
+        ("grid", "COMPLETED", "requested"),
+    ]
+
+
+def test_a_tick_that_finds_its_upstream_at_work_is_not_lost(observatory):
+    observatory.edit("depends_on: [calibrate]}", 'depends_on: [calibrate], trigger: {type: CRON, cron: "0 9 * * *"}}')
+    observatory.cycle()
+    observatory.minute += 24 * 60
+    observatory.cycle()  # the tick: the scans are still being calibrated
+    assert observatory.sub_group("grid")["outcome"] == "waiting-for-upstream"
+    observatory.until_quiet()
+    assert [r["status"] for r in observatory.runs("grid")] == ["COMPLETED"]
+
+
+def test_a_cron_step_waits_for_its_tick(observatory):
+    observatory.edit("depends_on: [calibrate]}", 'depends_on: [calibrate], trigger: {type: CRON, cron: "0 9 * * *"}}')
+    observatory.until_quiet()
+    assert observatory.runs("grid") == []
+    observatory.minute += 24 * 60
+    observatory.until_quiet()
+    assert [r["status"] for r in observatory.runs("grid")] == ["COMPLETED"]

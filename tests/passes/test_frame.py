@@ -1,0 +1,75 @@
+"""Locks, leases and brakes."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import sqlalchemy as sa
+
+from ccatwm.edges.opsdb.stores import leases
+from ccatwm.edges.opsdb.stores.leases import Holder
+from ccatwm.passes._frame import boot_id, this_process
+
+pytestmark = pytest.mark.quick
+
+
+def hold(observatory, holder: Holder, seconds: int = 300) -> None:
+    with observatory.context().database.write() as connection:
+        lease = leases.read_lease(connection, "resolve", "local")
+        assert leases.take_lease(connection, "resolve", "local", holder, fence=lease.fence, seconds=seconds)
+
+
+def test_a_pass_leaves_when_another_process_holds_the_lease(observatory):
+    observatory.run_pass("trigger")
+    hold(observatory, this_process())
+    report = observatory.run_pass("resolve")
+    assert (report.skipped, report.exit_code) == ("locked", 0)
+
+
+def test_the_lease_of_a_process_that_is_gone_is_taken_over(observatory, caplog):
+    observatory.run_pass("trigger")
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    hold(observatory, Holder(f"{boot_id()}:{pid}:1", "h", pid, boot_id()))
+    assert observatory.run_pass("resolve").skipped is None
+    assert "taken over" in caplog.text
+
+
+def test_the_lease_of_another_machine_is_only_taken_over_when_it_has_expired(observatory):
+    observatory.run_pass("trigger")
+    hold(observatory, Holder("other:1:1", "elsewhere", 1, "other"), seconds=300)
+    assert observatory.run_pass("resolve").skipped == "locked"
+    hold(observatory, Holder("other:1:1", "elsewhere", 1, "other"), seconds=-1)
+    assert observatory.run_pass("resolve").skipped is None
+
+
+def test_a_paused_system_does_nothing(observatory):
+    with observatory.context().database.write() as connection:
+        connection.execute(sa.text("DELETE FROM ops_db"))
+        connection.execute(sa.text("INSERT INTO ops_db (uid, created_at, paused) VALUES ('x', '2026-01-01T00:00:00.000000Z', 'upgrade')"))
+    assert {r.skipped for r in observatory.cycle()} == {"paused"}
+    assert observatory.runs() == []
+
+
+def test_an_unknown_schema_version_ends_a_pass_with_4(observatory):
+    with observatory.context().database.write() as connection:
+        connection.execute(sa.text("UPDATE ccatwm_version SET version_num = 'pipeline_9999' WHERE version_num LIKE 'pipeline%'"))
+    report = observatory.run_pass("trigger")
+    assert report.exit_code == 4
+    assert "db upgrade" in str(report.error)
+
+
+def test_an_ops_db_that_goes_away_in_the_middle_of_a_pass_ends_it_with_4(observatory):
+    class Away:
+        def around(self, name, detail=""):
+            raise sa.exc.OperationalError("COMMIT", None, Exception("server closed the connection"))
+
+    from ccatwm import wiring
+    from ccatwm.passes._frame import PassOptions
+
+    report = wiring.run_pass("trigger", observatory.context(Away()), PassOptions())
+    assert report.exit_code == 4
+    assert observatory.rows("trigger_event") == []
