@@ -314,8 +314,8 @@ def _gap(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Deci
         return replace(held_back, stale=stale)  # an older run on its way may well go on
     opened = next((run for run in view.runs if run.is_open), None)
     if opened is not None and _superseded(view) is None:
-        details = {"run": opened.id, "status": opened.status.value, "then": reason}
-        return Decision(Outcome.BUSY, details=details, stale=stale, keeps_request=True)
+        busy = {"run": opened.id, "status": opened.status.value, "then": reason}
+        return Decision(Outcome.BUSY, details=busy, stale=stale, keeps_request=True)
     details: dict[str, Any] = {"changes": changes}
     if view.request and view.request.text:
         details["request"] = view.request.text

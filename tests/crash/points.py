@@ -54,9 +54,10 @@ def sqlite_url(folder: Path) -> str:
 
 
 def make_tables(url: str) -> None:
-    from ccatwm.edges.opsdb.upgrade import upgrade_database
+    from ccatwm.edges.opsdb.engine import Database
+    from ccatwm.edges.opsdb.upgrade import upgrade_tables
 
-    upgrade_database(url)
+    upgrade_tables(Database(url))
 
 
 def record(root: Path) -> Recording:

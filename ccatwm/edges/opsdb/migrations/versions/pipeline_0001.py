@@ -497,6 +497,7 @@ def upgrade() -> None:
         sa.Column("stale", sa.Text(), nullable=True),
         sa.Column("held", sa.Text(), nullable=True),
         sa.Column("requested", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
+        sa.Column("asked", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.ForeignKeyConstraint(
             ["step_id"],
             ["ccatwm.reduction_step.id"],
