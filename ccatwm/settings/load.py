@@ -21,6 +21,7 @@ from ccatwm.settings.schema import LocalSettings, LocationSettings, Settings
 SECTION_VARIABLE = "ENV_FOR_DYNACONF"
 DATABASE_FILE = "opsdb.sqlite"
 BUILT_IN = "built-in"
+FROM_ENVIRONMENT = "environment variable"
 
 # Keys whose field has another name, and keys that are no field.
 FIELD_OF_KEY = {"PROCESSING_LOCATION_ID": "processing_location"}
@@ -71,7 +72,7 @@ def _read_layers(site: Site, environ: Mapping[str, str]) -> tuple[dict[str, Any]
         if key.startswith(PREFIX) and len(key) > len(PREFIX)
     }
     layers.update(given)
-    origins |= {key.split("__")[0]: f"environment variable {PREFIX}{key}" for key in given}
+    origins |= {key.split("__")[0]: f"{FROM_ENVIRONMENT} {PREFIX}{key}" for key in given}
     merged = {key: value for key, value in layers.as_dict().items() if key in origins}
     return merged, origins
 
@@ -219,8 +220,12 @@ class _Check:
             if text == "":
                 self._wrong(key, "is empty", "a path")
             return None
-        below = self.site.folder if self.site.folder and "environment" not in self.origins[key] else self.cwd
-        return below / Path(text).expanduser()
+        return self._folder_of(key) / Path(text).expanduser()
+
+    def _folder_of(self, key: str) -> Path:
+        """What a relative path in the value of `key` is relative to."""
+        said_here = self.origins.get(key.split(".")[0], "").startswith(FROM_ENVIRONMENT)
+        return self.cwd if said_here or self.site.folder is None else self.site.folder
 
     def _local(self, key: str, value: Any) -> LocalSettings | None:
         names = [field.name for field in dataclasses.fields(LocalSettings)]
@@ -303,15 +308,12 @@ class _Check:
                 "sqlite:///PATH or postgresql://USER@HOST/NAME",
             )
             return
-        fields["opsdb_url"] = self._absolute_url(url, fields)
+        fields["opsdb_url"] = self._absolute_url(url)
 
-    def _absolute_url(self, url: str, fields: dict[str, Any]) -> str:
+    def _absolute_url(self, url: str) -> str:
         if not url.startswith("sqlite:///"):
             return url
-        below = self.site.folder or fields.get("pipeline_base_dir") or self.cwd
-        if "environment" in self.origins.get("OPSDB_URL", ""):
-            below = self.cwd
-        path = (below / url.removeprefix("sqlite:///")).resolve()
+        path = (self._folder_of("OPSDB_URL") / url.removeprefix("sqlite:///")).resolve()
         self._refuse_network_file_system(path)
         return f"sqlite:///{path}"
 
