@@ -1,0 +1,22 @@
+"""Digests of trees. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+ALGORITHMS = ("sha256", "sha512", "sha1", "md5", "blake2b")
+
+
+def tree_digest(entries: Iterable[tuple[bytes, int, str]]) -> str:
+    """SHA-256 (hex) over sorted `path NUL size NUL sha256 LF` of (path bytes, size, sha256 hex)."""
+    digest = hashlib.sha256()
+    for path, size, sha256 in sorted(entries):
+        digest.update(b"%s\0%d\0%s\n" % (path, size, sha256.encode("ascii")))
+    return digest.hexdigest()
+
+
+def split_checksum(checksum: str) -> tuple[str, str]:
+    """(algorithm, hex in lower case) of `algorithm:hex`; an unknown algorithm comes back as it is."""
+    algorithm, _, value = checksum.partition(":")
+    return algorithm.lower(), value.lower()

@@ -1,0 +1,37 @@
+"""File names as text that every database, log and JSON reader takes. Pure.
+
+On disk a name is bytes. In Python it is text with surrogate escapes; in the ops-db it is percent-encoded where it is not
+plain text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
+
+
+def encode_name(name: str) -> str:
+    """Percent-encode what is not plain text: undecodable bytes, control and format characters, `%` itself."""
+    return "".join(c if _is_plain(c) else _encoded(c) for c in name)
+
+
+def decode_name(text: str) -> str:
+    """The name that `encode_name` was given."""
+    pieces: list[bytes] = []
+    position = 0
+    for match in _PERCENT.finditer(text):
+        pieces += [text[position : match.start()].encode("utf-8", "surrogateescape"), bytes([int(match[1], 16)])]
+        position = match.end()
+    pieces.append(text[position:].encode("utf-8", "surrogateescape"))
+    return b"".join(pieces).decode("utf-8", "surrogateescape")
+
+
+def _is_plain(character: str) -> bool:
+    # Cc control, Cf format (bidi), Cs surrogate, Zl and Zp line separators: none may reach a log or a terminal.
+    return character != "%" and unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co")
+
+
+def _encoded(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
