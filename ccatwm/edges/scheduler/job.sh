@@ -1,0 +1,250 @@
+#!/bin/sh
+# The job: runs one attempt on a compute node and leaves a record of how it went.
+# Called as `job.sh /base/.submissions/{token} [array index]`. Plain sh with coreutils and findutils, the same file for
+# every job: every value is read from files as data. Records: docs/reference/job-records.md.
+# Exit status: the payload's own; 76 an input is missing, 77 the attempt belongs to somebody else, 78 unusable call.
+set -u
+
+INPUT_MISSING=76
+NOT_OURS=77
+UNUSABLE=78
+pid=
+killer=
+signal=
+caught=
+warned=
+kill_after=15
+
+now() { date -u +%Y-%m-%dT%H:%M:%S.%6NZ; }
+
+fail() {
+    printf 'job.sh: %s\n' "$2" >&2
+    exit "$1"
+}
+
+quoted_or_null() { if [ -n "$1" ]; then printf '"%s"' "$1"; else printf null; fi; }
+
+# --- signals: passed on to the payload, which alone decides when it ends, until its time is up ---
+
+forward() { [ -z "$pid" ] || kill -s "$1" "$pid" 2>/dev/null; }
+
+start_killer() {
+    [ -n "$pid" ] && [ -z "$killer" ] || return 0
+    (
+        trap 'kill "$nap" 2>/dev/null; exit 0' TERM
+        sleep "$kill_after" &
+        nap=$!
+        wait "$nap"
+        kill -s KILL "$pid" 2>/dev/null
+    ) </dev/null >/dev/null 2>&1 &
+    killer=$!
+}
+
+on_end_signal() {
+    caught=$1
+    signal=$1
+    forward "$1"
+    [ "$1" != TERM ] || start_killer
+}
+
+on_warning() {
+    caught=USR1
+    warned=USR1
+    forward USR1
+}
+
+trap 'on_end_signal TERM' TERM
+trap 'on_end_signal INT' INT
+trap 'on_end_signal HUP' HUP
+trap on_warning USR1
+
+# Sets `status` to that of the process $1 once it is gone. A trap ends `wait` early with a status above 128; waiting
+# again tells: the status of a process that had ended already is then unknown (127), and the first answer was its own.
+wait_until_gone() {
+    status=
+    while :; do
+        caught=
+        previous=$status
+        wait "$1"
+        status=$?
+        if [ "$status" -eq 127 ] && [ -n "$previous" ]; then
+            status=$previous
+            return
+        fi
+        if [ -z "$caught" ] || [ "$status" -le 128 ]; then return; fi
+    done
+}
+
+stop_killer() {
+    [ -n "$killer" ] || return 0
+    kill -s TERM "$killer" 2>/dev/null
+    wait "$killer" 2>/dev/null
+    killer=
+}
+
+# --- records ---
+
+write_record() { # $1 name, $2 text: whole or not at all
+    { printf '%s\n' "$2" >"job/.$1.$restart" && mv -f "job/.$1.$restart" "job/$1"; } 2>/dev/null
+}
+
+# Blocks for exit.json are taken now, and written over in place: it can be written even when the disk is full.
+reserve_exit_record() {
+    { printf '%1023s\n' '' >"job/.exit.json.$restart" && sync "job/.exit.json.$restart"; } 2>/dev/null
+}
+
+# $1 exit code, $2 reason, $3 status of hashing or null
+write_exit_record() {
+    text=$(printf '{"format":1,"token":"%s","exit_code":%d,"signal":%s,"reason":"%s","started_at":%s,"ended_at":"%s","hash_exit_code":%s,"host":"%s"}' \
+        "$token" "$1" "$(quoted_or_null "$signal")" "$2" "$(quoted_or_null "$started_at")" "$ended_at" "$3" "$host")
+    printf '%s' "$text" 1<>"job/.exit.json.$restart" &&
+        { sync "job/.exit.json.$restart" 2>/dev/null || :; } &&
+        mv -f "job/.exit.json.$restart" job/exit.json
+}
+
+finish() { # $1 exit code, $2 reason, $3 status of hashing
+    write_exit_record "$1" "$2" "$3" || printf 'job.sh: exit.json could not be written\n' >&2
+    exit "$1"
+}
+
+# --- 1. which attempt ---
+
+[ $# -ge 1 ] || fail $UNUSABLE 'usage: job.sh /base/.submissions/TOKEN [ARRAY_INDEX]'
+case $1 in /*/.submissions/*) ;; *) fail $UNUSABLE "not a submission folder: $1" ;; esac
+submission=${1%/}
+token=${submission##*/}
+base=${submission%/.submissions/*}
+case $token in '' | *[!A-Za-z0-9_-]*) fail $UNUSABLE "not a token: $token" ;; esac
+index=${2:-${SLURM_ARRAY_TASK_ID:-0}}
+case $index in '' | *[!0-9]*) fail $UNUSABLE "not an array index: $index" ;; esac
+restart=${SLURM_RESTART_COUNT:-0}
+case $restart in '' | *[!0-9]*) restart=0 ;; esac
+
+attempt=
+line_number=0
+while IFS= read -r line; do
+    if [ "$line_number" -eq "$index" ]; then
+        attempt=$line
+        break
+    fi
+    line_number=$((line_number + 1))
+done <"$submission/tasks" || fail $UNUSABLE "cannot read $submission/tasks"
+[ -n "$attempt" ] || fail $UNUSABLE "$submission/tasks has no line for index $index"
+cd "$base/$attempt" || fail $UNUSABLE "no attempt folder $base/$attempt"
+
+host=$(uname -n | tr -cd 'A-Za-z0-9._-')
+boot_id=
+{ IFS= read -r boot_id </proc/sys/kernel/random/boot_id; } 2>/dev/null
+
+# --- 2. whose attempt: whoever makes the folder owns it. A claim made by a pass has no write permission. ---
+
+note_not_ours() {
+    printf '%s host=%s pid=%s restart=%s: %s\n' "$(now)" "$host" "$$" "$restart" "$1" >>job/refused 2>/dev/null
+    fail $NOT_OURS "$1"
+}
+
+[ ! -e job/exit.json ] || note_not_ours 'this attempt has ended already'
+superseding=$(find job/claims -mindepth 1 -maxdepth 1 ! -perm -200 2>/dev/null)
+[ -z "$superseding" ] || note_not_ours 'this attempt was superseded'
+if ! mkdir "job/claims/$restart" 2>/dev/null; then
+    [ ! -d "job/claims/$restart" ] || note_not_ours 'this attempt is claimed by somebody else'
+    fail $UNUSABLE "cannot claim $base/$attempt"
+fi
+started_at=$(now)
+ended_at=$started_at
+reserve_exit_record || printf 'job.sh: no space could be reserved for exit.json\n' >&2
+
+if [ -r job/limits ]; then
+    while IFS='=' read -r key value; do
+        case $key in kill_after_seconds) case $value in '' | *[!0-9.]*) ;; *) kill_after=$value ;; esac ;; esac
+    done <job/limits
+fi
+
+# --- 3. inputs: sizes and paths as they were when the job was made ---
+
+refuse_input() {
+    printf 'job.sh: %s\n' "$1" >>logs/stderr.log
+    ended_at=$(now)
+    finish $INPUT_MISSING input-missing null
+}
+
+check_inputs() { # prints the first line of inputs.list that does not hold
+    (cd "$base" && cut -f 2- | tr '\n' '\0' | xargs -0 -r stat -L --printf '%s\t%n\n' --) \
+        <job/inputs.list >"job/.inputs.$restart" 2>/dev/null
+    while IFS= read -r wanted <&3; do
+        IFS= read -r present <&4 || present=
+        if [ "$wanted" != "$present" ]; then
+            printf '%s' "$wanted"
+            return 1
+        fi
+    done 3<job/inputs.list 4<"job/.inputs.$restart"
+}
+
+if [ -e job/inputs.list ]; then
+    wrong=$(check_inputs) || refuse_input "an input is gone or has another size (size, path): $wrong"
+    rm -f "job/.inputs.$restart"
+fi
+
+# --- 4. the command, one argument per line ---
+
+set --
+complete=
+if [ -r job/argv ]; then
+    while IFS= read -r line; do
+        if [ "$line" = '#end-of-argv' ]; then
+            complete=yes
+            break
+        fi
+        set -- "$@" "$line"
+    done <job/argv
+fi
+[ -n "$complete" ] && [ $# -gt 0 ] || refuse_input 'job/argv is gone or was cut'
+
+# --- 5. run it ---
+
+write_record started.json "$(printf '{"format":1,"token":"%s","host":"%s","pid":%d,"boot_id":"%s","restart":%d,"started_at":"%s"}' \
+    "$token" "$host" "$$" "$boot_id" "$restart" "$started_at")"
+if [ -n "$signal" ]; then
+    ended_at=$(now)
+    finish 143 signalled null
+fi
+
+# A shell starts background programs with INT ignored; `env --default-signal` (coreutils 8.31) undoes that.
+if env --default-signal=INT true 2>/dev/null; then
+    reset='env --default-signal=INT,QUIT'
+else
+    reset=
+fi
+# shellcheck disable=SC2086
+(
+    trap - TERM INT HUP USR1
+    cd scratch && exec $reset /bin/sh -c 'exec "$@"' payload "$@"
+) </dev/null >>logs/stdout.log 2>>logs/stderr.log &
+pid=$!
+if [ -n "$signal" ]; then on_end_signal "$signal"; fi
+wait_until_gone "$pid"
+code=$status
+pid=
+stop_killer
+ended_at=$(now)
+if [ -z "$signal" ] && [ -n "$warned" ]; then
+    # Died of the warning: no exit of its own.
+    [ "$code" -ne "$((128 + 10))" ] || signal=$warned
+fi
+write_record ended.json "$(printf '{"format":1,"exit_code":%d,"signal":%s,"ended_at":"%s"}' \
+    "$code" "$(quoted_or_null "$signal")" "$ended_at")"
+[ -z "$signal" ] || finish "$code" signalled null
+
+# --- 6. checksums of what it wrote ---
+
+hash_outputs() { (cd output && exec find . -type f -exec sha256sum -z -- {} +); }
+
+hash_outputs </dev/null >"job/.outputs.sha256.$restart" 2>>logs/stderr.log &
+pid=$!
+wait_until_gone "$pid"
+hash_code=$status
+pid=
+stop_killer
+[ -n "$signal" ] || mv -f "job/.outputs.sha256.$restart" job/outputs.sha256 || hash_code=1
+if [ -n "$signal" ]; then finish "$code" signalled "$hash_code"; fi
+finish "$code" payload "$hash_code"

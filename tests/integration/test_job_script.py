@@ -1,0 +1,383 @@
+"""The job script under the real dash: claim, inputs, signals, records, checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccatwm.core.outcomes import parse_exit_record
+
+pytestmark = pytest.mark.quick
+SCRIPT = Path(__file__).parents[2] / "ccatwm" / "edges" / "scheduler" / "job.sh"
+DASH = shutil.which("dash") or "/bin/sh"
+TOKEN = "tok3n"
+
+
+class Attempt:
+    """One attempt directory and its submission, and the script run on it."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.submission = base / ".submissions" / TOKEN
+        self.folder = base / "p" / "s" / "key" / "run-1" / "attempt-1"
+        self.submission.mkdir(parents=True)
+        for name in ("output", "scratch", "logs", "job/claims", "config"):
+            (self.folder / name).mkdir(parents=True)
+        (self.submission / "tasks").write_text("other/attempt\np/s/key/run-1/attempt-1\n")
+        self.limits(15)
+        self.inputs()
+        self.payload("true")
+
+    def limits(self, kill_after_seconds: float) -> None:
+        (self.folder / "job" / "limits").write_text(
+            f"time_seconds=60\nkill_after_seconds={kill_after_seconds}\nmemory_mb=100\n"
+        )
+
+    def payload(self, text: str) -> None:
+        self.argv("/bin/sh", "-c", text)
+
+    def argv(self, *arguments: str, end: str = "#end-of-argv\n") -> None:
+        (self.folder / "job" / "argv").write_bytes(os.fsencode("".join(f"{a}\n" for a in arguments) + end))
+
+    def inputs(self, *pairs: tuple[int, str]) -> None:
+        text = "".join(f"{size}\t{path}\n" for size, path in pairs)
+        (self.folder / "job" / "inputs.list").write_bytes(os.fsencode(text))
+
+    def start(
+        self, *, environment: dict[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [DASH, str(SCRIPT), str(self.submission), "1"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.environ["PATH"], **(environment or {})},
+            **options,
+        )
+
+    def run(self, **options: Any) -> int:
+        return self.start(**options).wait(60)
+
+    def signalled(self, number: int, **options: Any) -> int:
+        """Run, and send `number` once the payload has made output/ready."""
+        process = self.start(**options)
+        wait_for(lambda: (self.folder / "output" / "ready").exists())
+        process.send_signal(number)
+        return process.wait(60)
+
+    def record(self, name: str = "exit.json") -> dict[str, Any]:
+        data: dict[str, Any] = json.loads((self.folder / "job" / name).read_bytes())
+        return data
+
+    def sums(self) -> dict[bytes, str]:
+        content = (self.folder / "job" / "outputs.sha256").read_bytes()
+        pairs = [line.split(b"  ", 1) for line in content.split(b"\0") if line]
+        return {name.removeprefix(b"./"): digest.decode() for digest, name in pairs}
+
+    def log(self, name: str) -> str:
+        return (self.folder / "logs" / f"{name}.log").read_text()
+
+
+def wait_for(true: Callable[[], object], seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> Attempt:
+    return Attempt(tmp_path)
+
+
+# --- the ordinary end ----------------------------------------------------------------------------------
+
+
+def test_the_record_tells_the_exit_code_of_the_payload(attempt: Attempt) -> None:
+    attempt.payload("exit 42")
+    assert attempt.run() == 42
+    record = attempt.record()
+    assert (record["exit_code"], record["reason"], record["signal"]) == (42, "payload", None)
+    assert record["token"] == TOKEN
+
+
+@pytest.mark.parametrize("code", [0, 75, 127, 128, 143, 255])
+def test_every_exit_code_is_recorded_as_it_is(attempt: Attempt, code: int) -> None:
+    attempt.payload(f"exit {code}")
+    assert attempt.run() == code
+    assert attempt.record()["exit_code"] == code
+
+
+def test_the_record_is_one_that_passes_understand(attempt: Attempt) -> None:
+    attempt.run()
+    record = parse_exit_record((attempt.folder / "job" / "exit.json").read_bytes())
+    assert record is not None and record.started_at is not None and record.ended_at is not None
+    assert record.started_at <= record.ended_at
+    assert (record.token, record.hash_exit_code) == (TOKEN, 0)
+
+
+def test_started_and_ended_are_recorded_with_token_and_boot(attempt: Attempt) -> None:
+    attempt.run()
+    assert attempt.record("started.json")["token"] == TOKEN
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert attempt.record("started.json")["boot_id"] == boot_id
+    assert attempt.record("ended.json")["exit_code"] == 0
+
+
+def test_both_streams_are_appended_to_the_logs(attempt: Attempt) -> None:
+    (attempt.folder / "logs" / "stdout.log").write_text("before\n")
+    attempt.payload("echo out; echo err >&2")
+    attempt.run()
+    assert (attempt.log("stdout"), attempt.log("stderr")) == ("before\nout\n", "err\n")
+
+
+def test_the_payload_runs_in_scratch(attempt: Attempt) -> None:
+    attempt.payload("pwd")
+    attempt.run()
+    assert attempt.log("stdout").strip() == str(attempt.folder / "scratch")
+
+
+def test_arguments_reach_the_payload_as_they_are(attempt: Attempt) -> None:
+    nasty = ["a b", "", "$(touch pwned)", "`id`", "'\"", "-n", "*", "\\n", " lead", "trail "]
+    nasty += ["x=1", "café\udcff"]
+    attempt.argv(sys.executable, "-c", "import sys,os;print([os.fsencode(a) for a in sys.argv[1:]])", *nasty)
+    assert attempt.run() == 0
+    assert attempt.log("stdout").strip() == str([os.fsencode(a) for a in nasty])
+
+
+def test_a_program_with_an_equals_sign_in_its_path_is_started(attempt: Attempt) -> None:
+    program = attempt.base / "source=NGC253"
+    program.write_text("#!/bin/sh\necho started\n")
+    program.chmod(0o755)
+    attempt.argv(str(program))
+    assert attempt.run() == 0
+    assert attempt.log("stdout") == "started\n"
+
+
+def test_a_program_that_is_not_there_ends_with_127(attempt: Attempt) -> None:
+    attempt.argv("/no/such/program")
+    assert attempt.run() == 127
+    assert attempt.record()["reason"] == "payload"
+
+
+# --- the claim -----------------------------------------------------------------------------------------
+
+
+def test_a_claimed_attempt_is_left_alone(attempt: Attempt) -> None:
+    (attempt.folder / "job" / "claims" / "0").mkdir()
+    attempt.payload("touch ../output/ran")
+    assert attempt.run() == 77
+    assert not (attempt.folder / "output" / "ran").exists()
+    assert not (attempt.folder / "job" / "exit.json").exists()
+    assert "claimed by somebody else" in (attempt.folder / "job" / "refused").read_text()
+
+
+def test_of_two_jobs_at_once_one_runs(attempt: Attempt) -> None:
+    attempt.payload("echo ran >>../output/ran; sleep 0.2")
+    codes = sorted(process.wait(30) for process in [attempt.start() for _ in range(4)])
+    assert codes == [0, 77, 77, 77]
+    assert (attempt.folder / "output" / "ran").read_text() == "ran\n"
+
+
+def test_a_restart_of_a_superseded_attempt_does_nothing(attempt: Attempt) -> None:
+    (attempt.folder / "job" / "claims" / "0").mkdir(mode=0o500)
+    assert attempt.run(environment={"SLURM_RESTART_COUNT": "1"}) == 77
+
+
+def test_a_restart_after_the_end_does_nothing(attempt: Attempt) -> None:
+    attempt.run()
+    before = (attempt.folder / "job" / "exit.json").read_bytes()
+    assert attempt.run(environment={"SLURM_RESTART_COUNT": "1"}) == 77
+    assert (attempt.folder / "job" / "exit.json").read_bytes() == before
+
+
+def test_the_array_index_comes_from_the_batch_system_too(attempt: Attempt) -> None:
+    command = [DASH, str(SCRIPT), str(attempt.submission)]
+    environment = {"PATH": os.environ["PATH"], "SLURM_ARRAY_TASK_ID": "1"}
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    assert attempt.record()["token"] == TOKEN
+
+
+@pytest.mark.parametrize("index", ["7", "x", "-1"])
+def test_an_index_without_a_task_is_refused(attempt: Attempt, index: str) -> None:
+    command = [DASH, str(SCRIPT), str(attempt.submission), index]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 78 and done.stderr.startswith(b"job.sh: ")
+
+
+# --- inputs --------------------------------------------------------------------------------------------
+
+
+def test_inputs_that_are_as_listed_let_it_run(attempt: Attempt) -> None:
+    for name in ("plain", "-n", "two words", "ü\udcff"):
+        (attempt.base / os.fsencode(name).decode("utf-8", "surrogateescape")).write_bytes(b"12345")
+    attempt.inputs((5, "plain"), (5, "-n"), (5, "two words"), (5, "ü\udcff"))
+    assert attempt.run() == 0
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_an_input_of_another_size_stops_it(attempt: Attempt, size: int) -> None:
+    (attempt.base / "raw").write_bytes(b"12345")
+    attempt.inputs((size, "raw"))
+    attempt.payload("touch ../output/ran")
+    assert attempt.run() == 76
+    assert (attempt.record()["reason"], attempt.record()["exit_code"]) == ("input-missing", 76)
+    assert not (attempt.folder / "output" / "ran").exists()
+
+
+def test_a_missing_input_is_named(attempt: Attempt) -> None:
+    (attempt.base / "here").write_bytes(b"1")
+    attempt.inputs((1, "here"), (9, "gone.fits"))
+    assert attempt.run() == 76
+    assert "gone.fits" in attempt.log("stderr")
+
+
+def test_an_argv_that_was_cut_runs_nothing(attempt: Attempt) -> None:
+    attempt.argv("/bin/sh", "-c", "touch ../output/ran", end="")
+    assert attempt.run() == 76
+    assert not (attempt.folder / "output" / "ran").exists()
+
+
+# --- signals -------------------------------------------------------------------------------------------
+
+
+def test_a_payload_that_traps_term_and_exits_0_is_recorded_as_signalled(attempt: Attempt) -> None:
+    attempt.payload("trap 'exit 0' TERM; touch ../output/ready; while :; do sleep 0.05; done")
+    assert attempt.signalled(signal.SIGTERM) == 0
+    assert (attempt.record()["signal"], attempt.record()["reason"]) == ("TERM", "signalled")
+
+
+def test_a_payload_that_ignores_term_is_killed_and_recorded(attempt: Attempt) -> None:
+    attempt.limits(0.3)
+    attempt.payload("trap '' TERM; touch ../output/ready; while :; do sleep 0.05; done")
+    assert attempt.signalled(signal.SIGTERM) == 137
+    assert (attempt.record()["signal"], attempt.record()["exit_code"]) == ("TERM", 137)
+
+
+def test_a_payload_is_given_its_time_after_term(attempt: Attempt) -> None:
+    attempt.payload("trap 'sleep 0.6; exit 7' TERM; touch ../output/ready; while :; do sleep 0.05; done")
+    assert attempt.signalled(signal.SIGTERM) == 7
+
+
+def test_term_twice_is_survived(attempt: Attempt) -> None:
+    body = "n=0; while [ $n -lt 20 ]; do sleep 0.05; n=$((n+1)); done; exit 9"
+    attempt.payload(f"trap 'echo term' TERM; touch ../output/ready; {body}")
+    process = attempt.start()
+    wait_for(lambda: (attempt.folder / "output" / "ready").exists())
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 9
+    assert attempt.log("stdout").count("term") == 2
+
+
+def test_int_reaches_the_payload(attempt: Attempt) -> None:
+    program = "import signal,time,pathlib\npathlib.Path('../output/ready').touch()\ntime.sleep(30)"
+    attempt.argv(sys.executable, "-c", "exec(" + repr(program) + ")")
+    assert attempt.signalled(signal.SIGINT) == 130
+    assert attempt.record()["signal"] == "INT"
+
+
+def test_a_warning_that_the_payload_handles_is_no_end(attempt: Attempt) -> None:
+    attempt.payload("trap 'exit 0' USR1; touch ../output/ready; while :; do sleep 0.05; done")
+    assert attempt.signalled(signal.SIGUSR1) == 0
+    assert (attempt.record()["signal"], attempt.record()["reason"]) == (None, "payload")
+
+
+def test_a_payload_killed_from_outside_is_told_by_its_code(attempt: Attempt) -> None:
+    attempt.payload("kill -KILL $$")
+    assert attempt.run() == 137
+    assert attempt.record()["exit_code"] == 137
+
+
+def test_the_script_does_not_wait_for_grandchildren(attempt: Attempt) -> None:
+    attempt.payload("sleep 30 & echo $! >../output/pid")
+    began = time.monotonic()
+    assert attempt.run() == 0
+    assert time.monotonic() - began < 10
+    os.kill(int((attempt.folder / "output" / "pid").read_text()), signal.SIGKILL)
+
+
+# --- checksums -----------------------------------------------------------------------------------------
+
+
+def test_every_output_has_its_checksum(attempt: Attempt) -> None:
+    attempt.payload("mkdir -p ../output/a/b; printf abc >../output/a/b/c; : >../output/empty")
+    attempt.run()
+    expected = {b"a/b/c": hashlib.sha256(b"abc").hexdigest(), b"empty": hashlib.sha256(b"").hexdigest()}
+    assert attempt.sums() == expected
+
+
+def test_awkward_names_are_hashed_as_they_are(attempt: Attempt) -> None:
+    names = [b"new\nline", b"-rf", b"\xff\xfe", b" space ", b"back\\slash", b"*"]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(attempt.folder / "output") + b"/" + name)).write_bytes(name)
+    attempt.run()
+    assert attempt.sums() == {name: hashlib.sha256(name).hexdigest() for name in names}
+
+
+def test_no_output_gives_an_empty_list(attempt: Attempt) -> None:
+    attempt.run()
+    assert attempt.sums() == {}
+    assert attempt.record()["hash_exit_code"] == 0
+
+
+def test_links_and_special_files_are_not_hashed(attempt: Attempt) -> None:
+    attempt.payload("ln -s /etc/passwd ../output/link; mkfifo ../output/fifo")
+    assert attempt.run() == 0
+    assert attempt.sums() == {}
+
+
+def test_ten_thousand_outputs_are_hashed(attempt: Attempt) -> None:
+    for number in range(10_000):
+        (attempt.folder / "output" / f"{number:05d}").touch()
+    attempt.run()
+    assert len(attempt.sums()) == 10_000
+
+
+def test_an_output_that_vanishes_while_it_is_hashed_is_told(attempt: Attempt) -> None:
+    watch = "while [ ! -e job/.outputs.sha256.0 ]; do sleep 0.01; done; rm -f output/c output/d output/e"
+    attempt.payload(
+        "for f in a b c d e; do truncate -s 400M ../output/$f; done; "
+        f"cd ..; ( {watch} ) >/dev/null 2>&1 &"
+    )
+    assert attempt.run() == 0
+    assert attempt.record()["hash_exit_code"] != 0
+
+
+@pytest.fixture
+def foreign_attempt() -> Iterator[Attempt]:
+    """An attempt of an ordinary user: root reads everything."""
+    folder = Path(tempfile.mkdtemp(prefix="ccatwm-job-"))
+    folder.chmod(0o755)
+    attempt = Attempt(folder)
+    for path in [folder, *folder.rglob("*")]:
+        os.chown(path, 65534, 65534)
+    yield attempt
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become an ordinary user")
+def test_an_output_that_cannot_be_read_is_told(foreign_attempt: Attempt) -> None:
+    foreign_attempt.payload("echo x >../output/secret; chmod 0 ../output/secret")
+    assert foreign_attempt.run(user=65534, group=65534, extra_groups=[]) == 0
+    assert foreign_attempt.record()["hash_exit_code"] != 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become an ordinary user")
+def test_an_output_folder_that_cannot_be_entered_is_told(foreign_attempt: Attempt) -> None:
+    foreign_attempt.payload("mkdir ../output/d; echo x >../output/d/f; chmod 0 ../output/d")
+    assert foreign_attempt.run(user=65534, group=65534, extra_groups=[]) == 0
+    assert foreign_attempt.record()["hash_exit_code"] != 0
