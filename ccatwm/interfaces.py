@@ -16,6 +16,9 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import BinaryIO, Protocol
 
+from ccatwm.core.model import EntryKind as EntryKind
+from ccatwm.core.model import TreeEntry as TreeEntry
+
 INTERFACE_VERSION = 1
 
 
@@ -50,27 +53,6 @@ class Clock(Protocol):
 
 
 # --- files below the base directory ----------------------------------------------------------------------------
-
-
-class EntryKind(StrEnum):
-    FILE = "file"
-    DIRECTORY = "directory"
-    SYMLINK = "symlink"
-    OTHER = "other"  # device, socket, FIFO: never followed, never a product
-
-
-@dataclass(frozen=True)
-class TreeEntry:
-    """One entry below a listed folder, found without following links. `path` is relative to that folder.
-
-    File names are bytes on disk; here they are text with surrogate escapes (`os.fsdecode`).
-    """
-
-    path: PurePosixPath
-    kind: EntryKind
-    size_bytes: int = 0
-    mtime_ns: int = 0
-    link_target: str | None = None
 
 
 @dataclass(frozen=True)

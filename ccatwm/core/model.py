@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Any
 
 
@@ -247,3 +248,24 @@ class Attempt:
     started_at: datetime | None = None
     submitted_at: datetime | None = None
     exit_code: int | None = None
+
+
+class EntryKind(StrEnum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    OTHER = "other"  # device, socket, FIFO: never followed, never a product
+
+
+@dataclass(frozen=True)
+class TreeEntry:
+    """One entry below a listed folder, found without following links. `path` is relative to that folder.
+
+    File names are bytes on disk; here they are text with surrogate escapes (`os.fsdecode`).
+    """
+
+    path: PurePosixPath
+    kind: EntryKind
+    size_bytes: int = 0
+    mtime_ns: int = 0
+    link_target: str | None = None

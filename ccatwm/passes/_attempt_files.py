@@ -1,0 +1,69 @@
+"""The files of an attempt, written before its job is handed over. Touches: files below the base directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import PurePosixPath
+
+from ccatwm.core.commands import RunFacts, attempt_directories, build_argv, build_argv_file
+from ccatwm.core.manifest import build_manifest
+from ccatwm.core.model import Attempt, Run, RunInput
+from ccatwm.interfaces import EntryKind, FileWrite
+from ccatwm.passes._context import Context
+
+KILL_AFTER_SECONDS = 15
+
+
+@cache
+def job_script() -> bytes:
+    """The constant program that every job is."""
+    return (files("ccatwm.edges.scheduler") / "job.sh").read_bytes()
+
+
+def make_attempt(context: Context, run: Run, attempt: Attempt, inputs: Sequence[RunInput]) -> None:
+    """Folders and records of an attempt. Its directory is this attempt's alone: the number was committed before."""
+    folder = PurePosixPath(attempt.directory)
+    step = run.resolved_step
+    context.workfiles.make_trees(folder / name for name in attempt_directories(step))
+    facts = _facts(context, run, attempt)
+    runtime = "none" if step.software.image is None else context.settings.container_runtime
+    manifest = build_manifest(step, facts, inputs, runtime=runtime)
+    limits = f"time_seconds={attempt.resources.time_seconds}\nkill_after_seconds={KILL_AFTER_SECONDS}\n"
+    limits += f"memory_mb={round(attempt.resources.memory_gb * 1024)}\n"
+    context.workfiles.write_files(
+        [
+            FileWrite(folder / "config" / "manifest.json", json.dumps(manifest, indent=1).encode()),
+            FileWrite(folder / "job" / "inputs.list", _inputs_list(context, PurePosixPath(run.directory))),
+            FileWrite(folder / "job" / "limits", limits.encode()),
+            FileWrite(folder / "job" / "argv", build_argv_file(build_argv(step, facts, runtime=runtime))),
+        ]
+    )
+
+
+def _facts(context: Context, run: Run, attempt: Attempt) -> RunFacts:
+    return RunFacts(
+        run_id=run.id,
+        sub_group=run.sub_group,
+        attempt=attempt.number,
+        base_dir=context.workfiles.root(),
+        run_directory=PurePosixPath(run.directory),
+        attempt_directory=PurePosixPath(attempt.directory),
+        created_at=run.created_at,
+        cpu=attempt.resources.cpu,
+        memory_gb=attempt.resources.memory_gb,
+        gpu_flag=context.settings.container_gpu_flag,
+    )
+
+
+def _inputs_list(context: Context, run_folder: PurePosixPath) -> bytes:
+    """`size TAB path` of every input file whose name has no line break; the job compares before it starts."""
+    lines = []
+    for name in ("input", "workspace"):
+        for entry in context.workfiles.list_tree(run_folder / name) or ():
+            path = str(run_folder / name / entry.path)
+            if entry.kind is EntryKind.FILE and "\n" not in path:
+                lines.append(f"{entry.size_bytes}\t{path}\n")
+    return "".join(lines).encode("utf-8", "surrogateescape")
