@@ -1,0 +1,177 @@
+"""The frame of commands: common options anywhere, one message per error, exit codes, safe output."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from typer.testing import CliRunner
+
+from ccatwm.cli import _frame
+from ccatwm.cli._conditions import Condition, plan_news
+from ccatwm.cli._frame import Common
+from ccatwm.errors import CcatwmError, Problem, SettingsError, UsageError, WorldError
+
+pytestmark = pytest.mark.quick
+
+runner = CliRunner()
+
+
+def run(function: object, *arguments: str) -> tuple[int, str, str]:
+    app = _frame.build_app("Test.")
+    app.callback()(_frame.remember_common)
+    _frame.command(app, "try")(function)  # type: ignore[arg-type]
+    result = runner.invoke(app, list(arguments), catch_exceptions=False)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def show_common(common: Common) -> None:
+    print(common)
+
+
+@pytest.mark.parametrize("arguments", [("--site", "x", "try"), ("try", "--site", "x")])
+def test_a_common_option_may_stand_before_or_after_the_command(arguments: tuple[str, ...]) -> None:
+    assert "site='x'" in run(show_common, *arguments)[1]
+
+
+def test_an_option_after_the_command_wins() -> None:
+    assert "site='y'" in run(show_common, "--site", "x", "try", "--site", "y")[1]
+
+
+def test_flags_before_and_after_the_command_add_up() -> None:
+    out = run(show_common, "--json", "try", "-vv")[1]
+    assert "json=True" in out and "verbose=2" in out
+
+
+def test_an_unknown_log_format_is_a_usage_error() -> None:
+    assert run(show_common, "try", "--log-format", "xml")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UsageError("x"), 2), (SettingsError("x"), 3), (WorldError("x"), 4), (CcatwmError("x"), 1)],
+)
+def test_the_class_of_an_error_says_the_exit_code(error: CcatwmError, code: int) -> None:
+    def fail() -> None:
+        raise error
+
+    assert run(fail, "try")[0] == code
+
+
+def test_an_error_is_one_message_on_stderr_with_all_problems() -> None:
+    def fail() -> None:
+        raise SettingsError(
+            "wrong", where="f", next="do", problems=[Problem("f:1", "a", "b"), Problem("f:2", "c")]
+        )
+
+    _, out, err = run(fail, "try")
+    assert out == ""
+    assert err.splitlines() == ["ccatwm: f: wrong", "  f:1: a; b", "  f:2: c", "  next: do"]
+
+
+def test_with_json_an_error_is_one_document_on_stdout() -> None:
+    def fail() -> None:
+        raise SettingsError("wrong", where="f", next="do")
+
+    _, out, err = run(fail, "try", "--json")
+    assert json.loads(out) == {
+        "error": {"class": "SettingsError", "message": "wrong", "where": "f", "next": "do"}
+    }
+    assert err == ""
+
+
+def test_an_error_of_the_file_system_is_no_traceback() -> None:
+    def fail() -> None:
+        open("/nonexistent/file")
+
+    code, _, err = run(fail, "try")
+    assert code == 1 and err == "ccatwm: /nonexistent/file: No such file or directory\n"
+
+
+def test_an_interrupt_exits_130_without_a_traceback() -> None:
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    code, _, err = run(fail, "try")
+    assert code == 130 and "Traceback" not in err
+
+
+def test_a_reader_who_leaves_early_causes_no_traceback() -> None:
+    program = (
+        "from ccatwm.cli import _frame\napp = _frame.build_app('x')\napp.callback()(_frame.remember_common)\n"
+        "@_frame.command(app, 'try')\ndef run() -> None:\n    for i in range(10**6):\n        print(i)\n"
+        "app(['try'])"
+    )
+    shell = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" | head -1; exit ${PIPESTATUS[0]}', sys.executable, program],
+        capture_output=True,
+        text=True,
+    )
+    assert shell.stdout == "0\n" and shell.stderr == ""
+
+
+def test_control_characters_from_outside_are_shown_as_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    _frame.print_table("", ("name",), [("x\x1b[31m\n$(id)",)])
+    assert capsys.readouterr().out.splitlines()[1] == "x\\x1b[31m\\n$(id)"
+
+
+def test_file_names_that_are_no_text_can_be_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    _frame.emit_json({"path": b"caf\xe9".decode("utf-8", "surrogateescape")})
+    assert json.loads(capsys.readouterr().out)["path"] == "caf\udce9"
+
+
+def test_a_table_without_a_terminal_is_aligned_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    _frame.print_table("runs", ("run", "status"), [(7, "COMPLETED"), (12, None)])
+    assert capsys.readouterr().out.splitlines() == ["runs", "run  status", "7    COMPLETED", "12   -"]
+
+
+def test_json_log_lines_carry_pass_and_run() -> None:
+    record = logging.LogRecord("ccatwm.passes", logging.INFO, "", 0, "staged %s", ("x",), None)
+    record.pass_name, record.run = "stage", 7
+    document = json.loads(_frame.JsonLines().format(record))
+    assert (document["message"], document["pass"], document["run"]) == ("staged x", "stage", 7)
+
+
+# --- conditions under cron -----------------------------------------------------------------------------------
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+AWAY = {"poll": ("away", "the ops-db is away")}
+
+
+def test_a_condition_is_told_when_it_begins() -> None:
+    lines, known = plan_news([], AWAY, ["poll"], NOON)
+    assert len(lines) == 1 and len(known) == 1
+
+
+def test_a_condition_that_lasts_is_not_told_again_at_once() -> None:
+    _, known = plan_news([], AWAY, ["poll"], NOON)
+    assert plan_news(known, AWAY, ["poll"], NOON + timedelta(hours=5))[0] == []
+
+
+def test_a_condition_that_lasts_is_told_once_a_day() -> None:
+    _, known = plan_news([], AWAY, ["poll"], NOON)
+    lines, known = plan_news(known, AWAY, ["poll"], NOON + timedelta(hours=24))
+    assert len(lines) == 1
+    assert plan_news(known, AWAY, ["poll"], NOON + timedelta(hours=25))[0] == []
+
+
+def test_the_end_of_a_condition_is_told() -> None:
+    _, known = plan_news([], AWAY, ["poll"], NOON)
+    lines, known = plan_news(known, {}, ["poll"], NOON + timedelta(minutes=5))
+    assert len(lines) == 1 and known == []
+
+
+def test_a_condition_that_several_passes_meet_is_told_once() -> None:
+    met = {name: ("away", "the ops-db is away") for name in ("poll", "collect")}
+    lines, known = plan_news([], met, list(met), NOON)
+    assert len(lines) == 1 and known[0].passes == ("poll", "collect")
+
+
+def test_a_condition_is_not_over_while_one_pass_still_meets_it() -> None:
+    known = [Condition("away", "the ops-db is away", ("poll", "collect"), NOON, NOON)]
+    lines, known = plan_news(known, {}, ["poll"], NOON)
+    assert lines == [] and known[0].passes == ("collect",)
