@@ -1,0 +1,139 @@
+"""Sub-group keys and the dimensions that make them. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from difflib import get_close_matches
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from ccatwm.core.recipe import digest_of
+from ccatwm.errors import Problem
+
+MAX_KEY = 120
+ALL = "all"
+NULL = "~null"
+_SAFE = frozenset(string.ascii_letters + string.digits + "._-")
+MAX_DIMENSIONS = 8
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """What sub-groups are told apart by: a column, reached from RawDataPackage. `label` stands in the key."""
+
+    name: str
+    table: str
+    column: str
+    json_path: str | None = None
+    label: str = ""
+    named: bool = True
+
+    @property
+    def shown(self) -> str:
+        return self.label or self.name
+
+
+NAMED = {
+    d.name: d
+    for d in (
+        Dimension("executed_obs_unit", "RawDataPackage", "executed_obs_unit_id"),
+        Dimension("obs_unit", "ObsUnit", "name"),
+        Dimension("source", "Source", "name"),
+        Dimension("instrument", "Instrument", "name"),
+        Dimension("instrument_module", "InstrumentModule", "name", label="module"),
+        Dimension("observing_program", "ObservingProgram", "short_name"),
+        Dimension("obs_date", "ExecutedObsUnit", "start_time"),
+        Dimension("raw_data_package", "RawDataPackage", "name"),
+    )
+}
+
+
+def parse_group_by(raw: object, where: str = "group_by") -> tuple[tuple[Dimension, ...], list[Problem]]:
+    """The dimensions of a group_by, or all that is wrong with it."""
+    if not isinstance(raw, list | tuple):
+        return (), [Problem(where, "group_by is not a list", f"write a list of: {', '.join(NAMED)}")]
+    problems: list[Problem] = []
+    found = [_parse_dimension(item, f"{where}[{n}]", problems) for n, item in enumerate(raw)]
+    dims = tuple(d for d in found if d is not None)
+    names = [d.shown for d in dims]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        problems.append(Problem(where, f"dimension {name} is there twice"))
+    if len(dims) > MAX_DIMENSIONS:
+        problems.append(Problem(where, f"{len(dims)} dimensions", f"at most {MAX_DIMENSIONS} are allowed"))
+    return dims, problems
+
+
+def _parse_dimension(item: object, where: str, problems: list[Problem]) -> Dimension | None:
+    if isinstance(item, str):
+        if item in NAMED:
+            return NAMED[item]
+        close = get_close_matches(item, NAMED, n=2)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"allowed: {', '.join(NAMED)}, or {{name, table, column}}"
+        problems.append(Problem(where, f"unknown dimension {item!r}", hint))
+        return None
+    if not isinstance(item, dict):
+        problems.append(Problem(where, "is no dimension", "write a name or {name, table, column, json_path}"))
+        return None
+    wrong = [key for key in item if key not in ("name", "table", "column", "json_path")]
+    missing = [key for key in ("name", "table", "column") if not isinstance(item.get(key), str)]
+    for key in wrong:
+        problems.append(Problem(where, f"unknown key {key!r}", "allowed: name, table, column, json_path"))
+    for key in missing:
+        problems.append(Problem(where, f"{key} is missing or no text"))
+    if wrong or missing:
+        return None
+    name = item["name"]
+    if name in NAMED or not name or set(name) - _SAFE or len(name) > 40:
+        problems.append(Problem(where, f"dimension name {name!r}", "use 1 to 40 of A-Z a-z 0-9 . _ - and no built-in name"))
+        return None
+    return Dimension(name, item["table"], item["column"], item.get("json_path"), named=False)
+
+
+def group_by_json(dims: Sequence[Dimension]) -> list[Any]:
+    """Canonical JSON of dimensions: names, and mappings for free ones."""
+    return [d.name if d.named else _free_json(d) for d in dims]
+
+
+def _free_json(dim: Dimension) -> dict[str, str]:
+    data = {"name": dim.name, "table": dim.table, "column": dim.column}
+    return data | ({"json_path": dim.json_path} if dim.json_path else {})
+
+
+def group_by_digest(dims: Sequence[Dimension]) -> str:
+    return digest_of(group_by_json(dims))
+
+
+def sub_group_key(dims: Sequence[tuple[str, Any]]) -> str:
+    """One safe path component for (name, value) pairs, at most 120 characters; injective but for hash collisions.
+
+    What is not safe in a value is `~XX` per byte of UTF-8, an absent value is `~null`; a key too long ends in a hash.
+    """
+    if not dims:
+        return ALL
+    key = "+".join(f"{name}={_escaped(value)}" for name, value in dims)
+    if len(key) <= MAX_KEY:
+        return key
+    digest = hashlib.sha256(key.encode("ascii")).hexdigest()[:20]
+    return f"{key[: MAX_KEY - 22]}~~{digest}"
+
+
+def _escaped(value: Any) -> str:
+    if value is None:
+        return NULL
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    return "".join(c if c in _SAFE else _bytes(c) for c in str(value))
+
+
+def _bytes(character: str) -> str:
+    return "".join(f"~{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def obs_date(start: datetime, timezone: str) -> date:
+    """The date on which the observing night began: a night runs from local noon to local noon."""
+    local = start.astimezone(ZoneInfo(timezone))
+    return (local.replace(tzinfo=None) - timedelta(hours=12)).date()

@@ -1,0 +1,134 @@
+"""The observation tables by logical name: the one place that knows what they and their columns are called.
+
+Touches: nothing. The tables may be somebody else's: everything else asks here for tables, columns, enum values and joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.edges.opsdb import tables as t
+
+ROOT = "RawDataPackage"
+
+
+@dataclass(frozen=True)
+class Edge:
+    """left.left_column = right.right_column; `many`: several rows of `right` may belong to one of `left`."""
+
+    left: str
+    left_column: str
+    right: str
+    right_column: str
+    many: bool = False
+
+
+JOIN_GRAPH: tuple[Edge, ...] = (
+    Edge("RawDataPackage", "executed_obs_unit_id", "ExecutedObsUnit", "id"),
+    Edge("RawDataPackage", "instrument_module_id", "InstrumentModule", "id"),
+    Edge("RawDataPackage", "id", "RawDataPackageMetadata", "raw_data_package_id"),
+    Edge("ExecutedObsUnit", "obs_unit_id", "ObsUnit", "id"),
+    Edge("ObsUnit", "source_id", "Source", "id"),
+    Edge("ObsUnit", "observing_program_id", "ObservingProgram", "id"),
+    Edge("InstrumentModule", "instrument_id", "Instrument", "id"),
+    Edge("Instrument", "telescope_id", "Telescope", "id"),
+    Edge("Telescope", "observatory_id", "Observatory", "id"),
+    Edge("RawDataPackage", "id", "RawDataFile", "raw_data_package_id", many=True),
+    Edge("RawDataPackage", "id", "PhysicalCopy", "raw_data_package_id", many=True),
+    Edge("PhysicalCopy", "data_location_id", "DataLocation", "id"),
+    Edge("DataLocation", "site_id", "Site", "id"),
+)
+MANAGED_TABLES: Mapping[str, sa.Table] = {
+    "Site": t.site,
+    "DataLocation": t.data_location,
+    "Observatory": t.observatory,
+    "Telescope": t.telescope,
+    "Instrument": t.instrument,
+    "InstrumentModule": t.instrument_module,
+    "ObservingProgram": t.observing_program,
+    "Source": t.source,
+    "ObsUnit": t.obs_unit,
+    "ExecutedObsUnit": t.executed_obs_unit,
+    "RawDataPackage": t.raw_data_package,
+    "RawDataPackageMetadata": t.raw_data_package_metadata,
+    "RawDataFile": t.raw_data_file,
+    "PhysicalCopy": t.physical_copy,
+    "StagingJob": t.staging_job,
+}
+# Columns that people name where another table holds them: the original speaks of RawDataPackage.metadata.
+ALIASES: Mapping[tuple[str, str], tuple[str, str]] = {
+    ("RawDataPackage", "metadata"): ("RawDataPackageMetadata", "data"),
+    ("RawDataPackageMetadata", "metadata"): ("RawDataPackageMetadata", "data"),
+}
+CHANGE_TIME = "updated_at"
+
+
+@dataclass(frozen=True)
+class ObservationTables:
+    """Logical tables and their joins. `columns` renames columns, `values` translates enum values, per table."""
+
+    tables: Mapping[str, sa.Table]
+    graph: Sequence[Edge] = JOIN_GRAPH
+    renamed: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    values: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+
+    @staticmethod
+    def managed() -> ObservationTables:
+        """The tables that ccatwm makes and `ingest` fills."""
+        return ObservationTables(MANAGED_TABLES)
+
+    def table(self, logical: str) -> sa.Table:
+        return self.tables[logical]
+
+    def resolve(self, logical: str, column: str) -> tuple[str, str]:
+        """The table and column that hold what is called `logical`.`column`."""
+        return ALIASES.get((logical, column), (logical, column))
+
+    def column_name(self, logical: str, column: str) -> str:
+        """What the column is called in the database."""
+        return self.renamed.get((logical, column), column)
+
+    def column(self, logical: str, column: str, of: sa.FromClause | None = None) -> sa.ColumnElement[Any]:
+        """The column, of the table itself or of an alias of it. Errors: KeyError."""
+        source = self.tables[logical] if of is None else of
+        return source.c[self.column_name(logical, column)]
+
+    def column_names(self, logical: str) -> list[str]:
+        """Columns that a rule may name."""
+        back = {there: here for (table, here), there in self.renamed.items() if table == logical}
+        names = [back.get(c.name, c.name) for c in self.tables[logical].columns]
+        return names + [column for table, column in ALIASES if table == logical]
+
+    def stored(self, logical: str, column: str, value: Any) -> Any:
+        """The value as this database stores it."""
+        return self.values.get((logical, column), {}).get(value, value)
+
+    def change_time(self, logical: str) -> sa.ColumnElement[Any] | None:
+        """The column that says when a row last changed, or None where there is no usable one."""
+        name = self.column_name(logical, CHANGE_TIME)
+        return self.tables[logical].c.get(name)
+
+    def paths(self, target: str) -> list[tuple[Edge, ...]]:
+        """All shortest join paths from RawDataPackage to `target`; [()] for the root, [] if unreachable."""
+        found: list[tuple[Edge, ...]] = []
+        frontier: list[tuple[str, tuple[Edge, ...]]] = [(ROOT, ())]
+        visited = {ROOT}
+        while frontier and not found:
+            found = [path for table, path in frontier if table == target]
+            following = [
+                (edge.right, (*path, edge))
+                for table, path in frontier
+                for edge in self.graph
+                if edge.left == table and edge.right not in visited and edge.right in self.tables
+            ]
+            visited |= {table for table, _ in following}
+            frontier = following
+        return found
+
+    def reachable(self) -> list[str]:
+        """Logical tables that rules may name, the root first."""
+        return [name for name in self.tables if self.paths(name)]
