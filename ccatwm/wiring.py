@@ -8,8 +8,17 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccatwm.errors import SettingsError
-from ccatwm.interfaces import Clock, Effects, HostFiles, PlainEffects, Scheduler, SchedulerSetup, Storage, WorkFiles
+from ccatwm.errors import SchemaVersionError, SettingsError, WorldError
+from ccatwm.interfaces import (
+    Clock,
+    Effects,
+    HostFiles,
+    PlainEffects,
+    Scheduler,
+    SchedulerSetup,
+    Storage,
+    WorkFiles,
+)
 
 if TYPE_CHECKING:
     from ccatwm.edges.opsdb.engine import Database
@@ -26,7 +35,24 @@ def open_context(site: str | None, *, actor: str | None = None, effects: Effects
     from ccatwm.settings.load import load_settings
 
     settings = load_settings(site, os.environ, Path.cwd())
-    return build_context(settings, actor=actor, effects=effects)
+    return _settled(build_context(settings, actor=actor, effects=effects))
+
+
+def _settled(context: Context) -> Context:
+    """The context with its base directory checked and its processing location by name.
+
+    Where the ops-db does not answer that is left to whoever uses it first, who reports it in his own way.
+    """
+    from ccatwm.upkeep.base_dir import check_base_dir, check_database_file, settle_location
+
+    check_database_file(context.settings)
+    try:
+        context.database.check_schema(observations=context.settings.observations)
+        check_base_dir(context.settings, context.database)
+        context.settings = settle_location(context.settings, context.database)
+    except (WorldError, SchemaVersionError):
+        pass
+    return context
 
 
 def build_context(

@@ -35,8 +35,8 @@ def plan_news(
 ) -> tuple[list[str], list[Condition]]:
     """Lines to print and the conditions to remember.
 
-    `met` maps a pass to the (key, message) of the condition it met; `seen` are the passes that ran at all: a condition
-    has ended when no pass that met it meets it any more.
+    `met` maps a pass to the (key, message) of the condition it met; `seen` are the passes that ran at all:
+    a condition has ended when no pass that met it meets it any more.
     """
     lines: list[str] = []
     remembered: list[Condition] = []
@@ -83,7 +83,8 @@ def _key(report: PassReport) -> str:
 
 def _failed_for_good(report: PassReport) -> list[str]:
     return [
-        f"ccatwm: {report.pass_name}: run {item.run} ({item.pipeline}/{item.step}/{item.sub_group}) failed: {item.reason}"
+        f"ccatwm: {report.pass_name}: run {item.run} ({item.pipeline}/{item.step}/{item.sub_group}) failed: "
+        f"{item.reason}"
         for item in report.items
         if item.outcome == "failed" and item.reason.endswith("needs a person")
     ]

@@ -1,7 +1,9 @@
-"""What all commands share: common options, one message per error, exit codes, output. Touches: stdout, stderr, logging.
+"""What all commands share: common options, one message per error, exit codes, output.
 
-A command is a plain function. `command(app)` gives it the options `--site --json -v -q --log-format`, hands them
-over as its parameter `common`, and turns expected errors into one message and the exit code of their class.
+Touches: stdout, stderr, logging.
+
+A command is a plain function. `command(app)` gives it the options `--site --json -v -q --log-format`, hands
+them over as its parameter `common`, and turns expected errors into one message and an exit code.
 """
 
 from __future__ import annotations
@@ -108,7 +110,7 @@ def build_app(help: str, *, name: str | None = None) -> typer.Typer:
 def command(
     app: typer.Typer, name: str | None = None, *, panel: str = CARE, hidden: bool = False
 ) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
-    """Register a function as a command. It may take `common: Common`; it returns its exit code (None is 0)."""
+    """Register a function as a command. It may take `common: Common`; it returns its exit code or None."""
 
     def register(function: Callable[..., int | None]) -> Callable[..., None]:
         wrapped = _with_common_options(function)

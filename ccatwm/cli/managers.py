@@ -1,4 +1,4 @@
-"""The original's three managers as loops over passes: `ccat_workflow_manager`. Touches: signals; passes do the rest."""
+"""The original's three managers as loops over passes: `ccat_workflow_manager`. Touches: signals."""
 
 from __future__ import annotations
 

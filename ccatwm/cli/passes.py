@@ -1,7 +1,7 @@
 """Commands of the six passes and of `cycle`. Touches: nothing itself; passes do.
 
-On a terminal a pass says what it did; with `--json` it prints its report; under cron it is silent, unless a condition
-begins, lasts for a day or ends.
+On a terminal a pass says what it did; with `--json` it prints its report; under cron it is silent, unless a
+condition begins, lasts for a day or ends.
 """
 
 from __future__ import annotations

@@ -73,9 +73,7 @@ def _show_init(report: Any) -> None:
         for line in report.made:
             print(f"  {_frame.printable(line)}")
     if report.settings.container_runtime == "none":
-        print(
-            "Apptainer was not found: programs run on this host without a container (CONTAINER_RUNTIME = none)"
-        )
+        print("Apptainer was not found: programs run on this host, uncontained (CONTAINER_RUNTIME = none)")
     print("next:")
     for line in report.next:
         print(f"  {_frame.printable(line)}")
@@ -223,14 +221,8 @@ def _settings(common: Common) -> Settings:
 
 
 def _database(settings: Settings) -> Database:
-    """The ops-db of the site. Only `init` makes one: SQLite would make an empty file."""
     from ccatwm.edges.opsdb.engine import Database
+    from ccatwm.upkeep.base_dir import check_database_file
 
-    path = settings.opsdb_url.removeprefix("sqlite:///")
-    if path != settings.opsdb_url and not Path(path).exists():
-        raise SettingsError(
-            "there is no such database",
-            where=settings.opsdb_url,
-            next="`ccatwm init` makes one, or correct OPSDB_URL",
-        )
+    check_database_file(settings)
     return Database(settings.opsdb_url)

@@ -30,7 +30,7 @@ class Site:
 
 
 def find_site(asked: str | None, environ: Mapping[str, str], cwd: Path) -> Site:
-    """The site that is asked for, else the first that is there. Errors: SettingsError, saying where it looked."""
+    """The site that is asked for, else the first that is there. Errors: SettingsError."""
     named = asked or environ.get(f"{PREFIX}SITE")
     if named:
         return _named_site(named, "--site" if asked else f"{PREFIX}SITE", cwd)
@@ -41,7 +41,8 @@ def find_site(asked: str | None, environ: Mapping[str, str], cwd: Path) -> Site:
         return Site("environment", None)
     raise SettingsError(
         "no site was found",
-        next=f"`ccatwm init` makes one in ./{DEFAULT_FOLDER}; `--site NAME|DIR` or {PREFIX}SITE names another; "
+        next=f"`ccatwm init` makes one in ./{DEFAULT_FOLDER}; "
+        f"`--site NAME|DIR` or {PREFIX}SITE names another; "
         f"or set {' and '.join(ENOUGH)}",
     )
 

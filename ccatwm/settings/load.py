@@ -1,7 +1,7 @@
-"""Settings of a site: environment, section of its file, default section, built-in. Touches: files of the site (read).
+"""Settings of a site: environment, section of its file, default section, built-in. Touches: its files (read).
 
-Dynaconf reads and merges; here values are checked against `Settings`, all mistakes at once, and remembered with
-where each came from.
+Dynaconf reads and merges; here values are checked against `Settings`, all mistakes at once, and remembered
+with where each came from.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ CHOICES = {
     "CONTAINER_RUNTIME": ("apptainer", "singularity", "none"),
     "STAGING_MODE": ("fetch", "request"),
 }
-MAY_BE_ZERO = {"MIN_FREE_GB", "KEEP_FAILED_INPUTS_HOURS", "RETRY_BASE_SECONDS", "GRACE_SECONDS", "CONFIRM_RUNS",
-               "RECORD_WAIT_SECONDS", "CHANGE_OVERLAP_SECONDS", "MAX_SECONDS", "MAX_SECONDS_STAGE"}  # fmt: skip
+MAY_BE_ZERO = {
+    "MIN_FREE_GB", "KEEP_FAILED_INPUTS_HOURS", "RETRY_BASE_SECONDS", "GRACE_SECONDS", "CONFIRM_RUNS",
+    "RECORD_WAIT_SECONDS", "CHANGE_OVERLAP_SECONDS", "MAX_SECONDS", "MAX_SECONDS_STAGE",
+}  # fmt: skip
 
 
 def load_settings(site: str | None, environ: Mapping[str, str], cwd: Path) -> Settings:
@@ -367,7 +369,7 @@ def read_mark(base: Path) -> dict[str, Any]:
 
 
 def network_file_system(path: Path) -> str | None:
-    """The kind of network file system that `path` lies on, or None. From /proc/self/mountinfo (proc(5)); Linux only."""
+    """The kind of network file system that `path` lies on, or None. Linux: /proc/self/mountinfo, proc(5)."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

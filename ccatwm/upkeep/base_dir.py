@@ -1,9 +1,10 @@
-"""Checks that the base directory belongs to this ops-db, and that its location is known. Touches: both (read)."""
+"""Checks that base directory and ops-db belong together, and the location is known. Touches: both (read)."""
 
 from __future__ import annotations
 
 import dataclasses
 from difflib import get_close_matches
+from pathlib import Path
 
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores.leases import read_uid
@@ -12,6 +13,17 @@ from ccatwm.errors import SettingsError
 from ccatwm.settings.find import MARK_FILE
 from ccatwm.settings.load import read_mark
 from ccatwm.settings.schema import Settings
+
+
+def check_database_file(settings: Settings) -> None:
+    """Only `ccatwm init` makes a database: SQLite would make an empty file. Errors: SettingsError."""
+    path = settings.opsdb_url.removeprefix("sqlite:///")
+    if path != settings.opsdb_url and not Path(path).exists():
+        raise SettingsError(
+            "there is no such database",
+            where=settings.opsdb_url,
+            next="`ccatwm init` makes one, or correct OPSDB_URL",
+        )
 
 
 def check_base_dir(settings: Settings, database: Database) -> None:
@@ -24,11 +36,12 @@ def check_base_dir(settings: Settings, database: Database) -> None:
         raise SettingsError(
             "the base directory is not prepared: no such file, or nothing readable in it",
             where=str(file),
-            next="set PIPELINE_BASE_DIR to the folder that `ccatwm init` made, or run `ccatwm init` for this site",
+            next="set PIPELINE_BASE_DIR to the folder that `ccatwm init` made, or run `ccatwm init`",
         )
     if mark.get("ops_db_uid") != uid:
         raise SettingsError(
-            f"the base directory belongs to the ops-db {mark.get('ops_db_uid')!r}, but {database.safe_url} is {uid!r}",
+            f"the base directory belongs to the ops-db {mark.get('ops_db_uid')!r}, "
+            f"but {database.safe_url} is {uid!r}",
             where=str(file),
             next="set OPSDB_URL or PIPELINE_BASE_DIR so that they belong together",
         )
@@ -56,7 +69,7 @@ def settle_location(settings: Settings, database: Database) -> Settings:
         )
     if found.kind != "processing":
         raise SettingsError(
-            f"PROCESSING_LOCATION_ID is {wanted!r}: that data location is of type {found.kind}, not processing",
+            f"PROCESSING_LOCATION_ID is {wanted!r}: that location is of type {found.kind}, not processing",
             where=where,
             next="name a data location of type processing",
         )

@@ -40,7 +40,7 @@ class InitReport:
     def next(self) -> list[str]:
         site = "" if self.folder == Path.cwd() / DEFAULT_FOLDER else f" --site {self.folder}"
         return [
-            f"ccatwm{site} ingest OBSERVATIONS.yaml   # tell it about raw data packages (copies in {self.folder / RAW})",
+            f"ccatwm{site} ingest OBSERVATIONS.yaml   # tell of raw data packages (in {self.folder / RAW})",
             f"ccatwm{site} apply PIPELINES.yaml       # say what to process, and how",
             f"ccatwm{site} cycle --until-idle         # do it",
             f"ccatwm{site} status                     # look at it",
@@ -66,8 +66,8 @@ def initialise(
 ) -> InitReport:
     """Make a site in `folder`, or complete it.
 
-    Where the environment already names PIPELINE_BASE_DIR and PROCESSING_LOCATION_ID, the site is made for them.
-    Errors: SettingsError for a folder on a network file system (SQLite), WorldError where the ops-db does not answer.
+    Where the environment names PIPELINE_BASE_DIR and PROCESSING_LOCATION_ID, the site is made for them.
+    Errors: SettingsError for SQLite on a network file system, WorldError where the ops-db does not answer.
     """
     folder = folder.expanduser().resolve()
     made: list[str] = []
@@ -116,11 +116,11 @@ def _location_name(wanted: str | None) -> str:
 
 def build_settings_text(*, opsdb_url: str, base_dir: str, location: str, runtime: str) -> str:
     """The commented settings of a new site."""
-    quoted = {name: json.dumps(value, ensure_ascii=False) for name, value in
-              {"url": opsdb_url, "base": base_dir, "location": location, "runtime": runtime}.items()}  # fmt: skip
+    values = {"url": opsdb_url, "base": base_dir, "location": location, "runtime": runtime}
+    quoted = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
     return f"""\
-# Settings of this site. An environment variable {PREFIX}KEY wins over a key here; a section named by
-# ENV_FOR_DYNACONF wins over [default]. Relative paths are relative to this file.
+# Settings of this site. An environment variable {PREFIX}KEY wins over a key here;
+# a section named by ENV_FOR_DYNACONF wins over [default]. Relative paths are relative to this file.
 # `ccatwm config show` prints what holds, and where it comes from.
 
 [default]

@@ -94,7 +94,8 @@ def upgrade_schema(database: Database, *, observations: str = "managed") -> Upgr
     newer = [v for v in versions if v.state == "newer"]
     if newer:
         raise SchemaVersionError(
-            f"the ops-db's {newer[0].branch} tables have schema version {newer[0].found}, newer than this release knows",
+            f"the ops-db's {newer[0].branch} tables have schema version {newer[0].found}, "
+            "newer than this release knows",
             where=database.safe_url,
             next="install the newer release of ccatwm",
         )

@@ -91,12 +91,16 @@ def test_only_one_place_moves_a_run_to_another_status() -> None:
     assert callers == ["edges/opsdb/stores/runs.py"]
 
 
-def test_only_the_run_store_writes_rows_of_runs() -> None:
-    pattern = re.compile(r"(update|insert|delete)\(\s*(\w+\.)?(executed_reduction_step|runs?)\b")
+def test_only_the_run_store_writes_the_status_of_a_run() -> None:
+    pattern = re.compile(r"(update|insert)\(\s*(\w+\.)?(executed_reduction_step|runs?)\b")
     writers = {
         str(file.relative_to(PACKAGE))
-        for file, _ in sources()
-        if pattern.search(file.read_text(encoding="utf-8"))
+        for file, tree in sources()
+        for call in attribute_calls(tree)
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr == "values"
+        and pattern.search(ast.unparse(call.func))
+        and any(keyword.arg in ("status", None) for keyword in call.keywords)  # None: `**values`
     }
     assert writers <= {"edges/opsdb/stores/runs.py"}
 

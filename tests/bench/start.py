@@ -13,7 +13,7 @@ from tests.bench.figures import Figure, measure
 
 
 def run_group() -> Iterator[Figure]:
-    """`help` beside `import typer`; `idle-cycle` (six passes, nothing to do) beside `import sqlalchemy.orm`."""
+    """`help` beside `import typer`; `idle-cycle` (six passes, no work) beside `import sqlalchemy.orm`."""
     with tempfile.TemporaryDirectory(prefix="ccatwm-bench-") as folder:
         site = str(Path(folder) / "site")
         environ = {k: v for k, v in os.environ.items() if not k.startswith("CCAT_WORKFLOW_MANAGER_")}

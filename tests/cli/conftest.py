@@ -28,7 +28,7 @@ Cli = Callable[..., Answer]
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run `ccatwm ARGUMENT...` in an empty folder; an exception that a person would see as a traceback is raised."""
+    """Run `ccatwm ARGUMENT...` in an empty folder; what a person would see as a traceback is raised."""
     from ccatwm.cli.main import app
 
     work = tmp_path / "work"

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -86,7 +87,7 @@ def test_with_json_an_error_is_one_document_on_stdout() -> None:
 
 def test_an_error_of_the_file_system_is_no_traceback() -> None:
     def fail() -> None:
-        open("/nonexistent/file")
+        Path("/nonexistent/file").read_bytes()
 
     code, _, err = run(fail, "try")
     assert code == 1 and err == "ccatwm: /nonexistent/file: No such file or directory\n"
@@ -136,7 +137,7 @@ def test_json_log_lines_carry_pass_and_run() -> None:
     assert (document["message"], document["pass"], document["run"]) == ("staged x", "stage", 7)
 
 
-# --- conditions under cron -----------------------------------------------------------------------------------
+# --- conditions under cron ---------------------------------------------------------------------------------
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 AWAY = {"poll": ("away", "the ops-db is away")}
@@ -166,7 +167,7 @@ def test_the_end_of_a_condition_is_told() -> None:
 
 
 def test_a_condition_that_several_passes_meet_is_told_once() -> None:
-    met = {name: ("away", "the ops-db is away") for name in ("poll", "collect")}
+    met = dict.fromkeys(("poll", "collect"), ("away", "the ops-db is away"))
     lines, known = plan_news([], met, list(met), NOON)
     assert len(lines) == 1 and known[0].passes == ("poll", "collect")
 

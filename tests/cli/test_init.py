@@ -97,7 +97,7 @@ def test_errors_are_one_json_document_for_scripts(cli: Cli) -> None:
     assert set(answer.json["error"]) >= {"class", "message", "where", "next"}
 
 
-# --- environment variables alone as a site -------------------------------------------------------------------
+# --- environment variables alone as a site -----------------------------------------------------------------
 
 
 def only_environment(base: Path, location: str = "local") -> dict[str, str]:
@@ -147,7 +147,7 @@ def test_init_after_the_exports_serves_the_exported_base_directory(
     assert settle_location(settings, database).processing_location == "local"
 
 
-# --- base directory and location -----------------------------------------------------------------------------
+# --- base directory and location ---------------------------------------------------------------------------
 
 
 def made_site(cli: Cli, tmp_path: Path, **environ: str) -> tuple[object, Database]:

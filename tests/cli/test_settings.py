@@ -33,7 +33,7 @@ def problems(folder: Path, **environ: str) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-# --- precedence ----------------------------------------------------------------------------------------------
+# --- precedence --------------------------------------------------------------------------------------------
 
 
 def test_built_in_values_hold_where_nothing_is_said(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_every_value_knows_where_it_comes_from(tmp_path: Path) -> None:
     assert origins["LEASE_SECONDS"] == "built-in"
 
 
-# --- mistakes ------------------------------------------------------------------------------------------------
+# --- mistakes ----------------------------------------------------------------------------------------------
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch:
     assert "nfs4" in text and "postgresql://" in text
 
 
-# --- sites ---------------------------------------------------------------------------------------------------
+# --- sites -------------------------------------------------------------------------------------------------
 
 
 def test_without_any_site_the_error_says_what_to_do(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_site_that_is_not_there_is_told_with_where_it_was_looked_for(tmp_path:
     assert "site-configs" in str(caught.value) and "/etc/ccatwm" in str(caught.value)
 
 
-# --- secrets -------------------------------------------------------------------------------------------------
+# --- secrets -----------------------------------------------------------------------------------------------
 
 
 def test_passwords_in_urls_are_masked() -> None:
@@ -205,3 +205,12 @@ def test_passwords_in_the_query_of_a_url_are_masked() -> None:
 def test_shown_settings_hold_no_password(tmp_path: Path) -> None:
     folder = write_site(tmp_path / "s", 'OPSDB_URL = "postgresql://me:hunter2@db/ops"\n')
     assert "hunter2" not in str(show_settings(load_site(folder)))
+
+
+# --- documentation -----------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_documented_and_nothing_else_is() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "reference" / "settings.md"
+    rows = [line.split("`")[1] for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert set(rows) == load.known_keys() - {"SITE"}

@@ -38,8 +38,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of commands of an empty environment with the wheel in it.
 
-    Dependencies come from the environment of the tests, by a path entry that lies behind its own packages; so nothing
-    is fetched. The working tree is not on that path.
+    Dependencies come from the environment of the tests, by a path entry that lies behind its own packages; so
+    nothing is fetched. The working tree is not on that path.
     """
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
@@ -55,7 +55,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(commands / "python"),
     ]
     subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True)
-    # Added as a plain folder: the .pth files in it, the editable one of the working tree among them, are not read.
+    # Added as a plain folder: the .pth files in it (the working tree is one) are not read.
     (own / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return commands
 

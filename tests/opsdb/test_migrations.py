@@ -1,4 +1,4 @@
-"""Migrations: what they make is what the tables declare, on both databases; versions that are not known are refused."""
+"""Migrations make what the tables declare, on both databases; versions that are not known are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(
-    params=[pytest.param("sqlite", marks=pytest.mark.quick), pytest.param("postgresql", marks=pytest.mark.postgres)]
+    params=[
+        pytest.param("sqlite", marks=pytest.mark.quick),
+        pytest.param("postgresql", marks=pytest.mark.postgres),
+    ]
 )
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database without any table."""

@@ -60,7 +60,7 @@ def _refusal(database: Database, error: Exception) -> Exception:
     """What stands in the way, for a person to clear; or the error itself where the ops-db only went away."""
     text = str(getattr(error, "orig", None) or error).strip()
     if "permission denied" in text:
-        next_step = "ask for the right to make tables: GRANT CREATE ON DATABASE ... TO ..., or make schema ccatwm ours"
+        next_step = "ask for the right to make tables: GRANT CREATE ON DATABASE ... TO ..."
     elif "already exists" in text:
         next_step = (
             "another application has such a table: use a database of our own, or OBSERVATIONS = foreign"
@@ -162,7 +162,8 @@ def _words(entry: Any) -> str:
     """A difference of alembic's (`("add_index", Index(...))`) in words."""
     what, *rest = entry
     names = [n for n in (_name(part) for part in rest) if n]
-    return f"{str(what).replace('add_', 'missing ').replace('remove_', 'unexpected ').replace('_', ' ')}: {' '.join(names)}"
+    verb = str(what).replace("add_", "missing ").replace("remove_", "unexpected ").replace("_", " ")
+    return f"{verb}: {' '.join(names)}"
 
 
 def _name(part: Any) -> str:

@@ -1,1 +1,1 @@
-"""Migrations of the ops-db: branch `observation` (where ccatwm manages those tables) and branch `pipeline`."""
+"""Migrations of the ops-db: branch `observation` (where those tables are ours) and branch `pipeline`."""

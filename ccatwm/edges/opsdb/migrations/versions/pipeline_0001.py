@@ -591,7 +591,7 @@ def upgrade() -> None:
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("ended_at", UtcDateTime(), nullable=True),
         sa.CheckConstraint(
-            "status IN ('PENDING','STAGING_DATA','STAGED','SUBMITTING','SUBMITTED','RUNNING','COLLECTING_RESULTS','COMPLETED','FAILED','CANCELLED')",
+            "status IN ('PENDING','STAGING_DATA','STAGED','SUBMITTING','SUBMITTED','RUNNING','COLLECTING_RESULTS','COMPLETED','FAILED','CANCELLED')",  # noqa: E501
             name="run_status",
         ),
         sa.ForeignKeyConstraint(
