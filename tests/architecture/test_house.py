@@ -48,8 +48,8 @@ def test_the_import_contracts_hold() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["cycle", "--help"], ["status", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
-        "import sys\nfrom ccatwm.cli.main import main\nsys.argv[0] = 'ccatwm'\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom ccatwm.cli.main import app\nsys.argv[0] = 'ccatwm'\n"
+        "try:\n    app()\nexcept SystemExit:\n    pass\n"
         "heavy = 'sqlalchemy paramiko yaml dynaconf alembic rich psycopg2 numpy'.split()\n"
         "print('LOADED', *(name for name in heavy if name in sys.modules))"
     )

@@ -1,0 +1,180 @@
+"""Commands by which people act: `retry cancel hold release`. Touches: nothing; they write the ops-db."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ccatwm.cli import _frame
+from ccatwm.cli._frame import Common, DryRun, Reason, Yes, command
+from ccatwm.cli._selection import Class, Pipeline, Since, Status, Step, SubGroup, Until, read_selection
+
+if TYPE_CHECKING:
+    from ccatwm.passes._context import Context
+    from ccatwm.upkeep.control import ActReport, Wanted
+
+Runs = Annotated[list[int] | None, typer.Argument(metavar="[RUN...]", help="Numbers of runs.")]
+Target = Annotated[str, typer.Argument(metavar="TARGET", help="PIPELINE[/STEP[/KEY]], or number of a run.")]
+Watch = Annotated[bool, typer.Option("--wait", help="Watch until the passes have carried it out.")]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", min=0, metavar="S", help="Give up watching after S seconds.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for function in (retry, cancel, hold, release):
+        command(app, panel=_frame.ACT)(function)
+
+
+def _open(common: Common) -> Context:
+    from ccatwm import wiring
+
+    context = wiring.open_context(common.site)
+    context.database.check_schema(observations=context.settings.observations)
+    return context
+
+
+def retry(
+    common: Common,
+    runs: Runs = None,
+    pipeline: Pipeline = None,
+    step: Step = None,
+    sub_group: SubGroup = None,
+    status: Status = None,
+    failure_class: Class = None,
+    since: Since = None,
+    until: Until = None,
+    reason: Reason = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    wait: Watch = False,
+    timeout: Timeout = None,
+) -> int:
+    """Try failed or cancelled runs again, as they were frozen."""
+    context = _open(common)
+    selection = read_selection(
+        context.clock.now(), pipeline, step, sub_group, status, failure_class, since, until
+    )
+    return _act(
+        common, context, "retry", _wanted(context, runs, selection, reason, dry_run, yes), wait, timeout
+    )
+
+
+def cancel(
+    common: Common,
+    runs: Runs = None,
+    pipeline: Pipeline = None,
+    step: Step = None,
+    sub_group: SubGroup = None,
+    status: Status = None,
+    failure_class: Class = None,
+    since: Since = None,
+    until: Until = None,
+    reason: Reason = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    wait: Watch = False,
+    timeout: Timeout = None,
+) -> int:
+    """Cancel runs that are under way, or failed ones that wait for a retry."""
+    context = _open(common)
+    selection = read_selection(
+        context.clock.now(), pipeline, step, sub_group, status, failure_class, since, until
+    )
+    return _act(
+        common, context, "cancel", _wanted(context, runs, selection, reason, dry_run, yes), wait, timeout
+    )
+
+
+def _wanted(
+    context: Context, runs: list[int] | None, selection: Any, reason: str | None, dry_run: bool, yes: bool
+) -> Wanted:
+    from ccatwm.upkeep.control import Wanted
+
+    return Wanted(
+        run_ids=tuple(dict.fromkeys(runs or ())),
+        selection=selection,
+        reason=reason or "",
+        actor=context.actor,
+        host=socket.gethostname(),
+        dry_run=dry_run,
+        yes=yes,
+        confirm_runs=context.settings.confirm_runs,
+    )
+
+
+def _act(
+    common: Common, context: Context, act: str, wanted: Wanted, wait: bool, timeout: float | None
+) -> int:
+    from ccatwm.upkeep import control
+
+    report: ActReport = getattr(control, act)(context.database, wanted, now=context.clock.now())
+    _print_report(common, report, report.to_json() if not wait else None)
+    if not wait or wanted.dry_run:
+        return report.exit_code
+    ended = control.wait_until_ended(context.database, report.done, context.clock, timeout_seconds=timeout)
+    _print_ended(common, report, ended)
+    good = "CANCELLED" if act == "cancel" else "COMPLETED"
+    return report.exit_code or int(any(status != good for status in ended.values()))
+
+
+def _print_report(common: Common, report: Any, document: dict[str, Any] | None) -> None:
+    """What was written; `document` None when a later one says more."""
+    if not common.json and not common.quiet:
+        for line in report.lines():
+            print(_frame.printable(line))
+    elif common.json and document is not None:
+        _frame.emit_json(document)
+
+
+def _print_ended(common: Common, report: ActReport, ended: dict[int, str]) -> None:
+    if common.json:
+        document = report.to_json()
+        rows = [{**row, "status": ended.get(row["run"])} for row in document["runs"]]
+        _frame.emit_json({**document, "runs": rows})
+    elif not common.quiet:
+        for run, status in sorted(ended.items()):
+            print(f"run {run}: {status}")
+
+
+def hold(common: Common, target: Target, reason: Reason = None) -> int:
+    """Hold a pipeline, step, sub-group or run: nothing new of it starts."""
+    from ccatwm.upkeep import control
+
+    context = _open(common)
+    report = control.hold(
+        context.database,
+        target,
+        reason=reason or "",
+        actor=context.actor,
+        host=socket.gethostname(),
+        now=context.clock.now(),
+    )
+    _print_report(common, report, report.to_json())
+    return 0
+
+
+def release(
+    common: Common,
+    target: Target,
+    reason: Reason = None,
+    retry_failed: Annotated[bool, typer.Option("--retry", help="Also try its failed runs again.")] = False,
+) -> int:
+    """Let go on what is held, or a step that was tripped."""
+    from ccatwm.upkeep import control
+
+    context = _open(common)
+    report = control.release(
+        context.database,
+        target,
+        reason=reason or "",
+        actor=context.actor,
+        host=socket.gethostname(),
+        now=context.clock.now(),
+        retry_failed=retry_failed,
+    )
+    _print_report(common, report, report.to_json())
+    return 0

@@ -1,0 +1,253 @@
+"""Commands that look: `status runs products show logs explain lineage`. Touches: nothing; views read."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ccatwm.cli import _frame
+from ccatwm.cli._frame import Common, Limit, command
+from ccatwm.cli._selection import Class, Pipeline, Since, Status, Step, SubGroup, Until, read_selection
+from ccatwm.errors import UsageError
+
+if TYPE_CHECKING:
+    from ccatwm.passes._context import Context
+
+Run = Annotated[int, typer.Argument(metavar="RUN", help="Number of a run.")]
+Type = Annotated[
+    list[str] | None, typer.Option("--type", metavar="TYPE", help="Of this type (SCIENCE, ...).")
+]
+All = Annotated[bool, typer.Option("--all", help="Also those that a newer product replaced.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands, the whole before the parts."""
+    for function in (status, runs, products, show, logs, explain, lineage):
+        command(app, panel=_frame.LOOK)(function)
+
+
+def _open(common: Common) -> Context:
+    from ccatwm import wiring
+
+    context = wiring.open_context(common.site)
+    context.database.check_schema(observations=context.settings.observations)
+    return context
+
+
+def _base_dir(context: Context) -> PurePosixPath:
+    return PurePosixPath(context.settings.pipeline_base_dir)
+
+
+def _print_lines(lines: list[str]) -> None:
+    for line in lines:
+        print(_frame.printable(line))
+
+
+def status(
+    common: Common,
+    pipeline: Pipeline = None,
+    step: Step = None,
+    sub_group: SubGroup = None,
+    limit: Limit = None,
+) -> int:
+    """Show how all pipelines stand: counts, failures, brakes, what to do next."""
+    from ccatwm.views.status import build_status
+
+    context = _open(common)
+    now = context.clock.now()
+    selection = read_selection(now, pipeline, step, sub_group, None, None, None, None)
+    document = build_status(context.database, selection, now=now, limit=limit)
+    if common.json:
+        _frame.emit_json(document)
+    else:
+        _show_status(document, common)
+    return 0
+
+
+def _show_status(document: dict[str, Any], common: Common) -> None:
+    from ccatwm.views import status as view
+    from ccatwm.views.runs import COLUMNS, run_cells
+
+    _print_lines(view.brake_lines(document))
+    _frame.print_table("pipelines", view.STEP_COLUMNS, [view.step_cells(row) for row in document["status"]])
+    if document["attention"]:
+        print()
+        rows = [run_cells(row) for row in document["attention"]]
+        _frame.print_table("runs under way, or waiting for you", COLUMNS, rows)
+    if document["passes"] and not common.quiet:
+        print()
+        _frame.print_table(
+            "latest passes (UTC)", view.PASS_COLUMNS, [view.pass_cells(row) for row in document["passes"]]
+        )
+    print()
+    _print_lines(view.other_lines(document))
+
+
+def runs(
+    common: Common,
+    pipeline: Pipeline = None,
+    step: Step = None,
+    sub_group: SubGroup = None,
+    status: Status = None,
+    failure_class: Class = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+) -> int:
+    """List runs, newest first (50 unless --limit says otherwise)."""
+    from ccatwm.views.runs import COLUMNS, DEFAULT_LIMIT, build_runs, run_cells
+
+    context = _open(common)
+    now = context.clock.now()
+    selection = read_selection(now, pipeline, step, sub_group, status, failure_class, since, until)
+    document = build_runs(context.database, selection, now=now, limit=limit or DEFAULT_LIMIT)
+    _show_rows(common, document, "runs", COLUMNS, [run_cells(row) for row in document["runs"]])
+    return 0
+
+
+def products(
+    common: Common,
+    pipeline: Pipeline = None,
+    step: Step = None,
+    sub_group: SubGroup = None,
+    status: Status = None,
+    failure_class: Class = None,
+    since: Since = None,
+    until: Until = None,
+    types: Type = None,
+    all_of_them: All = False,
+    limit: Limit = None,
+) -> int:
+    """List data products that count now, newest first (200 unless --limit says otherwise)."""
+    from ccatwm.views.products import COLUMNS, DEFAULT_LIMIT, build_products, product_cells
+
+    context = _open(common)
+    selection = read_selection(
+        context.clock.now(), pipeline, step, sub_group, status, failure_class, since, until, types
+    )
+    base_dir = _base_dir(context)
+    document = build_products(
+        context.database, selection, base_dir=base_dir, all_of_them=all_of_them, limit=limit or DEFAULT_LIMIT
+    )
+    cells = [product_cells(row, str(base_dir)) for row in document["products"]]
+    _show_rows(common, document, "products", COLUMNS, cells, below=str(base_dir))
+    return 0
+
+
+def _show_rows(
+    common: Common,
+    document: dict[str, Any],
+    key: str,
+    columns: tuple[str, ...],
+    cells: list[tuple[object, ...]],
+    *,
+    below: str = "",
+) -> None:
+    """A list as a table, with what it leaves out."""
+    if common.json:
+        _frame.emit_json(document)
+        return
+    if not cells:
+        print(f"no {key}")
+        return
+    _frame.print_table(f"{key} below {below}" if below else "", columns, cells)
+    left_out = document["total"] - len(cells)
+    if left_out > 0 and not common.quiet:
+        print(f"{left_out} more {key}; --limit {document['total']} shows them, or select fewer")
+
+
+def show(common: Common, run: Run) -> int:
+    """Show everything of a run: attempts, paths, resources, inputs, products, last log lines."""
+    from ccatwm.views.show import build_show, show_lines
+
+    context = _open(common)
+    document = build_show(context.database, context.workfiles, run, now=context.clock.now())
+    if common.json:
+        _frame.emit_json(document)
+    else:
+        _print_lines(show_lines(document))
+    return 0
+
+
+def logs(
+    common: Common,
+    run: Run,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", min=1, metavar="N", help="Of this attempt; default the newest.")
+    ] = None,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Only what was written to stdout.")] = False,
+    stderr: Annotated[bool, typer.Option("--stderr", help="Only what was written to stderr.")] = False,
+) -> int:
+    """Print the logs of a run's newest attempt; control characters are printed as escapes."""
+    from ccatwm.views.logs import STREAMS, build_logs
+
+    context = _open(common)
+    wanted = [name for name, asked in (("stdout", stdout), ("stderr", stderr)) if asked]
+    document = build_logs(
+        context.database, context.workfiles, run, attempt=attempt, streams=wanted or STREAMS
+    )
+    if common.json:
+        _frame.emit_json(document)
+    else:
+        _print_logs(document, heads=len(wanted) != 1)
+    return 0
+
+
+def _print_logs(document: dict[str, Any], *, heads: bool) -> None:
+    """One log alone is printed as it is, for pipes; several get a line of their own before each."""
+    for log in document["logs"]:
+        if heads:
+            print(_frame.printable(f"==> {log['path']} <=="))
+        if log["text"] is None:
+            print("(there is no such file)")
+            continue
+        if log["cut"]:
+            print("(the end of it; the file has the rest)")
+        text = _frame.printable(log["text"].expandtabs(), lines=True)
+        print(text, end="" if text.endswith("\n") or not text else "\n")
+
+
+def explain(
+    common: Common,
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE")],
+    step: Annotated[str | None, typer.Argument(metavar="STEP")] = None,
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="Key of a sub-group.")] = None,
+    limit: Limit = None,
+) -> int:
+    """Say why a sub-group ran or did not, and what would change that."""
+    from ccatwm.views.explain import DEFAULT_LIMIT, build_explain, explain_lines
+
+    context = _open(common)
+    document = build_explain(
+        context.database, pipeline, step, key, now=context.clock.now(), limit=limit or DEFAULT_LIMIT
+    )
+    if common.json:
+        _frame.emit_json(document)
+    else:
+        _print_lines(explain_lines(document))
+    return 0
+
+
+def lineage(
+    common: Common,
+    subject: Annotated[str, typer.Argument(metavar="PRODUCT|package:NAME", help="Where to begin.")],
+) -> int:
+    """Show what a product stands on, or what stands on a raw data package."""
+    if not subject.removeprefix("package:"):
+        raise UsageError("`package:` names no package", next="ccatwm lineage package:NAME")
+    from ccatwm.views.lineage import build_lineage, lineage_lines
+
+    context = _open(common)
+    document = build_lineage(
+        context.database,
+        subject,
+        base_dir=_base_dir(context),
+        managed=context.settings.observations == "managed",
+    )
+    if common.json:
+        _frame.emit_json(document)
+    else:
+        _print_lines(lineage_lines(document))
+    return 0
