@@ -1,0 +1,264 @@
+"""Definitions in the ops-db: each `put_` makes a row as it should be and says what it changed. Touches: the ops-db."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.stores.sub_groups import mark_step_due
+
+
+@dataclass
+class Known:
+    """What the ops-db has already, by name."""
+
+    software: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # name -> version -> row
+    references: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    groupings: dict[str, Any] = field(default_factory=dict)  # name -> filter_rules
+    pipelines: dict[str, str] = field(default_factory=dict)  # name -> processing location
+    steps: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # pipeline -> step -> depends_on
+    locations: dict[str, str] = field(default_factory=dict)  # name -> location type
+
+
+def read_known(connection: sa.Connection) -> Known:
+    """Everything that new definitions may refer to."""
+    known = Known()
+    version, software = t.reduction_software_version, t.reduction_software
+    for row in connection.execute(
+        sa.select(version, software.c.name).join(software, software.c.id == version.c.software_id)
+    ).mappings():
+        known.software.setdefault(row["name"], {})[row["version"]] = dict(row)
+    for row in connection.execute(
+        sa.select(t.reference_data_version, t.reference_data.c.name).join(
+            t.reference_data, t.reference_data.c.id == t.reference_data_version.c.reference_id
+        )
+    ).mappings():
+        known.references.setdefault(row["name"], {})[row["version"]] = dict(row)
+    for row in connection.execute(sa.select(t.data_grouping.c.name, t.data_grouping.c.filter_rules)).mappings():
+        known.groupings[row["name"]] = row["filter_rules"]
+    for row in connection.execute(sa.select(t.pipeline.c.name, t.pipeline.c.processing_location)).mappings():
+        known.pipelines[row["name"]] = row["processing_location"]
+    query = sa.select(t.pipeline.c.name.label("pipeline"), t.reduction_step.c.name, t.reduction_step.c.definition).join(
+        t.reduction_step, t.reduction_step.c.pipeline_id == t.pipeline.c.id
+    )
+    for row in connection.execute(query).mappings():
+        known.steps.setdefault(row["pipeline"], {})[row["name"]] = list(row["definition"].get("depends_on") or [])
+    if "data_location" in t.observation.tables:
+        known.locations = _locations(connection)
+    return known
+
+
+def _locations(connection: sa.Connection) -> dict[str, str]:
+    """Data locations by name; none where the observation tables are somebody else's."""
+    if not sa.inspect(connection).has_table(t.data_location.name):
+        return {}
+    query = sa.select(t.data_location.c.name, t.data_location.c.location_type)
+    return {row.name: row.location_type for row in connection.execute(query)}
+
+
+def _get_or_insert(connection: sa.Connection, table: sa.Table, **values: Any) -> tuple[int, bool]:
+    where = [table.c[name] == value for name, value in values.items()]
+    found = connection.execute(sa.select(table.c.id).where(*where)).scalar()
+    if found is not None:
+        return int(found), False
+    return int(connection.execute(sa.insert(table).values(**values).returning(table.c.id)).scalar_one()), True
+
+
+def put_software_version(connection: sa.Connection, name: str, now: datetime, **values: Any) -> bool:
+    """Add a version, or fill in an image digest that was not known; True if something changed."""
+    software_id, _ = _get_or_insert(connection, t.reduction_software, name=name)
+    table = t.reduction_software_version
+    row = connection.execute(
+        sa.select(table).where(table.c.software_id == software_id, table.c.version == values["version"])
+    ).first()
+    if row is None:
+        connection.execute(sa.insert(table).values(software_id=software_id, created_at=now, **values))
+        return True
+    if row.image_digest is None and values.get("image_digest") is not None:
+        connection.execute(sa.update(table).where(table.c.id == row.id).values(image_digest=values["image_digest"]))
+        return True
+    return False
+
+
+def put_reference_version(connection: sa.Connection, name: str, now: datetime, **values: Any) -> bool:
+    reference_id, _ = _get_or_insert(connection, t.reference_data, name=name)
+    table = t.reference_data_version
+    row = connection.execute(
+        sa.select(table).where(table.c.reference_id == reference_id, table.c.version == values["version"])
+    ).first()
+    if row is None:
+        connection.execute(sa.insert(table).values(reference_id=reference_id, created_at=now, **values))
+        return True
+    if row.checksum is None and values.get("checksum") is not None:
+        connection.execute(sa.update(table).where(table.c.id == row.id).values(checksum=values["checksum"]))
+        return True
+    return False
+
+
+def put_grouping(connection: sa.Connection, name: str, now: datetime, **values: Any) -> tuple[dict[str, Any] | None, bool]:
+    """(what it was, whether it changed)."""
+    table = t.data_grouping
+    row = connection.execute(sa.select(table).where(table.c.name == name)).mappings().first()
+    if row is None:
+        connection.execute(sa.insert(table).values(name=name, updated_at=now, **values))
+        return None, True
+    if all(row[key] == value for key, value in values.items()):
+        return dict(row), False
+    connection.execute(sa.update(table).where(table.c.id == row["id"]).values(updated_at=now, **values))
+    return dict(row), True
+
+
+def put_pipeline(connection: sa.Connection, name: str, now: datetime, *, grouping: str, actor: str, **values: Any) -> tuple[
+    int, dict[str, Any] | None, bool
+]:  # fmt: skip
+    """(id, what it was, whether it changed)."""
+    table = t.pipeline
+    grouping_id = connection.execute(sa.select(t.data_grouping.c.id).where(t.data_grouping.c.name == grouping)).scalar_one()
+    values["data_grouping_id"] = grouping_id
+    row = connection.execute(sa.select(table).where(table.c.name == name)).mappings().first()
+    if row is None:
+        query = sa.insert(table).values(name=name, created_by=actor, updated_at=now, **values).returning(table.c.id)
+        return int(connection.execute(query).scalar_one()), None, True
+    if all(row[key] == value for key, value in values.items()):
+        return row["id"], dict(row), False
+    connection.execute(sa.update(table).where(table.c.id == row["id"]).values(updated_at=now, **values))
+    return row["id"], dict(row), True
+
+
+def put_step(
+    connection: sa.Connection,
+    pipeline_id: int,
+    name: str,
+    now: datetime,
+    *,
+    grouping: str,
+    group_by: list[Any],
+    group_by_digest: str,
+    software: str,
+    config: dict[str, Any],
+    config_digest: str,
+    **values: Any,
+) -> tuple[int, dict[str, Any] | None, bool]:
+    """(id, what it was, whether it changed). A new step has its scope regrouped, so that its sub-groups are made."""
+    table = t.reduction_step
+    grouping_id = connection.execute(sa.select(t.data_grouping.c.id).where(t.data_grouping.c.name == grouping)).scalar_one()
+    values |= {
+        "scope_id": _put_scope(connection, grouping_id, group_by, group_by_digest),
+        "software_id": connection.execute(
+            sa.select(t.reduction_software.c.id).where(t.reduction_software.c.name == software)
+        ).scalar_one(),
+        "config_id": _put_config(connection, config, config_digest, now),
+    }
+    where = sa.and_(table.c.pipeline_id == pipeline_id, table.c.name == name)
+    row = connection.execute(sa.select(table).where(where)).mappings().first()
+    if row is None:
+        query = sa.insert(table).values(pipeline_id=pipeline_id, name=name, updated_at=now, **values).returning(table.c.id)
+        step_id = int(connection.execute(query).scalar_one())
+        _regroup(connection, values["scope_id"])
+        return step_id, None, True
+    if all(row[key] == value for key, value in values.items()):
+        return row["id"], dict(row), False
+    if row["scope_id"] != values["scope_id"]:
+        _regroup(connection, values["scope_id"])
+    connection.execute(sa.update(table).where(table.c.id == row["id"]).values(updated_at=now, **values))
+    return row["id"], dict(row), True
+
+
+def _put_scope(connection: sa.Connection, grouping_id: int, group_by: list[Any], digest: str) -> int:
+    table = t.grouping_scope
+    where = sa.and_(table.c.data_grouping_id == grouping_id, table.c.group_by_digest == digest)
+    found = connection.execute(sa.select(table.c.id).where(where)).scalar()
+    if found is not None:
+        return int(found)
+    query = sa.insert(table).values(data_grouping_id=grouping_id, group_by=group_by, group_by_digest=digest)
+    return int(connection.execute(query.returning(table.c.id)).scalar_one())
+
+
+def _put_config(connection: sa.Connection, config: dict[str, Any], digest: str, now: datetime) -> int:
+    table = t.reduction_step_config
+    found = connection.execute(sa.select(table.c.id).where(table.c.digest == digest)).scalar()
+    if found is not None:
+        return int(found)
+    query = sa.insert(table).values(digest=digest, data=config, created_at=now).returning(table.c.id)
+    return int(connection.execute(query).scalar_one())
+
+
+def _regroup(connection: sa.Connection, scope_id: int) -> None:
+    connection.execute(sa.update(t.grouping_scope).where(t.grouping_scope.c.id == scope_id).values(resolved_digest=None))
+
+
+def put_dependencies(connection: sa.Connection, step_id: int, upstream_ids: Sequence[int]) -> bool:
+    """The upstream steps of a step; True if they changed."""
+    table = t.reduction_step_dependency
+    known = set(connection.execute(sa.select(table.c.upstream_step_id).where(table.c.step_id == step_id)).scalars())
+    if known == set(upstream_ids):
+        return False
+    connection.execute(sa.delete(table).where(table.c.step_id == step_id))
+    if upstream_ids:
+        connection.execute(
+            sa.insert(table), [{"step_id": step_id, "upstream_step_id": u} for u in sorted(set(upstream_ids))]
+        )
+    return True
+
+
+def step_ids(connection: sa.Connection) -> dict[tuple[str, str], int]:
+    """Step ids by (pipeline, step)."""
+    query = sa.select(t.pipeline.c.name.label("pipeline"), t.reduction_step.c.name, t.reduction_step.c.id).join(
+        t.reduction_step, t.reduction_step.c.pipeline_id == t.pipeline.c.id
+    )
+    return {(row.pipeline, row.name): row.id for row in connection.execute(query)}
+
+
+def known_role(connection: sa.Connection, pipeline: str, step: str) -> str | None:
+    """The role fixed at the first apply."""
+    query = (
+        sa.select(t.reduction_step.c.role)
+        .join(t.pipeline, t.pipeline.c.id == t.reduction_step.c.pipeline_id)
+        .where(t.pipeline.c.name == pipeline, t.reduction_step.c.name == step)
+    )
+    return connection.execute(query).scalar()
+
+
+def steps_using(connection: sa.Connection, *, software: str | None = None, reference: str | None = None) -> list[int]:
+    """Ids of steps that use a software or a reference."""
+    step = t.reduction_step
+    query = sa.select(step.c.id, step.c.definition, t.reduction_software.c.name).join(
+        t.reduction_software, t.reduction_software.c.id == step.c.software_id
+    )
+    found = []
+    for row in connection.execute(query):
+        names = {str(r).partition("@")[0] for r in row.definition.get("references") or []}
+        if row.name == software or (reference is not None and reference in names):
+            found.append(row.id)
+    return found
+
+
+def mark_steps_due(connection: sa.Connection, ids: Sequence[int], now: datetime) -> int:
+    """The sub-groups of steps are to be looked at; how many there are."""
+    return sum(mark_step_due(connection, step_id, now) for step_id in sorted(set(ids)))
+
+
+def disable_others(connection: sa.Connection, keep: set[tuple[str, str]], now: datetime) -> list[str]:
+    """Disable pipelines and steps that are not among `keep`; what was disabled."""
+    pipelines = {pipeline for pipeline, _ in keep}
+    disabled = []
+    for row in connection.execute(sa.select(t.pipeline.c.id, t.pipeline.c.name).where(t.pipeline.c.enabled)).all():
+        if row.name not in pipelines:
+            connection.execute(sa.update(t.pipeline).where(t.pipeline.c.id == row.id).values(enabled=False, updated_at=now))
+            disabled.append(f"pipeline {row.name}")
+    step = t.reduction_step
+    query = (
+        sa.select(step.c.id, step.c.name, t.pipeline.c.name.label("pipeline"))
+        .join(t.pipeline, t.pipeline.c.id == step.c.pipeline_id)
+        .where(step.c.enabled)
+    )
+    for found in connection.execute(query).all():
+        if found.pipeline in pipelines and (found.pipeline, found.name) not in keep:
+            connection.execute(sa.update(step).where(step.c.id == found.id).values(enabled=False, updated_at=now))
+            disabled.append(f"step {found.pipeline}/{found.name}")
+    return disabled

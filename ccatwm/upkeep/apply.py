@@ -1,0 +1,614 @@
+"""Applies definitions: checks them whole, shows the difference, writes it in one transaction.
+
+Touches: the files read (also images and references, for their checksums), the ops-db.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from ccatwm.core.definitions import (
+    DataGroupingDefinition,
+    Definitions,
+    PipelineDefinition,
+    StepDefinition,
+    find_cycle,
+)
+from ccatwm.core.gap import config_changes
+from ccatwm.core.recipe import digest_of
+from ccatwm.core.subgroups import group_by_digest, group_by_json, parse_group_by
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.grouping import GroupingEngine
+from ccatwm.edges.opsdb.stores import definitions as store
+from ccatwm.edges.opsdb.stores.change_log import record_change
+from ccatwm.edges.opsdb.stores.definitions import Known
+from ccatwm.errors import DefinitionsError, Problem, UsageError
+from ccatwm.upkeep._yaml import Document, Location, read_yaml
+
+MAX_SHOWN = 40
+
+
+@dataclass
+class Defined:
+    """What one or many files define, by name, with where each thing stands."""
+
+    documents: list[Document] = field(default_factory=list)
+    software: dict[str, Any] = field(default_factory=dict)
+    references: dict[str, Any] = field(default_factory=dict)
+    presets: dict[str, Any] = field(default_factory=dict)
+    groupings: dict[str, DataGroupingDefinition] = field(default_factory=dict)
+    pipelines: dict[str, PipelineDefinition] = field(default_factory=dict)
+    places: dict[tuple[str, ...], tuple[Document, Location]] = field(default_factory=dict)
+
+    def where(self, *key: str, inside: Location = ()) -> str:
+        document, location = self.places[key]
+        return document.where((*location, *inside))
+
+
+@dataclass
+class ApplyReport:
+    """What was, or would be, changed. `changes` are lines such as `+ pipeline x`."""
+
+    dry_run: bool
+    changes: list[str] = field(default_factory=list)
+    unchanged: int = 0
+    sub_groups: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "ccatwm.apply/1",
+            "dry_run": self.dry_run,
+            "changes": self.changes,
+            "unchanged": self.unchanged,
+            "sub_groups": self.sub_groups,
+            "warnings": self.warnings,
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        shown = [*self.changes, *(f"warning: {text}" for text in self.warnings)]
+        if not self.changes:
+            return [*shown, f"nothing to change ({self.unchanged} definitions are as they should be)"]
+        word = "would be" if self.dry_run else "are"
+        shown.append(f"{len(self.changes)} changed, {self.unchanged} unchanged; {self.sub_groups} known sub-groups {word} looked at again")
+        return shown
+
+
+def apply_definitions(
+    database: Database,
+    grouping: GroupingEngine,
+    paths: Sequence[Path],
+    *,
+    now: datetime,
+    actor: str,
+    host: str,
+    dry_run: bool = False,
+    prune: bool = False,
+    yes: bool = False,
+    confirm_runs: int = 500,
+) -> ApplyReport:
+    """Apply files of definitions. Errors: DefinitionsError with every mistake; UsageError above `confirm_runs`."""
+    if not paths:
+        raise UsageError("no file to apply", next="ccatwm apply pipelines.yaml")
+    defined = load_definitions(paths)
+    with database.read() as connection:
+        known = store.read_known(connection)
+    problems = check_definitions(defined, known, grouping)
+    files, more, warnings = _file_checksums(defined, known)
+    if problems or more:
+        raise _mistakes([*problems, *more])
+    report = ApplyReport(dry_run, warnings=warnings + _location_warnings(defined, known))
+    with _transaction(database, dry_run) as connection:
+        due = _put_all(connection, defined, files, now, actor, report)
+        if prune:
+            keep = {(p.name, s.name) for p in defined.pipelines.values() for s in p.steps}
+            report.changes += [f"- {what}: disabled" for what in store.disable_others(connection, keep, now)]
+        report.sub_groups = store.mark_steps_due(connection, due, now)
+        if report.sub_groups > confirm_runs and not (yes or dry_run):
+            raise UsageError(
+                f"{report.sub_groups} sub-groups would be looked at again, more than CONFIRM_RUNS ({confirm_runs})",
+                next="look at it with --dry-run, then say --yes",
+            )
+        if report.changes:
+            _record(connection, defined, now, actor, host, report)
+    return report
+
+
+def _transaction(database: Database, dry_run: bool) -> AbstractContextManager[sa.Connection]:
+    """A dry run does everything and is rolled back."""
+    return database.read() if dry_run else database.write()
+
+
+def _record(
+    connection: sa.Connection, defined: Defined, now: datetime, actor: str, host: str, report: ApplyReport
+) -> None:
+    text = "\n---\n".join(document.text for document in defined.documents)
+    record_change(
+        connection, at=now, actor=actor, host=host, act="apply",
+        target=", ".join(document.file for document in defined.documents), text=text,
+        digest=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}", details={"changes": report.changes},
+    )  # fmt: skip
+
+
+def _mistakes(problems: Sequence[Problem]) -> DefinitionsError:
+    noun = "mistake" if len(problems) == 1 else "mistakes"
+    shown = list(problems[:MAX_SHOWN])
+    if len(problems) > MAX_SHOWN:
+        shown.append(Problem("", f"and {len(problems) - MAX_SHOWN} more"))
+    return DefinitionsError(f"{len(problems)} {noun}; nothing was applied", problems=shown)
+
+
+# --- loading ------------------------------------------------------------------------------------------------------
+
+
+def load_definitions(paths: Sequence[Path]) -> Defined:
+    """Read and validate files, each alone and all together. Errors: DefinitionsError with every mistake."""
+    defined, problems = Defined(), []
+    for path in paths:
+        document, wrong = read_yaml(Path(path))
+        problems += wrong
+        if document is None:
+            continue
+        defined.documents.append(document)
+        if document.data is None:
+            continue
+        try:
+            part = Definitions.model_validate(document.data, strict=False)
+        except ValidationError as error:
+            problems += [_problem(document, e) for e in error.errors()]
+        else:
+            problems += _merge(defined, document, part)
+    if problems:
+        raise _mistakes(problems)
+    return defined
+
+
+def _problem(document: Document, error: Any) -> Problem:
+    """One error of pydantic in the words of this project."""
+    location = tuple(part for part in error["loc"] if not (isinstance(part, str) and part.startswith(("function-", "literal", "constrained"))))
+    name = ".".join(str(part) for part in location) or "the file"
+    where = document.where(location)
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        return Problem(where, f"unknown key {location[-1]!r}", _allowed_keys(location))
+    if kind == "missing":
+        return Problem(where, f"{name} is missing")
+    if kind == "string_pattern_mismatch":
+        hint = "use a-z 0-9 . _ -, beginning with a letter or digit, at most 63"
+        return Problem(where, f"{name} is {error['input']!r}", hint)
+    if kind == "literal_error":
+        return Problem(where, f"{name} is {error['input']!r}", f"allowed: {context.get('expected')}")
+    if kind == "value_error":
+        return Problem(where, f"{name}: {context.get('error')}")
+    return Problem(where, f"{name} is {_short(error['input'])}", str(error["msg"]))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_MODELS: Mapping[str, Any] = {
+    "software": "SoftwareDefinition", "references": "ReferenceDefinition", "presets": "PresetDefinition",
+    "data_groupings": "DataGroupingDefinition", "pipelines": "PipelineDefinition", "steps": "StepDefinition",
+    "trigger": "TriggerDefinition", "resources": "ResourcesDefinition", "companions": "CompanionDefinition",
+    "nearest": "NearestDefinition", "retention": "RetentionDefinition", "retry": "RetryDefinition",
+}  # fmt: skip
+
+
+def _allowed_keys(location: Location) -> str:
+    from ccatwm.core import definitions
+
+    parents = [part for part in location[:-1] if isinstance(part, str)]
+    model: Any = Definitions
+    if parents:
+        last = parents[-1]
+        if last == "versions":
+            last_model = "SoftwareVersionDefinition" if parents[0] == "software" else "ReferenceVersionDefinition"
+            model = getattr(definitions, last_model)
+        else:
+            model = getattr(definitions, next((_MODELS[p] for p in reversed(parents) if p in _MODELS), "Definitions"))
+    keys = list(model.model_fields)
+    close = get_close_matches(str(location[-1]), keys, n=2)
+    return f"did you mean {' or '.join(close)}?" if close else f"allowed: {', '.join(keys)}"
+
+
+def _merge(defined: Defined, document: Document, part: Definitions) -> list[Problem]:
+    """Add what one file defines; a name may be defined once."""
+    problems = []
+    sections: tuple[tuple[str, Sequence[Any], dict[str, Any]], ...] = (
+        ("software", part.software, defined.software),
+        ("references", part.references, defined.references),
+        ("presets", part.presets, defined.presets),
+        ("data_groupings", part.data_groupings, defined.groupings),
+        ("pipelines", part.pipelines, defined.pipelines),
+    )
+    for section, items, target in sections:
+        for n, item in enumerate(items):
+            where = document.where((section, n, "name"))
+            if item.name in target:
+                problems.append(Problem(where, f"{section}: {item.name} is defined twice", defined.where(section, item.name)))
+                continue
+            target[item.name] = item
+            defined.places[(section, item.name)] = (document, (section, n))
+    return problems
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
+def check_definitions(defined: Defined, known: Known, grouping: GroupingEngine) -> list[Problem]:
+    """What is wrong between definitions, and with the ops-db."""
+    problems = _check_versions(defined, known)
+    for data_grouping in defined.groupings.values():
+        problems += _check_grouping(defined, data_grouping, grouping)
+    for pipeline in defined.pipelines.values():
+        problems += _check_pipeline(defined, known, pipeline, grouping)
+    return problems or _check_cycles(defined, known)
+
+
+def _check_versions(defined: Defined, known: Known) -> list[Problem]:
+    """A version is what it was when it was first applied."""
+    problems = []
+    for software in defined.software.values():
+        seen: set[str] = set()
+        for n, version in enumerate(software.versions):
+            where = defined.where("software", software.name, inside=("versions", n))
+            if version.version in seen:
+                problems.append(Problem(where, f"{software.name} {version.version} is there twice"))
+            seen.add(version.version)
+            old = known.software.get(software.name, {}).get(version.version)
+            new = {"image": version.image, "command": version.command, "contract": version.contract}
+            different = [k for k, v in new.items() if old is not None and old[k] != v]
+            if different:
+                what = f"{software.name} {version.version} was applied with another {' and '.join(different)}"
+                problems.append(Problem(where, what, "add a new version instead"))
+    return problems
+
+
+def _rules(defined: Defined, item: DataGroupingDefinition) -> list[Any]:
+    preset = defined.presets.get(item.preset) if item.preset else None
+    return [*(preset.filter_rules if preset else []), *item.filter_rules]
+
+
+def _check_grouping(defined: Defined, item: DataGroupingDefinition, engine: GroupingEngine) -> list[Problem]:
+    where = defined.where("data_groupings", item.name, inside=("filter_rules",))
+    if item.preset and item.preset not in defined.presets:
+        place = defined.where("data_groupings", item.name, inside=("preset",))
+        return [Problem(place, f"unknown preset {item.preset!r}", _choices(item.preset, defined.presets))]
+    problems = []
+    for n, rule in enumerate(item.filter_rules):
+        place = defined.where("data_groupings", item.name, inside=("filter_rules", n))
+        problems += [Problem(place, _without_place(p), p.next) for p in engine.check([rule], [])]
+    if not problems:
+        problems = engine.check(_rules(defined, item), [], where)
+    return problems
+
+
+def _without_place(problem: Problem) -> str:
+    inside = problem.where.removeprefix("filter_rules[0]").lstrip(".")
+    return f"{inside}: {problem.what}" if inside and inside != "group_by" else problem.what
+
+
+def _check_pipeline(defined: Defined, known: Known, pipeline: PipelineDefinition, engine: GroupingEngine) -> list[Problem]:
+    problems = []
+    names = [step.name for step in pipeline.steps]
+    if pipeline.data_grouping not in defined.groupings and pipeline.data_grouping not in known.groupings:
+        where = defined.where("pipelines", pipeline.name, inside=("data_grouping",))
+        hint = _choices(pipeline.data_grouping, [*defined.groupings, *known.groupings])
+        problems.append(Problem(where, f"unknown data grouping {pipeline.data_grouping!r}", hint))
+    kind = known.locations.get(pipeline.processing_location)
+    if kind is not None and kind != "processing":
+        where = defined.where("pipelines", pipeline.name, inside=("processing_location",))
+        problems.append(Problem(where, f"{pipeline.processing_location} is a {kind}, not a processing location"))
+    for n, step in enumerate(pipeline.steps):
+        inside: Location = ("steps", n)
+        if names.index(step.name) != n:
+            where = defined.where("pipelines", pipeline.name, inside=(*inside, "name"))
+            problems.append(Problem(where, f"two steps are called {step.name!r}", "give each a name of its own"))
+        problems += _check_step(defined, known, pipeline, step, inside, engine)
+    return problems
+
+
+def _check_step(
+    defined: Defined, known: Known, pipeline: PipelineDefinition, step: StepDefinition, inside: Location, engine: GroupingEngine
+) -> list[Problem]:
+    def at(*more: str | int) -> str:
+        return defined.where("pipelines", pipeline.name, inside=(*inside, *more))
+
+    problems = _check_software(defined, known, step, at("software"), at("version"))
+    problems += engine.check([], step.group_by, at("group_by"))
+    for reference in step.references:
+        name, _, pinned = reference.partition("@")
+        versions = _versions(defined.references.get(name)) | set(known.references.get(name, {}))
+        if not versions:
+            hint = _choices(name, [*defined.references, *known.references])
+            problems.append(Problem(at("references"), f"unknown reference {name!r}", hint))
+        elif pinned and pinned not in versions:
+            problems.append(Problem(at("references"), f"{name} has no version {pinned!r}", f"there are: {', '.join(sorted(versions))}"))
+    for upstream in step.depends_on:
+        problems += _check_upstream(defined, known, pipeline, upstream, at("depends_on"))
+    for n, companion in enumerate(step.companions):
+        problems += [Problem(at("companions", n), _without_place(p), p.next) for p in engine.check(companion.rules, companion.same)]
+    return problems
+
+
+def _versions(item: Any) -> set[str]:
+    return {version.version for version in item.versions} if item is not None else set()
+
+
+def _check_software(defined: Defined, known: Known, step: StepDefinition, at: str, at_version: str) -> list[Problem]:
+    versions = _versions(defined.software.get(step.software)) | set(known.software.get(step.software, {}))
+    if not versions:
+        hint = _choices(step.software, [*defined.software, *known.software])
+        return [Problem(at, f"unknown software {step.software!r}", hint)]
+    if step.version_policy == "exact" and step.version not in versions:
+        what = f"{step.software} has no version {step.version!r}"
+        return [Problem(at_version, what, f"there are: {', '.join(sorted(versions))}")]
+    return []
+
+
+def _check_upstream(defined: Defined, known: Known, pipeline: PipelineDefinition, upstream: str, at: str) -> list[Problem]:
+    other, _, name = upstream.rpartition("/")
+    other = other or pipeline.name
+    steps = _step_names(defined, known, other)
+    if steps is None:
+        return [Problem(at, f"unknown pipeline {other!r}", _choices(other, [*defined.pipelines, *known.pipelines]))]
+    if name not in steps:
+        return [Problem(at, f"pipeline {other} has no step {name!r}", _choices(name, steps))]
+    place = defined.pipelines[other].processing_location if other in defined.pipelines else known.pipelines[other]
+    if place != pipeline.processing_location:
+        return [Problem(at, f"{upstream} runs at {place}, this pipeline at {pipeline.processing_location}",
+                        "steps depend on steps of the same location")]  # fmt: skip
+    return []
+
+
+def _step_names(defined: Defined, known: Known, pipeline: str) -> list[str] | None:
+    if pipeline in defined.pipelines:
+        return [step.name for step in defined.pipelines[pipeline].steps]
+    return list(known.steps.get(pipeline, {})) if pipeline in known.pipelines else None
+
+
+def _check_cycles(defined: Defined, known: Known) -> list[Problem]:
+    graph: dict[str, list[str]] = {}
+    depends = {p: dict(steps) for p, steps in known.steps.items()}
+    depends |= {p.name: {s.name: list(s.depends_on) for s in p.steps} for p in defined.pipelines.values()}
+    for pipeline, steps in depends.items():
+        for step, upstream in steps.items():
+            graph[f"{pipeline}/{step}"] = [u if "/" in u else f"{pipeline}/{u}" for u in upstream]
+    cycle = find_cycle(graph)
+    if cycle is None:
+        return []
+    pipeline = next((n.partition("/")[0] for n in cycle if n.partition("/")[0] in defined.pipelines), "")
+    where = defined.where("pipelines", pipeline, inside=("steps",)) if pipeline else ""
+    return [Problem(where, f"steps depend on each other: {' > '.join(cycle)}", "take one dependency out")]
+
+
+def _choices(wrong: str, known: Any) -> str:
+    names = sorted(set(known))
+    close = get_close_matches(wrong, names, n=2)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"there are: {', '.join(names[:20])}" if names else "there are none yet"
+
+
+def _location_warnings(defined: Defined, known: Known) -> list[str]:
+    return [
+        f"pipeline {p.name}: the ops-db knows no processing location {p.processing_location!r}; there are: "
+        + ", ".join(sorted(n for n, kind in known.locations.items() if kind == "processing"))
+        for p in defined.pipelines.values()
+        if known.locations and p.processing_location not in known.locations
+    ]
+
+
+# --- files ---------------------------------------------------------------------------------------------------------------
+
+
+def _file_checksums(defined: Defined, known: Known) -> tuple[dict[str, str | None], list[Problem], list[str]]:
+    """Checksums of images and references by path, before any transaction; what is wrong, what is only missing."""
+    checksums: dict[str, str | None] = {}
+    problems, warnings = [], []
+    for software in defined.software.values():
+        for n, version in enumerate(software.versions):
+            if version.image is None or "://" in version.image:
+                continue
+            old = known.software.get(software.name, {}).get(version.version, {}).get("image_digest")
+            found = checksums.setdefault(version.image, checksum_of(Path(version.image)))
+            if found is None and old is None:
+                warnings.append(f"{software.name} {version.version}: image {version.image} is not there; apply again when it is")
+            if old is not None and found not in (None, old):
+                where = defined.where("software", software.name, inside=("versions", n))
+                what = f"image {version.image} is another file than {software.name} {version.version} was applied with"
+                problems.append(Problem(where, what, "add a new version for it"))
+    for reference in defined.references.values():
+        for n, version in enumerate(reference.versions):
+            old = known.references.get(reference.name, {}).get(version.version, {})
+            found = checksums.setdefault(version.path, version.checksum or checksum_of(Path(version.path)))
+            if found is None:
+                warnings.append(f"reference {reference.name} {version.version}: {version.path} is not there")
+            changed = old and (old["path"] != version.path or (old["checksum"] and found not in (None, old["checksum"])))
+            if changed:
+                where = defined.where("references", reference.name, inside=("versions", n))
+                what = f"reference {reference.name} {version.version} was applied with another file"
+                problems.append(Problem(where, what, "add a new version for it"))
+    return checksums, problems, warnings
+
+
+def checksum_of(path: Path) -> str | None:
+    """`sha256:hex` of a file, of a folder its tree digest; None if there is none."""
+    from ccatwm.core.digests import tree_digest
+
+    try:
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.is_file())
+            return f"sha256:{tree_digest((bytes(p.relative_to(path)), p.stat().st_size, _sha256(p)) for p in files)}"
+        return f"sha256:{_sha256(path)}" if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# --- writing --------------------------------------------------------------------------------------------------------------
+
+
+def _put_all(
+    connection: sa.Connection,
+    defined: Defined,
+    files: Mapping[str, str | None],
+    now: datetime,
+    actor: str,
+    report: ApplyReport,
+) -> list[int]:
+    """Write everything; ids of the steps whose sub-groups are to be looked at."""
+    due = _put_software(connection, defined, files, now, report)
+    due += _put_references(connection, defined, files, now, report)
+    for grouping in defined.groupings.values():
+        _put_grouping(connection, defined, grouping, now, report)
+    for pipeline in defined.pipelines.values():
+        due += _put_pipeline(connection, pipeline, now, actor, report)
+    ids = store.step_ids(connection)
+    for pipeline in defined.pipelines.values():
+        for step in pipeline.steps:
+            upstream = [ids[_full_name(pipeline.name, u)] for u in step.depends_on]
+            step_id = ids[(pipeline.name, step.name)]
+            if store.put_dependencies(connection, step_id, upstream):
+                due.append(step_id)
+    return due
+
+
+def _full_name(pipeline: str, upstream: str) -> tuple[str, str]:
+    other, _, name = upstream.rpartition("/")
+    return other or pipeline, name
+
+
+def _count(report: ApplyReport, changed: bool, line: str) -> bool:
+    if changed:
+        report.changes.append(line)
+    else:
+        report.unchanged += 1
+    return changed
+
+
+def _put_software(
+    connection: sa.Connection, defined: Defined, files: Mapping[str, str | None], now: datetime, report: ApplyReport
+) -> list[int]:
+    due: list[int] = []
+    for software in defined.software.values():
+        for version in software.versions:
+            digest = files.get(version.image) if version.image is not None else None
+            changed = store.put_software_version(
+                connection, software.name, now, version=version.version, image=version.image, image_digest=digest,
+                command=version.command, contract=version.contract,
+            )  # fmt: skip
+            if _count(report, changed, f"+ software {software.name} {version.version}"):
+                due += store.steps_using(connection, software=software.name)
+    return due
+
+
+def _put_references(
+    connection: sa.Connection, defined: Defined, files: Mapping[str, str | None], now: datetime, report: ApplyReport
+) -> list[int]:
+    due: list[int] = []
+    for reference in defined.references.values():
+        for version in reference.versions:
+            changed = store.put_reference_version(
+                connection, reference.name, now, version=version.version, path=version.path, checksum=files.get(version.path)
+            )
+            if _count(report, changed, f"+ reference {reference.name} {version.version}"):
+                due += store.steps_using(connection, reference=reference.name)
+    return due
+
+
+def _put_grouping(
+    connection: sa.Connection, defined: Defined, item: DataGroupingDefinition, now: datetime, report: ApplyReport
+) -> None:
+    rules = _rules(defined, item)
+    old, changed = store.put_grouping(
+        connection, item.name, now, description=item.description, filter_rules=rules, digest=digest_of(rules)
+    )
+    _count(report, changed, f"{'+' if old is None else '~'} data grouping {item.name}")
+
+
+def _put_pipeline(
+    connection: sa.Connection, pipeline: PipelineDefinition, now: datetime, actor: str, report: ApplyReport
+) -> list[int]:
+    values = {
+        "processing_location": pipeline.processing_location,
+        "trigger_type": pipeline.trigger.type,
+        "trigger_config": pipeline.trigger.config(),
+        "priority": pipeline.priority,
+        "enabled": pipeline.enabled,
+        "definition": pipeline.model_dump(mode="json", exclude={"steps"}),
+    }
+    pipeline_id, old, changed = store.put_pipeline(
+        connection, pipeline.name, now, grouping=pipeline.data_grouping, actor=actor, **values
+    )
+    _count(report, changed, _difference(f"pipeline {pipeline.name}", old, values))
+    due = []
+    for position, step in enumerate(pipeline.steps):
+        step_id, step_changed = _put_step(connection, pipeline, pipeline_id, step, position, now, report)
+        if step_changed or changed:
+            due.append(step_id)
+    return due
+
+
+def _put_step(
+    connection: sa.Connection,
+    pipeline: PipelineDefinition,
+    pipeline_id: int,
+    step: StepDefinition,
+    position: int,
+    now: datetime,
+    report: ApplyReport,
+) -> tuple[int, bool]:
+    dims, _ = parse_group_by(step.group_by)
+    group_by = group_by_json(dims)
+    role = store.known_role(connection, pipeline.name, step.name) or step.role or _role_by_graph(pipeline, step)
+    definition = step.normalised(role=role, group_by=group_by)
+    values = {
+        "position": position,
+        "role": role,
+        "trigger_type": step.trigger.type if step.trigger else None,
+        "trigger_config": step.trigger.config() if step.trigger else None,
+        "enabled": step.enabled,
+        "definition": definition,
+    }
+    step_id, old, changed = store.put_step(
+        connection, pipeline_id, step.name, now, grouping=pipeline.data_grouping, group_by=group_by,
+        group_by_digest=group_by_digest(dims), software=step.software, config=step.config,
+        config_digest=digest_of(step.config), **values,
+    )  # fmt: skip
+    _count(report, changed, _difference(f"step {pipeline.name}/{step.name}", old, values))
+    return step_id, changed
+
+
+def _role_by_graph(pipeline: PipelineDefinition, step: StepDefinition) -> str:
+    """Who feeds another step of its pipeline is intermediate."""
+    feeds = {u.rpartition("/")[2] for s in pipeline.steps for u in s.depends_on if u.rpartition("/")[0] in ("", pipeline.name)}
+    return "intermediate" if step.name in feeds else "final"
+
+
+def _difference(what: str, old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
+    """`+ step a/b`, or `~ step a/b: config.order 1 -> 2`."""
+    if old is None:
+        return f"+ {what}"
+    before, after = dict(old.get("definition") or {}), dict(new.get("definition") or {})
+    changes = config_changes(before, after)
+    outer = {k: [old[k], v] for k, v in new.items() if k not in ("definition", "position") and old[k] != v and k not in after}
+    shown = [f"{key} {_short(a)} -> {_short(b)}" for key, (a, b) in {**outer, **changes}.items()]
+    return f"~ {what}: {'; '.join(shown[:8])}" if shown else f"~ {what}"

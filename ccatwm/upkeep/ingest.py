@@ -1,0 +1,548 @@
+"""Fills the observation tables from files, for sites without data transfer. Touches: the files read, the ops-db.
+
+Everything of a file is checked before anything of it is written. The same file twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.stores import observations as store
+from ccatwm.errors import DefinitionsError, Problem, UsageError
+from ccatwm.upkeep._yaml import read_json_lines, read_yaml
+
+LINES_PER_TRANSACTION = 2000
+MAX_PROBLEMS = 50
+# In the order in which parents come before children.
+ORDER = (
+    "site", "data_location", "observatory", "telescope", "instrument", "instrument_module", "observing_program",
+    "source", "obs_unit", "executed_obs_unit", "raw_data_package",
+)  # fmt: skip
+PLURALS = {f"{kind}s": kind for kind in ORDER} | {"observatories": "observatory"}
+
+
+class WrongValueError(Exception):
+    """A value that its field does not take; the text says what it takes."""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise WrongValueError("a text")
+    text = str(value)
+    if "\0" in text or not text:
+        raise WrongValueError("a text that is not empty and has no NUL character")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise WrongValueError("a text of valid Unicode") from None
+    return text
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise WrongValueError("a number")
+    return float(value)
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise WrongValueError("a whole number")
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise WrongValueError("true or false")
+    return value
+
+
+def _time(value: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+    except ValueError:
+        raise WrongValueError("a time such as 2026-03-01T04:05:06Z") from None
+    if moment.tzinfo is None:
+        raise WrongValueError("a time with its zone, such as 2026-03-01T04:05:06Z")
+    return moment.astimezone(UTC)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise WrongValueError("a mapping")
+    return value
+
+
+def _checksum(value: Any) -> str:
+    text = _text(value)
+    algorithm, separator, digits = text.partition(":")
+    if not separator or not algorithm or not digits or set(digits.lower()) - set("0123456789abcdef"):
+        raise WrongValueError("algorithm:hex, such as sha256:ab12...")
+    return f"{algorithm.lower()}:{digits.lower()}"
+
+
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or value.lower() not in allowed:
+            raise WrongValueError(f"one of {', '.join(allowed)}")
+        return value.lower()
+
+    return parse
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise WrongValueError("a list")
+    return value
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What may be said of one kind of object: fields by name, references by (field -> kind), needed fields, defaults."""
+
+    fields: Mapping[str, Callable[[Any], Any]]
+    references: Mapping[str, str] = field(default_factory=dict)
+    needed: tuple[str, ...] = ("name",)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    key: str = "name"
+
+
+STATES = ("waiting", "transferring", "archived", "failed")
+KINDS: Mapping[str, Kind] = {
+    "site": Kind({"name": _text, "short_name": _text, "location": _text}),
+    "data_location": Kind(
+        {
+            "name": _text,
+            "location_type": _one_of("source", "buffer", "long_term_archive", "processing"),
+            "storage_type": _one_of("disk", "s3", "tape"),
+            "priority": _integer,
+            "active": _boolean,
+            "base_path": _text,
+            "details": _mapping,
+        },
+        {"site": "site"},
+        ("name", "location_type"),
+        {"storage_type": "disk"},
+    ),
+    "observatory": Kind({"name": _text}),
+    "telescope": Kind(
+        {"name": _text, "longitude_deg": _number, "latitude_deg": _number, "altitude_m": _number},
+        {"observatory": "observatory"},
+    ),
+    "instrument": Kind({"name": _text, "instrument_type": _text, "available": _boolean}, {"telescope": "telescope"}),
+    "instrument_module": Kind(
+        {"name": _text, "pixels": _integer, "frequency_ghz": _number}, {"instrument": "instrument"}, ("name", "instrument")
+    ),
+    "observing_program": Kind(
+        {"short_name": _text, "name": _text, "description": _text}, needed=("short_name",), key="short_name"
+    ),
+    "source": Kind(
+        {
+            "name": _text,
+            "kind": _one_of("fixed", "solar_system_object", "constant_elevation"),
+            "ra_deg": _number,
+            "dec_deg": _number,
+            "frame": _text,
+            "velocity_km_s": _number,
+            "naif_id": _integer,
+            "azimuth_min_deg": _number,
+            "azimuth_max_deg": _number,
+            "elevation_deg": _number,
+        },
+        defaults={"kind": "fixed"},
+    ),
+    "obs_unit": Kind(
+        {"name": _text, "line_id": _text, "obs_mode": _text, "details": _mapping},
+        {"source": "source", "observing_program": "observing_program"},
+    ),
+    "executed_obs_unit": Kind(
+        {"name": _text, "start_time": _time, "end_time": _time, "status": _text, "details": _mapping},
+        {"obs_unit": "obs_unit"},
+    ),
+    "raw_data_package": Kind(
+        {"name": _text, "state": _one_of(*STATES), "checksum": _checksum, "size_bytes": _integer, "created_at": _time,
+         "metadata": _mapping, "files": _list, "copies": _list, "path": _text, "location": _text},
+        {"executed_obs_unit": "executed_obs_unit", "instrument_module": "instrument_module"},
+        defaults={"state": "archived"},
+    ),
+}  # fmt: skip
+FILE_FIELDS = {"name": _text, "size_bytes": _integer, "checksum": _checksum}
+COPY_FIELDS = {"location": _text, "path": _text, "status": _text}
+# What the source's kinds need beside their name.
+SOURCE_NEEDS = {"solar_system_object": "naif_id", "constant_elevation": "elevation_deg"}
+
+
+@dataclass
+class Parsed:
+    """One object, checked: its row, names of what it refers to, and what belongs to a package."""
+
+    kind: str
+    row: dict[str, Any]
+    where: str
+    references: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    copies: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class IngestReport:
+    """How many objects of each kind were new, changed or as they were."""
+
+    files: list[str]
+    dry_run: bool = False
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def count(self, kind: str, done: store.Upserted) -> None:
+        mine = self.counts.setdefault(kind, {"new": 0, "changed": 0, "unchanged": 0})
+        mine["new"] += done.new
+        mine["changed"] += done.changed
+        mine["unchanged"] += done.unchanged
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": "ccatwm.ingest/1", "files": self.files, "dry_run": self.dry_run, "ingest": self.counts}
+
+    def lines(self) -> list[str]:
+        """For people: one line a kind."""
+        shown = [
+            f"{kind.replace('_', ' ')}: {c['new']} new, {c['changed']} changed, {c['unchanged']} unchanged"
+            for kind, c in self.counts.items()
+        ]
+        return shown or ["nothing to ingest"]
+
+
+def ingest_files(
+    database: Database,
+    paths: Sequence[Path],
+    *,
+    now: datetime,
+    actor: str,
+    host: str = "",
+    dry_run: bool = False,
+) -> IngestReport:
+    """Ingest YAML (`.yaml`, `.yml`) and JSON Lines (anything else). Errors: DefinitionsError with file and line of
+    every mistake; then nothing of any file is written."""
+    if not paths:
+        raise UsageError("no file to ingest", next="ccatwm ingest observations.yaml")
+    _check_all(paths)
+    report = IngestReport([str(path) for path in paths], dry_run)
+    for path in paths:
+        problems: list[Problem] = []
+        for chunk in _chunks(_parse_file(Path(path), problems)):
+            _write(database, chunk, now, report)
+    return report
+
+
+def _check_all(paths: Sequence[Path]) -> None:
+    problems: list[Problem] = []
+    for path in paths:
+        if not Path(path).is_file():
+            problems.append(Problem(str(path), "is no file"))
+            continue
+        for _ in _parse_file(Path(path), problems):
+            pass
+    if problems:
+        more = len(problems) - MAX_PROBLEMS
+        shown = problems[:MAX_PROBLEMS] + ([Problem("", f"and {more} more")] if more > 0 else [])
+        noun = "mistake" if len(problems) == 1 else "mistakes"
+        raise DefinitionsError(f"{len(problems)} {noun}; nothing was written", problems=shown)
+
+
+def _chunks(items: Iterator[Parsed]) -> Iterator[list[Parsed]]:
+    chunk: list[Parsed] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) >= LINES_PER_TRANSACTION:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _parse_file(path: Path, problems: list[Problem]) -> Iterator[Parsed]:
+    if path.suffix in (".yaml", ".yml"):
+        yield from _parse_yaml(path, problems)
+    else:
+        yield from _parse_lines(path, problems)
+
+
+def _parse_yaml(path: Path, problems: list[Problem]) -> Iterator[Parsed]:
+    document, wrong = read_yaml(path)
+    problems += wrong
+    if document is None or document.data is None:
+        return
+    if not isinstance(document.data, dict):
+        problems.append(Problem(str(path), "is no mapping of sections", f"sections: {', '.join(PLURALS)}"))
+        return
+    for section, items in document.data.items():
+        kind = PLURALS.get(section)
+        if kind is None:
+            problems.append(Problem(document.where((section,)), f"unknown section {section!r}", _choices(section, PLURALS)))
+            continue
+        if not isinstance(items, list):
+            problems.append(Problem(document.where((section,)), f"{section} is not a list"))
+            continue
+        for n, item in enumerate(items):
+            parsed = parse_object(kind, item, document.where((section, n)), problems)
+            if parsed is not None:
+                yield parsed
+
+
+def _parse_lines(path: Path, problems: list[Problem]) -> Iterator[Parsed]:
+    for number, item, wrong in read_json_lines(path):
+        where = f"{path}:{number}"
+        if wrong is not None:
+            problems.append(wrong)
+            continue
+        kind = item.pop("kind", None) if isinstance(item, dict) else None
+        if kind == "source" or kind in KINDS:
+            parsed = parse_object(str(kind), item, where, problems)
+            if parsed is not None:
+                yield parsed
+        else:
+            problems.append(Problem(where, f"kind is {kind!r}", f"allowed: {', '.join(KINDS)}"))
+
+
+def parse_object(kind: str, item: Any, where: str, problems: list[Problem]) -> Parsed | None:
+    """One object of a kind, or None with what is wrong added to `problems`."""
+    if not isinstance(item, dict):
+        problems.append(Problem(where, f"a {kind} that is no mapping"))
+        return None
+    before = len(problems)
+    spec = KINDS[kind]
+    item = dict(item)
+    if "source_kind" in item and kind == "source":  # in JSON Lines `kind` says what the line is
+        item["kind"] = item.pop("source_kind")
+    parsed = Parsed(kind, {}, where)
+    for name, value in item.items():
+        _take(parsed, spec, str(name), value, problems)
+    for name in spec.needed:
+        if name not in parsed.row and name not in parsed.references:
+            problems.append(Problem(where, f"a {kind} without {name}"))
+    if kind == "source":
+        need = SOURCE_NEEDS.get(parsed.row.get("kind", "fixed"))
+        if need is not None and need not in parsed.row:
+            problems.append(Problem(where, f"a source of kind {parsed.row['kind']} without {need}"))
+    if kind == "raw_data_package":
+        _take_package_parts(parsed, problems)
+    return parsed if len(problems) == before else None
+
+
+def _take(parsed: Parsed, spec: Kind, name: str, value: Any, problems: list[Problem]) -> None:
+    if name in spec.references or name in spec.fields:
+        parse = spec.fields.get(name, _text)
+        if value is None:
+            return
+        try:
+            value = parse(value)
+        except WrongValueError as error:
+            problems.append(Problem(parsed.where, f"{name} is {value!r}", f"it takes {error}"))
+            return
+        if name in spec.references:
+            parsed.references[name] = value
+        else:
+            parsed.row[name] = value
+    elif parsed.kind == "raw_data_package":
+        parsed.metadata[name] = value
+    else:
+        known = [*spec.fields, *spec.references]
+        problems.append(Problem(parsed.where, f"unknown key {name!r}", _choices(name, known)))
+
+
+def _take_package_parts(parsed: Parsed, problems: list[Problem]) -> None:
+    row = parsed.row
+    parsed.metadata |= row.pop("metadata", {})
+    parsed.files = [_part(f, FILE_FIELDS, ("name",), "files", parsed, problems) for f in row.pop("files", [])]
+    copies = row.pop("copies", [])
+    path, location = row.pop("path", None), row.pop("location", None)
+    if (path is None) != (location is None):
+        problems.append(Problem(parsed.where, "path and location stand together", "say both, or `copies`"))
+    if path is not None and location is not None:
+        copies = [*copies, {"location": location, "path": path}]
+    parsed.copies = [_part(c, COPY_FIELDS, ("location", "path"), "copies", parsed, problems) for c in copies]
+
+
+def _part(
+    item: Any,
+    fields: Mapping[str, Callable[[Any], Any]],
+    needed: tuple[str, ...],
+    name: str,
+    parsed: Parsed,
+    problems: list[Problem],
+) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        problems.append(Problem(parsed.where, f"{name}: {item!r} is no mapping"))
+        return {}
+    done: dict[str, Any] = {}
+    for key, value in item.items():
+        if key not in fields:
+            problems.append(Problem(parsed.where, f"{name}: unknown key {key!r}", f"allowed: {', '.join(fields)}"))
+            continue
+        try:
+            done[key] = fields[key](value) if value is not None else None
+        except WrongValueError as error:
+            problems.append(Problem(parsed.where, f"{name}: {key} is {value!r}", f"it takes {error}"))
+    for key in needed:
+        if done.get(key) is None:
+            problems.append(Problem(parsed.where, f"{name}: {key} is missing"))
+    return done
+
+
+def _choices(wrong: str, known: Any) -> str:
+    close = get_close_matches(wrong, list(known), n=2)
+    return f"did you mean {' or '.join(close)}?" if close else f"allowed: {', '.join(known)}"
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _write(database: Database, items: Sequence[Parsed], now: datetime, report: IngestReport) -> None:
+    """One transaction; a dry run is rolled back after everything was tried."""
+    if report.dry_run:
+        with database.read() as connection:
+            _write_kinds(connection, items, now, report)
+        return
+    with database.write() as connection:
+        _write_kinds(connection, items, now, report)
+
+
+def _write_kinds(connection: sa.Connection, items: Sequence[Parsed], now: datetime, report: IngestReport) -> None:
+    for kind in ORDER:
+        mine = [item for item in items if item.kind == kind]
+        if not mine:
+            continue
+        rows = _with_parents(connection, kind, mine, now, report)
+        keys = ("instrument_id", "name") if kind == "instrument_module" else (KINDS[kind].key,)
+        defaults = dict(KINDS[kind].defaults)
+        if kind == "raw_data_package":
+            defaults["created_at"] = now
+        done = store.upsert(connection, kind, keys, rows, now, defaults)
+        report.count(kind, done)
+        if kind == "raw_data_package":
+            _write_package_parts(connection, mine, done.ids, now, report)
+
+
+def _with_parents(
+    connection: sa.Connection, kind: str, items: Sequence[Parsed], now: datetime, report: IngestReport
+) -> list[dict[str, Any]]:
+    """Rows with the ids of what they refer to; parents that are not there are made from their names."""
+    rows = [dict(item.row) for item in items]
+    for name, parent in KINDS[kind].references.items():
+        wanted = sorted({item.references[name] for item in items if name in item.references})
+        ids = _parent_ids(connection, parent, wanted, items, now, report)
+        for item, row in zip(items, rows, strict=True):
+            if name in item.references:
+                row[f"{name}_id"] = ids[item.references[name]]
+    return rows
+
+
+def _parent_ids(
+    connection: sa.Connection,
+    parent: str,
+    names: Sequence[str],
+    items: Sequence[Parsed],
+    now: datetime,
+    report: IngestReport,
+) -> dict[str, int]:
+    if parent == "instrument_module":
+        return _module_ids(connection, names, items, now, report)
+    key = KINDS[parent].key
+    known = store.find_ids(connection, parent, (key,), [(name,) for name in names])
+    missing = [{key: name} for name in names if (name,) not in known]
+    if missing:
+        done = store.upsert(connection, parent, (key,), missing, now, _parent_defaults(parent))
+        report.count(parent, done)
+        known |= done.ids
+    return {name: known[(name,)] for name in names}
+
+
+def _parent_defaults(parent: str) -> dict[str, Any]:
+    return {k: v for k, v in KINDS[parent].defaults.items()}
+
+
+def _module_ids(
+    connection: sa.Connection, names: Sequence[str], items: Sequence[Parsed], now: datetime, report: IngestReport
+) -> dict[str, int]:
+    """`INSTRUMENT/MODULE`, or a module's bare name where only one instrument has it."""
+    pairs = {name: name.split("/", 1) for name in names if "/" in name}
+    instruments = _parent_ids(connection, "instrument", sorted({p[0] for p in pairs.values()}), items, now, report)
+    rows = [{"instrument_id": instruments[p[0]], "name": p[1]} for p in pairs.values()]
+    done = store.upsert(connection, "instrument_module", ("instrument_id", "name"), rows, now)
+    if done.new:
+        report.count("instrument_module", done)
+    ids = {name: done.ids[(instruments[p[0]], p[1])] for name, p in pairs.items()}
+    bare = [name for name in names if "/" not in name]
+    known = store.modules_by_name(connection, bare)
+    wrong = [name for name in bare if len(known.get(name, [])) != 1]
+    if wrong:
+        problems = [
+            Problem(_where(items, name), f"module {name!r} is of {len(known.get(name, []))} instruments") for name in wrong
+        ]
+        raise DefinitionsError(
+            "instrument modules that cannot be told", next="write INSTRUMENT/MODULE, such as CHAI/LFA", problems=problems
+        )
+    return ids | {name: known[name][0] for name in bare}
+
+
+def _where(items: Sequence[Parsed], module: str) -> str:
+    return next((i.where for i in items if i.references.get("instrument_module") == module), "")
+
+
+def _write_package_parts(
+    connection: sa.Connection,
+    items: Sequence[Parsed],
+    ids: Mapping[store.Key, int],
+    now: datetime,
+    report: IngestReport,
+) -> None:
+    """Metadata, files and physical copies of packages."""
+    by_name: dict[str, int] = {item.row["name"]: ids[(item.row["name"],)] for item in items}
+    metadata = [
+        {"raw_data_package_id": by_name[i.row["name"]], "data": _plain(i.metadata)} for i in items if i.metadata
+    ]
+    files = [{"raw_data_package_id": by_name[i.row["name"]], **f} for i in items for f in i.files]
+    copies = _copy_rows(connection, items, by_name)
+    parts: tuple[tuple[str, tuple[str, ...], list[dict[str, Any]]], ...] = (
+        ("raw_data_package_metadata", ("raw_data_package_id",), metadata),
+        ("raw_data_file", ("raw_data_package_id", "name"), files),
+        ("physical_copy", ("raw_data_package_id", "data_location_id", "path"), copies),
+    )
+    for kind, keys, rows in parts:
+        if rows:
+            defaults = {"status": "present"} if kind == "physical_copy" else {}
+            report.count(kind, store.upsert(connection, kind, keys, rows, now, defaults))
+
+
+def _copy_rows(
+    connection: sa.Connection, items: Sequence[Parsed], by_name: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    locations = store.location_names(connection)
+    problems, rows = [], []
+    for item in items:
+        for copy in item.copies:
+            if copy["location"] not in locations:
+                what = f"package {item.row['name']}: unknown data location {copy['location']!r}"
+                problems.append(Problem(item.where, what, _choices(copy["location"], locations)))
+                continue
+            row = {"raw_data_package_id": by_name[item.row["name"]], "data_location_id": locations[copy["location"]]}
+            rows.append(row | {"path": copy["path"]} | ({"status": copy["status"].lower()} if copy.get("status") else {}))
+    if problems:
+        raise DefinitionsError("unknown data locations", problems=problems[:MAX_PROBLEMS])
+    return rows
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """PostgreSQL's jsonb takes no NUL character."""
+    import json
+
+    return dict(json.loads(json.dumps(metadata).replace("\\u0000", "\\ufffd")))

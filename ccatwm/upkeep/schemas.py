@@ -1,0 +1,78 @@
+"""JSON Schemas of what people write and of what programs read. Touches: nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ccatwm.errors import UsageError
+
+NAMES = ("pipeline", "observations", "manifest")
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """The JSON Schema (2020-12) called `name`. Errors: UsageError."""
+    if name == "pipeline":
+        from ccatwm.core.definitions import Definitions
+
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Definitions.model_json_schema()}
+    if name == "manifest":
+        from ccatwm.core.manifest import manifest_schema
+
+        return manifest_schema()
+    if name == "observations":
+        return _observations_schema()
+    raise UsageError(f"there is no schema {name!r}", next=f"there are: {', '.join(NAMES)}")
+
+
+def _observations_schema() -> dict[str, Any]:
+    from ccatwm.upkeep import ingest
+
+    sections = {plural: {"type": "array", "items": _kind_schema(kind)} for plural, kind in ingest.PLURALS.items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Observations, as `ccatwm ingest` reads them from YAML",
+        "type": "object",
+        "properties": sections,
+        "additionalProperties": False,
+    }
+
+
+def _kind_schema(kind: str) -> dict[str, Any]:
+    from ccatwm.upkeep import ingest
+
+    spec = ingest.KINDS[kind]
+    properties = {name: _field_schema(parse) for name, parse in spec.fields.items()}
+    properties |= {name: {"type": "string"} for name in spec.references}
+    if kind == "raw_data_package":
+        properties["files"] = {"type": "array", "items": _part_schema(ingest.FILE_FIELDS, ["name"])}
+        properties["copies"] = {"type": "array", "items": _part_schema(ingest.COPY_FIELDS, ["location", "path"])}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(spec.needed),
+        "additionalProperties": kind == "raw_data_package",
+    }
+
+
+def _part_schema(fields: Any, required: list[str]) -> dict[str, Any]:
+    properties = {name: _field_schema(parse) for name, parse in fields.items()}
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _field_schema(parse: Any) -> dict[str, Any]:
+    from ccatwm.upkeep import ingest
+
+    closure = getattr(parse, "__closure__", None)
+    if closure:  # one of some words
+        return {"enum": list(closure[0].cell_contents)}
+    kinds: dict[Any, dict[str, Any]] = {
+        ingest._text: {"type": ["string", "number"]},
+        ingest._number: {"type": "number"},
+        ingest._integer: {"type": "integer"},
+        ingest._boolean: {"type": "boolean"},
+        ingest._time: {"type": "string", "format": "date-time"},
+        ingest._mapping: {"type": "object"},
+        ingest._checksum: {"type": "string", "pattern": "^[A-Za-z0-9]+:[0-9A-Fa-f]+$"},
+        ingest._list: {"type": "array"},
+    }
+    return kinds[parse]
