@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,9 @@ def load_settings(site: str | None, environ: Mapping[str, str], cwd: Path) -> Se
 
 def _read_layers(site: Site, environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Values by key in capitals, and where each comes from."""
-    from dynaconf.base import LazySettings
-    from dynaconf.utils.parse_conf import parse_conf_data
+    with _no_templates():
+        from dynaconf.base import LazySettings
+        from dynaconf.utils.parse_conf import parse_conf_data
 
     section = environ.get(SECTION_VARIABLE) or "default"
     origins = _origins_in_file(site, section)
@@ -77,6 +80,19 @@ def _read_layers(site: Site, environ: Mapping[str, str]) -> tuple[dict[str, Any]
     origins |= {key.split("__")[0]: f"{FROM_ENVIRONMENT} {PREFIX}{key}" for key in given}
     merged = {key: value for key, value in layers.as_dict().items() if key in origins}
     return merged, origins
+
+
+@contextmanager
+def _no_templates() -> Iterator[None]:
+    """Dynaconf imports jinja2 where it is installed, for templates in values: we have none."""
+    if "jinja2" in sys.modules:
+        yield
+        return
+    sys.modules["jinja2"] = None  # type: ignore[assignment]  # an import of it fails, as if it were not there
+    try:
+        yield
+    finally:
+        del sys.modules["jinja2"]
 
 
 def _origins_in_file(site: Site, section: str) -> dict[str, str]:

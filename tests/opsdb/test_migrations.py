@@ -111,9 +111,9 @@ def test_an_upgrade_does_not_touch_tables_of_others(empty: Database) -> None:
         assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one() == "theirs"
 
 
+@pytest.mark.postgres
+@pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
 def test_on_postgresql_our_tables_lie_in_our_schema_alone(empty: Database) -> None:
-    if empty.dialect != "postgresql":
-        pytest.skip("SQLite knows no schemas")
     upgrade_tables(empty, observations="foreign")
     assert table_names(empty, "public") == set()
     assert "ccatwm_version" in table_names(empty, "ccatwm")

@@ -1,4 +1,7 @@
-"""Column types that are the same on SQLite and PostgreSQL. Touches: nothing."""
+"""Column types that are the same on SQLite and PostgreSQL. Touches: nothing.
+
+The PostgreSQL dialect is imported only where it is used: it brings asyncio along, for which every start pays.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 SQLITE_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
@@ -19,7 +21,7 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
         if dialect.name == "postgresql":
-            return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True))
+            return dialect.type_descriptor(sa.TIMESTAMP(timezone=True))
         return dialect.type_descriptor(sa.String(27))
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
@@ -38,5 +40,17 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         return datetime.strptime(value, SQLITE_FORMAT).replace(tzinfo=UTC)
 
 
-Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+class _Jsonb(sa.types.TypeDecorator[Any]):
+    """JSONB, named late."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        from sqlalchemy.dialects.postgresql import JSONB
+
+        return dialect.type_descriptor(JSONB())
+
+
+Json = sa.JSON().with_variant(_Jsonb(), "postgresql")
 Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
