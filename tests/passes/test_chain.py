@@ -110,13 +110,13 @@ def test_a_program_that_fails_needs_a_person_and_downstream_waits(observatory):
 
 
 def test_a_retry_by_a_person_goes_on(observatory):
-    from ccatwm.upkeep.control import retry
+    from ccatwm.upkeep.control import Wanted, retry
 
     observatory.program = failing("calibrate", 3)
     observatory.until_quiet()
     observatory.program = program
-    ids = [r["id"] for r in observatory.runs()]
-    retry(observatory.context().database, ids, reason="mended", actor="me", host="h", now=observatory.context().clock.now())
+    wanted = Wanted(tuple(r["id"] for r in observatory.runs()), reason="mended", actor="me", host="h")
+    retry(observatory.context().database, wanted, now=observatory.context().clock.now())
     observatory.until_quiet()
     assert {r["status"] for r in observatory.runs()} == {"COMPLETED"}
     assert [r["attempt"] for r in observatory.runs("calibrate")] == [2, 2]
@@ -135,12 +135,11 @@ def test_a_final_step_without_products_is_bad_output(observatory):
 
 
 def test_a_cancelled_recipe_stays_cancelled(observatory):
-    from ccatwm.upkeep.control import cancel
+    from ccatwm.upkeep.control import Wanted, cancel
 
     observatory.cycle()
-    ids = [r["id"] for r in observatory.runs("calibrate")]
-    now = observatory.context().clock.now()
-    cancel(observatory.context().database, ids, reason="not now", actor="me", host="h", now=now)
+    wanted = Wanted(tuple(r["id"] for r in observatory.runs("calibrate")), reason="not now", actor="me", host="h")
+    cancel(observatory.context().database, wanted, now=observatory.context().clock.now())
     observatory.until_quiet()
     assert {r["status"] for r in observatory.runs("calibrate")} == {"CANCELLED"}
     assert observatory.sub_group("calibrate")["outcome"] == "cancelled"

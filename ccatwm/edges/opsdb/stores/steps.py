@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.model import ReferenceVersion, SoftwareVersion, StepRole
+from ccatwm.core.model import ReferenceVersion, SoftwareVersion, StepRole, TriggerType
 from ccatwm.core.policy import StepPolicy, version_key
 from ccatwm.edges.opsdb import tables as t
 
@@ -23,6 +23,7 @@ class Upstream:
     step: str
     scope_id: int
     same_group_by: bool
+    continuous: bool
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def _list_upstream(connection: sa.Connection, step_id: int, group_by_digest: str
     dependency, step, pipeline, scope = t.reduction_step_dependency, t.reduction_step, t.pipeline, t.grouping_scope
     query = (
         sa.select(
-            step.c.id, pipeline.c.name.label("pipeline"), step.c.name, step.c.scope_id, scope.c.group_by_digest
+            step.c.id, pipeline.c.name.label("pipeline"), step.c.name, step.c.scope_id, scope.c.group_by_digest,
+            sa.func.coalesce(step.c.trigger_type, pipeline.c.trigger_type).label("trigger_type"),
         )
         .join(dependency, dependency.c.upstream_step_id == step.c.id)
         .join(pipeline, pipeline.c.id == step.c.pipeline_id)
@@ -119,7 +121,14 @@ def _list_upstream(connection: sa.Connection, step_id: int, group_by_digest: str
         .order_by(step.c.id)
     )
     return tuple(
-        Upstream(row.id, row.pipeline, row.name, row.scope_id, row.group_by_digest == group_by_digest)
+        Upstream(
+            row.id,
+            row.pipeline,
+            row.name,
+            row.scope_id,
+            row.group_by_digest == group_by_digest,
+            row.trigger_type == TriggerType.CONTINUOUS,
+        )
         for row in connection.execute(query)
     )
 

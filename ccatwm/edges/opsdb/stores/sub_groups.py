@@ -277,7 +277,8 @@ def _feeding_rows(
         query = (
             sa.select(
                 here.c.key.label("down_key"), sub_group.c.id, sub_group.c.key, sub_group.c.created_at,
-                sub_group.c.outcome, sub_group.c.due_at, sub_group.c.current_run_id,
+                sub_group.c.outcome, sub_group.c.due_at, sub_group.c.current_run_id, sub_group.c.decision,
+                sub_group.c.current_decision,
             )
             .select_from(here)
             .join(there, sa.and_(there.c.package_id == here.c.package_id, there.c.scope_id == upstream.scope_id))
@@ -302,15 +303,18 @@ def _open_statuses(connection: sa.Connection, sub_group_ids: Collection[int]) ->
 
 
 def _upstream_group(row: Any, upstream: Upstream, open_status: str | None, now: datetime) -> UpstreamGroup:
-    looked_at = row.due_at is None or row.due_at > now
+    """A step by cron or by hand is not decided on again when its run ends: its run itself tells."""
+    to_be_looked_at = upstream.continuous and row.due_at is not None and row.due_at <= now
+    ended = open_status is None and row.outcome == "run"
+    failed = row.outcome in ("failed", "cancelled") or (ended and row.current_decision < row.decision)
     return UpstreamGroup(
         pipeline=upstream.pipeline,
         step=upstream.step,
         sub_group=row.key,
         known_at=row.created_at,
         state=open_status or row.outcome or "not decided yet",
-        settled=open_status is None and looked_at and row.outcome in SETTLED,
-        failed=open_status is None and row.outcome in ("failed", "cancelled"),
+        settled=open_status is None and not to_be_looked_at and (row.outcome in SETTLED or ended),
+        failed=open_status is None and failed,
         has_product=row.current_run_id is not None,
     )
 
