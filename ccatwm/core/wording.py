@@ -1,0 +1,43 @@
+"""Times, spans and sizes as people and scripts read them. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def utc_text(time: datetime | None) -> str | None:
+    """RFC 3339 with `Z`, as in every JSON document."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z") if time is not None else None
+
+
+def clock_text(time: datetime | None) -> str:
+    """Short, for tables: `2026-03-01 09:00:00`, UTC."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if time is not None else "-"
+
+
+def span_text(seconds: float) -> str:
+    """`50 s`, `4 min`, `3.5 h`, `2.1 d`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} d"
+
+
+def until_text(time: datetime, now: datetime) -> str:
+    """`in 4 min`, `now`."""
+    seconds = (time - now).total_seconds()
+    return f"in {span_text(seconds)}" if seconds > 0 else "now"
+
+
+def size_text(size_bytes: float | None) -> str:
+    """`17 B`, `4.2 MB`; decimal units."""
+    if size_bytes is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"

@@ -1,0 +1,370 @@
+"""What people say about runs: retry, cancel, hold, release. Touches: the ops-db only; passes carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.selection import Selection
+from ccatwm.core.states import FINAL, RunEvent, RunStatus
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.stores import control, runs, sub_groups, views
+from ccatwm.edges.opsdb.stores.change_log import record_change
+from ccatwm.errors import CcatwmError, UsageError
+from ccatwm.interfaces import Clock
+
+POLL_SECONDS = 2.0
+RETRYABLE = (RunStatus.FAILED.value, RunStatus.CANCELLED.value)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Acted:
+    """What became of one run: `outcome` is done, refused or unchanged."""
+
+    run: int
+    place: str
+    outcome: str
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        pipeline, step, sub_group = self.place.split("/", 2)
+        return {
+            "run": self.run,
+            "pipeline": pipeline,
+            "step": step,
+            "sub_group": sub_group,
+            "outcome": self.outcome,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class ActReport:
+    """What an act did; with `dry_run` what it would do."""
+
+    act: str
+    runs: tuple[Acted, ...]
+    dry_run: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if any(item.outcome == "refused" for item in self.runs) else 0
+
+    @property
+    def done(self) -> list[int]:
+        return [item.run for item in self.runs if item.outcome == "done"]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": f"ccatwm.{self.act}/1",
+            "dry_run": self.dry_run,
+            "runs": [r.to_json() for r in self.runs],
+        }
+
+    def lines(self) -> list[str]:
+        """One line per run, then what follows."""
+        words = {"retry": "to be tried again", "cancel": "to be cancelled"}
+        done = f"would be {words[self.act][6:]}" if self.dry_run else words[self.act]
+        lines = [
+            f"run {r.run} {r.place}: {done if r.outcome == 'done' else r.outcome}"
+            + (f": {r.reason}" if r.reason else "")
+            for r in self.runs
+        ]
+        following = {"retry": "`ccatwm stage` goes on with them", "cancel": "`ccatwm poll` carries it out"}
+        if self.done and not self.dry_run:
+            lines.append(following[self.act])
+        return lines or ["no run is meant"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which runs are meant (ids, or a selection), who says so and why."""
+
+    run_ids: tuple[int, ...] = ()
+    selection: Selection = field(default_factory=Selection)
+    reason: str = ""
+    actor: str = ""
+    host: str = ""
+    dry_run: bool = False
+    yes: bool = False
+    confirm_runs: int = 500
+
+
+# --- retry --------------------------------------------------------------------------------------------------
+
+
+def retry(database: Database, wanted: Wanted, *, now: datetime) -> ActReport:
+    """Try FAILED (CANCELLED only where named or selected by status) runs again, as they were frozen.
+
+    Errors: UsageError for no selection at all, unknown runs, or more than `confirm_runs` without `yes`.
+    """
+    statuses = wanted.selection.statuses or (RunStatus.FAILED.value,)
+    return _act(database, wanted, "retry", statuses, now, _retry_run)
+
+
+def _retry_run(connection: sa.Connection, row: Row, wanted: Wanted, now: datetime) -> Acted:
+    refusal = _why_no_retry(connection, row)
+    if refusal:
+        return _acted(row, "refused", refusal)
+    if not wanted.dry_run:
+        changed = runs.record_event(
+            connection,
+            row["run"],
+            RunEvent.RETRY_REQUESTED,
+            expected=row["status"],
+            now=now,
+            actor=wanted.actor,
+            message=f"retry asked for by {wanted.actor}: {wanted.reason}",
+            blocking=False,
+            retries_used=0,
+            free_retries_used=0,
+            due_at=None,
+            ended_at=None,
+            cancel_requested_at=None,
+            cancel_reason=None,
+            inputs_removed_at=None,
+        )
+        if not changed:
+            return _acted(row, "refused", "it changed at this moment; look again")
+        sub_groups.mark_due(connection, [row["sub_group_id"]], now)
+    return _acted(row, "done", _retry_note(row))
+
+
+def _why_no_retry(connection: sa.Connection, row: Row) -> str:
+    if row["status"] not in RETRYABLE:
+        return f"it is {row['status']}; only a FAILED or CANCELLED run can be tried again{_instead(row)}"
+    if row["superseded"]:
+        return "it was superseded: what it was made for is no longer wanted"
+    other = control.find_other_open_run(connection, row["sub_group_id"], row["run"])
+    return f"run {other} of the same sub-group is open" if other is not None else ""
+
+
+def _instead(row: Row) -> str:
+    if row["status"] != RunStatus.COMPLETED.value:
+        return ""
+    return f" (a new one: `ccatwm trigger --pipeline {row['pipeline']} --step {row['step']} --force`)"
+
+
+def _retry_note(row: Row) -> str:
+    if row["wanted_recipe"] in (None, row["recipe"]):
+        return ""
+    return "what it was made for may no longer be wanted: `ccatwm resolve` then supersedes it"
+
+
+# --- cancel -------------------------------------------------------------------------------------------------
+
+
+def cancel(database: Database, wanted: Wanted, *, now: datetime) -> ActReport:
+    """Ask for open runs to be cancelled; their recipe stays so until it changes or somebody says retry.
+
+    Errors: as `retry`.
+    """
+    return _act(database, wanted, "cancel", wanted.selection.statuses, now, _cancel_run)
+
+
+def _cancel_run(connection: sa.Connection, row: Row, wanted: Wanted, now: datetime) -> Acted:
+    if not row["is_open"]:
+        return _acted(row, "refused", f"it has ended: {row['status']}")
+    if row["cancel_requested_at"] is not None:
+        return _acted(row, "unchanged", f"that was asked for before: {row['cancel_reason']}")
+    if not wanted.dry_run and not control.request_cancel(connection, row["run"], wanted.reason, now):
+        return _acted(row, "refused", "it ended at this moment")
+    return _acted(row, "done")
+
+
+# --- both ---------------------------------------------------------------------------------------------------
+
+
+def _acted(row: Row, outcome: str, reason: str = "") -> Acted:
+    return Acted(row["run"], f"{row['pipeline']}/{row['step']}/{row['sub_group']}", outcome, reason)
+
+
+def _act(
+    database: Database,
+    wanted: Wanted,
+    act: str,
+    statuses: Sequence[str],
+    now: datetime,
+    one: Callable[[sa.Connection, Row, Wanted, datetime], Acted],
+) -> ActReport:
+    """Do `one` for every run that is meant, newest first; with the change log, in one transaction."""
+    _check_wanted(wanted, act)
+    with database.write() as connection:
+        rows = _rows_meant(connection, wanted, act, statuses)
+        if len(rows) > wanted.confirm_runs and not (wanted.yes or wanted.dry_run):
+            raise UsageError(
+                f"{act} would concern {len(rows)} runs, more than {wanted.confirm_runs} (confirm_runs)",
+                next="look with --dry-run, then say --yes, or select fewer",
+            )
+        acted = tuple(one(connection, row, wanted, now) for row in rows)
+        if not wanted.dry_run:
+            _log(connection, act, acted, wanted, now)
+    return ActReport(act, acted, wanted.dry_run)
+
+
+def _check_wanted(wanted: Wanted, act: str) -> None:
+    if wanted.run_ids and not wanted.selection.empty:
+        raise UsageError("name runs, or select them by options; not both")
+    if not wanted.run_ids and wanted.selection.empty:
+        raise UsageError(
+            f"which runs? {act} without any selection would mean all of them",
+            next=f"`ccatwm {act} RUN...`, or options such as --pipeline, --step, --class, --since",
+        )
+    if not wanted.reason.strip() and not wanted.dry_run:
+        raise UsageError(
+            "say why: --reason TEXT", next="it is kept in the change log, for whoever asks later"
+        )
+
+
+def _rows_meant(connection: sa.Connection, wanted: Wanted, act: str, statuses: Sequence[str]) -> list[Row]:
+    """Named runs as they are named; selected ones only where the act can mean them."""
+    if wanted.run_ids:
+        for run_id in wanted.run_ids:
+            views.get_run(connection, run_id)
+        return control.lock_runs(connection, run_ids=wanted.run_ids)
+    views.check_selection(connection, wanted.selection)
+    return control.lock_runs(
+        connection,
+        selection=wanted.selection,
+        statuses=statuses,
+        open_only=act == "cancel",
+        wanted_only=act == "retry",
+    )
+
+
+def _log(
+    connection: sa.Connection, act: str, acted: Collection[Acted], wanted: Wanted, now: datetime
+) -> None:
+    for item in acted:
+        if item.outcome == "done":
+            record_change(
+                connection,
+                at=now,
+                actor=wanted.actor,
+                host=wanted.host,
+                act=act,
+                target=f"run {item.run}",
+                reason=wanted.reason,
+                details=item.to_json(),
+            )
+
+
+# --- hold and release ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HoldReport:
+    """What is held or released; `before` the reason why it was held, None if it was not."""
+
+    act: str
+    target: str
+    before: str | None
+    changed: bool
+    retried: ActReport | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        retried = [item.to_json() for item in self.retried.runs] if self.retried else []
+        return {
+            "schema": f"ccatwm.{self.act}/1",
+            "target": self.target,
+            "before": self.before,
+            "changed": self.changed,
+            "runs": retried,
+        }
+
+    def lines(self) -> list[str]:
+        word = {"hold": "held", "release": "released"}[self.act]
+        first = f"{self.target}: {word}" if self.changed else f"{self.target}: nothing to {self.act}"
+        before = f" (it was held: {self.before})" if self.before else ""
+        return [first + before, *(self.retried.lines() if self.retried and self.retried.runs else [])]
+
+
+def hold(database: Database, target: str, *, reason: str, actor: str, host: str, now: datetime) -> HoldReport:
+    """Hold `PIPELINE[/STEP[/KEY]]` or a run: nothing new of it starts, jobs go on."""
+    if not reason.strip():
+        raise UsageError("say why: --reason TEXT", next="it is shown wherever the hold shows")
+    with database.write() as connection:
+        held = control.get_holdable(connection, target)
+        changed = control.set_held(connection, held, reason)
+        if changed:
+            record_change(
+                connection,
+                at=now,
+                actor=actor,
+                host=host,
+                act="hold",
+                target=held.name,
+                reason=reason,
+                details={"before": held.held},
+            )
+    return HoldReport("hold", held.name, held.held, changed)
+
+
+def release(
+    database: Database,
+    target: str,
+    *,
+    reason: str,
+    actor: str,
+    host: str,
+    now: datetime,
+    retry_failed: bool = False,
+) -> HoldReport:
+    """Let go on what is held or tripped; with `retry_failed` its failed runs are tried again, too."""
+    with database.write() as connection:
+        held = control.get_holdable(connection, target)
+        changed = control.set_held(connection, held, None)
+        if changed:
+            sub_groups.mark_due(connection, control.list_braked_sub_groups(connection, held), now)
+            record_change(
+                connection,
+                at=now,
+                actor=actor,
+                host=host,
+                act="release",
+                target=held.name,
+                reason=reason,
+                details={"before": held.held, "tripped": held.tripped},
+            )
+    retried = _retry_held(database, held, reason, actor, host, now) if retry_failed else None
+    return HoldReport("release", held.name, held.held or held.tripped, changed, retried)
+
+
+def _retry_held(
+    database: Database, held: control.Holdable, reason: str, actor: str, host: str, now: datetime
+) -> ActReport:
+    run_ids = (held.id,) if held.kind == "run" else ()
+    wanted = Wanted(run_ids, held.selection, reason or "released", actor, host, yes=True)
+    return retry(database, wanted, now=now)
+
+
+# --- waiting ------------------------------------------------------------------------------------------------
+
+
+def wait_until_ended(
+    database: Database, run_ids: Collection[int], clock: Clock, *, timeout_seconds: float | None = None
+) -> dict[int, str]:
+    """Watch until every run is final and nothing more happens to it by itself; its status by run id.
+
+    Errors: CcatwmError when the time is over first.
+    """
+    begun = clock.monotonic()
+    while True:
+        with database.read() as connection:
+            rows = views.list_runs_by_id(connection, run_ids)
+        waiting = [row for row in rows.values() if row["is_open"] or row["status"] not in FINAL]
+        if not waiting:
+            return {run_id: str(row["status"]) for run_id, row in rows.items()}
+        if timeout_seconds is not None and clock.monotonic() - begun >= timeout_seconds:
+            states = ", ".join(f"run {row['run']} is {row['status']}" for row in waiting[:5])
+            raise CcatwmError(
+                f"not carried out after {timeout_seconds:.0f} s: {states}",
+                next="passes carry it out; see `ccatwm status`",
+            )
+        clock.sleep(POLL_SECONDS)

@@ -1,0 +1,506 @@
+"""Says for any sub-group why it ran, or why it does not, and what would change that.
+
+Touches: the ops-db, reading only.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.gap import UpstreamGroup
+from ccatwm.core.selection import Selection
+from ccatwm.core.triggers import StepTrigger, effective_trigger, next_tick
+from ccatwm.core.wording import clock_text, until_text, utc_text
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.stores import leases, views
+from ccatwm.edges.opsdb.stores.steps import get_step_record
+from ccatwm.edges.opsdb.stores.sub_groups import list_feeds
+from ccatwm.views.runs import run_state
+
+DEFAULT_LIMIT = 100
+SHOWN_NAMES = 5
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that an explanation of one sub-group reads."""
+
+    now: datetime
+    paused: str | None
+    step: Mapping[str, Any]
+    group: Mapping[str, Any]
+    trigger: StepTrigger
+    runs: Sequence[Mapping[str, Any]]  # newest first
+    members: Mapping[str, int]
+    upstream: Sequence[UpstreamGroup]
+    events: Sequence[Mapping[str, Any]]
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        return self.group["details"] or {}
+
+    @property
+    def open_run(self) -> Mapping[str, Any] | None:
+        return next((run for run in self.runs if run["is_open"]), None)
+
+    @property
+    def due(self) -> bool:
+        return self.group["due_at"] is not None and self.group["due_at"] <= self.now
+
+    @property
+    def tick(self) -> datetime | None:
+        """The next tick of a step by cron."""
+        if "cron" not in self.trigger.config:
+            return None
+        return next_tick(str(self.trigger.config["cron"]), self.trigger.config.get("timezone"), self.now)
+
+    @property
+    def asking(self) -> str:
+        """The command that asks for a run of this sub-group."""
+        names = (
+            ("--pipeline", self.step["pipeline"]),
+            ("--step", self.step["step"]),
+            ("--sub-group", self.group["key"]),
+        )
+        return "ccatwm trigger " + " ".join(f"{o} {shlex.quote(n)}" for o, n in names) + " --reason TEXT"
+
+    def run(self, run_id: object) -> Mapping[str, Any] | None:
+        return next((run for run in self.runs if run["run"] == run_id), None)
+
+
+def build_explain(
+    database: Database,
+    pipeline: str,
+    step: str | None = None,
+    sub_group: str | None = None,
+    *,
+    now: datetime,
+    limit: int = DEFAULT_LIMIT,
+) -> dict[str, Any]:
+    """The document `ccatwm.explain/1`.
+
+    Errors: UsageError for a name that is not there, with those that are.
+    """
+    with database.read() as connection:
+        views.check_selection(connection, Selection(pipeline=pipeline, step=step, sub_group=sub_group))
+        paused, _ = leases.read_brakes(connection)
+        steps = [s for s in views.list_steps(connection, pipeline) if step in (None, s["step"])]
+        facts: list[Facts] = []
+        for row in steps:
+            facts += _list_facts(connection, row, sub_group, paused, now, limit)
+    return {
+        "schema": "ccatwm.explain/1",
+        "at": utc_text(now),
+        "paused": paused,
+        "steps": [
+            {"pipeline": s["pipeline"], "step": s["step"], "brakes": _brakes(s, paused)} for s in steps
+        ],
+        "explain": [_explain(item) for item in facts],
+    }
+
+
+def _list_facts(
+    connection: sa.Connection,
+    step: Mapping[str, Any],
+    key: str | None,
+    paused: str | None,
+    now: datetime,
+    limit: int,
+) -> list[Facts]:
+    """The sub-groups of a step with what concerns each, by a bounded number of queries."""
+    groups = views.list_sub_groups(connection, [step["id"]], key, limit)
+    if not groups:
+        return []
+    keys = [group["key"] for group in groups]
+    runs = views.list_runs_of_sub_groups(connection, [group["id"] for group in groups])
+    members = views.count_member_states(connection, [step["scope_id"]], keys)
+    feeds = list_feeds(connection, get_step_record(connection, step["id"]), keys, now)
+    events = views.list_open_events(connection, [step["id"]])
+    trigger = effective_trigger(
+        step["trigger_type"],
+        step["trigger_config"],
+        step["pipeline_trigger_type"],
+        step["pipeline_trigger_config"],
+    )
+    return [
+        Facts(
+            now,
+            paused,
+            step,
+            group,
+            trigger,
+            runs[group["id"]],
+            members.get((step["scope_id"], group["key"]), {}),
+            [feed.group for feed in feeds[group["key"]]],
+            events,
+        )
+        for group in groups
+    ]
+
+
+# --- one sub-group ------------------------------------------------------------------------------------------
+
+
+def _explain(facts: Facts) -> dict[str, Any]:
+    group, opened = facts.group, facts.open_run
+    why, then = _why(facts)
+    return {
+        "pipeline": facts.step["pipeline"],
+        "step": facts.step["step"],
+        "sub_group": group["key"],
+        "outcome": group["outcome"],
+        "reason": group["reason"],
+        "why": why,
+        "what_would_change_it": then,
+        "details": dict(facts.details),
+        "decision": group["decision"],
+        "decided_at": utc_text(group["decided_at"]),
+        "due_at": utc_text(group["due_at"]),
+        "round_at": utc_text(group["round_at"]),
+        "next_tick_at": utc_text(facts.tick),
+        "current_run": group["current_run_id"],
+        "stale": group["stale"],
+        "held": group["held"],
+        "open_run": opened["run"] if opened else None,
+        "runs": [
+            {
+                "run": run["run"],
+                "status": run["status"],
+                "state": run_state(dict(run), facts.now),
+                "reason": run["reason"],
+            }
+            for run in facts.runs
+        ],
+        "packages": dict(facts.members),
+        "upstream": [_upstream(item) for item in facts.upstream],
+    }
+
+
+def _upstream(item: UpstreamGroup) -> dict[str, Any]:
+    return {
+        "pipeline": item.pipeline,
+        "step": item.step,
+        "sub_group": item.sub_group,
+        "state": item.state,
+        "settled": item.settled,
+        "has_product": item.has_product,
+    }
+
+
+def _why(facts: Facts) -> tuple[list[str], list[str]]:
+    """(why, what would change that): brakes first, then whether it is due, then the last decision."""
+    why = _brakes(facts.step, facts.paused)
+    if facts.group["held"]:
+        why.append(f"the sub-group is held: {facts.group['held']}")
+    then = (
+        ["the brake is taken off (`ccatwm release`, `ccatwm resume`, or `ccatwm apply` of an enabled one)"]
+        if why
+        else []
+    )
+    if facts.due and facts.group["decision"]:
+        why.append(f"something changed after the last decision, at {clock_text(facts.group['due_at'])}")
+    decided, next_ = _OUTCOMES.get(facts.group["outcome"] or "", _undecided)(facts)
+    why.append(decided)
+    then += ([_when_looked_at(facts)] if facts.due else []) + [text for text in next_ if text]
+    if facts.group["due_at"] is not None and not facts.due:
+        then.append(f"it is looked at again {until_text(facts.group['due_at'], facts.now)}, whatever happens")
+    if facts.group["stale"]:
+        why.append(
+            f"its current product, of run {facts.group['current_run_id']}, is stale: {facts.group['stale']}"
+        )
+    return why, list(dict.fromkeys(then))
+
+
+def _brakes(step: Mapping[str, Any], paused: str | None) -> list[str]:
+    found = [f"all passes are paused: {paused}"] if paused else []
+    if not step["pipeline_enabled"]:
+        found.append(f"pipeline {step['pipeline']} is disabled")
+    if not step["enabled"]:
+        found.append(f"step {step['step']} is disabled")
+    if step["pipeline_held"]:
+        found.append(f"pipeline {step['pipeline']} is held: {step['pipeline_held']}")
+    if step["held"]:
+        found.append(f"step {step['step']} is held: {step['held']}")
+    if step["tripped"]:
+        found.append(f"step {step['step']} is tripped: its last attempts all failed as {step['tripped']}")
+    return found
+
+
+def _when_looked_at(facts: Facts) -> str:
+    """When an open sub-group is decided on."""
+    if facts.events or facts.group["asked"]:
+        return "the next `ccatwm resolve` decides: it has been asked for"
+    if facts.tick is not None:
+        return (
+            f"the step's cron opens it {until_text(facts.tick, facts.now)}, at {clock_text(facts.tick)} UTC"
+        )
+    if facts.trigger.type == "MANUAL":
+        return f"the step runs only when asked: `{facts.asking}`"
+    return "the next `ccatwm trigger` and `ccatwm resolve` decide"
+
+
+# --- in words, by outcome -----------------------------------------------------------------------------------
+
+Words = tuple[str, list[str]]
+
+
+def _undecided(facts: Facts) -> Words:
+    if facts.group["outcome"]:
+        return f"the last decision was {facts.group['outcome']}", []
+    return "nothing has been decided yet", [_when_looked_at(facts)]
+
+
+def _run(facts: Facts) -> Words:
+    run_id = facts.details.get("run")
+    run = facts.run(run_id)
+    state = run_state(dict(run), facts.now) if run else "gone"
+    changes = _changes_text(facts.details.get("changes") or {})
+    request = f"; asked for: {facts.details['request']}" if facts.details.get("request") else ""
+    return (
+        f"run {run_id} was made at {clock_text(facts.group['decided_at'])}: "
+        f"{facts.group['reason']}{changes}{request}; "
+        f"it is {state}",
+        _of_run(run),
+    )
+
+
+_NEXT_PASS = {
+    "PENDING": "`ccatwm stage` brings its inputs",
+    "STAGING_DATA": "`ccatwm stage` goes on",
+    "STAGED": "`ccatwm submit` hands it over",
+    "SUBMITTING": "`ccatwm submit` finishes handing it over",
+    "SUBMITTED": "the batch system starts it, `ccatwm poll` sees it",
+    "RUNNING": "its job ends, `ccatwm poll` sees it",
+    "COLLECTING_RESULTS": "`ccatwm collect` records its products",
+}
+
+
+def _of_run(run: Mapping[str, Any] | None) -> list[str]:
+    if run is None:
+        return []
+    if run["status"] in _NEXT_PASS:
+        return [_NEXT_PASS[run["status"]]]
+    if run["status"] == "FAILED":
+        return ["it is tried again by itself"] if run["is_open"] else [_retry_text(run["run"])]
+    return [_retry_text(run["run"])] if run["status"] == "CANCELLED" and not run["superseded"] else []
+
+
+def _retry_text(run_id: object) -> str:
+    return f"a person says `ccatwm retry {run_id} --reason TEXT`"
+
+
+def _up_to_date(facts: Facts) -> Words:
+    run_id = facts.details.get("run", facts.group["current_run_id"])
+    return f"run {run_id} was made from exactly what is wanted now", _wanting_more(facts)
+
+
+def _restored(facts: Facts) -> Words:
+    run_id = facts.details.get("run")
+    text = f"run {run_id} was made from what is wanted now: its products are current again"
+    return text, _wanting_more(facts)
+
+
+def _accepted(facts: Facts) -> Words:
+    return "a person accepted the current product as it is, for what is wanted now", _wanting_more(facts)
+
+
+def _wanting_more(facts: Facts) -> list[str]:
+    return [
+        "another input, upstream product, configuration, reference or software version",
+        f"a person asks: `{facts.asking} --force`",
+    ]
+
+
+def _cooling_down(facts: Facts) -> Words:
+    seconds = facts.step["definition"].get("cooldown_seconds")
+    text = f"{facts.group['reason']}, but its last run is younger than the cooldown of {seconds} s"
+    return text, [_until(facts), f"a person asks: `{facts.asking}`"]
+
+
+def _settling(facts: Facts) -> Words:
+    seconds = facts.step["definition"].get("settle_seconds")
+    return f"its inputs changed less than {seconds} s ago (settle_seconds)", [_until(facts)]
+
+
+def _until(facts: Facts) -> str:
+    until = facts.details.get("until")
+    if not until:
+        return ""
+    time = datetime.fromisoformat(until)
+    return f"it runs {until_text(time, facts.now)}, at {clock_text(time)} UTC"
+
+
+def _waiting_for_data(facts: Facts) -> Words:
+    packages = [f"{p['name']} is {p['state']}" for p in facts.details.get("packages") or ()]
+    unfinished = list(facts.details.get("obs_unit_not_ended") or ())
+    parts = [_some(packages)] if packages else []
+    parts += [f"the observation of {_some(unfinished)} has not ended"] if unfinished else []
+    return f"raw data are missing: {'; '.join(parts)}", [
+        "these packages are archived or fail, and their observation ends",
+        _deadline(facts),
+    ]
+
+
+def _deadline(facts: Facts) -> str:
+    until = facts.details.get("until")
+    return (
+        f"the deadline at {clock_text(datetime.fromisoformat(until))} UTC (deadline_hours)" if until else ""
+    )
+
+
+def _waiting_for_upstream(facts: Facts) -> Words:
+    waited = [
+        f"{u['pipeline']}/{u['step']} {u['sub_group']} was {u['state']}"
+        for u in facts.details.get("upstream") or ()
+    ]
+    now = [f"{u.step} {u.sub_group} is {u.state}" for u in facts.upstream if not u.settled or u.failed]
+    text = f"upstream sub-groups had not settled: {_some(waited)}"
+    more = f"; now {_some(now)}" if now else "; now all have settled"
+    return text + more, [
+        "these sub-groups get a product, or fail for good where on_upstream_failure is skip",
+        _deadline(facts),
+    ]
+
+
+def _waiting_for_image(facts: Facts) -> Words:
+    if facts.details.get("missing") == "version":
+        text = (
+            f"software {facts.details.get('software')} has no version that the step's version_policy allows"
+        )
+        return text, ["`ccatwm apply` of such a version"]
+    text = f"the digest of image {facts.details.get('image')} is not known"
+    return text, ["the image is there and `ccatwm apply` is run again"]
+
+
+def _no_inputs(facts: Facts) -> Words:
+    failed = list(facts.details.get("upstream_failed") or ())
+    if failed:
+        return f"no upstream sub-group has a product; failed: {_some(failed)}", ["an upstream run succeeds"]
+    return "no archived package and no upstream product belongs to it", ["a package of it is archived"]
+
+
+def _busy(facts: Facts) -> Words:
+    run_id = facts.details.get("run")
+    run = facts.run(run_id)
+    state = run_state(dict(run), facts.now) if run else "gone"
+    then = facts.details.get("then")
+    after = f"; when it has ended, another run is wanted: {then}" if then else ""
+    return f"run {run_id} is under way: {state}{after}", _of_run(run)
+
+
+def _failed(facts: Facts) -> Words:
+    run_id, message = facts.details.get("run"), facts.details.get("message")
+    text = f"run {run_id} for what is wanted now failed for good: {facts.details.get('class')}"
+    return f"{text}: {message}" if message else text, [_retry_text(run_id), *_other_recipe(facts)]
+
+
+def _cancelled(facts: Facts) -> Words:
+    run_id = facts.details.get("run")
+    run = facts.run(run_id)
+    why = f": {run['cancel_reason']}" if run and run["cancel_reason"] else ""
+    return f"run {run_id} for what is wanted now was cancelled{why}", [
+        _retry_text(run_id),
+        *_other_recipe(facts),
+    ]
+
+
+def _other_recipe(facts: Facts) -> list[str]:
+    return [
+        "another input, upstream product, configuration, reference or software version",
+        f"a person asks for a new run: `{facts.asking} --force`",
+    ]
+
+
+def _tripped(facts: Facts) -> Words:
+    place = f"{facts.step['pipeline']}/{facts.step['step']}"
+    failure = facts.details.get("class")
+    text = f"the step was tripped when this was decided: too many attempts failed as {failure}"
+    return text, [f"a person says `ccatwm release {place} --retry --reason TEXT`"]
+
+
+def _held(facts: Facts) -> Words:
+    return f"it was held when this was decided: {facts.details.get('reason')}", [
+        "a person says `ccatwm release`"
+    ]
+
+
+def _throttled(facts: Facts) -> Words:
+    return "more runs are not allowed at once (max_concurrent, or the batch system's limit)", [
+        "other runs end"
+    ]
+
+
+_OUTCOMES: dict[str, Callable[[Facts], Words]] = {
+    "run": _run,
+    "up-to-date": _up_to_date,
+    "restored": _restored,
+    "accepted": _accepted,
+    "cooling-down": _cooling_down,
+    "settling": _settling,
+    "waiting-for-data": _waiting_for_data,
+    "waiting-for-upstream": _waiting_for_upstream,
+    "waiting-for-image": _waiting_for_image,
+    "no-inputs": _no_inputs,
+    "busy": _busy,
+    "failed": _failed,
+    "cancelled": _cancelled,
+    "tripped": _tripped,
+    "held": _held,
+    "throttled": _throttled,
+}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more
+
+
+_CHANGE_WORDS = (
+    ("inputs_added", "added"),
+    ("inputs_withdrawn", "withdrawn"),
+    ("inputs_changed", "changed"),
+    ("upstream_added", "new upstream"),
+    ("upstream_withdrawn", "upstream gone"),
+    ("upstream_changed", "upstream changed"),
+)
+
+
+def _changes_text(changes: Mapping[str, Any]) -> str:
+    parts = [f"{word} {_some(changes[key])}" for key, word in _CHANGE_WORDS if changes.get(key)]
+    parts += [f"{key} {before} -> {after}" for key, (before, after) in (changes.get("config") or {}).items()]
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+# --- for people ---------------------------------------------------------------------------------------------
+
+
+def explain_lines(document: Mapping[str, Any]) -> list[str]:
+    """A paragraph per sub-group; a step without any says why."""
+    lines: list[str] = []
+    for step in document["steps"]:
+        rows = [
+            r for r in document["explain"] if (r["pipeline"], r["step"]) == (step["pipeline"], step["step"])
+        ]
+        for row in rows:
+            lines += _paragraph(row)
+        if not rows:
+            lines.append(f"{step['pipeline']}/{step['step']}: no sub-groups yet")
+            lines += [f"  because {text}" for text in step["brakes"]]
+            lines.append("  changes when its data grouping selects a package, and trigger and resolve ran")
+    return lines
+
+
+def _paragraph(row: Mapping[str, Any]) -> list[str]:
+    head = f"{row['pipeline']}/{row['step']} {row['sub_group']}: {row['outcome'] or 'undecided'}"
+    decided = f", decided {row['decided_at'][:19].replace('T', ' ')} UTC" if row["decided_at"] else ""
+    packages = ", ".join(f"{count} {state}" for state, count in sorted(row["packages"].items()))
+    lines = [head + decided]
+    lines += [f"  because {text}" for text in row["why"]]
+    lines += [f"  changes when {text}" for text in row["what_would_change_it"]]
+    return lines + ([f"  packages: {packages}"] if packages else [])

@@ -1,0 +1,85 @@
+"""Says which data products there are, and where each one lies. Touches: the ops-db, reading only."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from ccatwm.core.names import decode_name
+from ccatwm.core.selection import Selection
+from ccatwm.core.wording import size_text, utc_text
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.stores import views
+
+DEFAULT_LIMIT = 200
+COLUMNS = ("product", "run", "type", "size", "sha256", "file")
+
+
+def build_products(
+    database: Database,
+    selection: Selection,
+    *,
+    base_dir: PurePosixPath,
+    all_of_them: bool = False,
+    limit: int | None = DEFAULT_LIMIT,
+) -> dict[str, Any]:
+    """The document `ccatwm.products/1`: current products newest first, or all that were ever recorded."""
+    with database.read() as connection:
+        views.check_selection(connection, selection)
+        rows = views.list_products(connection, selection, all_of_them=all_of_them, limit=limit)
+        total = len(rows)
+        if limit is not None and total == limit:
+            total = views.count_products(connection, selection, all_of_them=all_of_them)
+    return {
+        "schema": "ccatwm.products/1",
+        "all": all_of_them,
+        "base_dir": str(base_dir),
+        "total": total,
+        "products": [product_json(row, base_dir) for row in rows],
+    }
+
+
+def product_json(row: dict[str, Any], base_dir: PurePosixPath) -> dict[str, Any]:
+    """One product as scripts read it. `path` is absolute, as the name is on disk."""
+    return {
+        "product": row["product"],
+        "run": row["run"],
+        "type": row["type"],
+        "path": absolute_path(base_dir, row["full_path"]),
+        "sha256": row["sha256"],
+        "size": row["size"],
+        "pipeline": row["pipeline"],
+        "step": row["step"],
+        "sub_group": row["sub_group"],
+        "current": row["current"],
+        "stale": row["stale"],
+        "status": row["status"],
+        "name": row["name"],
+        "directory": row["is_directory"],
+        "files": row["file_count"],
+        "quality": row["quality"],
+        "dims": row["dims"],
+        "warnings": row["warnings"],
+        "processing_location": row["processing_location"],
+        "created_at": utc_text(row["created_at"]),
+    }
+
+
+def absolute_path(base_dir: PurePosixPath, recorded: str) -> str:
+    """Where a recorded path lies, below the base directory of its processing location."""
+    return str(base_dir / decode_name(recorded))
+
+
+def product_cells(row: dict[str, Any], base_dir: str) -> tuple[object, ...]:
+    """A row for people; the file below the base directory that stands above the table."""
+    mark = "" if row["current"] else " (not current)"
+    mark = f" (stale: {row['stale']})" if row["stale"] else mark
+    file = row["path"].removeprefix(base_dir.rstrip("/") + "/")
+    return (
+        row["product"],
+        row["run"],
+        row["type"],
+        size_text(row["size"]),
+        row["sha256"][:12],
+        f"{file}{mark}",
+    )

@@ -1,0 +1,109 @@
+"""Says which runs there are, and in what state each one is. Touches: the ops-db, reading only."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from ccatwm.core.retries import FREE
+from ccatwm.core.selection import Selection
+from ccatwm.core.states import OPEN
+from ccatwm.core.wording import clock_text, until_text, utc_text
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.stores import views
+
+DEFAULT_LIMIT = 50
+COLUMNS = ("run", "step", "sub-group", "state", "job", "reason")
+
+
+def build_runs(
+    database: Database, selection: Selection, *, now: datetime, limit: int | None = DEFAULT_LIMIT
+) -> dict[str, Any]:
+    """The document `ccatwm.runs/1`: runs newest first, and how many there are in all."""
+    with database.read() as connection:
+        views.check_selection(connection, selection)
+        rows = views.list_runs(connection, selection, limit)
+        total = len(rows) if limit is None or len(rows) < limit else views.count_runs(connection, selection)
+    return {"schema": "ccatwm.runs/1", "total": total, "runs": [run_json(row, now) for row in rows]}
+
+
+def run_json(row: dict[str, Any], now: datetime) -> dict[str, Any]:
+    """One run as scripts read it. `job_id` is text or null; `state` is for people."""
+    return {
+        "run": row["run"],
+        "pipeline": row["pipeline"],
+        "step": row["step"],
+        "sub_group": row["sub_group"],
+        "status": row["status"],
+        "attempt": row["attempt"],
+        "job_id": row["job_id"],
+        "array_index": row["array_index"],
+        "reason": row["reason"],
+        "warnings": row["warnings"],
+        "state": run_state(row, now),
+        "needs_you": needs_person(row),
+        "failure_class": row["failure_class"],
+        "exit_code": row["exit_code"],
+        "message": row["message"],
+        "host": row["host"],
+        "held": row["held"],
+        "superseded": row["superseded"],
+        "processing_location": row["processing_location"],
+        "created_at": utc_text(row["created_at"]),
+        "status_at": utc_text(row["status_at"]),
+        "retry_at": utc_text(row["due_at"]) if row["status"] == "FAILED" else None,
+        "retries_used": row["retries_used"],
+        "max_retries": row["max_retries"],
+        "cancel_requested_at": utc_text(row["cancel_requested_at"]),
+        "cancel_reason": row["cancel_reason"],
+    }
+
+
+def needs_person(row: dict[str, Any]) -> bool:
+    """Whether nothing more happens to a failed run until somebody acts."""
+    return row["status"] == "FAILED" and not row["is_open"] and not row["superseded"]
+
+
+def run_state(row: dict[str, Any], now: datetime) -> str:
+    """The status with what is to be expected: `FAILED (retry 2 of 3 in 4 min)`, `FAILED (needs you)`."""
+    note = _note(row, now)
+    return f"{row['status']} ({note})" if note else str(row["status"])
+
+
+def _note(row: dict[str, Any], now: datetime) -> str:
+    if row["is_open"] and row["cancel_requested_at"] is not None:
+        return "to be cancelled"
+    if row["is_open"] and row["held"]:
+        return "held"
+    if row["superseded"]:
+        return "superseded"
+    if row["status"] == "FAILED":
+        return _retry_note(row, now)
+    if row["status"] in OPEN and row["due_at"] is not None and row["due_at"] > now:
+        return f"again {until_text(row['due_at'], now)}"
+    return f"{len(row['warnings'])} warnings" if row["warnings"] else ""
+
+
+def _retry_note(row: dict[str, Any], now: datetime) -> str:
+    if not row["is_open"] or row["due_at"] is None:
+        return "needs you"
+    when = until_text(row["due_at"], now)
+    if row["failure_class"] in FREE:
+        return f"retry {when}, not counted"
+    return f"retry {row['retries_used']} of {row['max_retries']} {when}"
+
+
+def run_cells(row: dict[str, Any]) -> tuple[object, ...]:
+    """A row for people, of a run as JSON."""
+    return (
+        row["run"],
+        f"{row['pipeline']}/{row['step']}",
+        row["sub_group"],
+        row["state"],
+        row["job_id"],
+        row["failure_class"] if row["status"] == "FAILED" and row["failure_class"] else row["reason"],
+    )
+
+
+def run_time(row: dict[str, Any]) -> str:
+    return clock_text(datetime.fromisoformat(row["status_at"]))

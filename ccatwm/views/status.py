@@ -1,0 +1,204 @@
+"""Says how all pipelines stand. Touches: the ops-db, reading only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from ccatwm.core.selection import Selection
+from ccatwm.core.states import OPEN
+from ccatwm.core.wording import utc_text
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.stores import leases, views
+from ccatwm.views.runs import run_json
+
+ATTENTION_LIMIT = 20
+PASS_IS_OLD = timedelta(hours=1)
+STEP_COLUMNS = ("step", "groups", "done", "open", "failed", "due", "waits or brakes")
+PASS_COLUMNS = ("pass", "location", "last", "selected", "done", "waiting", "failed", "message")
+
+
+def build_status(
+    database: Database, selection: Selection, *, now: datetime, limit: int | None = None
+) -> dict[str, Any]:
+    """The document `ccatwm.status/1`: a row per step, runs that need attention, passes and brakes."""
+    with database.read() as connection:
+        views.check_selection(connection, selection)
+        paused, blocked = leases.read_brakes(connection)
+        steps = [
+            s for s in views.list_steps(connection, selection.pipeline) if selection.step in (None, s["step"])
+        ]
+        counts = _counts(connection, now)
+        attention = views.list_attention(connection, selection, limit or ATTENTION_LIMIT)
+        records = views.list_pass_records(connection)
+        held = views.list_leases(connection)
+        unsettled = views.count_unsettled(connection)
+    document: dict[str, Any] = {
+        "schema": "ccatwm.status/1",
+        "at": utc_text(now),
+        "paused": paused,
+        "submission_blocked": blocked,
+        "status": [_step(row, counts) for row in steps],
+        "attention": [run_json(row, now) for row in attention],
+        "unsettled": unsettled,
+        "passes": [_pass(row) for row in records],
+        "leases": [_lease(row) for row in held],
+    }
+    document["next"] = _next(document, now)
+    return document
+
+
+def _counts(connection: Any, now: datetime) -> dict[str, dict[int, Any]]:
+    return {
+        "runs": views.count_by_status(connection),
+        "outcomes": views.count_by_outcome(connection),
+        "due": views.count_due(connection, now),
+        "stale": views.count_stale(connection),
+    }
+
+
+def _step(row: Mapping[str, Any], counts: Mapping[str, Mapping[int, Any]]) -> dict[str, Any]:
+    outcomes = counts["outcomes"].get(row["id"], {})
+    return {
+        "pipeline": row["pipeline"],
+        "step": row["step"],
+        "enabled": bool(row["enabled"] and row["pipeline_enabled"]),
+        "held": row["held"] or row["pipeline_held"],
+        "tripped": row["tripped"],
+        "trigger": row["trigger_type"] or row["pipeline_trigger_type"],
+        "processing_location": row["processing_location"],
+        "sub_groups": sum(outcomes.values()),
+        "outcomes": outcomes,
+        "runs": counts["runs"].get(row["id"], {}),
+        "due": counts["due"].get(row["id"], 0),
+        "stale": counts["stale"].get(row["id"], 0),
+    }
+
+
+def _pass(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "pass": row["pass_name"],
+        "location": row["location"],
+        "started_at": utc_text(row["started_at"]),
+        "ended_at": utc_text(row["ended_at"]),
+        **{key: row[key] for key in ("host", "pid", "selected", "done", "waiting", "failed", "message")},
+    }
+
+
+def _lease(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "pass": row["pass_name"],
+        "location": row["location"],
+        "host": row["host"],
+        "pid": row["pid"],
+        "taken_at": utc_text(row["taken_at"]),
+        "expires_at": utc_text(row["expires_at"]),
+    }
+
+
+# --- what may be typed next ---------------------------------------------------------------------------------
+
+
+def _next(document: Mapping[str, Any], now: datetime) -> list[str]:
+    if not document["status"]:
+        return ["ccatwm apply FILE"]
+    commands = ["ccatwm resume"] if document["paused"] else []
+    if document["submission_blocked"]:
+        commands.append("ccatwm doctor --reconcile")
+    commands += _for_attention(document["attention"])
+    for step in document["status"]:
+        place = f"{step['pipeline']}/{step['step']}"
+        if step["tripped"]:
+            commands.append(f"ccatwm release {place} --retry --reason TEXT")
+        elif step["held"]:
+            commands.append(f"ccatwm release {place} --reason TEXT")
+    if _work_waits(document) and not _passes_are_recent(document["passes"], now):
+        commands.append("ccatwm cycle")
+    return commands
+
+
+def _for_attention(attention: Sequence[Mapping[str, Any]]) -> list[str]:
+    """About the newest run that waits for a person."""
+    failed = [row for row in attention if row["needs_you"]]
+    if not failed:
+        return []
+    run = failed[0]["run"]
+    return [f"ccatwm show {run}", f"ccatwm logs {run}", f"ccatwm retry {run} --reason TEXT"]
+
+
+def _work_waits(document: Mapping[str, Any]) -> bool:
+    due = any(step["due"] for step in document["status"])
+    return (
+        due or any(document["unsettled"].values()) or any(r["status"] in OPEN for r in document["attention"])
+    )
+
+
+def _passes_are_recent(passes: Sequence[Mapping[str, Any]], now: datetime) -> bool:
+    started = [datetime.fromisoformat(record["started_at"]) for record in passes]
+    return bool(started) and now - max(started) < PASS_IS_OLD
+
+
+# --- for people ---------------------------------------------------------------------------------------------
+
+
+def step_cells(row: Mapping[str, Any]) -> tuple[object, ...]:
+    """A row for people, at 80 columns."""
+    runs = row["runs"]
+    opened = sum(count for status, count in runs.items() if status in OPEN)
+    return (
+        f"{row['pipeline']}/{row['step']}",
+        row["sub_groups"],
+        runs.get("COMPLETED", 0),
+        opened,
+        runs.get("FAILED", 0),
+        row["due"],
+        ", ".join(_notes(row)) or "-",
+    )
+
+
+def _notes(row: Mapping[str, Any]) -> list[str]:
+    brakes = [] if row["enabled"] else ["disabled"]
+    brakes += [f"held: {row['held']}"] if row["held"] else []
+    brakes += [f"tripped: {row['tripped']}"] if row["tripped"] else []
+    stale = [f"{row['stale']} stale"] if row["stale"] else []
+    quiet = ("run", "up-to-date", "restored", "accepted")
+    waits = [f"{count} {name}" for name, count in sorted(row["outcomes"].items()) if name not in quiet]
+    return brakes + stale + waits
+
+
+def brake_lines(document: Mapping[str, Any]) -> list[str]:
+    """What stops everything, first of all."""
+    lines = [f"ALL PASSES ARE PAUSED: {document['paused']}"] if document["paused"] else []
+    if document["submission_blocked"]:
+        lines.append(f"SUBMISSION IS BLOCKED: {document['submission_blocked']}")
+    return lines
+
+
+def pass_cells(row: Mapping[str, Any]) -> tuple[object, ...]:
+    last = str(row["started_at"])[:19].replace("T", " ")
+    return (
+        row["pass"],
+        row["location"],
+        last,
+        row["selected"],
+        row["done"],
+        row["waiting"],
+        row["failed"],
+        row["message"],
+    )
+
+
+def other_lines(document: Mapping[str, Any]) -> list[str]:
+    """What lies between the passes, who is at work, and what to type next."""
+    names = {
+        "changed_packages": "packages to regroup",
+        "trigger_events": "open trigger events",
+        "submissions": "submissions half-way",
+    }
+    waiting = [f"{count} {names[name]}" for name, count in document["unsettled"].items() if count]
+    lines = [f"between passes: {', '.join(waiting)}"] if waiting else []
+    lines += [
+        f"at work: {r['pass']} at {r['location']} on {r['host']}, pid {r['pid']}" for r in document["leases"]
+    ]
+    return lines + [f"next: {command}" for command in document["next"]]

@@ -1,0 +1,315 @@
+"""What people say about runs is written to the ops-db, with who said it and why."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ccatwm.core.selection import Selection
+from ccatwm.core.states import RunStatus
+from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.stores.runs import list_cancel_requests, list_open_runs
+from ccatwm.errors import CcatwmError, UsageError
+from ccatwm.upkeep.control import Wanted, cancel, hold, release, retry, wait_until_ended
+from tests.opsdb.looked_at import MINUTE, NOW, World, world
+
+__all__ = ["world"]
+
+
+def wanted(*run_ids: int, **changes: Any) -> Wanted:
+    selection = Selection(**{k: changes.pop(k) for k in list(changes) if k in Selection.__dataclass_fields__})
+    said = {"reason": "the disk is repaired", "actor": "ada", "host": "login1", **changes}
+    return Wanted(run_ids, selection, **said)
+
+
+def failed(world: World, key: str = "executed_obs_unit=1", **values: Any) -> int:
+    group = world.sub_group("calibrate", key, outcome="failed")
+    defaults = {"blocking": True, "failure_class": "timeout", "retries_used": 3, "inputs_removed_at": NOW}
+    return world.run(group, "FAILED", **{**defaults, **values})
+
+
+def run_row(world: World, run: int) -> dict[str, Any]:
+    return world.row(t.executed_reduction_step, run)
+
+
+def said(world: World) -> list[tuple[str, str, str, str]]:
+    return [(r["actor"], r["act"], r["target"], r["reason"]) for r in world.rows(t.change_log)]
+
+
+# --- retry --------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_run_is_pending_again_with_all_its_retries(world):
+    run = failed(world)
+    report = retry(world.database, wanted(run), now=NOW)
+    row = run_row(world, run)
+    assert (report.done, report.exit_code) == ([run], 0)
+    assert (row["status"], row["is_open"], row["blocking"], row["retries_used"]) == (
+        "PENDING",
+        True,
+        False,
+        0,
+    )
+    assert (row["due_at"], row["inputs_removed_at"]) == (None, None)
+
+
+def test_a_retry_is_in_the_history_and_in_the_change_log(world):
+    run = failed(world)
+    retry(world.database, wanted(run), now=NOW)
+    event = world.rows(t.run_event)[-1]
+    assert (event["event"], event["actor"], event["from_status"]) == ("RETRY_REQUESTED", "ada", "FAILED")
+    assert said(world) == [("ada", "retry", f"run {run}", "the disk is repaired")]
+
+
+def test_the_sub_group_of_a_retried_run_is_decided_on_again(world):
+    run = failed(world)
+    retry(world.database, wanted(run), now=NOW)
+    assert world.row(t.sub_group, run_row(world, run)["sub_group_id"])["due_at"] == NOW
+
+
+def test_a_retried_run_is_what_stage_looks_for(world):
+    run = failed(world)
+    retry(world.database, wanted(run), now=NOW)
+    with world.database.read() as connection:
+        found = list_open_runs(connection, "local", (RunStatus.PENDING,), due_by=NOW)
+    assert [r.id for r in found] == [run]
+
+
+def test_a_run_that_waits_for_its_retry_can_be_tried_at_once(world):
+    run = failed(world, is_open=True, blocking=False, due_at=NOW + MINUTE)
+    retry(world.database, wanted(run), now=NOW)
+    assert (run_row(world, run)["status"], run_row(world, run)["due_at"]) == ("PENDING", None)
+
+
+def test_a_cancelled_run_that_is_named_is_tried_again_and_no_longer_cancelled(world):
+    run = failed(world, status_at=NOW, cancel_requested_at=NOW, cancel_reason="wrong")
+    world.update(t.executed_reduction_step, run, status="CANCELLED")
+    retry(world.database, wanted(run), now=NOW)
+    row = run_row(world, run)
+    assert (row["status"], row["cancel_requested_at"], row["cancel_reason"]) == ("PENDING", None, None)
+
+
+def test_a_retry_is_refused_while_another_run_of_the_sub_group_is_open(world):
+    run = failed(world)
+    other = world.run(run_row(world, run)["sub_group_id"], "RUNNING")
+    report = retry(world.database, wanted(run), now=NOW)
+    assert [(r.outcome, r.reason) for r in report.runs] == [
+        ("refused", f"run {other} of the same sub-group is open")
+    ]
+    assert (report.exit_code, run_row(world, run)["status"], said(world)) == (1, "FAILED", [])
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"superseded": True}, "superseded"),
+        ({"status": "COMPLETED"}, "COMPLETED"),
+        ({"status": "RUNNING"}, "RUNNING"),
+    ],
+)
+def test_what_cannot_be_tried_again_is_refused_with_the_reason(world, values, why):
+    run = failed(world)
+    world.update(t.executed_reduction_step, run, **values)
+    report = retry(world.database, wanted(run), now=NOW)
+    assert (report.runs[0].outcome, why in report.runs[0].reason) == ("refused", True)
+
+
+def test_of_two_failed_runs_of_a_sub_group_the_newest_is_tried_again(world):
+    old = failed(world)
+    new = world.run(run_row(world, old)["sub_group_id"], "FAILED", blocking=True)
+    report = retry(world.database, wanted(step="calibrate"), now=NOW)
+    assert {r.run: r.outcome for r in report.runs} == {new: "done", old: "refused"}
+
+
+def test_a_selection_means_failed_runs_unless_it_says_cancelled(world):
+    one = failed(world)
+    two = failed(world, "executed_obs_unit=2")
+    world.update(t.executed_reduction_step, two, status="CANCELLED")
+    assert retry(world.database, wanted(pipeline="otf"), now=NOW).done == [one]
+    assert retry(world.database, wanted(pipeline="otf", statuses=("CANCELLED",)), now=NOW).done == [two]
+
+
+def test_a_selection_leaves_out_runs_of_recipes_that_nobody_wants_any_more(world):
+    run = failed(world)
+    world.update(t.sub_group, run_row(world, run)["sub_group_id"], wanted_recipe="r2")
+    assert retry(world.database, wanted(classes=("timeout",)), now=NOW).runs == ()
+
+
+def test_retry_of_a_class_takes_only_that_class(world):
+    run = failed(world)
+    failed(world, "executed_obs_unit=2", failure_class="container")
+    assert retry(world.database, wanted(classes=("timeout",)), now=NOW).done == [run]
+
+
+# --- cancel -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["PENDING", "SUBMITTING", "RUNNING", "COLLECTING_RESULTS"])
+def test_cancelling_asks_and_leaves_the_run_where_it_is(world, status):
+    run = world.run(world.sub_group("grid", "all"), status)
+    cancel(world.database, wanted(run), now=NOW)
+    row = run_row(world, run)
+    assert (row["status"], row["cancel_requested_at"]) == (status, NOW)
+    assert row["cancel_reason"] == "the disk is repaired"
+    assert said(world) == [("ada", "cancel", f"run {run}", "the disk is repaired")]
+
+
+def test_a_failed_run_with_retries_left_can_be_cancelled(world):
+    run = failed(world, is_open=True, blocking=False, due_at=NOW + MINUTE)
+    cancel(world.database, wanted(run), now=NOW)
+    with world.database.read() as connection:
+        assert [r.id for r in list_cancel_requests(connection, "local")] == [run]
+
+
+def test_a_run_that_has_ended_cannot_be_cancelled(world):
+    run = world.run(world.sub_group("grid", "all"))
+    report = cancel(world.database, wanted(run), now=NOW)
+    assert [(r.outcome, r.reason) for r in report.runs] == [("refused", "it has ended: COMPLETED")]
+
+
+def test_asking_twice_changes_nothing(world):
+    run = world.run(world.sub_group("grid", "all"), "RUNNING")
+    cancel(world.database, wanted(run), now=NOW)
+    report = cancel(world.database, wanted(run), now=NOW + MINUTE)
+    assert (report.runs[0].outcome, report.exit_code) == ("unchanged", 0)
+    assert run_row(world, run)["cancel_requested_at"] == NOW
+    assert len(said(world)) == 1
+
+
+def test_a_selection_to_cancel_means_open_runs(world):
+    run = world.run(world.sub_group("grid", "all"), "RUNNING")
+    failed(world)
+    assert [r.run for r in cancel(world.database, wanted(pipeline="otf"), now=NOW).runs] == [run]
+
+
+# --- what both refuse ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("act", [retry, cancel])
+def test_no_selection_at_all_is_refused(world, act):
+    failed(world)
+    with pytest.raises(UsageError, match="would mean all of them"):
+        act(world.database, wanted(), now=NOW)
+
+
+@pytest.mark.parametrize("act", [retry, cancel])
+def test_no_reason_is_refused(world, act):
+    run = failed(world)
+    with pytest.raises(UsageError, match="say why"):
+        act(world.database, wanted(run, reason=" "), now=NOW)
+
+
+@pytest.mark.parametrize("act", [retry, cancel])
+def test_a_run_that_is_not_there_is_refused_and_nothing_is_done(world, act):
+    run = failed(world, is_open=True)
+    with pytest.raises(UsageError, match="no run 999"):
+        act(world.database, wanted(run, 999), now=NOW)
+    assert said(world) == []
+
+
+def test_more_than_confirm_runs_needs_yes(world):
+    runs = [failed(world, f"executed_obs_unit={n}") for n in (1, 2, 3)]
+    with pytest.raises(UsageError, match="3 runs, more than 2") as caught:
+        retry(world.database, wanted(pipeline="otf", confirm_runs=2), now=NOW)
+    assert "--yes" in caught.value.next
+    assert {run_row(world, run)["status"] for run in runs} == {"FAILED"}
+    assert len(retry(world.database, wanted(pipeline="otf", confirm_runs=2, yes=True), now=NOW).done) == 3
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(world):
+    run = failed(world)
+    report = retry(world.database, wanted(run, dry_run=True), now=NOW)
+    assert report.lines() == [f"run {run} otf/calibrate/executed_obs_unit=1: would be tried again"]
+    assert (run_row(world, run)["status"], said(world)) == ("FAILED", [])
+
+
+# --- hold and release ---------------------------------------------------------------------------------------
+
+BY = {"actor": "ada", "host": "login1", "now": NOW}
+
+
+@pytest.mark.parametrize(
+    ("target", "table"),
+    [("otf", t.pipeline), ("otf/grid", t.reduction_step), ("otf/grid/all", t.sub_group)],
+)
+def test_what_is_held_is_left_alone_by_the_passes_until_it_is_released(world, target, table):
+    run = world.run(world.sub_group("grid", "all"), "PENDING")
+    hold(world.database, target, reason="bad weather", **BY)
+    assert "bad weather" in [row["held"] for row in world.rows(table)]
+    assert found_by_stage(world) == []
+    release(world.database, target, reason="clear sky", **BY)
+    assert found_by_stage(world) == [run]
+    assert [(act, name) for _, act, name, _ in said(world)] == [("hold", target), ("release", target)]
+
+
+def test_a_run_is_held_by_its_number(world):
+    run = world.run(world.sub_group("grid", "all"), "PENDING")
+    assert hold(world.database, str(run), reason="wait", **BY).target == f"run {run}"
+    assert run_row(world, run)["held"] == "wait"
+
+
+def found_by_stage(world: World) -> list[int]:
+    with world.database.read() as connection:
+        found = list_open_runs(connection, "local", (RunStatus.PENDING,), due_by=NOW)
+    return [run.id for run in found if not run.held]
+
+
+def test_release_has_held_sub_groups_decided_on_again(world):
+    group = world.sub_group("grid", "all", outcome="held")
+    other = world.sub_group("calibrate", "executed_obs_unit=1", outcome="held")
+    world.update(t.reduction_step, world.steps["grid"], held="bad weather")
+    release(world.database, "otf/grid", reason="clear sky", **BY)
+    assert [world.row(t.sub_group, i)["due_at"] for i in (group, other)] == [NOW, None]
+
+
+def test_release_with_retry_takes_a_tripped_step_up_again(world):
+    run = failed(world)
+    world.update(t.reduction_step, world.steps["calibrate"], tripped="timeout")
+    report = release(world.database, "otf/calibrate", reason="new limits", retry_failed=True, **BY)
+    assert report.retried is not None and report.retried.done == [run]
+    assert world.row(t.reduction_step, world.steps["calibrate"])["tripped"] is None
+
+
+def test_releasing_what_is_not_held_changes_nothing(world):
+    report = release(world.database, "otf", reason="", **BY)
+    assert (report.changed, said(world)) == (False, [])
+
+
+def test_holding_what_is_not_there_says_what_is(world):
+    with pytest.raises(UsageError) as caught:
+        hold(world.database, "otf/gird", reason="x", **BY)
+    assert "grid" in caught.value.next
+
+
+# --- waiting ------------------------------------------------------------------------------------------------
+
+
+class CarryingOut:
+    """A clock during whose third sleep a pass carries it out."""
+
+    def __init__(self, world: World, run: int) -> None:
+        self.world, self.run, self.seconds = world, run, 0.0
+
+    def now(self):
+        return NOW + timedelta(seconds=self.seconds)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+        if self.seconds >= 3 * seconds:
+            self.world.update(t.executed_reduction_step, self.run, status="CANCELLED", is_open=False)
+
+
+def test_waiting_ends_when_it_is_carried_out(world):
+    run = world.run(world.sub_group("grid", "all"), "RUNNING")
+    assert wait_until_ended(world.database, [run], CarryingOut(world, run)) == {run: "CANCELLED"}
+
+
+def test_waiting_gives_up_and_says_where_it_stands(world):
+    run = world.run(world.sub_group("grid", "all"), "RUNNING")
+    with pytest.raises(CcatwmError, match=f"run {run} is RUNNING"):
+        wait_until_ended(world.database, [run], CarryingOut(world, run), timeout_seconds=3)
