@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.crash.rig import World, arrive, check, prepare, raw_digest, snapshot
+from tests.crash.rig import World, arrive, check, first_night, late_scan, prepare, raw_digest, snapshot
 
 MODES = ("before", "after", "fail")
 
@@ -60,8 +60,20 @@ def make_tables(url: str) -> None:
     upgrade_tables(Database(url))
 
 
+def rehearse(root: Path) -> None:
+    """The campaign once in this very process, so that children find statements compiled and modules imported."""
+    folder = root / "rehearsal"
+    folder.mkdir(parents=True)
+    make_tables(sqlite_url(folder))
+    world = World(folder, sqlite_url(folder), in_process=True)
+    prepare(world)
+    first_night(world)
+    late_scan(world)
+
+
 def record(root: Path) -> Recording:
     """Run the campaign without faults, keeping the state before every cycle."""
+    rehearse(root)
     folder = root / "live"
     folder.mkdir(parents=True)
     make_tables(sqlite_url(folder))

@@ -10,18 +10,21 @@ import errno
 import hashlib
 import mmap
 import os
+import sqlite3
 import struct
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from ccatwm import wiring
+from ccatwm.edges.opsdb import tables
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.errors import SchedulerUnavailableError
 from ccatwm.interfaces import Scheduler
@@ -31,9 +34,25 @@ from ccatwm.settings.schema import Settings
 from tests.crash.campaign import program, write_campaign
 from tests.fakes.batch import FileBatch
 
+# Children are forked from here: what they would import is imported once.
+import ccatwm.core.manifest
+import ccatwm.edges.hostfiles.local
+import ccatwm.edges.storage.disk
+import ccatwm.edges.workfiles.local
+import ccatwm.passes.collect
+import ccatwm.passes.poll
+import ccatwm.passes.resolve
+import ccatwm.passes.stage
+import ccatwm.passes.submit
+import ccatwm.passes.trigger
+import ccatwm.upkeep.apply
+import ccatwm.upkeep.ingest
+import filelock
+
 KILLED = 9
 BROKEN = 70
 START = datetime(2026, 3, 2, tzinfo=UTC)
+COMPILED: dict[Any, Any] = {}
 
 
 class SharedCounter:
@@ -115,6 +134,7 @@ class World:
     tick: int = 0
     trace: int | None = None
     run_jobs: Callable[[], int] | None = None
+    in_process: bool = False
 
     @property
     def base(self) -> Path:
@@ -130,6 +150,9 @@ class World:
     def in_child(self, act: Callable[[Context], None]) -> bool:
         """Run `act(context)` in a forked child; False if it was killed on purpose. Errors fail the test."""
         self.tick += 1
+        if self.in_process:
+            act(self._context())
+            return True
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
@@ -140,17 +163,23 @@ class World:
 
     def _child(self, act: Callable[[Context], None]) -> None:
         try:
-            effects = CountingEffects(self.counter, self.kill_at, self.mode, self.trace)
-            clock = SteppingClock(START + timedelta(minutes=self.tick))
-            context = wiring.build_context(self.settings(), actor="tester", effects=effects, clock=clock)
-            effects.database = context.database
-            if self.backend == "fake":
-                context.make_scheduler = lambda: self.batch(effects)
-            act(context)
+            act(self._context())
         except BaseException:
             traceback.print_exc()
             os._exit(BROKEN)
         os._exit(0)
+
+    def _context(self) -> Context:
+        effects = CountingEffects(self.counter, self.kill_at, self.mode, self.trace)
+        clock = SteppingClock(START + timedelta(minutes=self.tick))
+        context = wiring.build_context(self.settings(), actor="tester", effects=effects, clock=clock)
+        effects.database = context.database
+        # Statements are compiled once for all children: they are forked after the rehearsal.
+        for engine in ("engine", "_write_engine"):
+            setattr(context.database, engine, getattr(context.database, engine).execution_options(compiled_cache=COMPILED))
+        if self.backend == "fake":
+            context.make_scheduler = lambda: self.batch(effects)
+        return context
 
     def batch(self, effects: CountingEffects) -> Scheduler:
         return FileBatch(self.folder / "batch", self.base, effects)
@@ -233,19 +262,30 @@ VOLATILE = {"pass_lease", "pass_record", "change_seen", "change_cursor"}
 
 def rows(url: str, table: str) -> list[dict]:
     """All rows of a pipeline table, by plain SQL."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(f"SELECT * FROM {table} ORDER BY id")]
     engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=sa.NullPool)
-    prefix = "ccatwm." if url.startswith("postgresql") else ""
     with engine.connect() as connection:
-        found = connection.execute(sa.text(f"SELECT * FROM {prefix}{table} ORDER BY id")).mappings()
+        found = connection.execute(sa.text(f"SELECT * FROM ccatwm.{table} ORDER BY id")).mappings()
         return [dict(row) for row in found]
+
+
+TABLES = sorted({t.name for t in tables.pipeline_metadata.tables.values()} - VOLATILE)
 
 
 def snapshot(url: str) -> str:
     """Everything that is not a record of passes, as one digest."""
-    from ccatwm.edges.opsdb import tables
-
-    names = sorted({t.name for t in tables.pipeline_metadata.tables.values()} - VOLATILE)
-    return hashlib.sha256(repr([(name, rows(url, name)) for name in names]).encode()).hexdigest()
+    digest = hashlib.sha256()
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            for name in TABLES:
+                digest.update(repr(connection.execute(f"SELECT * FROM {name} ORDER BY id").fetchall()).encode())
+    else:
+        for name in TABLES:
+            digest.update(repr(rows(url, name)).encode())
+    return digest.hexdigest()
 
 
 def raw_digest(folder: Path) -> str:
