@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,6 +107,8 @@ def _host_files(settings: Settings, effects: Effects) -> HostFiles:
 
 def build_scheduler(settings: Settings, effects: Effects, clock: Clock) -> Scheduler:
     """The batch system that HPC_BACKEND names, by entry point."""
+    from importlib.metadata import entry_points
+
     found = {point.name: point for point in entry_points(group="ccatwm.schedulers")}
     if settings.hpc_backend not in found:
         raise SettingsError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,7 +100,7 @@ def apply(
         files,
         now=context.clock.now(),
         actor=context.actor,
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         dry_run=dry_run,
         prune=prune,
         yes=yes,
@@ -129,7 +128,7 @@ def ingest(common: Common, files: Files, dry_run: DryRun = False) -> int:
         files,
         now=context.clock.now(),
         actor=context.actor,
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         dry_run=dry_run,
     )
     _show_report(common, report)

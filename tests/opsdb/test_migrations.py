@@ -161,3 +161,17 @@ def test_the_report_tells_newer_missing_and_current_versions_apart(empty: Databa
     set_version(empty, "pipeline", "pipeline_9999")
     states = {version.branch: version.state for version in check_schema(empty).versions}
     assert states == {"pipeline": "newer", "observation": "missing"}
+
+
+@pytest.mark.quick
+def test_a_database_file_that_is_replaced_is_noticed_by_the_next_transaction(tmp_path: Path) -> None:
+    first, second = Database(f"sqlite:///{tmp_path}/a.sqlite"), Database(f"sqlite:///{tmp_path}/b.sqlite")
+    upgrade_tables(first, observations="foreign")
+    second.dispose()
+    (tmp_path / "b.sqlite").touch()
+    (tmp_path / "b.sqlite").replace(tmp_path / "a.sqlite")
+    for name in ("a.sqlite-wal", "a.sqlite-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    with first.read() as connection:
+        assert read_revisions(connection) == {}
+    first.dispose()

@@ -1,7 +1,9 @@
 """Engines and transactions, the same on SQLite and PostgreSQL. Touches: the ops-db.
 
-A write transaction is `BEGIN IMMEDIATE` on SQLite (an upgrade from read to write fails at once whatever the busy
-time-out). Connections are not pooled: an engine made after a fork shares nothing with the parent.
+A write transaction is `BEGIN IMMEDIATE` on SQLite (an upgrade from read to write fails at once whatever the
+busy time-out). An engine made after a fork shares nothing with the parent. On PostgreSQL connections are not
+pooled; on SQLite one stays open, since the last one to close writes back and deletes the write-ahead log, which
+costs more than all else in a pass with nothing to do.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -116,12 +120,16 @@ class Database:
 
 def _build_engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
-        pool: type[sa.Pool] = StaticPool if url.database in (None, "", ":memory:") else NullPool
+        in_memory = url.database in (None, "", ":memory:")
+        pool: type[sa.Pool] = StaticPool if in_memory else sa.QueuePool
         engine = sa.create_engine(
             url, poolclass=pool, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
         )
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
+        if not in_memory:
+            sa.event.listen(engine, "connect", partial(_remember_file, str(url.database)))
+            sa.event.listen(engine, "checkout", partial(_refuse_other_file, str(url.database)))
         return engine.execution_options(schema_translate_map={SCHEMA: None})
     if url.get_backend_name() == "postgresql":
         return sa.create_engine(
@@ -147,6 +155,24 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+def _remember_file(path: str, _connection: Any, record: Any) -> None:
+    record.info["inode"] = _inode(path)
+
+
+def _refuse_other_file(path: str, _connection: Any, record: Any, _proxy: Any) -> None:
+    """A kept connection would write on into a file that was removed or replaced (by a restore)."""
+    if record.info.get("inode") != _inode(path):
+        raise sa.exc.DisconnectionError("the database file is another one")
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
