@@ -78,9 +78,8 @@ def _show_status(document: dict[str, Any], common: Common) -> None:
         _frame.print_table("runs under way, or waiting for you", COLUMNS, rows)
     if document["passes"] and not common.quiet:
         print()
-        _frame.print_table(
-            "latest passes (UTC)", view.PASS_COLUMNS, [view.pass_cells(row) for row in document["passes"]]
-        )
+        rows = [view.pass_cells(row, document["at"]) for row in document["passes"]]
+        _frame.print_table("latest passes", view.PASS_COLUMNS, rows)
     print()
     _print_lines(view.other_lines(document))
 

@@ -356,16 +356,17 @@ def _deadline(facts: Facts) -> str:
 
 def _waiting_for_upstream(facts: Facts) -> Words:
     waited = [
-        f"{u['pipeline']}/{u['step']} {u['sub_group']} was {u['state']}"
+        f"{u['pipeline']}/{u['step']} {u['sub_group']}: {u['state']}"
         for u in facts.details.get("upstream") or ()
     ]
-    now = [f"{u.step} {u.sub_group} is {u.state}" for u in facts.upstream if not u.settled or u.failed]
+    open_now = [u for u in facts.upstream if not u.settled or u.failed]
     text = f"upstream sub-groups had not settled: {_some(waited)}"
-    more = f"; now {_some(now)}" if now else "; now all have settled"
-    return text + more, [
-        "these sub-groups get a product, or fail for good where on_upstream_failure is skip",
-        _deadline(facts),
-    ]
+    now = _some([f"{u.step} {u.sub_group}: {u.state}" for u in open_now]) if open_now else "all have settled"
+    then = ["these sub-groups get a product, or fail for good where on_upstream_failure is skip"]
+    for u in open_now[:1]:
+        place = shlex.join((u.pipeline, u.step, u.sub_group))
+        then.append(f"what holds them back is gone: `ccatwm explain {place}` says what that is")
+    return f"{text}; now {now}", [*then, _deadline(facts)]
 
 
 def _waiting_for_image(facts: Facts) -> Words:

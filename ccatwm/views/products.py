@@ -80,6 +80,6 @@ def product_cells(row: dict[str, Any], base_dir: str) -> tuple[object, ...]:
         row["run"],
         row["type"],
         size_text(row["size"]),
-        row["sha256"][:12],
+        row["sha256"][:8],
         f"{file}{mark}",
     )

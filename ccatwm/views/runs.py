@@ -8,7 +8,7 @@ from typing import Any
 from ccatwm.core.retries import FREE
 from ccatwm.core.selection import Selection
 from ccatwm.core.states import OPEN
-from ccatwm.core.wording import clock_text, until_text, utc_text
+from ccatwm.core.wording import until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
 
@@ -100,10 +100,11 @@ def run_cells(row: dict[str, Any]) -> tuple[object, ...]:
         f"{row['pipeline']}/{row['step']}",
         row["sub_group"],
         row["state"],
-        row["job_id"],
+        _short_job(row["job_id"]),
         row["failure_class"] if row["status"] == "FAILED" and row["failure_class"] else row["reason"],
     )
 
 
-def run_time(row: dict[str, Any]) -> str:
-    return clock_text(datetime.fromisoformat(row["status_at"]))
+def _short_job(job_id: str | None) -> str | None:
+    """Numbers of batch systems are short; where ids are not, their beginning tells them apart."""
+    return f"{job_id[:8]}..." if job_id is not None and len(job_id) > 12 else job_id

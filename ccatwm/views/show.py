@@ -199,7 +199,7 @@ def show_lines(document: Mapping[str, Any]) -> list[str]:
     lines += _input_lines(document["inputs"]) + _product_lines(document["products"])
     lines += ["", "history (UTC)"] + [_event_line(event) for event in document["events"]]
     if document["changes"]:
-        lines += ["", "what people did"] + [_change_line(change) for change in document["changes"]]
+        lines += ["", "what people did"] + [_change_line(c) for c in document["changes"]]
     for log in document["logs"]:
         if log["text"]:
             lines += ["", f"end of {log['path']}"]
@@ -245,7 +245,13 @@ def _trouble_lines(run: Mapping[str, Any]) -> list[str]:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items() if value not in (None, [], "", 0))
+    return ", ".join(
+        f"{key} {_number(value)}" for key, value in values.items() if value not in (None, [], "", 0)
+    )
+
+
+def _number(value: Any) -> Any:
+    return f"{value:.3g}" if isinstance(value, float) else value
 
 
 def _attempt_lines(attempts: Sequence[Mapping[str, Any]]) -> list[str]:

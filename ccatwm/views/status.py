@@ -8,7 +8,7 @@ from typing import Any
 
 from ccatwm.core.selection import Selection
 from ccatwm.core.states import OPEN
-from ccatwm.core.wording import utc_text
+from ccatwm.core.wording import span_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import leases, views
 from ccatwm.views.runs import run_json
@@ -16,7 +16,7 @@ from ccatwm.views.runs import run_json
 ATTENTION_LIMIT = 20
 PASS_IS_OLD = timedelta(hours=1)
 STEP_COLUMNS = ("step", "groups", "done", "open", "failed", "due", "waits or brakes")
-PASS_COLUMNS = ("pass", "location", "last", "selected", "done", "waiting", "failed", "message")
+PASS_COLUMNS = ("pass", "location", "last", "done", "waiting", "failed", "message")
 
 
 def build_status(
@@ -175,18 +175,11 @@ def brake_lines(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def pass_cells(row: Mapping[str, Any]) -> tuple[object, ...]:
-    last = str(row["started_at"])[:19].replace("T", " ")
-    return (
-        row["pass"],
-        row["location"],
-        last,
-        row["selected"],
-        row["done"],
-        row["waiting"],
-        row["failed"],
-        row["message"],
-    )
+def pass_cells(row: Mapping[str, Any], at: str) -> tuple[object, ...]:
+    """A row for people; `at` is the document's own time."""
+    seconds = (datetime.fromisoformat(at) - datetime.fromisoformat(row["started_at"])).total_seconds()
+    last = f"{span_text(max(0.0, seconds))} ago"
+    return (row["pass"], row["location"], last, row["done"], row["waiting"], row["failed"], row["message"])
 
 
 def other_lines(document: Mapping[str, Any]) -> list[str]:

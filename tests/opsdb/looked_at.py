@@ -23,6 +23,7 @@ def world(database: Database) -> Iterator[World]:
     """Pipeline `otf`: `calibrate` per executed obs unit, `grid` over all; nothing has run yet."""
     with database.engine.connect() as connection:
         made = World(database, connection)
+        made.insert(t.ops_db, uid="uid-1", created_at=NOW)
         made.define()
         yield made
 
@@ -66,7 +67,6 @@ class World:
         return next(row for row in self.rows(table) if row["id"] == row_id)
 
     def define(self) -> None:
-        self.insert(t.ops_db, uid="uid-1", created_at=NOW)
         grouping = self.insert(
             t.data_grouping, name="ngc253", filter_rules=[], digest="d", updated_at=NOW - 9 * MINUTE
         )

@@ -505,7 +505,7 @@ def test_lineage_of_what_is_not_there_says_what_is(world, subject):
                     "upstream": [{"pipeline": "otf", "step": "x", "sub_group": "k", "state": "RUNNING"}]
                 },
             },
-            "otf/x k was RUNNING",
+            "otf/x k: RUNNING",
             "get a product",
         ),
         ({"outcome": "waiting-for-image", "details": {"image": "/i.sif"}}, "/i.sif", "apply"),

@@ -1,0 +1,109 @@
+"""The commands that look and act: one document or one table, exit codes, nothing that steers a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.engine import Database
+from tests.cli.conftest import Cli
+from tests.opsdb.looked_at import World
+
+pytestmark = pytest.mark.quick
+SITE = Path("ccatwm-data")
+
+
+@pytest.fixture
+def world(cli: Cli) -> Iterator[World]:
+    """A site with the pipeline `otf` and one failed run of it."""
+    assert cli("init").code == 0
+    database = Database(f"sqlite:///{SITE.resolve()}/opsdb.sqlite")
+    with database.engine.connect() as connection:
+        made = World(database, connection)
+        made.define()
+        run = made.run(made.sub_group("grid", "all", outcome="failed"), "FAILED", blocking=True)
+        directory = SITE / "pipelines" / made.attempt(run)
+        (directory / "logs").mkdir(parents=True)
+        (directory / "logs" / "stderr.log").write_bytes(b"\x1b]0;evil\x07red\ttab\n")
+        yield made
+    database.dispose()
+
+
+LOOKS = [["status"], ["runs"], ["products"], ["show", "1"], ["logs", "1"], ["explain", "otf"]]
+
+
+@pytest.mark.parametrize("command", LOOKS, ids=lambda c: c[0])
+def test_every_look_is_one_json_document_with_its_schema(world, cli, command):
+    answer = cli(*command, "--json")
+    assert (answer.code, answer.json["schema"]) == (0, f"ccatwm.{command[0]}/1")
+
+
+@pytest.mark.parametrize("command", LOOKS, ids=lambda c: c[0])
+def test_every_look_says_something_to_people(world, cli, command):
+    answer = cli(*command)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.strip()
+
+
+def test_the_rows_of_a_document_are_under_the_name_of_its_command(world, cli):
+    assert [row["run"] for row in cli("runs", "--json").json["runs"]] == [1]
+
+
+def test_looking_changes_nothing(world, cli):
+    before = [world.rows(table) for table in t.pipeline_metadata.sorted_tables]
+    for command in LOOKS:
+        cli(*command)
+    assert [world.rows(table) for table in t.pipeline_metadata.sorted_tables] == before
+
+
+def test_logs_cannot_steer_the_terminal(world, cli):
+    out = cli("logs", "1", "--stderr").out
+    assert out == "\\x1b]0;evil\\x07red    tab\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["show", "99"],
+        ["logs", "99"],
+        ["explain", "oft"],
+        ["lineage", "99"],
+        ["runs", "--status", "DONE"],
+        ["retry"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_there_is_a_usage_error(world, cli, command):
+    answer = cli(*command)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("ccatwm: ")
+    assert "next: " in answer.err or "allowed: " in answer.err
+
+
+def test_an_error_is_json_for_scripts(world, cli):
+    answer = cli("explain", "oft", "--json")
+    assert (answer.code, answer.json["error"]["class"]) == (2, "UsageError")
+    assert answer.json["error"]["next"] == "did you mean otf?"
+
+
+def test_a_retry_is_said_and_shown(world, cli):
+    assert cli("retry", "1", "--reason", "repaired").code == 0
+    assert cli("runs", "--json").json["runs"][0]["status"] == "PENDING"
+    refused = cli("retry", "1", "--reason", "repaired", "--json")
+    assert (refused.code, refused.json["runs"][0]["outcome"]) == (1, "refused")
+
+
+def test_waiting_for_a_cancellation_gives_up_in_time(world, cli):
+    cli("retry", "1", "--reason", "repaired")
+    answer = cli("cancel", "1", "--reason", "wrong", "--wait", "--timeout", "0")
+    assert (answer.code, "run 1 is PENDING" in answer.err) == (1, True)
+
+
+def test_hold_and_release_show_in_status(world, cli):
+    cli("hold", "otf/grid", "--reason", "bad weather")
+    assert "held: bad weather" in cli("status").out
+    cli("release", "otf/grid")
+    assert "bad weather" not in cli("status").out
