@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
-from importlib.util import find_spec
 
-from ccatwm.cli import _frame, passes, setup
+from ccatwm.cli import _frame, acting, looking, passes, setup
 
 app = _frame.build_app(
     "Runs the science pipelines of the CCAT Data Center, one pass at a time.", name="ccatwm"
@@ -15,9 +13,8 @@ app.callback()(_frame.remember_common)
 
 passes.register(app)
 setup.register(app)
-for name in ("looking", "acting"):
-    if find_spec(f"ccatwm.cli.{name}"):
-        import_module(f"ccatwm.cli.{name}").register(app)
+looking.register(app)
+acting.register(app)
 setup.register_groups(app)
 
 

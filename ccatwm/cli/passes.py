@@ -57,7 +57,7 @@ def trigger(
     wait: Wait = False,
     max_seconds: MaxSeconds = None,
 ) -> int:
-    """Find which steps are due, and why; with --pipeline, ask for runs by hand."""
+    """Find which steps are due; with --pipeline, ask for runs by hand."""
     if pipeline is not None:
         return _request(common, pipeline, step, sub_group, force, reason, dry_run)
     if step or sub_group or force or reason:
@@ -72,7 +72,7 @@ def resolve(
     wait: Wait = False,
     max_seconds: MaxSeconds = None,
 ) -> int:
-    """Decide for each sub-group that is due whether a run is wanted, and create it."""
+    """Decide which sub-groups that are due need a run; create it."""
     return _run_pass("resolve", common, limit, dry_run, wait, max_seconds)
 
 
@@ -105,7 +105,7 @@ def poll(
     wait: Wait = False,
     max_seconds: MaxSeconds = None,
 ) -> int:
-    """See what became of jobs; carry out retries and requests to cancel."""
+    """See what became of jobs; carry out retries and cancellations."""
     return _run_pass("poll", common, limit, dry_run, wait, max_seconds)
 
 

@@ -88,7 +88,7 @@ def apply(
     prune: Annotated[bool, typer.Option("--prune", help="Disable what the files do not name.")] = False,
     yes: Yes = False,
 ) -> int:
-    """Apply pipeline definitions: show the difference to the ops-db, then write it."""
+    """Apply pipeline definitions, and show what they change."""
     from ccatwm import wiring
     from ccatwm.upkeep.apply import apply_definitions
 
