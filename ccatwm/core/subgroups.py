@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from difflib import get_close_matches
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from ccatwm.core.recipe import digest_of
+from ccatwm.core.rules import choices, wrong_json_path
 from ccatwm.errors import Problem
 
 MAX_KEY = 120
+HASH_CHARACTERS = 20
 ALL = "all"
 NULL = "~null"
 _SAFE = frozenset(string.ascii_letters + string.digits + "._-")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,39}")
 MAX_DIMENSIONS = 8
+FREE_KEYS = ("name", "table", "column", "json_path")
 
 
 @dataclass(frozen=True)
@@ -69,28 +73,33 @@ def parse_group_by(raw: object, where: str = "group_by") -> tuple[tuple[Dimensio
 
 def _parse_dimension(item: object, where: str, problems: list[Problem]) -> Dimension | None:
     if isinstance(item, str):
-        if item in NAMED:
-            return NAMED[item]
-        close = get_close_matches(item, NAMED, n=2)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"allowed: {', '.join(NAMED)}, or {{name, table, column}}"
-        problems.append(Problem(where, f"unknown dimension {item!r}", hint))
-        return None
+        if item not in NAMED:
+            hint = f"{choices(item, tuple(NAMED))}; or write {{name, table, column}}"
+            problems.append(Problem(where, f"unknown dimension {item!r}", hint))
+        return NAMED.get(item)
     if not isinstance(item, dict):
         problems.append(Problem(where, "is no dimension", "write a name or {name, table, column, json_path}"))
         return None
-    wrong = [key for key in item if key not in ("name", "table", "column", "json_path")]
-    missing = [key for key in ("name", "table", "column") if not isinstance(item.get(key), str)]
-    for key in wrong:
-        problems.append(Problem(where, f"unknown key {key!r}", "allowed: name, table, column, json_path"))
-    for key in missing:
-        problems.append(Problem(where, f"{key} is missing or no text"))
-    if wrong or missing:
+    before = len(problems)
+    problems += _free_problems(item, where)
+    if len(problems) > before:
         return None
-    name = item["name"]
-    if name in NAMED or not name or set(name) - _SAFE or len(name) > 40:
-        problems.append(Problem(where, f"dimension name {name!r}", "use 1 to 40 of A-Z a-z 0-9 . _ - and no built-in name"))
-        return None
-    return Dimension(name, item["table"], item["column"], item.get("json_path"), named=False)
+    return Dimension(item["name"], item["table"], item["column"], item.get("json_path"), named=False)
+
+
+def _free_problems(item: dict[Any, Any], where: str) -> list[Problem]:
+    unknown = [key for key in item if key not in FREE_KEYS]
+    problems = [Problem(where, f"unknown key {key!r}", choices(str(key), FREE_KEYS)) for key in unknown]
+    missing = [key for key in FREE_KEYS[:3] if not isinstance(item.get(key), str)]
+    problems += [Problem(where, f"{key} is missing or no text") for key in missing]
+    name = item.get("name")
+    if isinstance(name, str) and (name in NAMED or not _NAME.fullmatch(name)):
+        hint = "use 1 to 40 of A-Z a-z 0-9 . _ - and no built-in name"
+        problems.append(Problem(where, f"dimension name {name[:60]!r}", hint))
+    path = item.get("json_path")
+    if path is not None and (wanted := wrong_json_path(path)):
+        problems.append(Problem(where, f"json_path {path!r:.80}", wanted))
+    return problems
 
 
 def group_by_json(dims: Sequence[Dimension]) -> list[Any]:
@@ -108,29 +117,33 @@ def group_by_digest(dims: Sequence[Dimension]) -> str:
 
 
 def sub_group_key(dims: Sequence[tuple[str, Any]]) -> str:
-    """One safe path component for (name, value) pairs, at most 120 characters; injective but for hash collisions.
+    """One safe path component for (name, value) pairs, at most 120 characters, another for every other pairs.
 
-    What is not safe in a value is `~XX` per byte of UTF-8, an absent value is `~null`; a key too long ends in a hash.
+    What is not safe in a value is `~XX` per byte of UTF-8, an absent value is `~null`.
+    A key too long ends in a hash. Values are text or None, anything else counts as its text.
     """
     if not dims:
         return ALL
-    key = "+".join(f"{name}={_escaped(value)}" for name, value in dims)
+    key = "+".join(f"{_escaped_name(name)}={_escaped(value)}" for name, value in dims)
     if len(key) <= MAX_KEY:
         return key
-    digest = hashlib.sha256(key.encode("ascii")).hexdigest()[:20]
-    return f"{key[: MAX_KEY - 22]}~~{digest}"
+    digest = hashlib.sha256(key.encode("ascii")).hexdigest()[:HASH_CHARACTERS]
+    return f"{key[: MAX_KEY - HASH_CHARACTERS - 2]}~~{digest}"
+
+
+def _escaped_name(name: str) -> str:
+    escaped = _escaped(name)
+    return _bytes(name[0]) + escaped[1:] if name.startswith((".", "-")) else escaped
 
 
 def _escaped(value: Any) -> str:
     if value is None:
         return NULL
-    if isinstance(value, bool):
-        value = "true" if value else "false"
     return "".join(c if c in _SAFE else _bytes(c) for c in str(value))
 
 
 def _bytes(character: str) -> str:
-    return "".join(f"~{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+    return "".join(f"~{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
 def obs_date(start: datetime, timezone: str) -> date:

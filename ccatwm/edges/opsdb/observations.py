@@ -1,6 +1,7 @@
 """The observation tables by logical name: the one place that knows what they and their columns are called.
 
-Touches: nothing. The tables may be somebody else's: everything else asks here for tables, columns, enum values and joins.
+Touches: nothing. The tables may be somebody else's: the filter engine asks here for tables, columns, enum
+values and joins, and knows none of them by itself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from ccatwm.edges.opsdb import tables as t
 
 ROOT = "RawDataPackage"
+CHANGE_TIME = "updated_at"
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,17 @@ ALIASES: Mapping[tuple[str, str], tuple[str, str]] = {
     ("RawDataPackage", "metadata"): ("RawDataPackageMetadata", "data"),
     ("RawDataPackageMetadata", "metadata"): ("RawDataPackageMetadata", "data"),
 }
-CHANGE_TIME = "updated_at"
 
 
 @dataclass(frozen=True)
 class ObservationTables:
-    """Logical tables and their joins. `columns` renames columns, `values` translates enum values, per table."""
+    """Logical tables and their joins. `renamed` and `values`: what columns and enum values are called."""
 
     tables: Mapping[str, sa.Table]
     graph: Sequence[Edge] = JOIN_GRAPH
     renamed: Mapping[tuple[str, str], str] = field(default_factory=dict)
     values: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    _paths: dict[str, list[tuple[Edge, ...]]] = field(default_factory=dict, init=False, compare=False)
 
     @staticmethod
     def managed() -> ObservationTables:
@@ -82,6 +84,7 @@ class ObservationTables:
         return ObservationTables(MANAGED_TABLES)
 
     def table(self, logical: str) -> sa.Table:
+        """Errors: KeyError."""
         return self.tables[logical]
 
     def resolve(self, logical: str, column: str) -> tuple[str, str]:
@@ -107,6 +110,11 @@ class ObservationTables:
         """The value as this database stores it."""
         return self.values.get((logical, column), {}).get(value, value)
 
+    def spoken(self, logical: str, column: str, value: Any) -> Any:
+        """What `stored` makes `value` from: enum values as this project calls them."""
+        known = self.values.get((logical, column), {})
+        return next((ours for ours, theirs in known.items() if theirs == value), value)
+
     def change_time(self, logical: str) -> sa.ColumnElement[Any] | None:
         """The column that says when a row last changed, or None where there is no usable one."""
         name = self.column_name(logical, CHANGE_TIME)
@@ -114,21 +122,58 @@ class ObservationTables:
 
     def paths(self, target: str) -> list[tuple[Edge, ...]]:
         """All shortest join paths from RawDataPackage to `target`; [()] for the root, [] if unreachable."""
-        found: list[tuple[Edge, ...]] = []
+        if target not in self._paths:
+            self._paths[target] = self._find_paths(target)
+        return self._paths[target]
+
+    def _find_paths(self, target: str) -> list[tuple[Edge, ...]]:
         frontier: list[tuple[str, tuple[Edge, ...]]] = [(ROOT, ())]
         visited = {ROOT}
-        while frontier and not found:
+        while frontier:
             found = [path for table, path in frontier if table == target]
-            following = [
+            if found:
+                return found
+            frontier = [
                 (edge.right, (*path, edge))
                 for table, path in frontier
                 for edge in self.graph
                 if edge.left == table and edge.right not in visited and edge.right in self.tables
             ]
-            visited |= {table for table, _ in following}
-            frontier = following
-        return found
+            visited |= {table for table, _ in frontier}
+        return []
 
     def reachable(self) -> list[str]:
-        """Logical tables that rules may name, the root first."""
+        """Logical tables that rules may name."""
         return [name for name in self.tables if self.paths(name)]
+
+
+class Joins:
+    """The joins of one query: every table once, reached along its shortest path."""
+
+    def __init__(self, tables: ObservationTables, *, start: str = ROOT, outer: bool = True) -> None:
+        self._tables = tables
+        self._outer = outer
+        self.start: sa.FromClause = tables.table(start) if start == ROOT else tables.table(start).alias()
+        self.clause: sa.FromClause = self.start
+        self._there: dict[str, sa.FromClause] = {start: self.start}
+
+    def reach(self, logical: str) -> sa.FromClause:
+        """The table, joined if it was not yet."""
+        if logical not in self._there:
+            self.reach_along(self._tables.paths(logical)[0])
+        return self._there[logical]
+
+    def reach_along(self, path: Sequence[Edge]) -> sa.FromClause:
+        """The table at the end of `path`, which begins at a table that is there."""
+        for edge in path:
+            if edge.right not in self._there:
+                right = self._tables.table(edge.right).alias()
+                link = self.link(edge, self._there[edge.left], right)
+                self.clause = self.clause.join(right, link, isouter=self._outer)
+                self._there[edge.right] = right
+        return self._there[path[-1].right] if path else self.start
+
+    def link(self, edge: Edge, left: sa.FromClause, right: sa.FromClause) -> sa.ColumnElement[bool]:
+        """The condition of an edge between two given tables."""
+        left_column = self._tables.column(edge.left, edge.left_column, left)
+        return left_column == self._tables.column(edge.right, edge.right_column, right)
