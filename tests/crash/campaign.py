@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -26,7 +27,7 @@ executed_obs_units:
 PIPELINE = """
 software:
   - name: cal
-    versions: [{version: 1.0.0, command: [/bin/true]}]
+    versions: [{version: 1.0.0, command: [/bin/sh, PROGRAM]}]
 data_groupings:
   - name: ngc253
     filter_rules: [{table: Source, column: name, operator: eq, value: NGC253}]
@@ -41,19 +42,39 @@ pipelines:
 """
 
 
+# What `program` below does, for jobs that are processes. It notes that it was executed.
+PROGRAM = """
+attempt=${WORKFLOW_LOG_DIR%/logs}
+base=${attempt%/otf/*}
+echo "${attempt#"$base"/}" >>"$base/executions.log"
+cd "$WORKFLOW_OUTPUT_DIR"
+if [ "$WORKFLOW_STEP" = calibrate ]; then
+    echo "calibrated $WORKFLOW_SUB_GROUP" >spectra.txt
+    mkdir -p qa && echo "100 K" >qa/tsys.txt
+else
+    mkdir -p science && grep -o '"upstream_sub_group": "[^"]*"' "$WORKFLOW_MANIFEST" >science/map.txt
+fi
+"""
+
+
 def write_campaign(folder: Path) -> None:
     """Raw tars (one with a corrupt first copy), observation and pipeline files below `folder`."""
     for name in ("raw", "buffer", "base", "state"):
         (folder / name).mkdir(parents=True)
     packages = {n: _tar(folder / "raw" / f"scan-{n}.tar", f"scan-{n}", n) for n in (1, 2, 3)}
-    (folder / "buffer" / "scan-2.tar").write_bytes((folder / "raw" / "scan-2.tar").read_bytes()[:-700] + b"x" * 700)
+    spoilt = bytearray((folder / "raw" / "scan-2.tar").read_bytes())
+    spoilt[600:620] = b"?" * 20  # inside the first file
+    (folder / "buffer" / "scan-2.tar").write_bytes(bytes(spoilt))
     places = {"RAW": folder / "raw", "BUFFER": folder / "buffer", "BASE": folder / "base"}
     night = NIGHT + _packages({n: packages[n] for n in (1, 2)})
     for word, place in places.items():
         night = night.replace(f"base_path: {word}}}", f"base_path: {place}}}")
     (folder / "night.yaml").write_text(night)
     (folder / "late.yaml").write_text(LATE + _packages({3: packages[3]}))
-    (folder / "pipeline.yaml").write_text(PIPELINE)
+    (folder / "program.sh").write_text(PROGRAM)
+    (folder / "pipeline.yaml").write_text(PIPELINE.replace("PROGRAM", str(folder / "program.sh")))
+    (folder / "one-step.yaml").write_text((folder / "pipeline.yaml").read_text().partition("      - {name: grid")[0])
+    (folder / "one-scan.yaml").write_text(re.sub(r"(?m)^.*scan-2.*\n", "", night))
 
 
 def _tar(path: Path, name: str, number: int) -> tuple[str, int]:

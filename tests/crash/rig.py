@@ -13,6 +13,7 @@ import os
 import sqlite3
 import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -27,7 +28,7 @@ from ccatwm import wiring
 from ccatwm.edges.opsdb import tables
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.errors import SchedulerUnavailableError
-from ccatwm.interfaces import Scheduler
+from ccatwm.interfaces import JobState, Scheduler
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions
 from ccatwm.settings.schema import Settings
@@ -96,6 +97,20 @@ class CountingEffects:
             os._exit(KILLED)
 
 
+def wait_for_jobs(world: World, effects: CountingEffects) -> int:
+    """Wait until no job of the real local batch system waits or runs."""
+    context = wiring.build_context(world.settings(), actor="tester", effects=effects)
+    ids = [path.name for path in (world.folder / "state" / "local-jobs").glob("*") if (path / "record.json").exists()]
+    deadline = time.monotonic() + 30
+    while ids and time.monotonic() < deadline:
+        busy = [r for r in context.scheduler.poll([(i, 0) for i in ids]) if r.state in (JobState.PENDING, JobState.RUNNING)]
+        if not busy:
+            return 0
+        time.sleep(0.01)
+    assert not ids, "jobs did not end"
+    return 0
+
+
 def failure(name: str) -> BaseException:
     """What the world says when an effect of this name fails."""
     if name == "db.commit":
@@ -133,8 +148,9 @@ class World:
     counter: SharedCounter = field(default_factory=SharedCounter)
     tick: int = 0
     trace: int | None = None
-    run_jobs: Callable[[], int] | None = None
     in_process: bool = False
+    scripts: int = 0  # run jobs by the real script, so many times each
+    wanted: dict[str, int] = field(default_factory=lambda: {"calibrate": 3, "grid": 2})
 
     @property
     def base(self) -> Path:
@@ -186,10 +202,11 @@ class World:
 
     def jobs(self) -> int:
         """Let the batch system work; how many tasks it ran."""
-        if self.run_jobs is not None:
-            return self.run_jobs()
         quiet = CountingEffects(SharedCounter(), None, "before")
-        return FileBatch(self.folder / "batch", self.base, quiet).run_jobs(program)
+        if self.backend == "local":
+            return wait_for_jobs(self, quiet)
+        batch = FileBatch(self.folder / "batch", self.base, quiet)
+        return batch.run_scripts(self.scripts) if self.scripts else batch.run_jobs(program)
 
     def cycle(self) -> None:
         """All six passes in one process; a killed one is over, the next cycle goes on."""
@@ -238,11 +255,11 @@ def define(context: Context, path: Path) -> None:
     )  # fmt: skip
 
 
-def prepare(world: World) -> None:
+def prepare(world: World, night: str = "night.yaml", pipeline: str = "pipeline.yaml") -> None:
     """An empty ops-db with the campaign's files on disk and its pipeline applied."""
     write_campaign(world.folder)
-    arrive(world, "night.yaml")
-    world.in_child(lambda context: define(context, world.folder / "pipeline.yaml"))
+    arrive(world, night)
+    world.in_child(lambda context: define(context, world.folder / pipeline))
     world.counter.set(0)
 
 
@@ -297,15 +314,15 @@ def raw_digest(folder: Path) -> str:
 def check(world: World, raw_before: str) -> list[str]:
     """Everything that must hold after any fault; what does not, in words."""
     runs = rows(world.url, "executed_reduction_step")
-    wrong = _check_runs(runs) + _check_executions(world) + _check_products(world, runs) + _check_cache(world)
+    wrong = _check_runs(world, runs) + _check_executions(world) + _check_products(world, runs) + _check_cache(world)
     if raw_digest(world.folder) != raw_before:
         wrong.append("the raw data were touched")
     return wrong
 
 
-def _check_runs(runs: list[dict]) -> list[str]:
+def _check_runs(world: World, runs: list[dict]) -> list[str]:
     wrong = [f"run {r['id']} ended {r['status']}: {r['message']}" for r in runs if r["status"] not in ("COMPLETED", "CANCELLED")]
-    for step, wanted in (("calibrate", 3), ("grid", 2)):
+    for step, wanted in world.wanted.items():
         done = [r for r in runs if r["step_name"] == step and r["status"] == "COMPLETED"]
         if len(done) != wanted:
             wrong.append(f"{len(done)} completed runs of {step}, {wanted} wanted")
@@ -334,17 +351,30 @@ def _check_products(world: World, runs: list[dict]) -> list[str]:
             wrong.append(f"product {p['id']} has no file {p['full_path']}")
         elif hashlib.sha256(path.read_bytes()).hexdigest() != p["sha256"] or path.stat().st_size != p["size_bytes"]:
             wrong.append(f"product {p['id']} is not what was recorded")
+    wrong += [f"run {r['id']}: {what}" for r in runs if r["status"] == "COMPLETED" for what in _published(world, r)]
     for r in runs:
         mine = [p for p in products if p["run_id"] == r["id"]]
         if r["status"] == "COMPLETED" and len(mine) != (2 if r["step_name"] == "calibrate" else 1):
             wrong.append(f"run {r['id']} has {len(mine)} products")
     maps = {p["run_id"]: (world.base / p["full_path"]).read_text() for p in products if p["path"].endswith("map.txt")}
     newest = max(maps, default=None)
-    if newest is not None and len(maps[newest].splitlines()) < 3:
+    if newest is None:
+        return wrong
+    if len(maps[newest].splitlines()) < 3:
         wrong.append(f"the newest map stands on {len(maps[newest].splitlines())} inputs")
     current = {g["current_run_id"] for g in rows(world.url, "sub_group")}
     if newest not in current:
         wrong.append(f"run {newest}, the newest map's, is not current")
+    return wrong
+
+
+def _published(world: World, run: dict) -> list[str]:
+    """What is missing beside a completed run."""
+    folder = world.base / run["pipeline_name"] / run["step_name"] / run["sub_group_key"] / f"run-{run['id']}"
+    wrong = [] if (folder / "run.json").is_file() else ["no run.json"]
+    output = folder / "output"
+    if not output.is_symlink() or output.resolve() != (world.base / run["output_directory"]).resolve():
+        wrong.append("output does not lead to the winning attempt")
     return wrong
 
 
