@@ -42,7 +42,7 @@ Row = Mapping[str, Any]
 ROWS = st.fixed_dictionaries(
     {
         "ObsUnit.line_id": st.none() | TEXTS,
-        "Source.ra_deg": st.none() | NUMBERS,
+        "Source.ra_deg": st.none() | NUMBERS.map(float),
         "Source.naif_id": st.none() | INTEGERS,
         "Instrument.available": st.booleans() | st.none(),  # None: the package has no module
         "ExecutedObsUnit.start_time": st.none() | MOMENTS,
@@ -148,6 +148,11 @@ def matches(rule: Mapping[str, Any], row: Row) -> bool:
     if rule["operator"] in negative:
         return not matches({**rule, "operator": negative[rule["operator"]]}, row)
     name = f"{rule['table']}.{rule['column']}"
+    if name == "Source.ra_deg" and isinstance(
+        rule["value"], int | list
+    ):  # a column of floats: values are floats
+        values = rule["value"]
+        rule = {**rule, "value": [float(v) for v in values] if isinstance(values, list) else float(values)}
     found = row[name] if name == MANY else [row[name]]
     return any(compare(rule, look_up(value, rule.get("json_path"))) for value in found)
 

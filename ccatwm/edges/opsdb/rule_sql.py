@@ -93,6 +93,8 @@ class RuleCompiler:
             return now - delta
         if kind_of(column) == "time":
             return parse_moment(value)
+        if isinstance(column.type, sa.Float):  # PostgreSQL would round integers, SQLite would not
+            return float(value)
         return self._tables.stored(*self._tables.resolve(rule.table, rule.column), value)
 
     def _compare(self, operator: str, column: Expression, values: Sequence[Any]) -> Condition:
