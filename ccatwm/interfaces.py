@@ -113,7 +113,9 @@ class WorkFiles(Protocol):
         """Content by path; None where there is no such regular file. Longer files are cut at `max_bytes`."""
         ...
 
-    def read_tails(self, paths: Iterable[PurePosixPath], *, max_bytes: int) -> dict[PurePosixPath, bytes | None]:
+    def read_tails(
+        self, paths: Iterable[PurePosixPath], *, max_bytes: int
+    ) -> dict[PurePosixPath, bytes | None]:
         """The last `max_bytes` of each file."""
         ...
 
@@ -147,8 +149,15 @@ class WorkFiles(Protocol):
         """Remove files or trees; absent ones are fine. Never follows links, never leaves the base directory."""
         ...
 
-    def receive_tar(self, stream: BinaryIO, target: PurePosixPath, *, size_bytes: int | None,
-                    checksum: str | None, members: Mapping[str, tuple[int, str | None]] | None = None) -> Received:
+    def receive_tar(
+        self,
+        stream: BinaryIO,
+        target: PurePosixPath,
+        *,
+        size_bytes: int | None,
+        checksum: str | None,
+        members: Mapping[str, tuple[int, str | None]] | None = None,
+    ) -> Received:
         """Unpack a tar in one streaming read into `target` (hidden folder, renamed once), hashing what is read.
 
         Errors: `CorruptCopyError` when size or `algorithm:hex` checksum differ, when the tar is cut, or when a
@@ -158,14 +167,27 @@ class WorkFiles(Protocol):
         """
         ...
 
-    def receive_file(self, stream: BinaryIO, target: PurePosixPath, *, name: str, size_bytes: int | None,
-                     checksum: str | None) -> Received:
+    def receive_file(
+        self,
+        stream: BinaryIO,
+        target: PurePosixPath,
+        *,
+        name: str,
+        size_bytes: int | None,
+        checksum: str | None,
+    ) -> Received:
         """One plain file `name` into the folder `target`, verified while read, renamed once."""
         ...
 
-    def receive_tree(self, files: Iterable[tuple[str, BinaryIO]], target: PurePosixPath, *,
-                     size_bytes: int | None, checksum: str | None,
-                     members: Mapping[str, tuple[int, str | None]] | None = None) -> Received:
+    def receive_tree(
+        self,
+        files: Iterable[tuple[str, BinaryIO]],
+        target: PurePosixPath,
+        *,
+        size_bytes: int | None,
+        checksum: str | None,
+        members: Mapping[str, tuple[int, str | None]] | None = None,
+    ) -> Received:
         """A package that is a directory: (relative name, stream) pairs; `checksum` is the tree digest if given."""
         ...
 

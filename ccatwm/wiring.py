@@ -55,7 +55,11 @@ def _settled(context: Context) -> Context:
 
 
 def build_context(
-    settings: Settings, *, actor: str | None = None, effects: Effects | None = None, clock: Clock | None = None
+    settings: Settings,
+    *,
+    actor: str | None = None,
+    effects: Effects | None = None,
+    clock: Clock | None = None,
 ) -> Context:
     """Ports are made when they are first used: an idle pass opens the ops-db and nothing else."""
     from ccatwm.edges.clock import SystemClock
@@ -112,7 +116,8 @@ def build_scheduler(settings: Settings, effects: Effects, clock: Clock) -> Sched
     found = {point.name: point for point in entry_points(group="ccatwm.schedulers")}
     if settings.hpc_backend not in found:
         raise SettingsError(
-            f"HPC_BACKEND is {settings.hpc_backend!r}", next=f"installed backends: {', '.join(sorted(found)) or 'none'}"
+            f"HPC_BACKEND is {settings.hpc_backend!r}",
+            next=f"installed backends: {', '.join(sorted(found)) or 'none'}",
         )
     factory: Callable[[SchedulerSetup], Scheduler] = found[settings.hpc_backend].load()
     options: dict[str, object] = {}

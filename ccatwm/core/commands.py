@@ -138,7 +138,12 @@ def build_environment(step: ResolvedStep, facts: RunFacts, *, runtime: str) -> d
 
 
 def build_argv(
-    step: ResolvedStep, facts: RunFacts, *, runtime: str, program: str | None = None, host_path: str = HOST_PATH
+    step: ResolvedStep,
+    facts: RunFacts,
+    *,
+    runtime: str,
+    program: str | None = None,
+    host_path: str = HOST_PATH,
 ) -> tuple[str, ...]:
     """The whole command line of an attempt. `runtime`: apptainer, singularity, or none (the command on the host)."""
     environment = build_environment(step, facts, runtime=runtime)
@@ -152,7 +157,12 @@ def build_argv(
 
 
 def _container_argv(
-    step: ResolvedStep, facts: RunFacts, environment: Mapping[str, str], runtime: str, program: str, host_path: str
+    step: ResolvedStep,
+    facts: RunFacts,
+    environment: Mapping[str, str],
+    runtime: str,
+    program: str,
+    host_path: str,
 ) -> list[str]:
     assert step.software.image is not None, "a container runtime needs an image"
     prefix = "SINGULARITYENV_" if runtime == "singularity" else "APPTAINERENV_"

@@ -7,11 +7,21 @@ import re
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-StepReference = Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9._-]{0,62}/)?[a-z0-9][a-z0-9._-]{0,62}$")]
+StepReference = Annotated[
+    str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9._-]{0,62}/)?[a-z0-9][a-z0-9._-]{0,62}$")
+]
 ReferenceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}(@[^\s@]{1,60})?$")]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _FLAG = re.compile(r"^--?[A-Za-z][A-Za-z0-9-]*(=[^\s]*)?$")
@@ -120,7 +130,9 @@ def check_cron(text: str) -> None:
     try:
         next(CronSim(text, datetime(2026, 1, 1, tzinfo=UTC)))
     except (CronSimError, StopIteration) as error:
-        raise ValueError(f"{text!r} is no cron expression ({error}): minute hour day month weekday") from error
+        raise ValueError(
+            f"{text!r} is no cron expression ({error}): minute hour day month weekday"
+        ) from error
 
 
 def check_timezone(text: str | None) -> None:
@@ -206,7 +218,9 @@ class StepDefinition(Strict):
             raise ValueError("version_policy exact needs version")
         unknown = sorted(set(self.retry) - set(RETRY_CLASSES))
         if unknown:
-            raise ValueError(f"retry: unknown failure class {', '.join(unknown)}; allowed: {', '.join(RETRY_CLASSES)}")
+            raise ValueError(
+                f"retry: unknown failure class {', '.join(unknown)}; allowed: {', '.join(RETRY_CLASSES)}"
+            )
         if len(json.dumps(self.config)) > 65536:
             raise ValueError("config is larger than 64 KiB: put it into a reference")
         return self

@@ -152,9 +152,13 @@ def decide(view: SubGroupView) -> Decision:
         return Decision(Outcome.NO_INPUTS, details=_no_inputs_details(view))
     software = _wanted_software(view, inputs)
     if software is None:
-        return Decision(Outcome.WAITING_FOR_IMAGE, details={"software": view.policy.software, "missing": "version"})
+        return Decision(
+            Outcome.WAITING_FOR_IMAGE, details={"software": view.policy.software, "missing": "version"}
+        )
     if software.image is not None and software.image_digest is None:
-        return Decision(Outcome.WAITING_FOR_IMAGE, details={"software": software.software, "image": software.image})
+        return Decision(
+            Outcome.WAITING_FOR_IMAGE, details={"software": software.software, "image": software.image}
+        )
     recipe = _recipe(view, inputs, software)
     decision = _existing(view, recipe) or _gap(view, recipe, inputs)
     return replace(decision, recipe=recipe, software=software, inputs=inputs)
@@ -256,7 +260,10 @@ def _wanted_software(view: SubGroupView, inputs: Sequence[RunInput]) -> Software
 
 
 def _compatible_version(
-    view: SubGroupView, inputs: Sequence[RunInput], versions: Sequence[SoftwareVersion], newest: SoftwareVersion
+    view: SubGroupView,
+    inputs: Sequence[RunInput],
+    versions: Sequence[SoftwareVersion],
+    newest: SoftwareVersion,
 ) -> SoftwareVersion:
     """The current run's version while its major is the newest one's and nothing else changed; else the newest."""
     current = view.current
@@ -277,7 +284,9 @@ def _existing(view: SubGroupView, recipe: Recipe) -> Decision | None:
     opened = next((run for run in same if run.is_open), None)
     if opened is not None:
         details = {"run": opened.id, "status": opened.status.value}
-        return Decision(Outcome.BUSY, details=details, keeps_request=_forced(view), stale=_stale(view, recipe))
+        return Decision(
+            Outcome.BUSY, details=details, keeps_request=_forced(view), stale=_stale(view, recipe)
+        )
     if _forced(view):
         return None
     completed = [r for r in same if r.status is RunStatus.COMPLETED and r.files_present]
@@ -340,9 +349,7 @@ def _held_back(view: SubGroupView, reason: str) -> Decision | None:
     return None
 
 
-def run_reason(
-    view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]
-) -> tuple[str, dict[str, Any]]:
+def run_reason(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> tuple[str, dict[str, Any]]:
     """The reason to run and what changed, compared with the current run (else the newest one that was made)."""
     compared = view.current or (view.runs[-1] if view.runs else None)
     changes = _changes(view, compared, recipe, inputs)

@@ -40,10 +40,19 @@ def build_manifest(
         "config": dict(step.config),
         "environment": sorted(step.environment),
         "references": [
-            {"name": r.name, "version": r.version, "path": str(seen.reference[r.name]), "checksum": r.checksum}
+            {
+                "name": r.name,
+                "version": r.version,
+                "path": str(seen.reference[r.name]),
+                "checksum": r.checksum,
+            }
             for r in step.references
         ],
-        "resources": {"cpu": facts.cpu, "memory_gb": facts.memory_gb, "time_hours": step.resources.time_hours},
+        "resources": {
+            "cpu": facts.cpu,
+            "memory_gb": facts.memory_gb,
+            "time_hours": step.resources.time_hours,
+        },
         "partial_exit_codes": list(step.partial_exit_codes),
         "output_dir": str(seen.output),
         "inputs": [_input(step, item, seen) for item in inputs if item.kind is not InputKind.REFERENCE],

@@ -22,7 +22,10 @@ def decode_name(text: str) -> str:
     pieces: list[bytes] = []
     position = 0
     for match in _PERCENT.finditer(text):
-        pieces += [text[position : match.start()].encode("utf-8", "surrogateescape"), bytes([int(match[1], 16)])]
+        pieces += [
+            text[position : match.start()].encode("utf-8", "surrogateescape"),
+            bytes([int(match[1], 16)]),
+        ]
         position = match.end()
     pieces.append(text[position:].encode("utf-8", "surrogateescape"))
     return b"".join(pieces).decode("utf-8", "surrogateescape")
@@ -30,7 +33,15 @@ def decode_name(text: str) -> str:
 
 def _is_plain(character: str) -> bool:
     # Cc control, Cf format (bidi), Cs surrogate, Zl and Zp line separators: none may reach a log or a terminal.
-    return character != "%" and unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co")
+    return character != "%" and unicodedata.category(character) not in (
+        "Cc",
+        "Cf",
+        "Cs",
+        "Zl",
+        "Zp",
+        "Cn",
+        "Co",
+    )
 
 
 def _encoded(character: str) -> str:

@@ -128,7 +128,9 @@ def conclude(
     if record is not None:
         return _from_record(record, cause, message, partial_exit_codes, container_failed)
     if cause is not None:
-        return Conclusion(Verdict.FAILED, FailureClass(cause), message=message or f"the batch system says {cause}")
+        return Conclusion(
+            Verdict.FAILED, FailureClass(cause), message=message or f"the batch system says {cause}"
+        )
     if silent_seconds < patience_seconds:
         return Conclusion(Verdict.WAIT, message="the job has gone, its exit record has not shown yet")
     return Conclusion(
@@ -155,8 +157,12 @@ def _from_record(
     partial = code != 0 and code in partial_exit_codes
     if code != 0 and not partial:
         if container_failed(code):
-            return Conclusion(Verdict.FAILED, FailureClass.CONTAINER, code, "the container could not be started")
-        return Conclusion(Verdict.FAILED, FailureClass.NON_ZERO_EXIT, code, f"the program ended with exit code {code}")
+            return Conclusion(
+                Verdict.FAILED, FailureClass.CONTAINER, code, "the container could not be started"
+            )
+        return Conclusion(
+            Verdict.FAILED, FailureClass.NON_ZERO_EXIT, code, f"the program ended with exit code {code}"
+        )
     if record.hash_exit_code != 0:
         text = "an output vanished or could not be read while it was hashed"
         return Conclusion(Verdict.FAILED, FailureClass.BAD_OUTPUT, code, text)

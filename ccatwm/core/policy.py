@@ -29,7 +29,7 @@ class StepPolicy:
     deadline_hours: float | None = None
     complete: str = "none"  # executed_obs_unit | none
     on_upstream_failure: str = "wait"  # wait | skip
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     max_retries: int = 3
     retry: Mapping[str, Any] = field(default_factory=dict)
     partial_exit_codes: tuple[int, ...] = ()

@@ -83,14 +83,18 @@ def plan_products(
     `partial`: the exit code is one of the step's partial ones; such a run may have made nothing.
     """
     declaration = parse_declaration(products_json)
-    problems = list(declaration.problems) + _foreign_problems(entries, declaration) + _hash_problems(entries, hashes)
+    problems = (
+        list(declaration.problems) + _foreign_problems(entries, declaration) + _hash_problems(entries, hashes)
+    )
     if problems:
         return ProductPlan(problem=_joined(problems))
     files = {e.path: e for e in entries if e.kind is EntryKind.FILE and e.path != DECLARATION}
     folders = {e.path for e in entries if e.kind is EntryKind.DIRECTORY}
     missing = [d.path for d in declaration.products if d.path not in files and d.path not in folders]
     if missing:
-        return ProductPlan(problem=_joined(f"products.json declares {_shown(p)}, which is not there" for p in missing))
+        return ProductPlan(
+            problem=_joined(f"products.json declares {_shown(p)}, which is not there" for p in missing)
+        )
     planned = _plan(files, folders, hashes, declaration, role)
     if not planned and not partial:
         return ProductPlan(problem="the program ended well but left no product")
@@ -140,7 +144,10 @@ def _declared(number: int, entry: Any, problems: list[str]) -> Declared | None:
         problems.append(f"{where}: type {kind!r} is none of {allowed}")
         return None
     return Declared(
-        path, ProductType(str(kind).upper()) if kind else None, _mapping(entry.get("dims")), _mapping(entry.get("quality"))
+        path,
+        ProductType(str(kind).upper()) if kind else None,
+        _mapping(entry.get("dims")),
+        _mapping(entry.get("quality")),
     )
 
 
@@ -155,7 +162,9 @@ def _foreign_problems(entries: Sequence[TreeEntry], declaration: Declaration) ->
     """Links that lead out of the output, and declared products that are no files or folders."""
     special = {e.path: e for e in entries if e.kind in (EntryKind.SYMLINK, EntryKind.OTHER)}
     problems = [
-        f"{_shown(e.path)} is a symbolic link that leads out of the output" for e in special.values() if _leads_out(e)
+        f"{_shown(e.path)} is a symbolic link that leads out of the output"
+        for e in special.values()
+        if _leads_out(e)
     ]
     for declared in declaration.products:
         passed = [p for p in (declared.path, *declared.path.parents) if p in special]
@@ -173,13 +182,21 @@ def _leads_out(entry: TreeEntry) -> bool:
 
 def _hash_problems(entries: Sequence[TreeEntry], hashes: Mapping[PurePosixPath, str]) -> list[str]:
     files = {e.path for e in entries if e.kind is EntryKind.FILE}
-    problems = [f"{_shown(path)} was hashed by the job, but is gone" for path in sorted(hashes.keys() - files)]
-    return problems + [f"{_shown(path)} came after the job had hashed its output" for path in sorted(files - hashes.keys())]
+    problems = [
+        f"{_shown(path)} was hashed by the job, but is gone" for path in sorted(hashes.keys() - files)
+    ]
+    return problems + [
+        f"{_shown(path)} came after the job had hashed its output" for path in sorted(files - hashes.keys())
+    ]
 
 
 def _special_warnings(entries: Sequence[TreeEntry]) -> list[str]:
     special = [e for e in entries if e.kind in (EntryKind.SYMLINK, EntryKind.OTHER)]
-    return [_named("refused (links and special files are no products)", [e.path for e in special])] if special else []
+    return (
+        [_named("refused (links and special files are no products)", [e.path for e in special])]
+        if special
+        else []
+    )
 
 
 def _unclassified_warnings(planned: Sequence[PlannedProduct]) -> list[str]:
@@ -212,7 +229,9 @@ def _plan(
 
 
 def _found_trees(
-    files: Mapping[PurePosixPath, TreeEntry], folders: set[PurePosixPath], declared: Mapping[PurePosixPath, Declared]
+    files: Mapping[PurePosixPath, TreeEntry],
+    folders: set[PurePosixPath],
+    declared: Mapping[PurePosixPath, Declared],
 ) -> set[PurePosixPath]:
     """Zarr-like trees: folders named *.zarr, or that hold a store's marker file; not the type directories themselves."""
     named = {p for p in folders if p.suffix == ".zarr"}
@@ -249,7 +268,8 @@ def _tree_product(
 ) -> PlannedProduct:
     below = [e for path, e in files.items() if root in path.parents]
     digest = tree_digest(
-        (str(e.path.relative_to(root)).encode("utf-8", "surrogateescape"), e.size_bytes, hashes[e.path]) for e in below
+        (str(e.path.relative_to(root)).encode("utf-8", "surrogateescape"), e.size_bytes, hashes[e.path])
+        for e in below
     )
     return PlannedProduct(
         _type(root, declared, role), root, True, sum(e.size_bytes for e in below), len(below), digest,
@@ -263,7 +283,8 @@ def _with_run_quality(
     """Metrics of the whole run go to its science and intermediate products that have none of their own."""
     main = (ProductType.SCIENCE, ProductType.INTERMEDIATE)
     return {
-        path: replace(p, quality=quality) if p.type in main and p.quality is None else p for path, p in planned.items()
+        path: replace(p, quality=quality) if p.type in main and p.quality is None else p
+        for path, p in planned.items()
     }
 
 
@@ -273,7 +294,11 @@ def _with_run_quality(
 def container_failure(exit_code: int, stderr_tail: bytes) -> bool:
     """Whether Apptainer itself failed: 255 with its own `FATAL:` as the last line (a program may end with 255 too)."""
     lines = stderr_tail.decode("utf-8", "replace").strip().splitlines()
-    return exit_code == APPTAINER_FAILED and bool(lines) and lines[-1].lstrip("\x1b[0123456789;m").startswith("FATAL:")
+    return (
+        exit_code == APPTAINER_FAILED
+        and bool(lines)
+        and lines[-1].lstrip("\x1b[0123456789;m").startswith("FATAL:")
+    )
 
 
 def _shown(path: PurePosixPath) -> str:

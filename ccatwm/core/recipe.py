@@ -86,6 +86,12 @@ def build_recipe(
         references=digest_of(sorted([r.name, r.version, r.checksum] for r in references)),
         configuration=digest_of({"config": config, "environment": environment}),
         software=digest_of(
-            [software.software, software.version, list(software.command), software.image_digest, software.contract]
+            [
+                software.software,
+                software.version,
+                list(software.command),
+                software.image_digest,
+                software.contract,
+            ]
         ),
     )

@@ -78,9 +78,13 @@ def backoff(used: int, own: Mapping[str, Any], limits: RetryLimits) -> timedelta
 def escalated(failure: FailureClass, resources: Resources, limits: RetryLimits) -> Resources:
     """More memory after `out-of-memory`, more time after `timeout`, up to the site's caps."""
     if failure is F.OUT_OF_MEMORY:
-        return replace(resources, memory_gb=_capped(resources.memory_gb * MEMORY_FACTOR, limits.max_memory_gb))
+        return replace(
+            resources, memory_gb=_capped(resources.memory_gb * MEMORY_FACTOR, limits.max_memory_gb)
+        )
     if failure is F.TIMEOUT:
-        return replace(resources, time_hours=_capped(resources.time_hours * TIME_FACTOR, limits.max_time_hours))
+        return replace(
+            resources, time_hours=_capped(resources.time_hours * TIME_FACTOR, limits.max_time_hours)
+        )
     return resources
 
 

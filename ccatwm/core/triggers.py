@@ -26,7 +26,10 @@ class StepTrigger:
 
 
 def effective_trigger(
-    step_type: str | None, step_config: Mapping[str, Any] | None, pipeline_type: str, pipeline_config: Mapping[str, Any]
+    step_type: str | None,
+    step_config: Mapping[str, Any] | None,
+    pipeline_type: str,
+    pipeline_config: Mapping[str, Any],
 ) -> StepTrigger:
     if step_type is not None:
         return StepTrigger(TriggerType(step_type), step_config or {})

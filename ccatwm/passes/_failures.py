@@ -26,7 +26,15 @@ def fail_run(
     """Record a failed attempt with the retry it gets; without one the recipe is blocked and the sub-group due."""
     with frame.context.database.write() as connection:
         changed = record_failure(
-            frame, connection, run, expected, failure, message, by_pass=by_pass, exit_code=exit_code, **changes
+            frame,
+            connection,
+            run,
+            expected,
+            failure,
+            message,
+            by_pass=by_pass,
+            exit_code=exit_code,
+            **changes,
         )
     return changed
 
@@ -53,7 +61,9 @@ def record_failure(
     if changed:
         if plan.due_at is None:
             sub_groups.mark_due(connection, [run.sub_group_id], frame.now)
-        reason = f"{failure.value}: {message}" + ("; tried again later" if plan.due_at else "; needs a person")
+        reason = f"{failure.value}: {message}" + (
+            "; tried again later" if plan.due_at else "; needs a person"
+        )
         frame.report.add("failed", PassItem("failed", reason, run.id, run.pipeline, run.step, run.sub_group))
     return changed
 

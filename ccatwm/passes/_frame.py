@@ -157,7 +157,11 @@ class PassFrame:
             return
         with self.context.database.write() as connection:
             kept = leases.renew_lease(
-                connection, self.report.pass_name, location(self.context), fence=self._fence, seconds=lease_seconds
+                connection,
+                self.report.pass_name,
+                location(self.context),
+                fence=self._fence,
+                seconds=lease_seconds,
             )
         if not kept:
             raise LeaseLostError(f"the lease of {self.report.pass_name} was taken over by another process")
@@ -301,7 +305,9 @@ def boot_id() -> str:
 def process_start(pid: int) -> str | None:
     """The start time of a living process in clock ticks since boot (proc(5), field 22), or None."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]

@@ -74,7 +74,11 @@ def run(context: Context, options: PassOptions) -> PassReport:
 def _body(frame: PassFrame) -> None:
     with frame.context.database.read() as connection:
         selected = runs.list_open_runs(
-            connection, location(frame.context), (RunStatus.COLLECTING_RESULTS,), due_by=frame.now, include_held=True
+            connection,
+            location(frame.context),
+            (RunStatus.COLLECTING_RESULTS,),
+            due_by=frame.now,
+            include_held=True,
         )
         selected = [r for r in selected if r.cancel_requested_at is None]
         newest = attempts.newest_attempts(connection, [r.id for r in selected])
@@ -119,7 +123,12 @@ def _wait_or_fail(frame: PassFrame, item: Run, error: RecordsNotThereError) -> N
         frame.report.add("waiting", _item(item, "waiting", error.message))
     else:
         fail_run(
-            frame, item, RunStatus.COLLECTING_RESULTS, FailureClass.BAD_OUTPUT, error.message, by_pass="collect"
+            frame,
+            item,
+            RunStatus.COLLECTING_RESULTS,
+            FailureClass.BAD_OUTPUT,
+            error.message,
+            by_pass="collect",
         )
 
 
@@ -129,7 +138,9 @@ def _wait_or_fail(frame: PassFrame, item: Run, error: RecordsNotThereError) -> N
 def _collect(context: Context, item: Run, attempt: Attempt, inputs: Sequence[RunInput]) -> Collected:
     folder = PurePosixPath(attempt.directory)
     entries, hashes = _read_output(context, folder)
-    declared = context.workfiles.read_files([folder / "output" / PRODUCTS_JSON])[folder / "output" / PRODUCTS_JSON]
+    declared = context.workfiles.read_files([folder / "output" / PRODUCTS_JSON])[
+        folder / "output" / PRODUCTS_JSON
+    ]
     step = item.resolved_step
     exit_code = attempt.exit_code or 0
     partial = exit_code != 0 and exit_code in step.partial_exit_codes
@@ -159,7 +170,9 @@ def _read_output(context: Context, folder: PurePosixPath) -> tuple[list[TreeEntr
         for path in late:
             found = again[folder / "output" / path]
             if found is None or found[1] != hashes.get(path):
-                raise BadOutputError(f"output {encode_name(str(path))} was changed after the job had hashed it")
+                raise BadOutputError(
+                    f"output {encode_name(str(path))} was changed after the job had hashed it"
+                )
     return entries, hashes
 
 
@@ -214,7 +227,9 @@ def _record(frame: PassFrame, collected: Collected) -> None:
                 sub_groups.mark_downstream_due(connection, [item.sub_group_id], frame.now)
     if changed:
         warnings = f", {len(collected.warnings)} warnings" if collected.warnings else ""
-        frame.report.add("done", _item(item, "completed", f"{len(collected.plan.products)} products{warnings}"))
+        frame.report.add(
+            "done", _item(item, "completed", f"{len(collected.plan.products)} products{warnings}")
+        )
 
 
 # --- cleaning up ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.model import Attempt, Run
-from ccatwm.core.outcomes import Conclusion, ExitRecord, Verdict, conclude, parse_exit_record, parse_started_record, parse_time
+from ccatwm.core.outcomes import (
+    Conclusion,
+    ExitRecord,
+    Verdict,
+    conclude,
+    parse_exit_record,
+    parse_started_record,
+    parse_time,
+)
 from ccatwm.core.products import container_failure
 from ccatwm.core.states import BEFORE_SUBMIT, RunEvent, RunStatus
 from ccatwm.edges.opsdb.stores import attempts, runs, sub_groups
@@ -58,7 +66,11 @@ def _cancel_without_job(frame: PassFrame) -> None:
     """Runs that have no job (any more) are cancelled at once."""
     without_job = BEFORE_SUBMIT | {RunStatus.FAILED, RunStatus.COLLECTING_RESULTS}
     with frame.context.database.read() as connection:
-        asked = [r for r in runs.list_cancel_requests(connection, location(frame.context)) if r.status in without_job]
+        asked = [
+            r
+            for r in runs.list_cancel_requests(connection, location(frame.context))
+            if r.status in without_job
+        ]
     for item in asked:
         if frame.dry_run:
             frame.report.add("done", _item(item, "would be cancelled"))
@@ -137,7 +149,11 @@ def _read_records(context: Context, seen: Sequence[tuple[Run, Attempt, JobReport
     paths = [folder / "job" / name for folder in folders.values() for name in ("started.json", "exit.json")]
     content = context.workfiles.read_files(paths, max_bytes=65536) if paths else {}
     records = {a: parse_exit_record(content[folder / "job" / "exit.json"]) for a, folder in folders.items()}
-    failed = {a: folders[a] / "logs" / "stderr.log" for a, r in records.items() if r is not None and r.exit_code == 255}
+    failed = {
+        a: folders[a] / "logs" / "stderr.log"
+        for a, r in records.items()
+        if r is not None and r.exit_code == 255
+    }
     tails = context.workfiles.read_tails(failed.values(), max_bytes=STDERR_TAIL_BYTES) if failed else {}
     return [
         Watched(
@@ -211,9 +227,13 @@ def _record_started(frame: PassFrame, connection: sa.Connection, item: Watched, 
     )
 
 
-def _record_attempt_end(frame: PassFrame, connection: sa.Connection, item: Watched, conclusion: Conclusion) -> None:
+def _record_attempt_end(
+    frame: PassFrame, connection: sa.Connection, item: Watched, conclusion: Conclusion
+) -> None:
     record, report = item.record, item.report
-    outcome = {Verdict.SUCCEEDED: "succeeded", Verdict.CANCELLED: "cancelled"}.get(conclusion.verdict, "failed")
+    outcome = {Verdict.SUCCEEDED: "succeeded", Verdict.CANCELLED: "cancelled"}.get(
+        conclusion.verdict, "failed"
+    )
     started = item.attempt.started_at or (record.started_at if record else None) or report.started_at
     attempts.update_attempt(
         connection, item.attempt.id,
@@ -255,7 +275,11 @@ def _wait(frame: PassFrame, item: Watched) -> None:
 def _retry_due(frame: PassFrame) -> None:
     with frame.context.database.read() as connection:
         due = runs.list_open_runs(
-            connection, location(frame.context), (RunStatus.FAILED,), due_by=frame.now, limit=frame.options.limit
+            connection,
+            location(frame.context),
+            (RunStatus.FAILED,),
+            due_by=frame.now,
+            limit=frame.options.limit,
         )
     for item in due:
         if frame.dry_run:
@@ -268,5 +292,6 @@ def _retry_due(frame: PassFrame) -> None:
                 due_at=None, ended_at=None, blocking=False,
             )  # fmt: skip
         if changed:
-            frame.report.add("done", _item(item, "retry", f"retry {item.retries_used} after {item.failure_class}"))
-
+            frame.report.add(
+                "done", _item(item, "retry", f"retry {item.retries_used} after {item.failure_class}")
+            )

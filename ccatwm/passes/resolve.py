@@ -14,7 +14,15 @@ import sqlalchemy as sa
 
 from ccatwm.core.gap import SETTLED, Decision, Outcome, Request, RunFacts, SubGroupView, decide
 from ccatwm.core.members import membership_change
-from ccatwm.core.model import InputKind, InputRole, ResolvedStep, RunInput, SoftwareVersion, TriggerType, UpstreamStep
+from ccatwm.core.model import (
+    InputKind,
+    InputRole,
+    ResolvedStep,
+    RunInput,
+    SoftwareVersion,
+    TriggerType,
+    UpstreamStep,
+)
 from ccatwm.core.states import RunEvent
 from ccatwm.edges.opsdb.stores import runs, sub_groups, triggers
 from ccatwm.edges.opsdb.stores.steps import StepRecord, get_step_record, step_depths
@@ -106,7 +114,12 @@ def _add_new_members(frame: PassFrame, scope: Scope) -> bool:
         frame.checkpoint()
         with frame.context.database.write() as connection:
             page = frame.context.grouping.members(
-                connection, scope.rules, scope.group_by, now=frame.now, after_id=after, limit=PACKAGES_PER_CHUNK
+                connection,
+                scope.rules,
+                scope.group_by,
+                now=frame.now,
+                after_id=after,
+                limit=PACKAGES_PER_CHUNK,
             )
             if not page:
                 return True
@@ -165,7 +178,9 @@ def _decide_all(frame: PassFrame) -> None:
 def _list_step_events(context: Context) -> list[StepEvents]:
     """Open events by step, upstream steps first."""
     with context.database.read() as connection:
-        steps = {step.id: step.trigger for step in triggers.list_triggered_steps(connection, location(context))}
+        steps = {
+            step.id: step.trigger for step in triggers.list_triggered_steps(connection, location(context))
+        }
         events = triggers.list_open_events(connection, steps)
         depths = step_depths(connection, sorted({event.step_id for event in events}))
     by_step: dict[int, list[OpenEvent]] = {}
@@ -187,7 +202,9 @@ def _apply_requests(frame: PassFrame, step_events: StepEvents) -> None:
                 sub_groups.mark_asked(connection, step_events.step_id, frame.now)
             else:
                 key = event.scope.get("sub_group")
-                sub_groups.mark_step_due(connection, step_events.step_id, frame.now, key, **_request_columns(event))
+                sub_groups.mark_step_due(
+                    connection, step_events.step_id, frame.now, key, **_request_columns(event)
+                )
             triggers.mark_applied(connection, event)
 
 
@@ -273,7 +290,9 @@ def _build_views(
     facts = runs.list_run_facts(connection, [row.id for row in rows])
     current_ids = sub_groups.current_runs_inputs(connection, rows)
     inputs = runs.list_inputs(connection, current_ids)
-    configs = {run.id: dict(run.resolved_step.config) for run in runs.get_runs(connection, current_ids).values()}
+    configs = {
+        run.id: dict(run.resolved_step.config) for run in runs.get_runs(connection, current_ids).values()
+    }
     return {
         row.id: _view(frame, step, row, members[row.key], feeds[row.key], products.get(row.key, []), facts[row.id],
                       inputs, configs)
@@ -318,7 +337,9 @@ def _request(row: SubGroupRow) -> Request | None:
     if row.requested is None:
         return None
     asked = row.requested
-    return Request(str(asked.get("reason", "requested")), str(asked.get("text") or ""), bool(asked.get("force")))
+    return Request(
+        str(asked.get("reason", "requested")), str(asked.get("text") or ""), bool(asked.get("force"))
+    )
 
 
 # --- carrying out ---------------------------------------------------------------------------------------------------
@@ -408,7 +429,10 @@ def build_resolved_step(step: StepRecord, software: SoftwareVersion) -> Resolved
         resources=policy.resources,
         upstream=tuple(
             UpstreamStep(
-                u.pipeline, u.step, u.step if names.count(u.step) == 1 else f"{u.pipeline}.{u.step}", u.same_group_by
+                u.pipeline,
+                u.step,
+                u.step if names.count(u.step) == 1 else f"{u.pipeline}.{u.step}",
+                u.same_group_by,
             )
             for u in step.upstream
         ),

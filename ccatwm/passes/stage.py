@@ -14,7 +14,14 @@ from pathlib import PurePosixPath
 
 from ccatwm.core.model import FailureClass, Run, RunInput
 from ccatwm.core.names import decode_name
-from ccatwm.core.staging import cache_directory, copy_order, input_path, packages_of, products_of, workspace_path
+from ccatwm.core.staging import (
+    cache_directory,
+    copy_order,
+    input_path,
+    packages_of,
+    products_of,
+    workspace_path,
+)
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.edges.opsdb.stores import products, runs, staged
 from ccatwm.errors import CcatwmError, CorruptCopyError, MissingCopyError, NoSpaceError, WorldError
@@ -116,7 +123,11 @@ def _wait_for_space(frame: PassFrame, run: Run, error: NoSpaceError) -> None:
     due_at = frame.now + timedelta(seconds=SPACE_WAIT_SECONDS)
     with frame.context.database.write() as connection:
         runs.update_run(
-            connection, run.id, due_at=due_at, failure_class=FailureClass.NO_SPACE.value, message=error.message
+            connection,
+            run.id,
+            due_at=due_at,
+            failure_class=FailureClass.NO_SPACE.value,
+            message=error.message,
         )
     frame.report.add("waiting", _item(run, FailureClass.NO_SPACE.value, error.message))
 
@@ -165,12 +176,19 @@ def _make_run_directory(context: Context, run: Run) -> None:
     """The run's folder, made once; its marker says whose it is, so that a restored ops-db cannot write into it."""
     folder = PurePosixPath(run.directory)
     marker = folder / MARKER
-    content = {"format": 1, "run": run.id, "ops_db": context.ops_db_uid, "created_at": run.created_at.isoformat()}
+    content = {
+        "format": 1,
+        "run": run.id,
+        "ops_db": context.ops_db_uid,
+        "created_at": run.created_at.isoformat(),
+    }
     if not context.workfiles.make_exclusive(folder):
         text = context.workfiles.read_files([marker])[marker]
         if text is not None:
             if json.loads(text) != content:
-                raise StagingError(f"{run.directory} belongs to another run: {text.decode('utf-8', 'replace')}")
+                raise StagingError(
+                    f"{run.directory} belongs to another run: {text.decode('utf-8', 'replace')}"
+                )
             return
     context.workfiles.write_files([FileWrite(marker, json.dumps(content).encode())])
 
@@ -269,7 +287,9 @@ def _receive_best(context: Context, sought: _Sought) -> Received:
         files = context.grouping.file_list(connection, package.identity)
     if not copies:
         raise StagingError(f"package {package.name}: the ops-db knows no copy of it at an active location")
-    copies.sort(key=lambda c: copy_order(c.location, c.priority, c.path, here=location(context), known_bad=bad))
+    copies.sort(
+        key=lambda c: copy_order(c.location, c.priority, c.path, here=location(context), known_bad=bad)
+    )
     _require_space(context, package)
     findings = []
     for copy in copies:
@@ -312,7 +332,9 @@ def _receive(
         return work.receive_tree(tree, sought.directory, size_bytes=size, checksum=checksum, members=members)
     with storage.open(copy) as stream:
         if form == "tar":
-            return work.receive_tar(stream, sought.directory, size_bytes=size, checksum=checksum, members=members)
+            return work.receive_tar(
+                stream, sought.directory, size_bytes=size, checksum=checksum, members=members
+            )
         name = PurePosixPath(copy.path).name
         return work.receive_file(stream, sought.directory, name=name, size_bytes=size, checksum=checksum)
 

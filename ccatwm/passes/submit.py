@@ -75,7 +75,11 @@ def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
 def _select(frame: PassFrame) -> list[Run]:
     with frame.context.database.read() as connection:
         selected = runs.list_open_runs(
-            connection, location(frame.context), (RunStatus.STAGED,), limit=frame.options.limit, due_by=frame.now
+            connection,
+            location(frame.context),
+            (RunStatus.STAGED,),
+            limit=frame.options.limit,
+            due_by=frame.now,
         )
     frame.report.selected = len(selected)
     return selected
@@ -240,10 +244,14 @@ def _record_absent(frame: PassFrame, submission: Submission, message: str) -> No
     """Certainly not there: the runs go back to STAGED, for a new attempt with a new token."""
     due_at = frame.now + timedelta(seconds=1)
     with frame.context.database.write() as connection:
-        if not attempts.change_submission(connection, submission.id, ("INTENDED", "HELD"), "ABSENT", message=message):
+        if not attempts.change_submission(
+            connection, submission.id, ("INTENDED", "HELD"), "ABSENT", message=message
+        ):
             return
         for attempt in submission.attempts:
-            attempts.update_attempt(connection, attempt.id, outcome="absent", message=message, ended_at=frame.now)
+            attempts.update_attempt(
+                connection, attempt.id, outcome="absent", message=message, ended_at=frame.now
+            )
             runs.record_event(
                 connection, attempt.run_id, RunEvent.JOB_ABSENT, expected=RunStatus.SUBMITTING, now=frame.now,
                 by_pass="submit", message=message, due_at=due_at,

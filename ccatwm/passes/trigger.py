@@ -41,7 +41,9 @@ def _body(frame: PassFrame) -> None:
     context = frame.context
     with context.database.read() as connection:
         changes = _read_changes(context, connection)
-        due = _due_steps(context, connection, frame.now, packages_changed=bool(changes.packages), full=frame.options.full)
+        due = _due_steps(
+            context, connection, frame.now, packages_changed=bool(changes.packages), full=frame.options.full
+        )
     frame.report.selected = len(due)
     for step, _, reason in due:
         item = PassItem("due", reason, pipeline=step.pipeline, step=step.name)
@@ -141,7 +143,9 @@ def _write(context: Context, now: datetime, changes: Changes, full: bool) -> Non
             triggers.remember_rows(connection, table, new, forget_before=start)
             triggers.move_cursor(connection, table, position)
             if new:
-                triggers.record_changed_packages(connection, sorted(changes.packages.get(table, ())), table, now)
+                triggers.record_changed_packages(
+                    connection, sorted(changes.packages.get(table, ())), table, now
+                )
         if full:
             triggers.forget_groupings(connection)
         due = _due_steps(context, connection, now, packages_changed=bool(changes.packages), full=full)

@@ -45,7 +45,9 @@ def read_text(path: Path) -> tuple[str | None, list[Problem]]:
         return content.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        return None, [Problem(f"{path}:{line}", "is not UTF-8", f"byte {error.start} is {content[error.start]:#04x}")]
+        return None, [
+            Problem(f"{path}:{line}", "is not UTF-8", f"byte {error.start} is {content[error.start]:#04x}")
+        ]
 
 
 def read_yaml(path: Path) -> tuple[Document | None, list[Problem]]:
@@ -54,7 +56,9 @@ def read_yaml(path: Path) -> tuple[Document | None, list[Problem]]:
     if text is None:
         return None, problems
     if len(text) > MAX_BYTES:
-        return None, [Problem(str(path), f"is larger than {MAX_BYTES >> 20} MiB", "use JSON Lines for many objects")]
+        return None, [
+            Problem(str(path), f"is larger than {MAX_BYTES >> 20} MiB", "use JSON Lines for many objects")
+        ]
     return parse_yaml(text, str(path))
 
 
@@ -104,7 +108,9 @@ def _build(node: Any, location: Location, document: Document, problems: list[Pro
     return value if value is None or isinstance(value, str | int | float | bool) else node.value
 
 
-def _build_mapping(node: Any, location: Location, document: Document, problems: list[Problem], loader: Any) -> Any:
+def _build_mapping(
+    node: Any, location: Location, document: Document, problems: list[Problem], loader: Any
+) -> Any:
     found: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1

@@ -81,7 +81,10 @@ class ApplyReport:
         if not self.changes:
             return [*shown, f"nothing to change ({self.unchanged} definitions are as they should be)"]
         word = "would be" if self.dry_run else "are"
-        shown.append(f"{len(self.changes)} changed, {self.unchanged} unchanged; {self.sub_groups} known sub-groups {word} looked at again")
+        shown.append(
+            f"{len(self.changes)} changed, {self.unchanged} unchanged; "
+            f"{self.sub_groups} known sub-groups {word} looked at again"
+        )
         return shown
 
 
@@ -176,7 +179,11 @@ def load_definitions(paths: Sequence[Path]) -> Defined:
 
 def _problem(document: Document, error: Any) -> Problem:
     """One error of pydantic in the words of this project."""
-    location = tuple(part for part in error["loc"] if not (isinstance(part, str) and part.startswith(("function-", "literal", "constrained"))))
+    location = tuple(
+        part
+        for part in error["loc"]
+        if not (isinstance(part, str) and part.startswith(("function-", "literal", "constrained")))
+    )
     name = ".".join(str(part) for part in location) or "the file"
     where = document.where(location)
     kind, context = error["type"], error.get("ctx", {})
@@ -215,10 +222,14 @@ def _allowed_keys(location: Location) -> str:
     if parents:
         last = parents[-1]
         if last == "versions":
-            last_model = "SoftwareVersionDefinition" if parents[0] == "software" else "ReferenceVersionDefinition"
+            last_model = (
+                "SoftwareVersionDefinition" if parents[0] == "software" else "ReferenceVersionDefinition"
+            )
             model = getattr(definitions, last_model)
         else:
-            model = getattr(definitions, next((_MODELS[p] for p in reversed(parents) if p in _MODELS), "Definitions"))
+            model = getattr(
+                definitions, next((_MODELS[p] for p in reversed(parents) if p in _MODELS), "Definitions")
+            )
     keys = list(model.model_fields)
     close = get_close_matches(str(location[-1]), keys, n=2)
     return f"did you mean {' or '.join(close)}?" if close else f"allowed: {', '.join(keys)}"
@@ -238,7 +249,11 @@ def _merge(defined: Defined, document: Document, part: Definitions) -> list[Prob
         for n, item in enumerate(items):
             where = document.where((section, n, "name"))
             if item.name in target:
-                problems.append(Problem(where, f"{section}: {item.name} is defined twice", defined.where(section, item.name)))
+                problems.append(
+                    Problem(
+                        where, f"{section}: {item.name} is defined twice", defined.where(section, item.name)
+                    )
+                )
                 continue
             target[item.name] = item
             defined.places[(section, item.name)] = (document, (section, n))
@@ -301,7 +316,9 @@ def _without_place(problem: Problem) -> str:
     return f"{inside}: {problem.what}" if inside and inside != "group_by" else problem.what
 
 
-def _check_pipeline(defined: Defined, known: Known, pipeline: PipelineDefinition, engine: GroupingEngine) -> list[Problem]:
+def _check_pipeline(
+    defined: Defined, known: Known, pipeline: PipelineDefinition, engine: GroupingEngine
+) -> list[Problem]:
     problems = []
     names = [step.name for step in pipeline.steps]
     if pipeline.data_grouping not in defined.groupings and pipeline.data_grouping not in known.groupings:
@@ -311,18 +328,27 @@ def _check_pipeline(defined: Defined, known: Known, pipeline: PipelineDefinition
     kind = known.locations.get(pipeline.processing_location)
     if kind is not None and kind != "processing":
         where = defined.where("pipelines", pipeline.name, inside=("processing_location",))
-        problems.append(Problem(where, f"{pipeline.processing_location} is a {kind}, not a processing location"))
+        problems.append(
+            Problem(where, f"{pipeline.processing_location} is a {kind}, not a processing location")
+        )
     for n, step in enumerate(pipeline.steps):
         inside: Location = ("steps", n)
         if names.index(step.name) != n:
             where = defined.where("pipelines", pipeline.name, inside=(*inside, "name"))
-            problems.append(Problem(where, f"two steps are called {step.name!r}", "give each a name of its own"))
+            problems.append(
+                Problem(where, f"two steps are called {step.name!r}", "give each a name of its own")
+            )
         problems += _check_step(defined, known, pipeline, step, inside, engine)
     return problems
 
 
 def _check_step(
-    defined: Defined, known: Known, pipeline: PipelineDefinition, step: StepDefinition, inside: Location, engine: GroupingEngine
+    defined: Defined,
+    known: Known,
+    pipeline: PipelineDefinition,
+    step: StepDefinition,
+    inside: Location,
+    engine: GroupingEngine,
 ) -> list[Problem]:
     def at(*more: str | int) -> str:
         return defined.where("pipelines", pipeline.name, inside=(*inside, *more))
@@ -336,11 +362,20 @@ def _check_step(
             hint = _choices(name, [*defined.references, *known.references])
             problems.append(Problem(at("references"), f"unknown reference {name!r}", hint))
         elif pinned and pinned not in versions:
-            problems.append(Problem(at("references"), f"{name} has no version {pinned!r}", f"there are: {', '.join(sorted(versions))}"))
+            problems.append(
+                Problem(
+                    at("references"),
+                    f"{name} has no version {pinned!r}",
+                    f"there are: {', '.join(sorted(versions))}",
+                )
+            )
     for upstream in step.depends_on:
         problems += _check_upstream(defined, known, pipeline, upstream, at("depends_on"))
     for n, companion in enumerate(step.companions):
-        problems += [Problem(at("companions", n), _without_place(p), p.next) for p in engine.check(companion.rules, companion.same)]
+        problems += [
+            Problem(at("companions", n), _without_place(p), p.next)
+            for p in engine.check(companion.rules, companion.same)
+        ]
     return problems
 
 
@@ -348,7 +383,9 @@ def _versions(item: Any) -> set[str]:
     return {version.version for version in item.versions} if item is not None else set()
 
 
-def _check_software(defined: Defined, known: Known, step: StepDefinition, at: str, at_version: str) -> list[Problem]:
+def _check_software(
+    defined: Defined, known: Known, step: StepDefinition, at: str, at_version: str
+) -> list[Problem]:
     versions = _versions(defined.software.get(step.software)) | set(known.software.get(step.software, {}))
     if not versions:
         hint = _choices(step.software, [*defined.software, *known.software])
@@ -359,15 +396,23 @@ def _check_software(defined: Defined, known: Known, step: StepDefinition, at: st
     return []
 
 
-def _check_upstream(defined: Defined, known: Known, pipeline: PipelineDefinition, upstream: str, at: str) -> list[Problem]:
+def _check_upstream(
+    defined: Defined, known: Known, pipeline: PipelineDefinition, upstream: str, at: str
+) -> list[Problem]:
     other, _, name = upstream.rpartition("/")
     other = other or pipeline.name
     steps = _step_names(defined, known, other)
     if steps is None:
-        return [Problem(at, f"unknown pipeline {other!r}", _choices(other, [*defined.pipelines, *known.pipelines]))]
+        return [
+            Problem(
+                at, f"unknown pipeline {other!r}", _choices(other, [*defined.pipelines, *known.pipelines])
+            )
+        ]
     if name not in steps:
         return [Problem(at, f"pipeline {other} has no step {name!r}", _choices(name, steps))]
-    place = defined.pipelines[other].processing_location if other in defined.pipelines else known.pipelines[other]
+    place = (
+        defined.pipelines[other].processing_location if other in defined.pipelines else known.pipelines[other]
+    )
     if place != pipeline.processing_location:
         return [Problem(at, f"{upstream} runs at {place}, this pipeline at {pipeline.processing_location}",
                         "steps depend on steps of the same location")]  # fmt: skip
@@ -426,7 +471,9 @@ def _file_checksums(defined: Defined, known: Known) -> tuple[dict[str, str | Non
             old = known.software.get(software.name, {}).get(version.version, {}).get("image_digest")
             found = checksums.setdefault(version.image, checksum_of(Path(version.image)))
             if found is None and old is None:
-                warnings.append(f"{software.name} {version.version}: image {version.image} is not there; apply again when it is")
+                warnings.append(
+                    f"{software.name} {version.version}: image {version.image} is not there; apply again when it is"
+                )
             if old is not None and found not in (None, old):
                 where = defined.where("software", software.name, inside=("versions", n))
                 what = f"image {version.image} is another file than {software.name} {version.version} was applied with"
@@ -437,7 +484,9 @@ def _file_checksums(defined: Defined, known: Known) -> tuple[dict[str, str | Non
             found = checksums.setdefault(version.path, version.checksum or checksum_of(Path(version.path)))
             if found is None:
                 warnings.append(f"reference {reference.name} {version.version}: {version.path} is not there")
-            changed = old and (old["path"] != version.path or (old["checksum"] and found not in (None, old["checksum"])))
+            changed = old and (
+                old["path"] != version.path or (old["checksum"] and found not in (None, old["checksum"]))
+            )
             if changed:
                 where = defined.where("references", reference.name, inside=("versions", n))
                 what = f"reference {reference.name} {version.version} was applied with another file"
@@ -505,7 +554,11 @@ def _count(report: ApplyReport, changed: bool, line: str) -> bool:
 
 
 def _put_software(
-    connection: sa.Connection, defined: Defined, files: Mapping[str, str | None], now: datetime, report: ApplyReport
+    connection: sa.Connection,
+    defined: Defined,
+    files: Mapping[str, str | None],
+    now: datetime,
+    report: ApplyReport,
 ) -> list[int]:
     due: list[int] = []
     for software in defined.software.values():
@@ -521,13 +574,22 @@ def _put_software(
 
 
 def _put_references(
-    connection: sa.Connection, defined: Defined, files: Mapping[str, str | None], now: datetime, report: ApplyReport
+    connection: sa.Connection,
+    defined: Defined,
+    files: Mapping[str, str | None],
+    now: datetime,
+    report: ApplyReport,
 ) -> list[int]:
     due: list[int] = []
     for reference in defined.references.values():
         for version in reference.versions:
             changed = store.put_reference_version(
-                connection, reference.name, now, version=version.version, path=version.path, checksum=files.get(version.path)
+                connection,
+                reference.name,
+                now,
+                version=version.version,
+                path=version.path,
+                checksum=files.get(version.path),
             )
             if _count(report, changed, f"+ reference {reference.name} {version.version}"):
                 due += store.steps_using(connection, reference=reference.name)
@@ -535,7 +597,11 @@ def _put_references(
 
 
 def _put_grouping(
-    connection: sa.Connection, defined: Defined, item: DataGroupingDefinition, now: datetime, report: ApplyReport
+    connection: sa.Connection,
+    defined: Defined,
+    item: DataGroupingDefinition,
+    now: datetime,
+    report: ApplyReport,
 ) -> None:
     rules = _rules(defined, item)
     old, changed = store.put_grouping(
@@ -578,7 +644,9 @@ def _put_step(
 ) -> tuple[int, bool]:
     dims, _ = parse_group_by(step.group_by)
     group_by = group_by_json(dims)
-    role = store.known_role(connection, pipeline.name, step.name) or step.role or _role_by_graph(pipeline, step)
+    role = (
+        store.known_role(connection, pipeline.name, step.name) or step.role or _role_by_graph(pipeline, step)
+    )
     definition = step.normalised(role=role, group_by=group_by)
     values = {
         "position": position,
@@ -599,7 +667,12 @@ def _put_step(
 
 def _role_by_graph(pipeline: PipelineDefinition, step: StepDefinition) -> str:
     """Who feeds another step of its pipeline is intermediate."""
-    feeds = {u.rpartition("/")[2] for s in pipeline.steps for u in s.depends_on if u.rpartition("/")[0] in ("", pipeline.name)}
+    feeds = {
+        u.rpartition("/")[2]
+        for s in pipeline.steps
+        for u in s.depends_on
+        if u.rpartition("/")[0] in ("", pipeline.name)
+    }
     return "intermediate" if step.name in feeds else "final"
 
 
@@ -609,6 +682,10 @@ def _difference(what: str, old: Mapping[str, Any] | None, new: Mapping[str, Any]
         return f"+ {what}"
     before, after = dict(old.get("definition") or {}), dict(new.get("definition") or {})
     changes = config_changes(before, after)
-    outer = {k: [old[k], v] for k, v in new.items() if k not in ("definition", "position") and old[k] != v and k not in after}
+    outer = {
+        k: [old[k], v]
+        for k, v in new.items()
+        if k not in ("definition", "position") and old[k] != v and k not in after
+    }
     shown = [f"{key} {_short(a)} -> {_short(b)}" for key, (a, b) in {**outer, **changes}.items()]
     return f"~ {what}: {'; '.join(shown[:8])}" if shown else f"~ {what}"

@@ -207,7 +207,12 @@ class IngestReport:
         mine["unchanged"] += done.unchanged
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": "ccatwm.ingest/1", "files": self.files, "dry_run": self.dry_run, "ingest": self.counts}
+        return {
+            "schema": "ccatwm.ingest/1",
+            "files": self.files,
+            "dry_run": self.dry_run,
+            "ingest": self.counts,
+        }
 
     def lines(self) -> list[str]:
         """For people: one line a kind."""
@@ -287,7 +292,11 @@ def _parse_yaml(path: Path, problems: list[Problem]) -> Iterator[Parsed]:
     for section, items in document.data.items():
         kind = PLURALS.get(section)
         if kind is None:
-            problems.append(Problem(document.where((section,)), f"unknown section {section!r}", _choices(section, PLURALS)))
+            problems.append(
+                Problem(
+                    document.where((section,)), f"unknown section {section!r}", _choices(section, PLURALS)
+                )
+            )
             continue
         if not isinstance(items, list):
             problems.append(Problem(document.where((section,)), f"{section} is not a list"))
@@ -340,7 +349,7 @@ def parse_object(kind: str, item: Any, where: str, problems: list[Problem]) -> P
 
 def _take(parsed: Parsed, spec: Kind, name: str, value: Any, problems: list[Problem]) -> None:
     if name in spec.references or name in spec.fields:
-        parse = spec.fields.get(name, _text)
+        parse: Callable[[Any], Any] = spec.fields.get(name, _text)
         if value is None:
             return
         try:
@@ -386,7 +395,9 @@ def _part(
     done: dict[str, Any] = {}
     for key, value in item.items():
         if key not in fields:
-            problems.append(Problem(parsed.where, f"{name}: unknown key {key!r}", f"allowed: {', '.join(fields)}"))
+            problems.append(
+                Problem(parsed.where, f"{name}: unknown key {key!r}", f"allowed: {', '.join(fields)}")
+            )
             continue
         try:
             done[key] = fields[key](value) if value is not None else None
@@ -416,7 +427,9 @@ def _write(database: Database, items: Sequence[Parsed], now: datetime, report: I
         _write_kinds(connection, items, now, report)
 
 
-def _write_kinds(connection: sa.Connection, items: Sequence[Parsed], now: datetime, report: IngestReport) -> None:
+def _write_kinds(
+    connection: sa.Connection, items: Sequence[Parsed], now: datetime, report: IngestReport
+) -> None:
     for kind in ORDER:
         mine = [item for item in items if item.kind == kind]
         if not mine:
@@ -467,15 +480,21 @@ def _parent_ids(
 
 
 def _parent_defaults(parent: str) -> dict[str, Any]:
-    return {k: v for k, v in KINDS[parent].defaults.items()}
+    return dict(KINDS[parent].defaults)
 
 
 def _module_ids(
-    connection: sa.Connection, names: Sequence[str], items: Sequence[Parsed], now: datetime, report: IngestReport
+    connection: sa.Connection,
+    names: Sequence[str],
+    items: Sequence[Parsed],
+    now: datetime,
+    report: IngestReport,
 ) -> dict[str, int]:
     """`INSTRUMENT/MODULE`, or a module's bare name where only one instrument has it."""
     pairs = {name: name.split("/", 1) for name in names if "/" in name}
-    instruments = _parent_ids(connection, "instrument", sorted({p[0] for p in pairs.values()}), items, now, report)
+    instruments = _parent_ids(
+        connection, "instrument", sorted({p[0] for p in pairs.values()}), items, now, report
+    )
     rows = [{"instrument_id": instruments[p[0]], "name": p[1]} for p in pairs.values()]
     done = store.upsert(connection, "instrument_module", ("instrument_id", "name"), rows, now)
     if done.new:
@@ -486,10 +505,13 @@ def _module_ids(
     wrong = [name for name in bare if len(known.get(name, [])) != 1]
     if wrong:
         problems = [
-            Problem(_where(items, name), f"module {name!r} is of {len(known.get(name, []))} instruments") for name in wrong
+            Problem(_where(items, name), f"module {name!r} is of {len(known.get(name, []))} instruments")
+            for name in wrong
         ]
         raise DefinitionsError(
-            "instrument modules that cannot be told", next="write INSTRUMENT/MODULE, such as CHAI/LFA", problems=problems
+            "instrument modules that cannot be told",
+            next="write INSTRUMENT/MODULE, such as CHAI/LFA",
+            problems=problems,
         )
     return ids | {name: known[name][0] for name in bare}
 
@@ -508,7 +530,9 @@ def _write_package_parts(
     """Metadata, files and physical copies of packages."""
     by_name: dict[str, int] = {item.row["name"]: ids[(item.row["name"],)] for item in items}
     metadata = [
-        {"raw_data_package_id": by_name[i.row["name"]], "data": _plain(i.metadata)} for i in items if i.metadata
+        {"raw_data_package_id": by_name[i.row["name"]], "data": _plain(i.metadata)}
+        for i in items
+        if i.metadata
     ]
     files = [{"raw_data_package_id": by_name[i.row["name"]], **f} for i in items for f in i.files]
     copies = _copy_rows(connection, items, by_name)
@@ -534,8 +558,15 @@ def _copy_rows(
                 what = f"package {item.row['name']}: unknown data location {copy['location']!r}"
                 problems.append(Problem(item.where, what, _choices(copy["location"], locations)))
                 continue
-            row = {"raw_data_package_id": by_name[item.row["name"]], "data_location_id": locations[copy["location"]]}
-            rows.append(row | {"path": copy["path"]} | ({"status": copy["status"].lower()} if copy.get("status") else {}))
+            row = {
+                "raw_data_package_id": by_name[item.row["name"]],
+                "data_location_id": locations[copy["location"]],
+            }
+            rows.append(
+                row
+                | {"path": copy["path"]}
+                | ({"status": copy["status"].lower()} if copy.get("status") else {})
+            )
     if problems:
         raise DefinitionsError("unknown data locations", problems=problems[:MAX_PROBLEMS])
     return rows

@@ -78,7 +78,9 @@ def _wanted_steps(connection: sa.Connection, pipeline: str, step: str | None) ->
         return steps
     found = [(step_id, name) for step_id, name in steps if name == step]
     if not found:
-        raise UsageError(f"pipeline {pipeline} has no step {step!r}", next=_choices(step, [n for _, n in steps]))
+        raise UsageError(
+            f"pipeline {pipeline} has no step {step!r}", next=_choices(step, [n for _, n in steps])
+        )
     return found
 
 

@@ -27,7 +27,9 @@ def json_schema(name: str) -> dict[str, Any]:
 def _observations_schema() -> dict[str, Any]:
     from ccatwm.upkeep import ingest
 
-    sections = {plural: {"type": "array", "items": _kind_schema(kind)} for plural, kind in ingest.PLURALS.items()}
+    sections = {
+        plural: {"type": "array", "items": _kind_schema(kind)} for plural, kind in ingest.PLURALS.items()
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Observations, as `ccatwm ingest` reads them from YAML",
@@ -45,7 +47,10 @@ def _kind_schema(kind: str) -> dict[str, Any]:
     properties |= {name: {"type": "string"} for name in spec.references}
     if kind == "raw_data_package":
         properties["files"] = {"type": "array", "items": _part_schema(ingest.FILE_FIELDS, ["name"])}
-        properties["copies"] = {"type": "array", "items": _part_schema(ingest.COPY_FIELDS, ["location", "path"])}
+        properties["copies"] = {
+            "type": "array",
+            "items": _part_schema(ingest.COPY_FIELDS, ["location", "path"]),
+        }
     return {
         "type": "object",
         "properties": properties,

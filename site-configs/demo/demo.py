@@ -85,7 +85,9 @@ def make_site(folder: Path, image: Path | None) -> Site:
     settings = site.folder / "settings.toml"
     lines = settings.read_text().splitlines()
     runtime = "apptainer" if image is not None else "none"
-    lines = [f'CONTAINER_RUNTIME = "{runtime}"' if line.startswith("CONTAINER_RUNTIME") else line for line in lines]
+    lines = [
+        f'CONTAINER_RUNTIME = "{runtime}"' if line.startswith("CONTAINER_RUNTIME") else line for line in lines
+    ]
     if "[default.local]" not in lines:
         lines += ["", "[default.local]", f"slots = {max(2, os.cpu_count() or 2)}"]
     settings.write_text("\n".join(lines) + "\n")
@@ -122,9 +124,15 @@ def show_map(site: Site, title: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bin/demo", description=__doc__)
-    parser.add_argument("--dir", type=Path, help="folder for everything (default: a new one below the temporary folder)")
-    parser.add_argument("--scans", type=int, default=8, help="scans of the first night (default 8, at least 3)")
-    parser.add_argument("--no-apptainer", action="store_true", help="run the programs on this host, without containers")
+    parser.add_argument(
+        "--dir", type=Path, help="folder for everything (default: a new one below the temporary folder)"
+    )
+    parser.add_argument(
+        "--scans", type=int, default=8, help="scans of the first night (default 8, at least 3)"
+    )
+    parser.add_argument(
+        "--no-apptainer", action="store_true", help="run the programs on this host, without containers"
+    )
     options = parser.parse_args()
     if options.scans < 3:
         parser.error("at least 3 scans: one has a corrupt copy, one comes in two packages")

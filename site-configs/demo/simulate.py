@@ -74,14 +74,18 @@ def source_spectrum(lon: np.ndarray, lat: np.ndarray, velocity: np.ndarray, stre
     return peak * space[:, None] * line[None, :]
 
 
-def simulate_scan(module: Module, scan: int, start: datetime, blank: bool, rng: np.random.Generator) -> fits.BinTableHDU:
+def simulate_scan(
+    module: Module, scan: int, start: datetime, blank: bool, rng: np.random.Generator
+) -> fits.BinTableHDU:
     """One scan of one module: loads, sky, and OTF lines (each a subscan with its OFF)."""
     velocity = VELOCITY_KM_S + (np.arange(CHANNELS) + 1.0 - CHANNELS / 2.0) * CHANNEL_KM_S
     bandwidth_hz = CHANNEL_KM_S / 299792.458 * module.rest_ghz * 1e9
     transmission = np.exp(-TAU)
     t_sky = T_AMB_K * (1.0 - transmission)
     steps = np.arange(-MAP_ARCSEC / 2, MAP_ARCSEC / 2 + 1e-6, STEP_ARCSEC)
-    columns: dict[str, list] = {name: [] for name in ("SUBSCAN", "OBSMODE", "PIXEL", "MJD", "EXPTIME", "LON_OFF", "LAT_OFF", "DATA")}
+    columns: dict[str, list] = {
+        name: [] for name in ("SUBSCAN", "OBSMODE", "PIXEL", "MJD", "EXPTIME", "LON_OFF", "LAT_OFF", "DATA")
+    }
     mjd = start.timestamp() / 86400.0 + 40587.0
 
     def add(mode: str, pixel: int, subscan: int, seconds: float, lon, lat, temperature: np.ndarray) -> None:
@@ -105,18 +109,34 @@ def simulate_scan(module: Module, scan: int, start: datetime, blank: bool, rng: 
             add(mode, pixel, 0, 5.0, 0.0, 0.0, np.full((4, CHANNELS), kelvin))
         for subscan, fixed in enumerate(steps, 1):
             along = steps if subscan % 2 else steps[::-1]
-            lon, lat = (along + dx, np.full_like(along, fixed + dy)) if scan % 2 else (np.full_like(along, fixed + dx), along + dy)
+            lon, lat = (
+                (along + dx, np.full_like(along, fixed + dy))
+                if scan % 2
+                else (np.full_like(along, fixed + dx), along + dy)
+            )
             add("OFF", pixel, subscan, 4.0, 600.0, 600.0, np.full((2, CHANNELS), t_sky))
             phase = rng.uniform(0, 2 * np.pi)
             ripple = RIPPLE_K * np.sin(2 * np.pi * np.arange(CHANNELS) / RIPPLE_PERIOD_CHANNELS + phase)
             slope = 0.3 * rng.standard_normal() * np.linspace(-1, 1, CHANNELS)
             strength = 0.0 if blank else module.strength
             signal = source_spectrum(lon, lat, velocity, strength)
-            add("OTF-ON", pixel, subscan, DUMP_SECONDS, lon, lat, t_sky + (signal + ripple + slope) * transmission)
-    return build_table(module, scan, start, blank, {name: np.concatenate(parts) for name, parts in columns.items()})
+            add(
+                "OTF-ON",
+                pixel,
+                subscan,
+                DUMP_SECONDS,
+                lon,
+                lat,
+                t_sky + (signal + ripple + slope) * transmission,
+            )
+    return build_table(
+        module, scan, start, blank, {name: np.concatenate(parts) for name, parts in columns.items()}
+    )
 
 
-def build_table(module: Module, scan: int, start: datetime, blank: bool, columns: dict[str, np.ndarray]) -> fits.BinTableHDU:
+def build_table(
+    module: Module, scan: int, start: datetime, blank: bool, columns: dict[str, np.ndarray]
+) -> fits.BinTableHDU:
     forms = {"SUBSCAN": "J", "OBSMODE": "8A", "PIXEL": "J", "MJD": "D", "EXPTIME": "E", "LON_OFF": "E", "LAT_OFF": "E",
              "DATA": f"{CHANNELS}E"}  # fmt: skip
     units = {"MJD": "d", "EXPTIME": "s", "LON_OFF": "arcsec", "LAT_OFF": "arcsec", "DATA": "count"}
@@ -149,8 +169,15 @@ def pack(path: Path, files: dict[str, bytes], when: datetime) -> dict:
             member.size, member.mtime = len(content), int(when.timestamp())
             archive.addfile(member, io.BytesIO(content))
     content = path.read_bytes()
-    listed = [{"name": n, "size_bytes": len(c), "checksum": f"sha256:{hashlib.sha256(c).hexdigest()}"} for n, c in files.items()]
-    return {"checksum": f"sha256:{hashlib.sha256(content).hexdigest()}", "size_bytes": len(content), "files": listed}
+    listed = [
+        {"name": n, "size_bytes": len(c), "checksum": f"sha256:{hashlib.sha256(c).hexdigest()}"}
+        for n, c in files.items()
+    ]
+    return {
+        "checksum": f"sha256:{hashlib.sha256(content).hexdigest()}",
+        "size_bytes": len(content),
+        "files": listed,
+    }
 
 
 def fits_bytes(table: fits.BinTableHDU) -> bytes:
@@ -165,7 +192,9 @@ def halves(table: fits.BinTableHDU) -> tuple[fits.BinTableHDU, fits.BinTableHDU]
     loads = np.isin(data["OBSMODE"], ["HOT", "COLD", "SKY"])
     middle = np.median(data["SUBSCAN"][~loads])
     first, second = loads | (data["SUBSCAN"] <= middle), loads | (data["SUBSCAN"] > middle)
-    return fits.BinTableHDU(data[first], header=table.header), fits.BinTableHDU(data[second], header=table.header)
+    return fits.BinTableHDU(data[first], header=table.header), fits.BinTableHDU(
+        data[second], header=table.header
+    )
 
 
 def corrupt(source: Path, target: Path) -> None:
@@ -212,7 +241,10 @@ class Campaign:
         }  # fmt: skip
         self._unit(unit, module, start, phase, blank)
         if number == 2:  # known from the beginning, archived later
-            self._lines[1].append({k: line[k] for k in ("kind", "name", "executed_obs_unit", "instrument_module")} | {"state": "transferring"})
+            self._lines[1].append(
+                {k: line[k] for k in ("kind", "name", "executed_obs_unit", "instrument_module")}
+                | {"state": "transferring"}
+            )
             self._lines[2].append(line)
         else:
             self._lines[phase].append(line)
@@ -266,7 +298,9 @@ def simulate(folder: Path, scans: int, seed: int = 253) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Simulate a small on-the-fly campaign as raw data packages.")
     parser.add_argument("folder", type=Path, help="where the data go")
-    parser.add_argument("--scans", type=int, default=8, help="scans of the first night (default 8, at least 3)")
+    parser.add_argument(
+        "--scans", type=int, default=8, help="scans of the first night (default 8, at least 3)"
+    )
     parser.add_argument("--seed", type=int, default=253)
     options = parser.parse_args()
     if options.scans < 3:

@@ -73,7 +73,9 @@ def write_campaign(folder: Path) -> None:
     (folder / "late.yaml").write_text(LATE + _packages({3: packages[3]}))
     (folder / "program.sh").write_text(PROGRAM)
     (folder / "pipeline.yaml").write_text(PIPELINE.replace("PROGRAM", str(folder / "program.sh")))
-    (folder / "one-step.yaml").write_text((folder / "pipeline.yaml").read_text().partition("      - {name: grid")[0])
+    (folder / "one-step.yaml").write_text(
+        (folder / "pipeline.yaml").read_text().partition("      - {name: grid")[0]
+    )
     (folder / "one-scan.yaml").write_text(re.sub(r"(?m)^.*scan-2.*\n", "", night))
 
 

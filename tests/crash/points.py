@@ -41,7 +41,9 @@ class Campaign:
     wanted: tuple[tuple[str, int], ...] = (("calibrate", 3), ("grid", 2))
 
     def world(self, folder: Path, url: str, **more: object) -> World:
-        return World(folder, url, backend=self.backend, scripts=self.scripts, wanted=dict(self.wanted), **more)  # type: ignore[arg-type]
+        return World(
+            folder, url, backend=self.backend, scripts=self.scripts, wanted=dict(self.wanted), **more
+        )  # type: ignore[arg-type]
 
 
 WHOLE = Campaign()
@@ -60,9 +62,9 @@ class SqliteStore:
         return url
 
     def copy(self, url: str, folder: Path) -> str:
-        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as old:
-            with closing(sqlite3.connect(folder / "opsdb.sqlite")) as new:
-                old.backup(new)
+        source = url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(folder / "opsdb.sqlite")) as new:
+            old.backup(new)
         return f"sqlite:///{folder}/opsdb.sqlite"
 
     def drop(self, url: str) -> None:
@@ -128,7 +130,11 @@ class Recording:
 def fast_folder() -> Path:
     """A folder in memory where there is one: these tests are about order, not about disks."""
     shm = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="ccatwm-crash-", dir=shm if shm.is_dir() and os.access(shm, os.W_OK) else None))
+    return Path(
+        tempfile.mkdtemp(
+            prefix="ccatwm-crash-", dir=shm if shm.is_dir() and os.access(shm, os.W_OK) else None
+        )
+    )
 
 
 def sqlite_url(folder: Path) -> str:
@@ -246,7 +252,9 @@ def points(
     return found + [(k, mode) for mode in ("after", "fail") if mode in modes for k in numbers]
 
 
-def run_points(recording: Recording, wanted: Sequence[tuple[int, str]], jobs: int) -> dict[tuple[int, str], list[str]]:
+def run_points(
+    recording: Recording, wanted: Sequence[tuple[int, str]], jobs: int
+) -> dict[tuple[int, str], list[str]]:
     """What does not hold, by point; only points with something wrong."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
         futures = {point: pool.submit(run_point, recording, *point) for point in wanted}
@@ -256,9 +264,12 @@ def run_points(recording: Recording, wanted: Sequence[tuple[int, str]], jobs: in
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="bin/crash", description="Kill or fail passes at every effect of a small campaign, and check what is left."
+        prog="bin/crash",
+        description="Kill or fail passes at every effect of a small campaign, and check what is left.",
     )
-    parser.add_argument("--all", action="store_true", help="every effect in every mode, on SQLite and PostgreSQL")
+    parser.add_argument(
+        "--all", action="store_true", help="every effect in every mode, on SQLite and PostgreSQL"
+    )
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--campaign", choices=("whole", "local", "twice"), default="whole")
     parser.add_argument("--every", type=int, default=1, help="only every n-th effect")
@@ -307,7 +318,9 @@ def _run(root: Path, options: argparse.Namespace, store: Store, database: str) -
     for (k, mode), what in sorted(wrong.items()):
         print(f"effect {k} ({recording.names[k - 1]}), {mode}: {'; '.join(what)}")
     seconds = time.monotonic() - start
-    print(f"{database}: {recording.effects} effects, {len(wanted)} points, {len(wrong)} wrong, {seconds:.0f} s")
+    print(
+        f"{database}: {recording.effects} effects, {len(wanted)} points, {len(wrong)} wrong, {seconds:.0f} s"
+    )
     return 1 if wrong else 0
 
 

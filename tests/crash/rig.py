@@ -24,6 +24,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+# Children are forked from here: what they would import is imported once.
 from ccatwm import wiring
 from ccatwm.edges.opsdb import tables
 from ccatwm.edges.opsdb.engine import Database
@@ -34,21 +35,6 @@ from ccatwm.passes._frame import PassOptions
 from ccatwm.settings.schema import Settings
 from tests.crash.campaign import program, write_campaign
 from tests.fakes.batch import FileBatch
-
-# Children are forked from here: what they would import is imported once.
-import ccatwm.core.manifest
-import ccatwm.edges.hostfiles.local
-import ccatwm.edges.storage.disk
-import ccatwm.edges.workfiles.local
-import ccatwm.passes.collect
-import ccatwm.passes.poll
-import ccatwm.passes.resolve
-import ccatwm.passes.stage
-import ccatwm.passes.submit
-import ccatwm.passes.trigger
-import ccatwm.upkeep.apply
-import ccatwm.upkeep.ingest
-import filelock
 
 KILLED = 9
 BROKEN = 70
@@ -72,7 +58,9 @@ class SharedCounter:
 class CountingEffects:
     """Counts effects; at the `kill_at`-th it ends the process before or after the effect, or makes it fail, once."""
 
-    def __init__(self, counter: SharedCounter, kill_at: int | None, mode: str, trace: int | None = None) -> None:
+    def __init__(
+        self, counter: SharedCounter, kill_at: int | None, mode: str, trace: int | None = None
+    ) -> None:
         self._counter = counter
         self._kill_at = kill_at
         self.mode = mode
@@ -100,10 +88,18 @@ class CountingEffects:
 def wait_for_jobs(world: World, effects: CountingEffects) -> int:
     """Wait until no job of the real local batch system waits or runs."""
     context = wiring.build_context(world.settings(), actor="tester", effects=effects)
-    ids = [path.name for path in (world.folder / "state" / "local-jobs").glob("*") if (path / "record.json").exists()]
+    ids = [
+        path.name
+        for path in (world.folder / "state" / "local-jobs").glob("*")
+        if (path / "record.json").exists()
+    ]
     deadline = time.monotonic() + 30
     while ids and time.monotonic() < deadline:
-        busy = [r for r in context.scheduler.poll([(i, 0) for i in ids]) if r.state in (JobState.PENDING, JobState.RUNNING)]
+        busy = [
+            r
+            for r in context.scheduler.poll([(i, 0) for i in ids])
+            if r.state in (JobState.PENDING, JobState.RUNNING)
+        ]
         if not busy:
             return 0
         time.sleep(0.01)
@@ -192,7 +188,11 @@ class World:
         effects.database = context.database
         # Statements are compiled once for all children: they are forked after the rehearsal.
         for engine in ("engine", "_write_engine"):
-            setattr(context.database, engine, getattr(context.database, engine).execution_options(compiled_cache=COMPILED))
+            setattr(
+                context.database,
+                engine,
+                getattr(context.database, engine).execution_options(compiled_cache=COMPILED),
+            )
         if self.backend == "fake":
             context.make_scheduler = lambda: self.batch(effects)
         return context
@@ -298,7 +298,9 @@ def snapshot(url: str) -> str:
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
             for name in TABLES:
-                digest.update(repr(connection.execute(f"SELECT * FROM {name} ORDER BY id").fetchall()).encode())
+                digest.update(
+                    repr(connection.execute(f"SELECT * FROM {name} ORDER BY id").fetchall()).encode()
+                )
     else:
         for name in TABLES:
             digest.update(repr(rows(url, name)).encode())
@@ -314,14 +316,23 @@ def raw_digest(folder: Path) -> str:
 def check(world: World, raw_before: str) -> list[str]:
     """Everything that must hold after any fault; what does not, in words."""
     runs = rows(world.url, "executed_reduction_step")
-    wrong = _check_runs(world, runs) + _check_executions(world) + _check_products(world, runs) + _check_cache(world)
+    wrong = (
+        _check_runs(world, runs)
+        + _check_executions(world)
+        + _check_products(world, runs)
+        + _check_cache(world)
+    )
     if raw_digest(world.folder) != raw_before:
         wrong.append("the raw data were touched")
     return wrong
 
 
 def _check_runs(world: World, runs: list[dict]) -> list[str]:
-    wrong = [f"run {r['id']} ended {r['status']}: {r['message']}" for r in runs if r["status"] not in ("COMPLETED", "CANCELLED")]
+    wrong = [
+        f"run {r['id']} ended {r['status']}: {r['message']}"
+        for r in runs
+        if r["status"] not in ("COMPLETED", "CANCELLED")
+    ]
     for step, wanted in world.wanted.items():
         done = [r for r in runs if r["step_name"] == step and r["status"] == "COMPLETED"]
         if len(done) != wanted:
@@ -332,11 +343,17 @@ def _check_runs(world: World, runs: list[dict]) -> list[str]:
 def _check_executions(world: World) -> list[str]:
     log = world.base / "executions.log"
     executed = log.read_text().splitlines() if log.exists() else []
-    wrong = [f"{d} was executed {executed.count(d)} times" for d in sorted(set(executed)) if executed.count(d) > 1]
+    wrong = [
+        f"{d} was executed {executed.count(d)} times" for d in sorted(set(executed)) if executed.count(d) > 1
+    ]
     by_run: dict[str, set[str]] = {}
     for directory in executed:
         by_run.setdefault(directory.rpartition("/")[0], set()).add(directory)
-    wrong += [f"{run} was executed by {len(several)} attempts" for run, several in by_run.items() if len(several) > 1]
+    wrong += [
+        f"{run} was executed by {len(several)} attempts"
+        for run, several in by_run.items()
+        if len(several) > 1
+    ]
     ended = {a["directory"] for a in rows(world.url, "run_attempt") if a["outcome"] == "succeeded"}
     wrong += [f"{d} succeeded without having been executed" for d in sorted(ended - set(executed))]
     return wrong
@@ -349,14 +366,23 @@ def _check_products(world: World, runs: list[dict]) -> list[str]:
         path = world.base / p["full_path"]
         if not path.is_file():
             wrong.append(f"product {p['id']} has no file {p['full_path']}")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != p["sha256"] or path.stat().st_size != p["size_bytes"]:
+        elif (
+            hashlib.sha256(path.read_bytes()).hexdigest() != p["sha256"]
+            or path.stat().st_size != p["size_bytes"]
+        ):
             wrong.append(f"product {p['id']} is not what was recorded")
-    wrong += [f"run {r['id']}: {what}" for r in runs if r["status"] == "COMPLETED" for what in _published(world, r)]
+    wrong += [
+        f"run {r['id']}: {what}" for r in runs if r["status"] == "COMPLETED" for what in _published(world, r)
+    ]
     for r in runs:
         mine = [p for p in products if p["run_id"] == r["id"]]
         if r["status"] == "COMPLETED" and len(mine) != (2 if r["step_name"] == "calibrate" else 1):
             wrong.append(f"run {r['id']} has {len(mine)} products")
-    maps = {p["run_id"]: (world.base / p["full_path"]).read_text() for p in products if p["path"].endswith("map.txt")}
+    maps = {
+        p["run_id"]: (world.base / p["full_path"]).read_text()
+        for p in products
+        if p["path"].endswith("map.txt")
+    }
     newest = max(maps, default=None)
     if newest is None:
         return wrong

@@ -36,7 +36,9 @@ def test_packages_become_products(observatory):
 def test_a_second_cycle_does_nothing(observatory):
     observatory.until_quiet()
     reports = observatory.cycle()
-    assert [(r.pass_name, r.selected, r.done, r.failed) for r in reports if r.selected or r.done or r.failed] == []
+    assert [
+        (r.pass_name, r.selected, r.done, r.failed) for r in reports if r.selected or r.done or r.failed
+    ] == []
 
 
 def test_a_late_scan_makes_a_new_map_and_keeps_the_first(observatory):
@@ -55,7 +57,9 @@ def test_a_late_scan_makes_a_new_map_and_keeps_the_first(observatory):
 def test_a_corrupt_copy_is_reported_and_the_good_one_taken(observatory):
     observatory.until_quiet()
     reports = observatory.rows("copy_report")
-    assert [(r["package_name"], r["location"], r["finding"]) for r in reports] == [("scan-2-LFA", "buffer", "corrupt")]
+    assert [(r["package_name"], r["location"], r["finding"]) for r in reports] == [
+        ("scan-2-LFA", "buffer", "corrupt")
+    ]
 
 
 def test_inputs_are_frozen_with_checksum_and_lineage(observatory):
@@ -104,7 +108,9 @@ def test_a_program_that_fails_needs_a_person_and_downstream_waits(observatory):
     observatory.program = failing("calibrate", 3)
     observatory.until_quiet()
     runs = observatory.runs()
-    assert {(r["status"], r["failure_class"], r["exit_code"]) for r in runs} == {("FAILED", "non-zero-exit", 3)}
+    assert {(r["status"], r["failure_class"], r["exit_code"]) for r in runs} == {
+        ("FAILED", "non-zero-exit", 3)
+    }
     assert observatory.sub_group("calibrate")["outcome"] == "failed"
     assert observatory.sub_group("grid")["outcome"] == "waiting-for-upstream"
 
@@ -125,11 +131,15 @@ def test_a_retry_by_a_person_goes_on(observatory):
 def test_exit_code_75_is_tried_again_until_the_retries_are_used(observatory):
     observatory.program = failing("calibrate", 75)
     observatory.until_quiet()
-    assert {(r["status"], r["attempt"], r["retries_used"]) for r in observatory.runs("calibrate")} == {("FAILED", 4, 3)}
+    assert {(r["status"], r["attempt"], r["retries_used"]) for r in observatory.runs("calibrate")} == {
+        ("FAILED", 4, 3)
+    }
 
 
 def test_a_final_step_without_products_is_bad_output(observatory):
-    observatory.program = lambda output, manifest: 0 if manifest["step"] == "grid" else program(output, manifest)
+    observatory.program = lambda output, manifest: (
+        0 if manifest["step"] == "grid" else program(output, manifest)
+    )
     observatory.until_quiet()
     assert [r["failure_class"] for r in observatory.runs("grid")] == ["bad-output"]
 
@@ -138,7 +148,9 @@ def test_a_cancelled_recipe_stays_cancelled(observatory):
     from ccatwm.upkeep.control import Wanted, cancel
 
     observatory.cycle()
-    wanted = Wanted(tuple(r["id"] for r in observatory.runs("calibrate")), reason="not now", actor="me", host="h")
+    wanted = Wanted(
+        tuple(r["id"] for r in observatory.runs("calibrate")), reason="not now", actor="me", host="h"
+    )
     cancel(observatory.context().database, wanted, now=observatory.context().clock.now())
     observatory.until_quiet()
     assert {r["status"] for r in observatory.runs("calibrate")} == {"CANCELLED"}
@@ -168,7 +180,9 @@ def test_a_manual_request_with_force_runs_again(observatory):
 
     observatory.until_quiet()
     context = observatory.context()
-    request_runs(context.database, "otf", step="grid", force=True, reason="check", actor="me", now=context.clock.now())
+    request_runs(
+        context.database, "otf", step="grid", force=True, reason="check", actor="me", now=context.clock.now()
+    )
     observatory.until_quiet()
     assert [r["reason"] for r in observatory.runs("grid")] == ["new-sub-group", "requested"]
 
@@ -190,7 +204,9 @@ def test_a_manual_pipeline_runs_only_when_asked(observatory):
 
 
 def test_a_tick_that_finds_its_upstream_at_work_is_not_lost(observatory):
-    observatory.edit("depends_on: [calibrate]}", 'depends_on: [calibrate], trigger: {type: CRON, cron: "0 9 * * *"}}')
+    observatory.edit(
+        "depends_on: [calibrate]}", 'depends_on: [calibrate], trigger: {type: CRON, cron: "0 9 * * *"}}'
+    )
     observatory.cycle()
     observatory.minute += 24 * 60
     observatory.cycle()  # the tick: the scans are still being calibrated
@@ -200,7 +216,9 @@ def test_a_tick_that_finds_its_upstream_at_work_is_not_lost(observatory):
 
 
 def test_a_cron_step_waits_for_its_tick(observatory):
-    observatory.edit("depends_on: [calibrate]}", 'depends_on: [calibrate], trigger: {type: CRON, cron: "0 9 * * *"}}')
+    observatory.edit(
+        "depends_on: [calibrate]}", 'depends_on: [calibrate], trigger: {type: CRON, cron: "0 9 * * *"}}'
+    )
     observatory.until_quiet()
     assert observatory.runs("grid") == []
     observatory.minute += 24 * 60

@@ -49,14 +49,22 @@ def test_the_lease_of_another_machine_is_only_taken_over_when_it_has_expired(obs
 def test_a_paused_system_does_nothing(observatory):
     with observatory.context().database.write() as connection:
         connection.execute(sa.text("DELETE FROM ops_db"))
-        connection.execute(sa.text("INSERT INTO ops_db (uid, created_at, paused) VALUES ('x', '2026-01-01T00:00:00.000000Z', 'upgrade')"))
+        connection.execute(
+            sa.text(
+                "INSERT INTO ops_db (uid, created_at, paused) VALUES ('x', '2026-01-01T00:00:00.000000Z', 'upgrade')"
+            )
+        )
     assert {r.skipped for r in observatory.cycle()} == {"paused"}
     assert observatory.runs() == []
 
 
 def test_an_unknown_schema_version_ends_a_pass_with_4(observatory):
     with observatory.context().database.write() as connection:
-        connection.execute(sa.text("UPDATE ccatwm_version SET version_num = 'pipeline_9999' WHERE version_num LIKE 'pipeline%'"))
+        connection.execute(
+            sa.text(
+                "UPDATE ccatwm_version SET version_num = 'pipeline_9999' WHERE version_num LIKE 'pipeline%'"
+            )
+        )
     report = observatory.run_pass("trigger")
     assert report.exit_code == 4
     assert "db upgrade" in str(report.error)

@@ -56,7 +56,9 @@ def done(seen: SubGroupView, run_id=1, **changes) -> SubGroupView:
 
 
 def product(name="cube.fits", checksum="sha256:1", group="g1", run=7):
-    return RunInput(InputKind.PRODUCT, InputRole.MEMBER, name, "1", checksum, 10, run, "p", "calibrate", group)
+    return RunInput(
+        InputKind.PRODUCT, InputRole.MEMBER, name, "1", checksum, 10, run, "p", "calibrate", group
+    )
 
 
 def upstream(group="g1", settled=True, failed=False, known_at=NOW, has_product=True, state="up-to-date"):
@@ -146,7 +148,11 @@ def test_an_older_run_not_yet_handed_over_is_superseded():
 def test_an_older_run_that_was_handed_over_makes_the_sub_group_busy():
     first = made(view(), status=RunStatus.RUNNING)
     decision = decide(view(runs=[first], policy=replace(POLICY, config={"order": 2})))
-    assert (decision.outcome, decision.details["run"], decision.supersede_run_id) == (Outcome.BUSY, first.id, None)
+    assert (decision.outcome, decision.details["run"], decision.supersede_run_id) == (
+        Outcome.BUSY,
+        first.id,
+        None,
+    )
 
 
 def test_going_back_to_a_stops_a_pending_run_for_b():
@@ -235,21 +241,31 @@ def test_a_fan_in_waits_for_all_upstream_sub_groups_and_names_them():
 
 def test_upstream_sub_groups_that_came_later_belong_to_the_next_round():
     late = upstream("g2", settled=False, has_product=False, known_at=NOW + timedelta(minutes=1))
-    assert decide(view(policy=DOWNSTREAM, upstream=[upstream(), late], products=[product()])).outcome is Outcome.RUN
+    assert (
+        decide(view(policy=DOWNSTREAM, upstream=[upstream(), late], products=[product()])).outcome
+        is Outcome.RUN
+    )
 
 
 def test_a_fraction_of_upstream_sub_groups_may_be_enough():
-    groups = [upstream(f"g{n}") for n in range(8)] + [upstream(f"h{n}", settled=False, has_product=False) for n in range(2)]
+    groups = [upstream(f"g{n}") for n in range(8)] + [
+        upstream(f"h{n}", settled=False, has_product=False) for n in range(2)
+    ]
     seen = view(policy=replace(DOWNSTREAM, requires=0.8), upstream=groups, products=[product()])
     assert decide(seen).outcome is Outcome.RUN
-    assert decide(replace(seen, policy=replace(DOWNSTREAM, requires=0.9))).outcome is Outcome.WAITING_FOR_UPSTREAM
+    assert (
+        decide(replace(seen, policy=replace(DOWNSTREAM, requires=0.9))).outcome
+        is Outcome.WAITING_FOR_UPSTREAM
+    )
 
 
 def test_a_failed_upstream_sub_group_is_waited_for_or_skipped_as_the_step_says():
     groups = [upstream(), upstream("g2", failed=True, has_product=False, state="failed")]
     seen = view(policy=DOWNSTREAM, upstream=groups, products=[product()])
     assert decide(seen).outcome is Outcome.WAITING_FOR_UPSTREAM
-    assert decide(replace(seen, policy=replace(DOWNSTREAM, on_upstream_failure="skip"))).outcome is Outcome.RUN
+    assert (
+        decide(replace(seen, policy=replace(DOWNSTREAM, on_upstream_failure="skip"))).outcome is Outcome.RUN
+    )
 
 
 def test_a_new_upstream_product_is_upstream_changed():

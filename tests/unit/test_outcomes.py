@@ -13,7 +13,14 @@ pytestmark = pytest.mark.quick
 
 
 def record(**changes):
-    data = {"format": 1, "token": "tok", "exit_code": 0, "signal": None, "reason": "payload", "hash_exit_code": 0} | changes
+    data = {
+        "format": 1,
+        "token": "tok",
+        "exit_code": 0,
+        "signal": None,
+        "reason": "payload",
+        "hash_exit_code": 0,
+    } | changes
     return parse_exit_record(json.dumps(data).encode())
 
 
@@ -53,7 +60,8 @@ def test_a_partial_exit_code_is_success():
 
 def test_a_container_that_did_not_start_is_told_from_a_program_that_failed():
     assert judge(exit_record=record(exit_code=255)).failure is FailureClass.CONTAINER
-    assert judge(exit_record=record(exit_code=255), container_failed=lambda code: False).failure is FailureClass.NON_ZERO_EXIT
+    own = judge(exit_record=record(exit_code=255), container_failed=lambda code: False)
+    assert own.failure is FailureClass.NON_ZERO_EXIT
 
 
 def test_an_output_that_vanished_while_it_was_hashed_is_bad_output():
@@ -81,10 +89,15 @@ def test_a_held_job_is_let_go_again():
     assert judge("held").verdict is Verdict.RELEASE
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"format":99,"exit_code":0}', b'{"format":1}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[]", b'{"format":99,"exit_code":0}', b'{"format":1}', b"\xff\xfe"]
+)
 def test_a_cut_or_unknown_record_is_no_record(content):
     assert parse_exit_record(content) is None
 
 
 def test_a_record_padded_to_its_reserved_blocks_is_read():
-    assert parse_exit_record(b'{"format":1,"token":"t","exit_code":4}\n' + b" " * 4000 + b"\0" * 10).exit_code == 4
+    assert (
+        parse_exit_record(b'{"format":1,"token":"t","exit_code":4}\n' + b" " * 4000 + b"\0" * 10).exit_code
+        == 4
+    )

@@ -48,13 +48,15 @@ def test_a_product_made_again_with_the_same_bytes_is_the_same_input():
 
 def test_each_part_is_told_apart():
     base = recipe([package("a")], [ReferenceVersion("r", "1", "/r", "sha256:1")], {"order": 1})
-    assert changed_parts(base, recipe([package("a")], [ReferenceVersion("r", "2", "/r", "sha256:2")], {"order": 1})) == (
-        "references",
-    )
+    assert changed_parts(
+        base, recipe([package("a")], [ReferenceVersion("r", "2", "/r", "sha256:2")], {"order": 1})
+    ) == ("references",)
     same_reference = [ReferenceVersion("r", "1", "/elsewhere", "sha256:1")]
     assert changed_parts(base, recipe([package("a")], same_reference, {"order": 2})) == ("configuration",)
     other = replace(SOFTWARE, image_digest="sha256:bb")
-    assert changed_parts(base, recipe([package("a")], same_reference, {"order": 1}, software=other)) == ("software",)
+    assert changed_parts(base, recipe([package("a")], same_reference, {"order": 1}, software=other)) == (
+        "software",
+    )
 
 
 def test_an_environment_variable_is_part_of_the_configuration():

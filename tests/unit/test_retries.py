@@ -27,7 +27,9 @@ def test_what_may_pass_is_tried_again_until_the_retries_are_used(failure):
     assert plan(failure, used=3).due_at is None
 
 
-@pytest.mark.parametrize("failure", [FailureClass.SUBMIT_REJECTED, FailureClass.CONTAINER, FailureClass.CANCELLED_OUTSIDE])
+@pytest.mark.parametrize(
+    "failure", [FailureClass.SUBMIT_REJECTED, FailureClass.CONTAINER, FailureClass.CANCELLED_OUTSIDE]
+)
 def test_what_a_person_must_mend_is_not_tried_again(failure):
     assert plan(failure).due_at is None
 
@@ -52,7 +54,9 @@ def test_what_is_nobodys_fault_is_not_charged_but_bounded(failure):
 
 
 def test_the_back_off_doubles_up_to_the_maximum():
-    waits = [(plan(FailureClass.LOST, used=used, max_retries=9).due_at - NOW).total_seconds() for used in range(6)]
+    waits = [
+        (plan(FailureClass.LOST, used=used, max_retries=9).due_at - NOW).total_seconds() for used in range(6)
+    ]
     assert waits == [60, 120, 240, 480, 600, 600]
 
 

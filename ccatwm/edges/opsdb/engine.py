@@ -75,7 +75,9 @@ class Database:
                         connection.rollback()
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
             raise OpsDbUnavailableError(
-                f"the ops-db did not answer: {_first_line(error)}", where=self.safe_url, next="the next pass tries again"
+                f"the ops-db did not answer: {_first_line(error)}",
+                where=self.safe_url,
+                next="the next pass tries again",
             ) from error
         except sa.exc.IntegrityError as error:
             raise ConflictError(f"the ops-db refused a row: {_first_line(error)}") from error
@@ -102,7 +104,9 @@ class Database:
                     "the ops-db has no ccatwm tables", where=self.safe_url, next="run `ccatwm db upgrade`"
                 ) from error
             raise OpsDbUnavailableError(
-                f"the ops-db did not answer: {_first_line(error)}", where=self.safe_url, next="the next pass tries again"
+                f"the ops-db did not answer: {_first_line(error)}",
+                where=self.safe_url,
+                next="the next pass tries again",
             ) from error
         for branch, revisions in wanted.items():
             mine = {revision for revision in found if revision.startswith(branch)}
@@ -144,7 +148,8 @@ def _build_engine(url: sa.URL) -> sa.Engine:
             },
         )
     raise SchemaVersionError(
-        f"OPSDB_URL names a database of kind {url.get_backend_name()!r}", next="use sqlite:/// or postgresql://"
+        f"OPSDB_URL names a database of kind {url.get_backend_name()!r}",
+        next="use sqlite:/// or postgresql://",
     )
 
 
@@ -199,7 +204,7 @@ def is_network_file_system(path: str) -> str | None:
     best, kind = "", None
     target = os.path.realpath(path)
     try:
-        lines = open("/proc/self/mountinfo", encoding="utf-8").read().splitlines()
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     for line in lines:
@@ -207,5 +212,17 @@ def is_network_file_system(path: str) -> str | None:
         mount = left.split()[4].replace("\\040", " ")
         if (target == mount or target.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(best):
             best, kind = mount, right.split()[0]
-    networked = ("nfs", "lustre", "gpfs", "cifs", "smb", "beegfs", "ceph", "fuse.sshfs", "glusterfs", "9p", "afs")
+    networked = (
+        "nfs",
+        "lustre",
+        "gpfs",
+        "cifs",
+        "smb",
+        "beegfs",
+        "ceph",
+        "fuse.sshfs",
+        "glusterfs",
+        "9p",
+        "afs",
+    )
     return kind if kind and kind.startswith(networked) else None

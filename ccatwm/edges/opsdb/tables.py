@@ -7,7 +7,18 @@ key leads from a pipeline table to an observation table, and observation ids are
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Float, ForeignKey, Index, Integer, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    Table,
+    Text,
+)
 
 from ccatwm.edges.opsdb.types import Id, Json, UtcDateTime
 
@@ -162,7 +173,9 @@ pipeline_metadata = sa.MetaData(
 
 
 def _table(name: str, *columns: sa.schema.SchemaItem) -> Table:
-    return Table(name, pipeline_metadata, Column("id", Id, primary_key=True), *columns, sqlite_autoincrement=True)
+    return Table(
+        name, pipeline_metadata, Column("id", Id, primary_key=True), *columns, sqlite_autoincrement=True
+    )
 
 
 def _ours(name: str, target: str, nullable: bool = False, index: bool = True) -> Column[int]:
@@ -205,7 +218,9 @@ grouping_scope = _table(
     _ours("data_grouping_id", "data_grouping"),
     Column("group_by", Json, nullable=False),
     Column("group_by_digest", Text, nullable=False),
-    Column("resolved_digest", Text),  # digest of the rules that the members stand for; another one means: regroup all
+    Column(
+        "resolved_digest", Text
+    ),  # digest of the rules that the members stand for; another one means: regroup all
     sa.UniqueConstraint("data_grouping_id", "group_by_digest"),
 )
 reduction_software = _table("reduction_software", Column("name", Text, nullable=False, unique=True))
@@ -270,8 +285,12 @@ trigger_event = _table(
     Column("actor", Text),
     Column("created_at", UtcDateTime, nullable=False),
     Column("closed_at", UtcDateTime),
-    Index("ix_trigger_event_open", "step_id", sqlite_where=sa.text("closed_at IS NULL"),
-          postgresql_where=sa.text("closed_at IS NULL")),
+    Index(
+        "ix_trigger_event_open",
+        "step_id",
+        sqlite_where=sa.text("closed_at IS NULL"),
+        postgresql_where=sa.text("closed_at IS NULL"),
+    ),
 )
 change_cursor = _table(
     "change_cursor",
@@ -315,10 +334,17 @@ sub_group = _table(
     Column("stale", Text),  # why the current product is stale, or None
     Column("held", Text),
     Column("requested", Json),  # {"reason","text","force","actor"} until a decision carried it out
-    Column("asked", Boolean, nullable=False, server_default=sa.false()),  # a tick or a person opened it, it had to wait
+    Column(
+        "asked", Boolean, nullable=False, server_default=sa.false()
+    ),  # a tick or a person opened it, it had to wait
     sa.UniqueConstraint("step_id", "key"),
-    Index("ix_sub_group_due", "step_id", "due_at", sqlite_where=sa.text("due_at IS NOT NULL"),
-          postgresql_where=sa.text("due_at IS NOT NULL")),
+    Index(
+        "ix_sub_group_due",
+        "step_id",
+        "due_at",
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    ),
 )
 sub_group_member = _table(
     "sub_group_member",
@@ -365,7 +391,9 @@ executed_reduction_step = _table(
     Column("next_resources", Json),  # what the next attempt asks for, where experience says so
     Column("failure_class", Text),
     Column("message", Text),
-    Column("blocking", Boolean, nullable=False, server_default=sa.false()),  # FAILED for good, or CANCELLED by a person
+    Column(
+        "blocking", Boolean, nullable=False, server_default=sa.false()
+    ),  # FAILED for good, or CANCELLED by a person
     Column("superseded", Boolean, nullable=False, server_default=sa.false()),
     Column("warnings", Json, nullable=False),
     Column("cancel_requested_at", UtcDateTime),
@@ -384,13 +412,27 @@ executed_reduction_step = _table(
         "'COLLECTING_RESULTS','COMPLETED','FAILED','CANCELLED')",
         name="run_status",
     ),
-    Index("uq_open_run_per_sub_group", "sub_group_id", unique=True,
-          sqlite_where=sa.text("is_open AND NOT trial"), postgresql_where=sa.text("is_open AND NOT trial")),
-    Index("ix_run_open", "processing_location", "status", sqlite_where=sa.text("is_open"),
-          postgresql_where=sa.text("is_open")),
+    Index(
+        "uq_open_run_per_sub_group",
+        "sub_group_id",
+        unique=True,
+        sqlite_where=sa.text("is_open AND NOT trial"),
+        postgresql_where=sa.text("is_open AND NOT trial"),
+    ),
+    Index(
+        "ix_run_open",
+        "processing_location",
+        "status",
+        sqlite_where=sa.text("is_open"),
+        postgresql_where=sa.text("is_open"),
+    ),
     Index("ix_run_recipe", "sub_group_id", "recipe"),
-    Index("ix_run_inputs_there", "processing_location", sqlite_where=sa.text("inputs_removed_at IS NULL"),
-          postgresql_where=sa.text("inputs_removed_at IS NULL")),
+    Index(
+        "ix_run_inputs_there",
+        "processing_location",
+        sqlite_where=sa.text("inputs_removed_at IS NULL"),
+        postgresql_where=sa.text("inputs_removed_at IS NULL"),
+    ),
 )
 run_input = _table(
     "run_input",
@@ -415,8 +457,12 @@ submission = _table(
     Column("message", Text),
     Column("created_at", UtcDateTime, nullable=False),
     Column("submitted_at", UtcDateTime),
-    Index("ix_submission_unsettled", "state", sqlite_where=sa.text("state IN ('INTENDED','HELD')"),
-          postgresql_where=sa.text("state IN ('INTENDED','HELD')")),
+    Index(
+        "ix_submission_unsettled",
+        "state",
+        sqlite_where=sa.text("state IN ('INTENDED','HELD')"),
+        postgresql_where=sa.text("state IN ('INTENDED','HELD')"),
+    ),
 )
 run_attempt = _table(
     "run_attempt",
@@ -551,8 +597,14 @@ pass_record = _table(
     Column("waiting", Integer),
     Column("failed", Integer),
     Column("message", Text),
-    Index("uq_pass_record_latest", "pass_name", "location", unique=True,
-          sqlite_where=sa.text("latest"), postgresql_where=sa.text("latest")),
+    Index(
+        "uq_pass_record_latest",
+        "pass_name",
+        "location",
+        unique=True,
+        sqlite_where=sa.text("latest"),
+        postgresql_where=sa.text("latest"),
+    ),
 )
 pass_lease = _table(
     "pass_lease",

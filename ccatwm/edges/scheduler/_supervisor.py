@@ -6,7 +6,6 @@ runs the job script, enforces the time limit, ends what the job leaves behind, a
 """
 
 # pathlib would double the start-up time.
-# ruff: noqa: PTH103, PTH104, PTH110, PTH208
 
 from __future__ import annotations
 

@@ -30,9 +30,13 @@ class Submission:
     attempts: tuple[Attempt, ...]
 
 
-def insert_submission(connection: sa.Connection, token: str, backend: str, cluster: str, now: datetime) -> int:
+def insert_submission(
+    connection: sa.Connection, token: str, backend: str, cluster: str, now: datetime
+) -> int:
     result = connection.execute(
-        sa.insert(submission).values(token=token, backend=backend, cluster=cluster, state="INTENDED", created_at=now)
+        sa.insert(submission).values(
+            token=token, backend=backend, cluster=cluster, state="INTENDED", created_at=now
+        )
     )
     assert result.inserted_primary_key is not None
     return int(result.inserted_primary_key[0])

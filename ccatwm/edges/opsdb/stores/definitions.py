@@ -39,15 +39,19 @@ def read_known(connection: sa.Connection) -> Known:
         )
     ).mappings():
         known.references.setdefault(row["name"], {})[row["version"]] = dict(row)
-    for row in connection.execute(sa.select(t.data_grouping.c.name, t.data_grouping.c.filter_rules)).mappings():
+    for row in connection.execute(
+        sa.select(t.data_grouping.c.name, t.data_grouping.c.filter_rules)
+    ).mappings():
         known.groupings[row["name"]] = row["filter_rules"]
     for row in connection.execute(sa.select(t.pipeline.c.name, t.pipeline.c.processing_location)).mappings():
         known.pipelines[row["name"]] = row["processing_location"]
-    query = sa.select(t.pipeline.c.name.label("pipeline"), t.reduction_step.c.name, t.reduction_step.c.definition).join(
-        t.reduction_step, t.reduction_step.c.pipeline_id == t.pipeline.c.id
-    )
+    query = sa.select(
+        t.pipeline.c.name.label("pipeline"), t.reduction_step.c.name, t.reduction_step.c.definition
+    ).join(t.reduction_step, t.reduction_step.c.pipeline_id == t.pipeline.c.id)
     for row in connection.execute(query).mappings():
-        known.steps.setdefault(row["pipeline"], {})[row["name"]] = list(row["definition"].get("depends_on") or [])
+        known.steps.setdefault(row["pipeline"], {})[row["name"]] = list(
+            row["definition"].get("depends_on") or []
+        )
     if "data_location" in t.observation.tables:
         known.locations = _locations(connection)
     return known
@@ -80,7 +84,9 @@ def put_software_version(connection: sa.Connection, name: str, now: datetime, **
         connection.execute(sa.insert(table).values(software_id=software_id, created_at=now, **values))
         return True
     if row.image_digest is None and values.get("image_digest") is not None:
-        connection.execute(sa.update(table).where(table.c.id == row.id).values(image_digest=values["image_digest"]))
+        connection.execute(
+            sa.update(table).where(table.c.id == row.id).values(image_digest=values["image_digest"])
+        )
         return True
     return False
 
@@ -100,7 +106,9 @@ def put_reference_version(connection: sa.Connection, name: str, now: datetime, *
     return False
 
 
-def put_grouping(connection: sa.Connection, name: str, now: datetime, **values: Any) -> tuple[dict[str, Any] | None, bool]:
+def put_grouping(
+    connection: sa.Connection, name: str, now: datetime, **values: Any
+) -> tuple[dict[str, Any] | None, bool]:
     """(what it was, whether it changed)."""
     table = t.data_grouping
     row = connection.execute(sa.select(table).where(table.c.name == name)).mappings().first()
@@ -118,11 +126,17 @@ def put_pipeline(connection: sa.Connection, name: str, now: datetime, *, groupin
 ]:  # fmt: skip
     """(id, what it was, whether it changed)."""
     table = t.pipeline
-    grouping_id = connection.execute(sa.select(t.data_grouping.c.id).where(t.data_grouping.c.name == grouping)).scalar_one()
+    grouping_id = connection.execute(
+        sa.select(t.data_grouping.c.id).where(t.data_grouping.c.name == grouping)
+    ).scalar_one()
     values["data_grouping_id"] = grouping_id
     row = connection.execute(sa.select(table).where(table.c.name == name)).mappings().first()
     if row is None:
-        query = sa.insert(table).values(name=name, created_by=actor, updated_at=now, **values).returning(table.c.id)
+        query = (
+            sa.insert(table)
+            .values(name=name, created_by=actor, updated_at=now, **values)
+            .returning(table.c.id)
+        )
         return int(connection.execute(query).scalar_one()), None, True
     if all(row[key] == value for key, value in values.items()):
         return row["id"], dict(row), False
@@ -146,7 +160,9 @@ def put_step(
 ) -> tuple[int, dict[str, Any] | None, bool]:
     """(id, what it was, whether it changed). A new step has its scope regrouped, so that its sub-groups are made."""
     table = t.reduction_step
-    grouping_id = connection.execute(sa.select(t.data_grouping.c.id).where(t.data_grouping.c.name == grouping)).scalar_one()
+    grouping_id = connection.execute(
+        sa.select(t.data_grouping.c.id).where(t.data_grouping.c.name == grouping)
+    ).scalar_one()
     values |= {
         "scope_id": _put_scope(connection, grouping_id, group_by, group_by_digest),
         "software_id": connection.execute(
@@ -157,7 +173,11 @@ def put_step(
     where = sa.and_(table.c.pipeline_id == pipeline_id, table.c.name == name)
     row = connection.execute(sa.select(table).where(where)).mappings().first()
     if row is None:
-        query = sa.insert(table).values(pipeline_id=pipeline_id, name=name, updated_at=now, **values).returning(table.c.id)
+        query = (
+            sa.insert(table)
+            .values(pipeline_id=pipeline_id, name=name, updated_at=now, **values)
+            .returning(table.c.id)
+        )
         step_id = int(connection.execute(query).scalar_one())
         _regroup(connection, values["scope_id"])
         return step_id, None, True
@@ -189,13 +209,17 @@ def _put_config(connection: sa.Connection, config: dict[str, Any], digest: str, 
 
 
 def _regroup(connection: sa.Connection, scope_id: int) -> None:
-    connection.execute(sa.update(t.grouping_scope).where(t.grouping_scope.c.id == scope_id).values(resolved_digest=None))
+    connection.execute(
+        sa.update(t.grouping_scope).where(t.grouping_scope.c.id == scope_id).values(resolved_digest=None)
+    )
 
 
 def put_dependencies(connection: sa.Connection, step_id: int, upstream_ids: Sequence[int]) -> bool:
     """The upstream steps of a step; True if they changed."""
     table = t.reduction_step_dependency
-    known = set(connection.execute(sa.select(table.c.upstream_step_id).where(table.c.step_id == step_id)).scalars())
+    known = set(
+        connection.execute(sa.select(table.c.upstream_step_id).where(table.c.step_id == step_id)).scalars()
+    )
     if known == set(upstream_ids):
         return False
     connection.execute(sa.delete(table).where(table.c.step_id == step_id))
@@ -208,9 +232,9 @@ def put_dependencies(connection: sa.Connection, step_id: int, upstream_ids: Sequ
 
 def step_ids(connection: sa.Connection) -> dict[tuple[str, str], int]:
     """Step ids by (pipeline, step)."""
-    query = sa.select(t.pipeline.c.name.label("pipeline"), t.reduction_step.c.name, t.reduction_step.c.id).join(
-        t.reduction_step, t.reduction_step.c.pipeline_id == t.pipeline.c.id
-    )
+    query = sa.select(
+        t.pipeline.c.name.label("pipeline"), t.reduction_step.c.name, t.reduction_step.c.id
+    ).join(t.reduction_step, t.reduction_step.c.pipeline_id == t.pipeline.c.id)
     return {(row.pipeline, row.name): row.id for row in connection.execute(query)}
 
 
@@ -224,7 +248,9 @@ def known_role(connection: sa.Connection, pipeline: str, step: str) -> str | Non
     return connection.execute(query).scalar()
 
 
-def steps_using(connection: sa.Connection, *, software: str | None = None, reference: str | None = None) -> list[int]:
+def steps_using(
+    connection: sa.Connection, *, software: str | None = None, reference: str | None = None
+) -> list[int]:
     """Ids of steps that use a software or a reference."""
     step = t.reduction_step
     query = sa.select(step.c.id, step.c.definition, t.reduction_software.c.name).join(
@@ -247,9 +273,13 @@ def disable_others(connection: sa.Connection, keep: set[tuple[str, str]], now: d
     """Disable pipelines and steps that are not among `keep`; what was disabled."""
     pipelines = {pipeline for pipeline, _ in keep}
     disabled = []
-    for row in connection.execute(sa.select(t.pipeline.c.id, t.pipeline.c.name).where(t.pipeline.c.enabled)).all():
+    for row in connection.execute(
+        sa.select(t.pipeline.c.id, t.pipeline.c.name).where(t.pipeline.c.enabled)
+    ).all():
         if row.name not in pipelines:
-            connection.execute(sa.update(t.pipeline).where(t.pipeline.c.id == row.id).values(enabled=False, updated_at=now))
+            connection.execute(
+                sa.update(t.pipeline).where(t.pipeline.c.id == row.id).values(enabled=False, updated_at=now)
+            )
             disabled.append(f"pipeline {row.name}")
     step = t.reduction_step
     query = (
@@ -259,6 +289,8 @@ def disable_others(connection: sa.Connection, keep: set[tuple[str, str]], now: d
     )
     for found in connection.execute(query).all():
         if found.pipeline in pipelines and (found.pipeline, found.name) not in keep:
-            connection.execute(sa.update(step).where(step.c.id == found.id).values(enabled=False, updated_at=now))
+            connection.execute(
+                sa.update(step).where(step.c.id == found.id).values(enabled=False, updated_at=now)
+            )
             disabled.append(f"step {found.pipeline}/{found.name}")
     return disabled

@@ -91,7 +91,9 @@ def _now(connection: sa.Connection) -> datetime:
     return now
 
 
-def record_pass(connection: sa.Connection, pass_name: str, location: str, *, keep: bool, **values: Any) -> None:
+def record_pass(
+    connection: sa.Connection, pass_name: str, location: str, *, keep: bool, **values: Any
+) -> None:
     """The latest record of a pass; the one before stays as history only if `keep` was said for it."""
     record = t.pass_record
     here = sa.and_(record.c.pass_name == pass_name, record.c.location == location, record.c.latest)

@@ -44,7 +44,9 @@ class Upserted:
     ids: dict[Key, int] = field(default_factory=dict)
 
 
-def find_ids(connection: sa.Connection, kind: str, keys: tuple[str, ...], wanted: Sequence[Key]) -> dict[Key, int]:
+def find_ids(
+    connection: sa.Connection, kind: str, keys: tuple[str, ...], wanted: Sequence[Key]
+) -> dict[Key, int]:
     """Ids by natural key; the first key column is looked up, the others compared."""
     return {key: row["id"] for key, row in _existing(connection, TABLES[kind], keys, wanted, ()).items()}
 
@@ -84,7 +86,9 @@ def upsert(
     _insert(connection, table, new)
     for names, several in changed.items():
         values: dict[str, Any] = {name: sa.bindparam(name) for name in names} | {"updated_at": now}
-        connection.execute(sa.update(table).where(table.c.id == sa.bindparam("row_id")).values(values), several)
+        connection.execute(
+            sa.update(table).where(table.c.id == sa.bindparam("row_id")).values(values), several
+        )
         done.changed += len(several)
     done.new = len(new)
     if new:
@@ -102,7 +106,11 @@ def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[s
 
 
 def _existing(
-    connection: sa.Connection, table: sa.Table, keys: tuple[str, ...], wanted: Sequence[Key], columns: Sequence[str]
+    connection: sa.Connection,
+    table: sa.Table,
+    keys: tuple[str, ...],
+    wanted: Sequence[Key],
+    columns: Sequence[str],
 ) -> dict[Key, dict[str, Any]]:
     found: dict[Key, dict[str, Any]] = {}
     sought = set(wanted)

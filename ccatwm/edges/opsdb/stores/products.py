@@ -14,11 +14,14 @@ from ccatwm.edges.opsdb.stores.runs import chunks
 product = t.data_product
 
 
-def insert_products(connection: sa.Connection, run_id: int, rows: Sequence[dict[str, Any]], now: datetime) -> None:
+def insert_products(
+    connection: sa.Connection, run_id: int, rows: Sequence[dict[str, Any]], now: datetime
+) -> None:
     """The products of a run; each row has type, path, full_path, is_directory, size_bytes, file_count, sha256."""
     if rows:
         connection.execute(
-            sa.insert(product), [{"run_id": run_id, "status": "present", "created_at": now, **row} for row in rows]
+            sa.insert(product),
+            [{"run_id": run_id, "status": "present", "created_at": now, **row} for row in rows],
         )
 
 

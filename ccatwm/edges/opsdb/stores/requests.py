@@ -25,9 +25,13 @@ def find_pipeline(connection: sa.Connection, name: str) -> KnownPipeline:
 def list_steps(connection: sa.Connection, pipeline_id: int) -> list[tuple[int, str]]:
     """(id, name) in the order of the pipeline."""
     step = t.reduction_step
-    query = sa.select(step.c.id, step.c.name).where(step.c.pipeline_id == pipeline_id).order_by(step.c.position)
+    query = (
+        sa.select(step.c.id, step.c.name).where(step.c.pipeline_id == pipeline_id).order_by(step.c.position)
+    )
     return [(row.id, row.name) for row in connection.execute(query)]
 
 
 def sub_group_keys(connection: sa.Connection, step_id: int) -> set[str]:
-    return set(connection.execute(sa.select(t.sub_group.c.key).where(t.sub_group.c.step_id == step_id)).scalars())
+    return set(
+        connection.execute(sa.select(t.sub_group.c.key).where(t.sub_group.c.step_id == step_id)).scalars()
+    )

@@ -126,7 +126,13 @@ def _input(row: Any) -> RunInput:
     details = dict(row.details or {})
     details["stands_on"] = tuple(details.get("stands_on") or ())
     return RunInput(
-        InputKind(row.kind), InputRole(row.role), row.name, row.identity, row.checksum, row.size_bytes, **details
+        InputKind(row.kind),
+        InputRole(row.role),
+        row.name,
+        row.identity,
+        row.checksum,
+        row.size_bytes,
+        **details,
     )
 
 
@@ -313,7 +319,9 @@ def any_active_run(connection: sa.Connection, location: str, now: datetime) -> b
             runs.c.is_open,
             runs.c.processing_location == location,
             sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= now),
-            sa.or_(_not_held(), runs.c.status.in_(["SUBMITTING", "SUBMITTED", "RUNNING", "COLLECTING_RESULTS"])),
+            sa.or_(
+                _not_held(), runs.c.status.in_(["SUBMITTING", "SUBMITTED", "RUNNING", "COLLECTING_RESULTS"])
+            ),
         )
         .limit(1)
     )

@@ -44,16 +44,22 @@ def claim_package(
             )
         )  # fmt: skip
         return True
-    mine = row.state != "STAGING" or row.claim == claim or row.claimed_until <= now or holder_is_gone(row.claim)
+    mine = (
+        row.state != "STAGING" or row.claim == claim or row.claimed_until <= now or holder_is_gone(row.claim)
+    )
     if not mine:
         return False
     changed = connection.execute(
-        sa.update(staged).where(staged.c.id == row.id, staged.c.claim.is_not_distinct_from(row.claim)).values(**values)
+        sa.update(staged)
+        .where(staged.c.id == row.id, staged.c.claim.is_not_distinct_from(row.claim))
+        .values(**values)
     ).rowcount
     return bool(changed == 1)
 
 
-def record_staged(connection: sa.Connection, location: str, directory: str, *, now: datetime, **values: Any) -> None:
+def record_staged(
+    connection: sa.Connection, location: str, directory: str, *, now: datetime, **values: Any
+) -> None:
     """The package lies in its cache folder, verified."""
     connection.execute(
         sa.update(staged)
@@ -65,7 +71,9 @@ def record_staged(connection: sa.Connection, location: str, directory: str, *, n
 def release_claim(connection: sa.Connection, location: str, directory: str, claim: str) -> None:
     connection.execute(
         sa.update(staged)
-        .where(staged.c.processing_location == location, staged.c.directory == directory, staged.c.claim == claim)
+        .where(
+            staged.c.processing_location == location, staged.c.directory == directory, staged.c.claim == claim
+        )
         .values(state="GONE", claim=None, claimed_until=None)
     )
 

@@ -108,10 +108,19 @@ def _wanted_reference(connection: sa.Connection, wanted: str) -> ReferenceVersio
 
 
 def _list_upstream(connection: sa.Connection, step_id: int, group_by_digest: str) -> tuple[Upstream, ...]:
-    dependency, step, pipeline, scope = t.reduction_step_dependency, t.reduction_step, t.pipeline, t.grouping_scope
+    dependency, step, pipeline, scope = (
+        t.reduction_step_dependency,
+        t.reduction_step,
+        t.pipeline,
+        t.grouping_scope,
+    )
     query = (
         sa.select(
-            step.c.id, pipeline.c.name.label("pipeline"), step.c.name, step.c.scope_id, scope.c.group_by_digest,
+            step.c.id,
+            pipeline.c.name.label("pipeline"),
+            step.c.name,
+            step.c.scope_id,
+            scope.c.group_by_digest,
             sa.func.coalesce(step.c.trigger_type, pipeline.c.trigger_type).label("trigger_type"),
         )
         .join(dependency, dependency.c.upstream_step_id == step.c.id)
@@ -148,5 +157,7 @@ def step_depths(connection: sa.Connection, step_ids: Sequence[int]) -> dict[int,
 def _depth(step_id: int, upstream: dict[int, list[int]], depths: dict[int, int]) -> int:
     if step_id not in depths:
         depths[step_id] = 0  # `apply` refuses cycles
-        depths[step_id] = 1 + max((_depth(u, upstream, depths) for u in upstream.get(step_id, ())), default=-1)
+        depths[step_id] = 1 + max(
+            (_depth(u, upstream, depths) for u in upstream.get(step_id, ())), default=-1
+        )
     return depths[step_id]

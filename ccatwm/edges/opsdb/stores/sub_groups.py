@@ -76,9 +76,13 @@ def list_member_rows(
     return found
 
 
-def list_member_ids(connection: sa.Connection, scope_id: int, after: int, limit: int) -> list[tuple[int, str]]:
+def list_member_ids(
+    connection: sa.Connection, scope_id: int, after: int, limit: int
+) -> list[tuple[int, str]]:
     """(row id, package id) of a scope's members, for paging."""
-    query = sa.select(member.c.id, member.c.package_id).where(member.c.scope_id == scope_id, member.c.id > after)
+    query = sa.select(member.c.id, member.c.package_id).where(
+        member.c.scope_id == scope_id, member.c.id > after
+    )
     return [(row.id, row.package_id) for row in connection.execute(query.order_by(member.c.id).limit(limit))]
 
 
@@ -105,11 +109,15 @@ def settle_scope(connection: sa.Connection, scope_id: int, digest: str) -> None:
 def mark_keys_due(connection: sa.Connection, scope_id: int, keys: Mapping[str, Any], now: datetime) -> None:
     """The sub-groups of every step of a scope with these keys (key -> dims) fall due; missing ones are made."""
     step_ids = list(
-        connection.execute(sa.select(t.reduction_step.c.id).where(t.reduction_step.c.scope_id == scope_id)).scalars()
+        connection.execute(
+            sa.select(t.reduction_step.c.id).where(t.reduction_step.c.scope_id == scope_id)
+        ).scalars()
     )
     for step_id in step_ids:
         for chunk in chunks(sorted(keys)):
-            query = sa.select(sub_group.c.key).where(sub_group.c.step_id == step_id, sub_group.c.key.in_(chunk))
+            query = sa.select(sub_group.c.key).where(
+                sub_group.c.step_id == step_id, sub_group.c.key.in_(chunk)
+            )
             known = set(connection.execute(query).scalars())
             new = [_new_row(step_id, key, keys[key], now) for key in chunk if key not in known]
             if new:
@@ -124,7 +132,9 @@ def add_missing_sub_groups(connection: sa.Connection, scope_id: int, now: dateti
     query = sa.select(t.reduction_step.c.id).where(t.reduction_step.c.scope_id == scope_id)
     made = 0
     for step_id in list(connection.execute(query).scalars()):
-        known = sa.select(sub_group.c.key).where(sub_group.c.step_id == step_id, sub_group.c.key == member.c.key)
+        known = sa.select(sub_group.c.key).where(
+            sub_group.c.step_id == step_id, sub_group.c.key == member.c.key
+        )
         rows = connection.execute(
             sa.select(member.c.key, sa.func.min(member.c.id).label("first"))
             .where(member.c.scope_id == scope_id, ~known.exists())
@@ -132,7 +142,9 @@ def add_missing_sub_groups(connection: sa.Connection, scope_id: int, now: dateti
         ).all()
         for chunk in chunks(rows):
             dims = _dims_of(connection, [row.first for row in chunk])
-            connection.execute(sa.insert(sub_group), [_new_row(step_id, r.key, dims[r.first], now) for r in chunk])
+            connection.execute(
+                sa.insert(sub_group), [_new_row(step_id, r.key, dims[r.first], now) for r in chunk]
+            )
             made += len(chunk)
     return made
 
@@ -156,7 +168,10 @@ def _new_row(step_id: int, key: str, dims: Any, now: datetime) -> dict[str, Any]
 
 def _mark(connection: sa.Connection, where: sa.ColumnElement[bool], now: datetime, **changes: Any) -> int:
     """Sub-groups fall due now at the latest; a round that is open stays the round it was."""
-    earlier = sa.case((sub_group.c.due_at <= now, sub_group.c.due_at), else_=sa.bindparam("now", now, sub_group.c.due_at.type))
+    earlier = sa.case(
+        (sub_group.c.due_at <= now, sub_group.c.due_at),
+        else_=sa.bindparam("now", now, sub_group.c.due_at.type),
+    )
     round_at = sa.func.coalesce(sub_group.c.round_at, sa.bindparam("now", now, sub_group.c.due_at.type))
     return connection.execute(
         sa.update(sub_group).where(where).values(due_at=earlier, round_at=round_at, **changes)
@@ -172,11 +187,15 @@ def mark_due(connection: sa.Connection, sub_group_ids: Collection[int], now: dat
 def mark_asked(connection: sa.Connection, step_id: int, now: datetime) -> None:
     """A tick opens the sub-groups that are due: those that have to wait stay asked for."""
     connection.execute(
-        sa.update(sub_group).where(sub_group.c.step_id == step_id, sub_group.c.due_at <= now).values(asked=True)
+        sa.update(sub_group)
+        .where(sub_group.c.step_id == step_id, sub_group.c.due_at <= now)
+        .values(asked=True)
     )
 
 
-def mark_step_due(connection: sa.Connection, step_id: int, now: datetime, key: str | None = None, **changes: Any) -> int:
+def mark_step_due(
+    connection: sa.Connection, step_id: int, now: datetime, key: str | None = None, **changes: Any
+) -> int:
     """All sub-groups of a step (or the one with `key`) are to be looked at; returns how many."""
     where = sub_group.c.step_id == step_id
     return _mark(connection, where if key is None else sa.and_(where, sub_group.c.key == key), now, **changes)
@@ -184,7 +203,11 @@ def mark_step_due(connection: sa.Connection, step_id: int, now: datetime, key: s
 
 def mark_downstream_due(connection: sa.Connection, sub_group_ids: Collection[int], now: datetime) -> None:
     """Sub-groups of dependent steps whose sets of packages intersect with these ones' fall due."""
-    up, up_step, down_step = sub_group.alias("up"), t.reduction_step.alias("up_step"), t.reduction_step.alias("down_step")
+    up, up_step, down_step = (
+        sub_group.alias("up"),
+        t.reduction_step.alias("up_step"),
+        t.reduction_step.alias("down_step"),
+    )
     up_member, down_member = member.alias("up_member"), member.alias("down_member")
     down, dependency = sub_group.alias("down"), t.reduction_step_dependency
     for chunk in chunks(sorted(sub_group_ids)):
@@ -240,7 +263,9 @@ def list_members(connection: sa.Connection, scope_id: int, keys: Collection[str]
     for chunk in chunks(sorted(keys)):
         query = sa.select(member).where(member.c.scope_id == scope_id, member.c.key.in_(chunk))
         for r in connection.execute(query):
-            found[r.key].append(Member(r.package_id, r.package_name, r.checksum, r.size_bytes, r.state, r.ended))
+            found[r.key].append(
+                Member(r.package_id, r.package_name, r.checksum, r.size_bytes, r.state, r.ended)
+            )
     return found
 
 

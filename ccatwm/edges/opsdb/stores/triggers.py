@@ -67,7 +67,9 @@ def steps_due(connection: sa.Connection, now: datetime) -> set[int]:
 
 def steps_asked_for(connection: sa.Connection, now: datetime) -> set[int]:
     """Ids of steps with a due sub-group that somebody, or a tick, asked for and that had to wait."""
-    query = sa.select(t.sub_group.c.step_id).where(t.sub_group.c.due_at <= now, t.sub_group.c.asked).distinct()
+    query = (
+        sa.select(t.sub_group.c.step_id).where(t.sub_group.c.due_at <= now, t.sub_group.c.asked).distinct()
+    )
     return set(connection.execute(query).scalars())
 
 
@@ -147,7 +149,11 @@ def unseen_rows(
 
 
 def remember_rows(
-    connection: sa.Connection, table_name: str, rows: Sequence[tuple[str, datetime]], *, forget_before: datetime
+    connection: sa.Connection,
+    table_name: str,
+    rows: Sequence[tuple[str, datetime]],
+    *,
+    forget_before: datetime,
 ) -> None:
     """Remember rows as read; those older than the overlap can be forgotten."""
     table = t.change_seen
@@ -155,7 +161,9 @@ def remember_rows(
         sa.delete(table).where(table.c.table_name == table_name, table.c.changed_at < forget_before)
     )
     for chunk in chunks([row_id for row_id, _ in rows]):
-        connection.execute(sa.delete(table).where(table.c.table_name == table_name, table.c.row_id.in_(chunk)))
+        connection.execute(
+            sa.delete(table).where(table.c.table_name == table_name, table.c.row_id.in_(chunk))
+        )
     if rows:
         connection.execute(
             sa.insert(table),
@@ -207,5 +215,7 @@ def forget_groupings(connection: sa.Connection) -> None:
 def mark_applied(connection: sa.Connection, event: OpenEvent) -> None:
     """A request has reached its sub-groups: if the pass dies now, it is not made twice."""
     connection.execute(
-        sa.update(t.trigger_event).where(t.trigger_event.c.id == event.id).values(scope={**event.scope, "applied": True})
+        sa.update(t.trigger_event)
+        .where(t.trigger_event.c.id == event.id)
+        .values(scope={**event.scope, "applied": True})
     )
