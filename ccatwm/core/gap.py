@@ -149,7 +149,8 @@ def decide(view: SubGroupView) -> Decision:
         return waiting
     inputs = _wanted_inputs(view)
     if not inputs:
-        return Decision(Outcome.NO_INPUTS, details=_no_inputs_details(view))
+        stale = "input-withdrawn" if view.current is not None else None
+        return Decision(Outcome.NO_INPUTS, details=_no_inputs_details(view), stale=stale)
     software = _wanted_software(view, inputs)
     if software is None:
         return Decision(

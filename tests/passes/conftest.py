@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -85,6 +86,10 @@ class Observatory:
 
     def runs(self, step: str | None = None) -> list[dict]:
         return [r for r in self.rows("executed_reduction_step") if step in (None, r["step_name"])]
+
+    def resolved(self, run: dict) -> dict:
+        """What a run froze of its step."""
+        return json.loads(run["resolved_step"])
 
     def sub_group(self, step: str, key: str | None = None) -> dict:
         ids = {s["id"] for s in self.rows("reduction_step") if s["name"] == step}

@@ -289,7 +289,9 @@ def list_feeds(
         opened = _open_statuses(connection, {row.id for row in rows})
         for row in rows:
             group = _upstream_group(row, upstream, opened.get(row.id), now)
-            found[row.down_key].append(Feed(row.down_key, group, row.current_run_id, upstream))
+            # What was made from inputs that were all withdrawn feeds nobody any more.
+            current = None if row.outcome == "no-inputs" else row.current_run_id
+            found[row.down_key].append(Feed(row.down_key, group, current, upstream))
     return found
 
 
@@ -340,7 +342,7 @@ def _upstream_group(row: Any, upstream: Upstream, open_status: str | None, now: 
         state=open_status or row.outcome or "not decided yet",
         settled=open_status is None and not to_be_looked_at and (row.outcome in SETTLED or ended),
         failed=open_status is None and failed,
-        has_product=row.current_run_id is not None,
+        has_product=row.current_run_id is not None and row.outcome != "no-inputs",
     )
 
 
