@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
+from ccatwm.core.rules import parse_rules
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupedPackage, GroupingEngine
-from ccatwm.edges.opsdb.observations import JOIN_GRAPH, Edge, ObservationTables
+from ccatwm.edges.opsdb.observations import JOIN_GRAPH, Edge, Joins, ObservationTables
+from ccatwm.edges.opsdb.rule_sql import RuleCompiler
 from ccatwm.errors import DefinitionsError
 from tests.opsdb.databases import BOTH, make_database
 from tests.opsdb.observed import NOTED, NOW, add, add_package, fill
@@ -319,6 +322,18 @@ def test_the_deepest_nesting_is_answered(select: Select) -> None:
 def test_a_value_that_is_sql_is_a_value(select: Select) -> None:
     assert select(rule("Source.name", "eq", "x'; DROP TABLE source; --")) == []
     assert select(rule("RawDataPackage.metadata", "neq", "'); --", "obs'||(1).mode")) == ALL
+
+
+@pytest.mark.quick
+def test_texts_are_ordered_by_code_point_on_postgresql_whatever_its_locale() -> None:
+    """The PostgreSQL of the tests has no other locale, so only the statement can tell."""
+    tables = ObservationTables.managed()
+    tree, _ = parse_rules([rule("Source.name", "between", ["a", "b"]), rule("Source.name", "eq", "a")])
+    assert tree is not None
+    condition = RuleCompiler(tables, "postgresql").compile(tree, Joins(tables), NOW)
+    statement = str(condition.compile(dialect=postgresql.dialect()))
+    assert 'name COLLATE "C") >=' in statement and 'name COLLATE "C") <=' in statement
+    assert "name = " in statement  # equality is left to the index
 
 
 # --- pages and choices -------------------------------------------------------------------------
