@@ -49,6 +49,8 @@ class Defined:
     groupings: dict[str, DataGroupingDefinition] = field(default_factory=dict)
     pipelines: dict[str, PipelineDefinition] = field(default_factory=dict)
     places: dict[tuple[str, ...], tuple[Document, Location]] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)  # names of things that are wrong themselves: they are not unknown
+    problems: list[Problem] = field(default_factory=list)
 
     def where(self, *key: str, inside: Location = ()) -> str:
         document, location = self.places[key]
@@ -107,7 +109,7 @@ def apply_definitions(
     defined = load_definitions(paths)
     with database.read() as connection:
         known = store.read_known(connection)
-    problems = check_definitions(defined, known, grouping)
+    problems = [*defined.problems, *check_definitions(defined, known, grouping)]
     files, more, warnings = _file_checksums(defined, known)
     if problems or more:
         raise _mistakes([*problems, *more])
@@ -156,8 +158,10 @@ def _mistakes(problems: Sequence[Problem]) -> DefinitionsError:
 
 
 def load_definitions(paths: Sequence[Path]) -> Defined:
-    """Read and validate files, each alone and all together. Errors: DefinitionsError with every mistake."""
-    defined, problems = Defined(), []
+    """Read and validate files. What is wrong with one thing does not hide what is wrong with another: the good ones
+    are kept, so that they can be checked with each other."""
+    defined = Defined()
+    problems = defined.problems
     for path in paths:
         document, wrong = read_yaml(Path(path))
         problems += wrong
@@ -170,11 +174,26 @@ def load_definitions(paths: Sequence[Path]) -> Defined:
             part = Definitions.model_validate(document.data, strict=False)
         except ValidationError as error:
             problems += [_problem(document, e) for e in error.errors()]
+            problems += _salvage(defined, document)
         else:
             problems += _merge(defined, document, part)
-    if problems:
-        raise _mistakes(problems)
     return defined
+
+
+def _salvage(defined: Defined, document: Document) -> list[Problem]:
+    """Keep the definitions of a file that are right, each by itself; remember the names of those that are not."""
+    problems: list[Problem] = []
+    for section in Definitions.model_fields:
+        items = document.data.get(section) if isinstance(document.data, dict) else None
+        for n, item in enumerate(items if isinstance(items, list) else []):
+            name = item.get("name") if isinstance(item, dict) else None
+            try:
+                part = Definitions.model_validate({section: [item]})
+            except ValidationError:
+                defined.broken.add(str(name))
+                continue
+            problems += _merge(defined, document, part, first=n)
+    return problems
 
 
 def _problem(document: Document, error: Any) -> Problem:
@@ -235,8 +254,8 @@ def _allowed_keys(location: Location) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"allowed: {', '.join(keys)}"
 
 
-def _merge(defined: Defined, document: Document, part: Definitions) -> list[Problem]:
-    """Add what one file defines; a name may be defined once."""
+def _merge(defined: Defined, document: Document, part: Definitions, first: int = 0) -> list[Problem]:
+    """Add what one file defines; a name may be defined once. `first`: the index of the first thing of a section."""
     problems = []
     sections: tuple[tuple[str, Sequence[Any], dict[str, Any]], ...] = (
         ("software", part.software, defined.software),
@@ -246,7 +265,7 @@ def _merge(defined: Defined, document: Document, part: Definitions) -> list[Prob
         ("pipelines", part.pipelines, defined.pipelines),
     )
     for section, items, target in sections:
-        for n, item in enumerate(items):
+        for n, item in enumerate(items, first):
             where = document.where((section, n, "name"))
             if item.name in target:
                 problems.append(
@@ -299,6 +318,8 @@ def _rules(defined: Defined, item: DataGroupingDefinition) -> list[Any]:
 
 def _check_grouping(defined: Defined, item: DataGroupingDefinition, engine: GroupingEngine) -> list[Problem]:
     where = defined.where("data_groupings", item.name, inside=("filter_rules",))
+    if item.preset and item.preset in defined.broken:
+        return []
     if item.preset and item.preset not in defined.presets:
         place = defined.where("data_groupings", item.name, inside=("preset",))
         return [Problem(place, f"unknown preset {item.preset!r}", _choices(item.preset, defined.presets))]
@@ -321,7 +342,7 @@ def _check_pipeline(
 ) -> list[Problem]:
     problems = []
     names = [step.name for step in pipeline.steps]
-    if pipeline.data_grouping not in defined.groupings and pipeline.data_grouping not in known.groupings:
+    if pipeline.data_grouping not in {*defined.groupings, *known.groupings, *defined.broken}:
         where = defined.where("pipelines", pipeline.name, inside=("data_grouping",))
         hint = _choices(pipeline.data_grouping, [*defined.groupings, *known.groupings])
         problems.append(Problem(where, f"unknown data grouping {pipeline.data_grouping!r}", hint))
@@ -358,10 +379,10 @@ def _check_step(
     for reference in step.references:
         name, _, pinned = reference.partition("@")
         versions = _versions(defined.references.get(name)) | set(known.references.get(name, {}))
-        if not versions:
+        if not versions and name not in defined.broken:
             hint = _choices(name, [*defined.references, *known.references])
             problems.append(Problem(at("references"), f"unknown reference {name!r}", hint))
-        elif pinned and pinned not in versions:
+        elif versions and pinned and pinned not in versions:
             problems.append(
                 Problem(
                     at("references"),
@@ -387,6 +408,8 @@ def _check_software(
     defined: Defined, known: Known, step: StepDefinition, at: str, at_version: str
 ) -> list[Problem]:
     versions = _versions(defined.software.get(step.software)) | set(known.software.get(step.software, {}))
+    if step.software in defined.broken:
+        return []
     if not versions:
         hint = _choices(step.software, [*defined.software, *known.software])
         return [Problem(at, f"unknown software {step.software!r}", hint)]
@@ -401,6 +424,8 @@ def _check_upstream(
 ) -> list[Problem]:
     other, _, name = upstream.rpartition("/")
     other = other or pipeline.name
+    if other in defined.broken:
+        return []
     steps = _step_names(defined, known, other)
     if steps is None:
         return [
