@@ -16,6 +16,7 @@ import yaml
 from ccatwm.errors import Problem
 
 MAX_BYTES = 8 << 20
+PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp"))
 Location = tuple[str | int, ...]
 
 
@@ -96,7 +97,7 @@ def _build(node: Any, location: Location, document: Document, problems: list[Pro
         return [_build(n, (*location, i), document, problems, loader) for i, n in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _build_mapping(node, location, document, problems, loader)
-    if not node.tag.startswith("tag:yaml.org,2002:"):
+    if node.tag not in PLAIN_TAGS:
         problems.append(Problem(f"{document.file}:{line}", f"a tag ({node.tag})", "write plain data"))
         return None
     try:

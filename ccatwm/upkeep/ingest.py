@@ -336,7 +336,7 @@ def parse_object(kind: str, item: Any, where: str, problems: list[Problem]) -> P
     for name, value in item.items():
         _take(parsed, spec, str(name), value, problems)
     for name in spec.needed:
-        if name not in parsed.row and name not in parsed.references:
+        if item.get(name) is None:
             problems.append(Problem(where, f"a {kind} without {name}"))
     if kind == "source":
         need = SOURCE_NEEDS.get(parsed.row.get("kind", "fixed"))

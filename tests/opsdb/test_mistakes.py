@@ -1,0 +1,222 @@
+"""What people get wrong in definitions and observations: all of it at once, with file and line, and nothing written."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+import sqlalchemy as sa
+
+from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.grouping import GroupingEngine
+from ccatwm.edges.opsdb.observations import ObservationTables
+from ccatwm.errors import DefinitionsError, UsageError
+from ccatwm.upkeep.apply import apply_definitions
+from ccatwm.upkeep.ingest import ingest_files
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+LATER = datetime(2026, 3, 2, tzinfo=UTC)
+GOOD = """
+software:
+  - name: cal
+    versions: [{version: 1.0.0, command: [cal]}]
+data_groupings:
+  - name: all-data
+    filter_rules: []
+pipelines:
+  - name: otf
+    data_grouping: all-data
+    processing_location: local
+    steps:
+      - {name: a, software: cal, group_by: [executed_obs_unit]}
+      - {name: b, software: cal, group_by: [], depends_on: [a]}
+"""
+
+
+def apply(database, tmp_path, text, now=NOW, **options):
+    path = tmp_path / "pipelines.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    engine = GroupingEngine(ObservationTables.managed(), database.dialect, "UTC")
+    return apply_definitions(database, engine, [path], now=now, actor="me", host="h", **options)
+
+
+def ingest(database, tmp_path, text, name="night.yaml", now=NOW):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return ingest_files(database, [path], now=now, actor="me")
+
+
+def mistakes(database, tmp_path, text):
+    with pytest.raises(DefinitionsError) as caught:
+        apply(database, tmp_path, text)
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(t.pipeline)).scalar() == 0
+    return [(p.where.rpartition("/")[2], f"{p.what}; {p.next}") for p in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("processing_location", "processing_locatoin", 11, "did you mean processing_location?"),
+        ("filter_rules: []", "filter_rules: [{table: Sauce, column: name, operator: eq, value: x}]", 7, "table 'Sauce'"),
+        ("filter_rules: []", "filter_rules: [{table: Source, column: nam, operator: eq, value: x}]", 7, "no column 'nam'"),
+        ("filter_rules: []", "filter_rules: [{table: Source, column: name, json_path: a, operator: eq, value: x}]", 7, "JSON"),
+        ("filter_rules: []", "filter_rules: [{table: Source, column: ra_deg, operator: eq, value: east}]", 7, "number"),
+        ("{name: b,", "{name: a,", 14, "two steps are called 'a'"),
+        ("software: cal, group_by: []", "software: call, group_by: []", 14, "did you mean cal?"),
+        ("depends_on: [a]", "depends_on: [c]", 14, "has no step 'c'"),
+        ("group_by: [executed_obs_unit]}", "group_by: [executed_obs_unit], depends_on: [b]}", 12, "otf/a > otf/b"),
+        ("command: [cal]", 'command: ["cal\\n#SBATCH --uid=0"]', 4, "control character"),
+        ("group_by: []", "group_by: [night]", 14, "unknown dimension 'night'"),
+        ("group_by: []", 'group_by: [], trigger: {type: CRON, cron: "61 * * * *"}', 14, "no cron expression"),
+        ("group_by: []", "group_by: [], version_policy: exact", 14, "needs version"),
+        ("group_by: []", "group_by: [], resources: {extra: [--wrap=x y]}", 14, "no single scheduler option"),
+        ("data_grouping: all-data", "data_grouping: &a all-data", 0, ""),
+        ("processing_location: local", "processing_location: !!python/object:os.system local", 10, "tag"),
+        ("    data_grouping: all-data", "    data_grouping: all-data\n    data_grouping: all-data", 10, "twice"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_its_line(database, tmp_path, old, new, line, said):
+    assert old in GOOD
+    text = GOOD.replace(old, new, 1)
+    if not said:  # an anchor that nobody uses is only a name
+        assert apply(database, tmp_path, text).changes
+        return
+    found = mistakes(database, tmp_path, text)
+    assert any(said in what for _, what in found), found
+    lines = [int(where.split(":")[1].split(".")[0]) for where, what in found if said in what]
+    assert any(abs(n - line) <= 1 for n in lines), found
+
+
+def test_all_mistakes_are_told_at_once(database, tmp_path):
+    text = (
+        GOOD.replace("table", "t")
+        .replace("{name: b,", "{name: B,")
+        .replace("filter_rules: []", "filter_rules: [5]")
+    )
+    assert len(mistakes(database, tmp_path, text)) == 2
+
+
+def test_a_file_that_is_not_utf8_is_named(database, tmp_path):
+    ((where, what),) = mistakes(database, tmp_path, b"software:\n  - name: \xff\n")
+    assert (where, "not UTF-8" in what) == ("pipelines.yaml:2", True)
+
+
+def test_applying_twice_changes_nothing(database, tmp_path):
+    apply(database, tmp_path, GOOD)
+    report = apply(database, tmp_path, GOOD, now=LATER)
+    assert report.changes == []
+    with database.read() as connection:
+        assert set(connection.execute(sa.select(t.reduction_step.c.updated_at)).scalars()) == {NOW}
+        assert connection.execute(sa.select(sa.func.count()).select_from(t.change_log)).scalar() == 1
+
+
+def test_a_dry_run_shows_and_writes_nothing(database, tmp_path):
+    report = apply(database, tmp_path, GOOD, dry_run=True)
+    assert "+ pipeline otf" in report.changes
+    assert apply(database, tmp_path, GOOD).changes == report.changes
+
+
+def test_an_applied_version_keeps_its_command(database, tmp_path):
+    apply(database, tmp_path, GOOD)
+    with pytest.raises(DefinitionsError, match="another command"):
+        apply(database, tmp_path, GOOD.replace("command: [cal]", "command: [other]"))
+
+
+def test_an_image_replaced_under_its_path_is_refused(database, tmp_path):
+    image = tmp_path / "a.sif"
+    image.write_bytes(b"one")
+    text = GOOD.replace("command: [cal]", f"image: {image}, command: [cal]")
+    apply(database, tmp_path, text)
+    image.write_bytes(b"two")
+    with pytest.raises(DefinitionsError, match="another file"):
+        apply(database, tmp_path, text)
+
+
+def test_prune_disables_what_the_file_no_longer_has(database, tmp_path):
+    apply(database, tmp_path, GOOD)
+    shorter = GOOD.replace("      - {name: b, software: cal, group_by: [], depends_on: [a]}\n", "")
+    assert apply(database, tmp_path, shorter).changes == []
+    assert apply(database, tmp_path, shorter, prune=True).changes == ["- step otf/b: disabled"]
+
+
+def test_the_role_of_a_step_is_fixed_at_its_first_apply(database, tmp_path):
+    apply(database, tmp_path, GOOD)
+    apply(database, tmp_path, GOOD.replace(", depends_on: [a]", ""))
+    with database.read() as connection:
+        roles = (
+            connection.execute(sa.select(t.reduction_step.c.role).order_by(t.reduction_step.c.id))
+            .scalars()
+            .all()
+        )
+    assert roles == ["intermediate", "final"]
+
+
+def test_many_sub_groups_need_a_yes(database, tmp_path):
+    apply(database, tmp_path, GOOD)
+    with database.write() as connection:
+        step = connection.execute(sa.select(sa.func.min(t.reduction_step.c.id))).scalar()
+        rows = [{"step_id": step, "key": str(n), "dims": {}, "created_at": NOW} for n in range(3)]
+        connection.execute(sa.insert(t.sub_group), rows)
+    changed = GOOD.replace("{name: a,", "{name: a, config: {x: 1},")
+    with pytest.raises(UsageError, match="3 sub-groups"):
+        apply(database, tmp_path, changed, confirm_runs=2)
+    assert apply(database, tmp_path, changed, confirm_runs=2, yes=True).sub_groups == 3
+
+
+# --- observations -----------------------------------------------------------------------------------------------------
+
+NIGHT = """
+data_locations: [{name: archive, location_type: long_term_archive, base_path: /data}]
+sources: [{name: NGC253, ra_deg: 11.9, dec_deg: -25.3}]
+raw_data_packages:
+  - {name: p1, instrument_module: CHAI/LFA, copies: [{location: archive, path: p1.tar}], weather: {pwv_mm: 0.5}}
+"""
+
+
+def test_ingesting_twice_keeps_every_change_time(database, tmp_path):
+    ingest(database, tmp_path, NIGHT)
+    report = ingest(database, tmp_path, NIGHT, now=LATER)
+    assert all(c["new"] == c["changed"] == 0 for c in report.counts.values())
+    changed = ingest(database, tmp_path, NIGHT.replace("name: p1,", "name: p1, state: failed,"), now=LATER)
+    assert changed.counts["raw_data_package"] == {"new": 0, "changed": 1, "unchanged": 0}
+    with database.read() as connection:
+        assert connection.execute(sa.select(t.raw_data_package.c.updated_at)).scalar() == LATER
+        assert connection.execute(sa.select(t.source.c.updated_at)).scalar() == NOW
+        assert connection.execute(sa.select(t.raw_data_package_metadata.c.data)).scalar() == {
+            "weather": {"pwv_mm": 0.5}
+        }
+
+
+@pytest.mark.parametrize("name", ["x; rm -rf ~ $(id) \n #SBATCH --uid=0", "Größe ☉ 星", "-rf", "a" * 5000])
+def test_any_name_is_data_and_survives_as_it_is(database, tmp_path, name):
+    import json
+
+    lines = json.dumps({"kind": "source", "name": name, "ra_deg": 1.0}) + "\n"
+    ingest(database, tmp_path, lines, "night.jsonl")
+    with database.read() as connection:
+        assert connection.execute(sa.select(t.source.c.name)).scalar() == name
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"kind": "source", "name": "a\\u0000b"}', "NUL"),
+        ('{"kind": "raw_data_package", "name": "p", "state": "gone"}', "one of waiting"),
+        ('{"kind": "raw_data_package", "name": "p", "checksum": "abc"}', "algorithm:hex"),
+        ('{"kind": "executed_obs_unit", "name": "s", "start_time": "2026-03-01T01:00:00"}', "with its zone"),
+        ('{"kind": "sauce", "name": "p"}', "kind is 'sauce'"),
+        ('{"kind": "source", "name": "p", "radeg": 1}', "did you mean ra_deg"),
+        ('{"kind": "source", "name": "p", "source_kind": "solar_system_object"}', "without naif_id"),
+        ('{"kind": ', "no JSON"),
+        ('{"kind": "raw_data_package", "name": "p", "copies": [{"location": "archive"}]}', "path is missing"),
+    ],
+)
+def test_a_wrong_line_is_named_and_nothing_of_the_file_is_written(database, tmp_path, line, said):
+    with pytest.raises(DefinitionsError) as caught:
+        ingest(database, tmp_path, '{"kind": "site", "name": "here"}\n' + line + "\n", "night.jsonl")
+    (problem,) = caught.value.problems
+    assert said in f"{problem.what}; {problem.next}"
+    assert problem.where.endswith("night.jsonl:2")
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(t.site)).scalar() == 0
