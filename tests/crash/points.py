@@ -38,6 +38,7 @@ class Campaign:
     night: str = "night.yaml"
     pipeline: str = "pipeline.yaml"
     late: bool = True
+    wanted_before: tuple[tuple[str, int], ...] = (("calibrate", 2), ("grid", 1))
     wanted: tuple[tuple[str, int], ...] = (("calibrate", 3), ("grid", 2))
 
     def world(self, folder: Path, url: str, **more: object) -> World:
@@ -48,7 +49,8 @@ class Campaign:
 
 WHOLE = Campaign()
 # One scan, one step, real processes: what submit, poll and collect do there.
-LOCAL = Campaign("local", 0, "one-scan.yaml", "one-step.yaml", False, (("calibrate", 1), ("grid", 0)))
+ONE_RUN = (("calibrate", 1), ("grid", 0))
+LOCAL = Campaign("local", 0, "one-scan.yaml", "one-step.yaml", False, ONE_RUN, ONE_RUN)
 # Every job is run twice by its real script.
 TWICE = Campaign(scripts=2)
 
@@ -63,7 +65,10 @@ class SqliteStore:
 
     def copy(self, url: str, folder: Path) -> str:
         source = url.removeprefix("sqlite:///")
-        with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(folder / "opsdb.sqlite")) as new:
+        with (
+            closing(sqlite3.connect(source)) as old,
+            closing(sqlite3.connect(folder / "opsdb.sqlite")) as new,
+        ):
             old.backup(new)
         return f"sqlite:///{folder}/opsdb.sqlite"
 
@@ -207,11 +212,10 @@ def run_point(recording: Recording, k: int, mode: str) -> list[str]:
     try:
         _rebase(folder / "w", url, Path(stop.folder))
         world = recording.campaign.world(folder / "w", url, kill_at=k, mode=mode, tick=stop.tick)
+        if not stop.late:  # the late scan's story begins from the very state that this must end in
+            world.wanted, world.scans = dict(recording.campaign.wanted_before), 2
         world.counter.set(stop.effects)
         world.until_quiet()
-        if recording.campaign.late and not stop.late:
-            arrive(world, "late.yaml")
-            world.until_quiet()
         if world.counter.get() < k:
             return [f"effect {k} was not reached"]
         return check(world, recording.raw) + _second_cycle(world)

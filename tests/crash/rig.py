@@ -146,6 +146,7 @@ class World:
     trace: int | None = None
     in_process: bool = False
     scripts: int = 0  # run jobs by the real script, so many times each
+    scans: int = 3  # that the newest map must stand on
     wanted: dict[str, int] = field(default_factory=lambda: {"calibrate": 3, "grid": 2})
 
     @property
@@ -386,7 +387,7 @@ def _check_products(world: World, runs: list[dict]) -> list[str]:
     newest = max(maps, default=None)
     if newest is None:
         return wrong
-    if len(maps[newest].splitlines()) < 3:
+    if len(maps[newest].splitlines()) < world.scans:
         wrong.append(f"the newest map stands on {len(maps[newest].splitlines())} inputs")
     current = {g["current_run_id"] for g in rows(world.url, "sub_group")}
     if newest not in current:
