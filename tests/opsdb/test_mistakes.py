@@ -60,7 +60,12 @@ def mistakes(database, tmp_path, text):
         ("processing_location", "processing_locatoin", 11, "did you mean processing_location?"),
         ("filter_rules: []", "filter_rules: [{table: Sauce, column: name, operator: eq, value: x}]", 7, "table 'Sauce'"),
         ("filter_rules: []", "filter_rules: [{table: Source, column: nam, operator: eq, value: x}]", 7, "no column 'nam'"),
-        ("filter_rules: []", "filter_rules: [{table: Source, column: name, json_path: a, operator: eq, value: x}]", 7, "JSON"),
+        (
+            "filter_rules: []",
+            "filter_rules: [{table: Source, column: name, json_path: a.b, operator: eq, value: x}]",
+            7,
+            "JSON",
+        ),
         ("filter_rules: []", "filter_rules: [{table: Source, column: ra_deg, operator: eq, value: east}]", 7, "number"),
         ("{name: b,", "{name: a,", 14, "two steps are called 'a'"),
         ("software: cal, group_by: []", "software: call, group_by: []", 14, "did you mean cal?"),
