@@ -195,7 +195,8 @@ def _make_run_directory(context: Context, run: Run) -> None:
 
 def _link_inputs(context: Context, run: Run, inputs: Sequence[RunInput]) -> None:
     folder = PurePosixPath(run.directory)
-    hard = context.settings.container_runtime != "none"
+    # Nothing keeps a program without a container from writing into its inputs: then never by hard link.
+    hard = context.settings.container_runtime != "none" and run.resolved_step.software.image is not None
     links = [
         (cache_directory(p.identity, p.name, p.checksum), folder / input_path(p)) for p in packages_of(inputs)
     ]
