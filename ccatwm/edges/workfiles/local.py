@@ -1,37 +1,44 @@
 """Files below the base directory on this host. Touches: those files only.
 
-Every single change is an effect. What is made appears at once under its name: it is made under a hidden name beside it,
-then renamed.
+Every single change is an effect. What is made appears at once and whole: under a hidden name beside its place first,
+then renamed. No link below the base directory is ever followed.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import fcntl
 import hashlib
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar
 
-from ccatwm.edges.workfiles._receive import TreeWriter, receive_file_into, receive_tar_into, receive_tree_into
-from ccatwm.errors import CcatwmError, FilesUnavailableError, NoSpaceError
-from ccatwm.interfaces import Effects, EntryKind, FileWrite, Received, Space, TreeEntry
+from ccatwm.core.names import encode_name
+from ccatwm.edges.workfiles._folders import Folders, Parts, Sweeper, hidden_name, remove_entry, walk
+from ccatwm.edges.workfiles._receive import TreeWriter, receive_file_into, receive_tree_into
+from ccatwm.edges.workfiles._system import (
+    FOLDER,
+    NEW_FILE,
+    close_checked,
+    errors_at,
+    find_regular,
+    find_status,
+    is_locked,
+    link_or_copy,
+    rename_new,
+    write_all,
+)
+from ccatwm.edges.workfiles._tar import receive_tar_into
+from ccatwm.errors import CcatwmError
+from ccatwm.interfaces import Effects, FileWrite, Received, Space, TreeEntry
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN)
-NEXT_METHOD = (errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EINVAL, errno.ENOTTY)
-FICLONE = 0x40049409  # ioctl_ficlone(2)
-BLOCK = 1 << 20
+T = TypeVar("T")
+UNLIMITED_INODES = 1 << 40  # what file systems without a fixed number of inodes are said to have free
 
 
 class LocalWorkFiles:
-    """`WorkFiles` by plain system calls."""
+    """`WorkFiles` by system calls of this host."""
 
     def __init__(self, base_dir: Path, effects: Effects) -> None:
         self._base = Path(os.path.abspath(base_dir))
@@ -43,137 +50,186 @@ class LocalWorkFiles:
     # --- making and writing ----------------------------------------------------------------------------------
 
     def make_trees(self, paths: Iterable[PurePosixPath]) -> None:
-        with _errors():
+        with self._folders() as folders:
             for path in paths:
-                self._make_tree(self._path(path))
+                with self._at(path):
+                    folders.make(_parts(path))
 
     def make_exclusive(self, path: PurePosixPath, *, mode: int = 0o770) -> bool:
-        full = self._path(path)
-        with _errors():
-            self._make_tree(full.parent)
+        above, name = _split(path)
+        with self._folders() as folders, self._at(path):
+            parent = folders.make(above)
             with self._effects.around("file.mkdir", str(path)):
                 try:
-                    os.mkdir(full, mode)
+                    os.mkdir(name, mode, dir_fd=parent)
                 except FileExistsError:
                     return False
+            self._sync(parent, above)
         return True
 
-    def modes(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, int | None]:
-        with _errors():
-            return {path: _mode(self._path(path)) for path in paths}
-
     def write_files(self, files: Iterable[FileWrite]) -> None:
-        with _errors():
+        sweeper, written = Sweeper(self._effects), dict[Parts, None]()
+        with self._folders() as folders:
             for file in files:
-                self._write(self._path(file.path), file.content, file.mode)
+                above, name = _split(file.path)
+                with self._at(file.path):
+                    parent = folders.make(above)
+                    sweeper.sweep(parent, above, name)
+                    self._write(parent, name, file)
+                written[above] = None
+            self._sync_all(folders, written)
+
+    def _write(self, parent: int, name: str, file: FileWrite) -> None:
+        hidden = hidden_name(name)
+        try:
+            with self._effects.around("file.write", str(file.path)):
+                descriptor = os.open(hidden, NEW_FILE, file.mode, dir_fd=parent)
+                close_checked(descriptor, lambda d: self._fill(d, file))
+            with self._effects.around("file.rename", str(file.path)):
+                os.replace(hidden, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            self._discard(parent, hidden)
+            raise
+
+    def _fill(self, descriptor: int, file: FileWrite) -> None:
+        is_locked(descriptor)  # so that nobody sweeps it away
+        write_all(descriptor, file.content)
+        with self._effects.around("file.fsync", str(file.path)):
+            os.fsync(descriptor)
 
     def switch_link(self, link: PurePosixPath, target: str) -> None:
-        full = self._path(link)
-        with _errors():
-            if os.path.islink(full) and os.readlink(full) == target:
+        _parts(PurePosixPath(target))
+        above, name = _split(link)
+        with self._folders() as folders, self._at(link):
+            parent = folders.make(above)
+            if _link_target(parent, name) == target:
                 return
-            temporary = hidden(full)
+            Sweeper(self._effects).sweep(parent, above, name)
+            hidden = hidden_name(name)
             with self._effects.around("file.symlink", str(link)):
-                os.symlink(target, temporary)
-            with self._effects.around("file.rename", str(link)):
-                os.replace(temporary, full)
-            self._sync_folder(full.parent)
+                os.symlink(target, hidden, dir_fd=parent)
+            try:
+                with self._effects.around("file.rename", str(link)):
+                    os.replace(hidden, name, src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                self._discard(parent, hidden)
+                raise
+            self._sync(parent, above)
 
     def rename(self, source: PurePosixPath, target: PurePosixPath) -> bool:
-        with _errors():
-            return self._rename_new(self._path(source), self._path(target))
-
-    def remove_trees(self, paths: Iterable[PurePosixPath]) -> None:
-        with _errors():
-            for path in paths:
-                full = self._path(path)
-                if full == self._base:
-                    raise ValueError("the base directory is never removed")
-                self._remove(full)
+        (old_above, old), (new_above, new) = _split(source), _split(target)
+        with self._folders() as olds, self._folders() as news, self._at(source):
+            new_parent = news.make(new_above)
+            old_parent = olds.find(old_above)
+            if find_status(new_parent, new) is not None:
+                return False
+            if old_parent is None:
+                raise FileNotFoundError(2, "there is no such file or folder")
+            with self._effects.around("file.rename", str(target)):
+                done = rename_new(old_parent, old, new_parent, new)
+            if done:
+                self._sync(new_parent, new_above)
+                if old_above != new_above:
+                    self._sync(old_parent, old_above)
+        return done
 
     # --- reading -----------------------------------------------------------------------------------------------
+
+    def modes(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, int | None]:
+        found = self._each(paths, find_status)
+        return {path: None if status is None else stat.S_IMODE(status.st_mode) for path, status in found.items()}
+
+    def exists(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, bool]:
+        return {path: status is not None for path, status in self._each(paths, find_status).items()}
 
     def read_files(
         self, paths: Iterable[PurePosixPath], *, max_bytes: int = 1 << 22
     ) -> dict[PurePosixPath, bytes | None]:
-        with _errors():
-            return {path: _read(self._path(path), max_bytes, tail=False) for path in paths}
+        return self._each(paths, lambda parent, name: _read(parent, name, max_bytes, tail=False))
 
     def read_tails(
         self, paths: Iterable[PurePosixPath], *, max_bytes: int
     ) -> dict[PurePosixPath, bytes | None]:
-        with _errors():
-            return {path: _read(self._path(path), max_bytes, tail=True) for path in paths}
-
-    def exists(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, bool]:
-        with _errors():
-            return {path: os.path.lexists(self._path(path)) for path in paths}
-
-    def list_tree(self, path: PurePosixPath) -> list[TreeEntry] | None:
-        with _errors():
-            try:
-                folder = os.open(self._path(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-            except OSError as error:
-                if error.errno == errno.ELOOP:
-                    return None
-                raise
-            try:
-                return sorted(_walk(folder, PurePosixPath()), key=lambda e: os.fsencode(str(e.path)))
-            finally:
-                os.close(folder)
+        return self._each(paths, lambda parent, name: _read(parent, name, max_bytes, tail=True))
 
     def hash_files(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, tuple[int, str] | None]:
-        with _errors():
-            return {path: _hash(self._path(path)) for path in paths}
+        return self._each(paths, _hash)
+
+    def list_tree(self, path: PurePosixPath) -> list[TreeEntry] | None:
+        with self._folders() as folders, self._at(path):
+            folder = folders.find(_parts(path))
+            if folder is None:
+                return None
+            return sorted(walk(folder), key=lambda entry: os.fsencode(str(entry.path)))
 
     def space(self) -> Space:
-        with _errors():
+        with self._at(PurePosixPath()):
             found = os.statvfs(self._base)
-        inodes = found.f_favail if found.f_files else 1 << 40  # btrfs and others have no fixed number
-        return Space(found.f_bavail * found.f_frsize, inodes)
+        return Space(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else UNLIMITED_INODES)
+
+    def _each(
+        self, paths: Iterable[PurePosixPath], look: Callable[[int, str], T | None]
+    ) -> dict[PurePosixPath, T | None]:
+        """What `look` finds by (folder, name); None where the folder is not there."""
+        answers: dict[PurePosixPath, T | None] = {}
+        with self._folders() as folders:
+            for path in paths:
+                above, name = _split(path, base_name=".")
+                with self._at(path):
+                    parent = folders.find(above)
+                    answers[path] = None if parent is None else look(parent, name)
+        return answers
 
     # --- linking -----------------------------------------------------------------------------------------------
 
     def link_trees(self, links: Iterable[tuple[PurePosixPath, PurePosixPath]], *, hard: bool = True) -> None:
-        with _errors():
+        sweeper, made = Sweeper(self._effects), dict[Parts, None]()
+        with self._folders() as olds, self._folders() as news:
             for source, target in links:
-                self._link(self._path(source), self._path(target), hard)
+                (old_above, old), (above, name) = _split(source), _split(target)
+                with self._at(target):
+                    parent = news.make(above)
+                    if find_status(parent, name) is not None:
+                        continue
+                    sweeper.sweep(parent, above, name)
+                with self._at(source):
+                    old_parent = olds.get(old_above)
+                    self._link(old_parent, old, parent, name, hard)
+                made[above] = None
+            self._sync_all(news, made)
 
-    def _link(self, source: Path, target: Path, hard: bool) -> None:
-        if os.path.lexists(target):
-            return
-        self._make_tree(target.parent)
-        self._sweep(target)
-        temporary = hidden(target)
-        if stat.S_ISDIR(os.lstat(source).st_mode):
-            self._link_tree(source, temporary, hard)
+    def _link(self, old_parent: int, old: str, parent: int, name: str, hard: bool) -> None:
+        hidden = hidden_name(name)
+        try:
+            self._link_entry(old_parent, old, parent, hidden, hard)
+            with self._effects.around("file.rename", name):
+                done = rename_new(parent, hidden, parent, name)
+        except BaseException:
+            self._discard(parent, hidden)
+            raise
+        if not done:  # somebody else was faster
+            self._discard(parent, hidden)
+
+    def _link_entry(self, old_parent: int, old: str, parent: int, name: str, hard: bool) -> None:
+        found = os.stat(old, dir_fd=old_parent, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode):
+            self._link_folder(old_parent, old, parent, name, hard)
+        elif stat.S_ISREG(found.st_mode):
+            with self._effects.around("file.link", old):
+                link_or_copy(old_parent, old, parent, name, hard=hard)
         else:
-            self._link_file(source, temporary, hard)
-        self._rename_new(temporary, target)
+            raise CcatwmError(f"{encode_name(old)} is neither a file nor a folder: it cannot be an input")
 
-    def _link_tree(self, source: Path, target: Path, hard: bool) -> None:
-        with self._effects.around("file.mkdir", str(target)):
-            os.mkdir(target)
-        with os.scandir(source) as entries:
-            for entry in sorted(entries, key=lambda e: os.fsencode(e.name)):
-                if entry.is_dir(follow_symlinks=False):
-                    self._link_tree(source / entry.name, target / entry.name, hard)
-                else:
-                    self._link_file(source / entry.name, target / entry.name, hard)
+    def _link_folder(self, old_parent: int, old: str, parent: int, name: str, hard: bool) -> None:
+        with self._effects.around("file.mkdir", old):
+            os.mkdir(name, dir_fd=parent)
+        with _opened(old_parent, old) as source, _opened(parent, name) as target:
+            is_locked(target)
+            for inner in sorted(os.listdir(source)):
+                self._link_entry(source, inner, target, inner, hard)
+            self._sync(target, (old,))
 
-    def _link_file(self, source: Path, target: Path, hard: bool) -> None:
-        if not stat.S_ISREG(os.lstat(source).st_mode):
-            raise CcatwmError(f"{source} is neither a file nor a folder: it cannot be an input")
-        with self._effects.around("file.link", str(target)):
-            if hard and _tried(lambda: os.link(source, target, follow_symlinks=False)):
-                return
-            if _tried(lambda: _reflink(source, target)):
-                return
-            _copy(source, target)
-
-    # --- receiving ------------------------------------------------------------------------------------------------
+    # --- receiving ---------------------------------------------------------------------------------------------
 
     def receive_tar(
         self,
@@ -185,13 +241,15 @@ class LocalWorkFiles:
         members: Mapping[str, tuple[int, str | None]] | None = None,
     ) -> Received:
         return self._receive(
-            target, lambda writer: receive_tar_into(writer, stream, size_bytes, checksum, members)
+            target, members, lambda writer: receive_tar_into(writer, stream, size_bytes, checksum)
         )
 
     def receive_file(
         self, stream: BinaryIO, target: PurePosixPath, *, name: str, size_bytes: int | None, checksum: str | None
     ) -> Received:
-        return self._receive(target, lambda writer: receive_file_into(writer, stream, name, size_bytes, checksum))
+        return self._receive(
+            target, None, lambda writer: receive_file_into(writer, stream, name, size_bytes, checksum)
+        )
 
     def receive_tree(
         self,
@@ -203,147 +261,137 @@ class LocalWorkFiles:
         members: Mapping[str, tuple[int, str | None]] | None = None,
     ) -> Received:
         return self._receive(
-            target, lambda writer: receive_tree_into(writer, files, size_bytes, checksum, members)
+            target, members, lambda writer: receive_tree_into(writer, files, size_bytes, checksum)
         )
 
-    def _receive(self, target: PurePosixPath, fill: Callable[[TreeWriter], Received]) -> Received:
+    def _receive(
+        self,
+        target: PurePosixPath,
+        members: Mapping[str, tuple[int, str | None]] | None,
+        fill: Callable[[TreeWriter], Received],
+    ) -> Received:
         """Fill a hidden folder beside `target`, then rename it; on any error nothing is left."""
-        full = self._path(target)
-        with _errors():
-            self._make_tree(full.parent)
-            self._sweep(full)
-            temporary = hidden(full)
-            with self._effects.around("file.mkdir", str(temporary)):
-                os.mkdir(temporary)
+        above, name = _split(target)
+        with self._folders() as folders, self._at(target):
+            parent = folders.make(above)
+            Sweeper(self._effects).sweep(parent, above, name)
+            hidden = hidden_name(name)
             try:
-                received = fill(TreeWriter(temporary, self._effects))
+                received = self._fill_folder(parent, hidden, members, fill)
+                self._put(parent, hidden, name)
             except BaseException:
-                with suppress(OSError):
-                    self._remove(temporary)
+                self._discard(parent, hidden)
                 raise
-            self._rename_new(temporary, full)
+            self._sync(parent, above)
         return received
 
-    # --- single effects ---------------------------------------------------------------------------------------------
+    def _fill_folder(
+        self,
+        parent: int,
+        name: str,
+        members: Mapping[str, tuple[int, str | None]] | None,
+        fill: Callable[[TreeWriter], Received],
+    ) -> Received:
+        with self._effects.around("file.mkdir", name):
+            os.mkdir(name, dir_fd=parent)
+        with _opened(parent, name) as folder:
+            is_locked(folder)
+            os.fchmod(folder, 0o755 | (os.fstat(folder).st_mode & stat.S_ISGID))
+            with TreeWriter(folder, self._effects, members) as writer:
+                return fill(writer)
 
-    def _path(self, path: PurePosixPath) -> Path:
-        """The absolute path; one that is absolute, climbs, or passes through a link is refused."""
-        if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"not a path below the base directory: {path}")
-        return self._base / path
+    def _put(self, parent: int, hidden: str, name: str) -> None:
+        """Rename to the visible name. What is there was not verified just now: it gives way."""
+        with self._effects.around("file.rename", name):
+            done = rename_new(parent, hidden, parent, name)
+        if not done:
+            self._remove(parent, name)
+            with self._effects.around("file.rename", name):
+                os.rename(hidden, name, src_dir_fd=parent, dst_dir_fd=parent)
 
-    def _make_tree(self, full: Path) -> None:
-        if full.is_dir():
+    # --- removing ----------------------------------------------------------------------------------------------
+
+    def remove_trees(self, paths: Iterable[PurePosixPath]) -> None:
+        sweeper = Sweeper(self._effects)
+        with self._folders() as folders:
+            for path in paths:
+                above, name = _split(path)
+                with self._at(path):
+                    parent = folders.find(above)
+                    if parent is not None:
+                        self._remove(parent, name)
+                        sweeper.sweep(parent, above, name)
+
+    def _remove(self, parent: int, name: str) -> None:
+        """A folder vanishes at once, by a hidden name; a half-removed one is never seen."""
+        found = find_status(parent, name)
+        if found is None:
             return
-        if full != self._base:
-            self._make_tree(full.parent)
-        with self._effects.around("file.mkdir", str(full)), suppress(FileExistsError):
-            os.mkdir(full)
+        if stat.S_ISDIR(found.st_mode):
+            hidden = hidden_name(name)
+            with self._effects.around("file.rename", name):
+                os.rename(name, hidden, src_dir_fd=parent, dst_dir_fd=parent)
+            name = hidden
+        remove_entry(parent, name, self._effects)
 
-    def _write(self, full: Path, content: bytes, mode: int) -> None:
-        self._make_tree(full.parent)
-        temporary = hidden(full)
-        try:
-            with self._effects.around("file.write", str(full)):
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-                with open(descriptor, "wb") as stream:
-                    stream.write(content)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-            with self._effects.around("file.rename", str(full)):
-                os.replace(temporary, full)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        self._sync_folder(full.parent)
+    def _discard(self, parent: int, hidden: str) -> None:
+        """Away with what was being made; that it cannot be removed is not what went wrong."""
+        with suppress(OSError):
+            remove_entry(parent, hidden, self._effects)
 
-    def _rename_new(self, source: Path, target: Path) -> bool:
-        """Rename without replacing; False, and `source` removed, if the target is there."""
-        with self._effects.around("file.rename", str(target)):
-            done = _rename_no_replace(source, target)
-        if done:
-            self._sync_folder(target.parent)
-        else:
-            self._remove(source)
-        return done
+    # --- common ------------------------------------------------------------------------------------------------
 
-    def _sync_folder(self, folder: Path) -> None:
-        with self._effects.around("file.fsync", str(folder)):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    def _folders(self) -> Folders:
+        return Folders.below(self._base, self._effects)
 
-    def _sweep(self, target: Path) -> None:
-        """Remove what a killed pass left under hidden names for this target."""
-        prefix = f".{_short(target.name)}."
-        with os.scandir(target.parent) as entries:
-            left = [e.name for e in entries if e.name.startswith(prefix) and e.name.endswith(".part")]
-        for name in left:
-            self._remove(target.parent / name)
+    @contextmanager
+    def _at(self, path: PurePosixPath) -> Iterator[None]:
+        with errors_at(encode_name(str(self._base / path))):
+            yield
 
-    def _remove(self, full: Path) -> None:
-        try:
-            found = os.lstat(full)
-        except FileNotFoundError:
-            return
-        with self._effects.around("file.remove", str(full)):
-            if stat.S_ISDIR(found.st_mode):
-                _remove_tree(full)
-            else:
-                os.unlink(full)
+    def _sync(self, folder: int, parts: Parts) -> None:
+        with self._effects.around("file.fsync", "/".join(parts)):
+            os.fsync(folder)
+
+    def _sync_all(self, folders: Folders, changed: Iterable[Parts]) -> None:
+        for parts in changed:
+            with self._at(PurePosixPath(*parts)):
+                self._sync(folders.get(parts), parts)
 
 
-# --- helpers without state ------------------------------------------------------------------------------------------
+def _parts(path: PurePosixPath) -> Parts:
+    """Its components. Errors: ValueError for a path that is absolute or climbs."""
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"not a path below the base directory: {path}")
+    return path.parts
+
+
+def _split(path: PurePosixPath, base_name: str = "") -> tuple[Parts, str]:
+    """(components of the folder, name). The base directory itself has no name to make, write or remove."""
+    parts = _parts(path)
+    if not parts and not base_name:
+        raise ValueError("the base directory itself is not to be changed")
+    return parts[:-1], parts[-1] if parts else base_name
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
-    """Errors of the system as errors of this project."""
+def _opened(parent: int, name: str) -> Iterator[int]:
+    descriptor = os.open(name, FOLDER, dir_fd=parent)
     try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise NoSpaceError(f"no space: {error.strerror}: {error.filename or ''}".rstrip(": ")) from error
-        if error.errno in AWAY:
-            raise FilesUnavailableError(f"the file system did not answer: {error}") from error
-        raise CcatwmError(str(error)) from error
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def _short(name: str) -> str:
-    return os.fsdecode(os.fsencode(name)[:180])
-
-
-def hidden(full: Path) -> Path:
-    """A hidden name beside `full`, never used before."""
-    return full.with_name(f".{_short(full.name)}.{secrets.token_hex(6)}.part")
-
-
-def _mode(full: Path) -> int | None:
+def _link_target(parent: int, name: str) -> str | None:
     try:
-        return stat.S_IMODE(os.lstat(full).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
+        return os.readlink(name, dir_fd=parent)
+    except OSError:
         return None
 
 
-def _open_regular(full: Path) -> int | None:
-    """A descriptor of the regular file itself, or None: links and special files are never opened for long."""
-    try:
-        descriptor = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES):
-            return None
-        raise
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    return None
-
-
-def _read(full: Path, max_bytes: int, *, tail: bool) -> bytes | None:
-    descriptor = _open_regular(full)
+def _read(parent: int, name: str, max_bytes: int, *, tail: bool) -> bytes | None:
+    descriptor = find_regular(parent, name)
     if descriptor is None:
         return None
     with open(descriptor, "rb") as stream:
@@ -352,100 +400,10 @@ def _read(full: Path, max_bytes: int, *, tail: bool) -> bytes | None:
         return stream.read(max_bytes)
 
 
-def _hash(full: Path) -> tuple[int, str] | None:
-    descriptor = _open_regular(full)
+def _hash(parent: int, name: str) -> tuple[int, str] | None:
+    descriptor = find_regular(parent, name)
     if descriptor is None:
         return None
     with open(descriptor, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256")
         return stream.tell(), digest.hexdigest()
-
-
-def _walk(folder: int, below: PurePosixPath) -> Iterator[TreeEntry]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            found = entry.stat(follow_symlinks=False)
-            path = below / entry.name
-            if stat.S_ISDIR(found.st_mode):
-                yield TreeEntry(path, EntryKind.DIRECTORY, 0, found.st_mtime_ns)
-                yield from _walk_into(folder, entry.name, path)
-            else:
-                yield _entry(folder, entry.name, path, found)
-
-
-def _walk_into(folder: int, name: str, path: PurePosixPath) -> Iterator[TreeEntry]:
-    try:
-        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-    except OSError:  # swapped or removed meanwhile: listed as it was, not entered
-        return
-    try:
-        yield from _walk(inner, path)
-    finally:
-        os.close(inner)
-
-
-def _entry(folder: int, name: str, path: PurePosixPath, found: os.stat_result) -> TreeEntry:
-    if stat.S_ISREG(found.st_mode):
-        return TreeEntry(path, EntryKind.FILE, found.st_size, found.st_mtime_ns)
-    if stat.S_ISLNK(found.st_mode):
-        target = os.readlink(name, dir_fd=folder)
-        return TreeEntry(path, EntryKind.SYMLINK, 0, found.st_mtime_ns, target)
-    return TreeEntry(path, EntryKind.OTHER, 0, found.st_mtime_ns)
-
-
-def _tried(act: Callable[[], None]) -> bool:
-    """False where the file system does not do this: another method is taken."""
-    try:
-        act()
-    except OSError as error:
-        if error.errno in NEXT_METHOD:
-            return False
-        raise
-    return True
-
-
-def _reflink(source: Path, target: Path) -> None:
-    with open(source, "rb") as old, open(target, "xb") as new:
-        try:
-            fcntl.ioctl(new.fileno(), FICLONE, old.fileno())
-        except OSError:
-            os.unlink(target)
-            raise
-
-
-def _copy(source: Path, target: Path) -> None:
-    with open(source, "rb") as old, open(target, "xb") as new:
-        shutil.copyfileobj(old, new, BLOCK)
-        new.flush()
-        os.fsync(new.fileno())
-
-
-def _remove_tree(full: Path) -> None:
-    def make_writable(function: Callable[..., Any], path: str, _error: Any) -> None:
-        os.chmod(os.path.dirname(path), 0o700)
-        if not os.path.islink(path) and os.path.isdir(path):
-            os.chmod(path, 0o700)
-        function(path)
-
-    shutil.rmtree(full, onerror=make_writable)
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-RENAME_NOREPLACE = 1
-AT_FDCWD = -100
-
-
-def _rename_no_replace(source: Path, target: Path) -> bool:
-    """renameat2(2) with RENAME_NOREPLACE; where a file system lacks it, look first (one writer per name)."""
-    result = _libc.renameat2(AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), RENAME_NOREPLACE)
-    if result == 0:
-        return True
-    code = ctypes.get_errno()
-    if code == errno.EEXIST:
-        return False
-    if code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        raise OSError(code, os.strerror(code), str(target))
-    if os.path.lexists(target):
-        return False
-    os.rename(source, target)
-    return True

@@ -1,0 +1,189 @@
+"""What the kernel does with files beyond Python's own functions, and its errors as errors of this project.
+
+Touches: files by descriptor and name, never by a path that could lead elsewhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from ccatwm.errors import CcatwmError, FilesUnavailableError, NoSpaceError
+
+BLOCK = 1 << 20
+FULL = (errno.ENOSPC, errno.EDQUOT)
+AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN)
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # O_NOFOLLOW says ELOOP, with O_DIRECTORY ENOTDIR, of a link
+UNSUPPORTED = (errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES,
+               errno.EINVAL, errno.ENOTTY, errno.ENOSYS)  # fmt: skip
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+FICLONE = 0x40049409  # ioctl_ficlone(2)
+RENAME_NOREPLACE = 1  # renameat2(2)
+
+
+@contextmanager
+def errors_at(where: str) -> Iterator[None]:
+    """Errors of the system inside, as errors of this project that say where."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in FULL:
+            raise NoSpaceError(f"{reason}: {where}", next="free space or inodes there, or raise the quota") from error
+        if error.errno in AWAY:
+            raise FilesUnavailableError(f"the file system did not answer: {where}: {reason}") from error
+        raise CcatwmError(f"{where}: {reason}") from error
+
+
+def find_folder(parent: int, name: str) -> int | None:
+    """A descriptor of a folder, or None where there is none: a link to one is none."""
+    try:
+        return os.open(name, FOLDER, dir_fd=parent)
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return None
+        raise
+
+
+def find_status(parent: int, name: str) -> os.stat_result | None:
+    """lstat(2), or None where nothing is."""
+    try:
+        return os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return None
+        raise
+
+
+def find_regular(parent: int, name: str) -> int | None:
+    """A descriptor of a regular file to read, or None: links and special files are not opened."""
+    found = find_status(parent, name)
+    if found is None or not stat.S_ISREG(found.st_mode):
+        return None
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (*NOT_THERE, errno.ENXIO):
+            return None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Every byte, however many calls it takes: a nearly full disk takes a part first."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def close_checked(descriptor: int, act: Callable[[int], Any]) -> None:
+    """Do `act` and close, both with their errors: network file systems tell of a full disk at close."""
+    try:
+        act(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+
+
+def rename_new(old_parent: int, old: str, new_parent: int, new: str) -> bool:
+    """Rename without replacing; False if `new` is there already."""
+    code = _renameat2(old_parent, old, new_parent, new)
+    if code == 0:
+        return True
+    if code == errno.EEXIST:
+        return False
+    if code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        raise OSError(code, os.strerror(code))
+    if find_status(new_parent, new) is not None:  # no such flag here (NFS): names have one writer each
+        return False
+    os.rename(old, new, src_dir_fd=old_parent, dst_dir_fd=new_parent)
+    return True
+
+
+def _renameat2(old_parent: int, old: str, new_parent: int, new: str) -> int:
+    function = _libc_function("renameat2")
+    if function is None:
+        return errno.ENOSYS
+    if function(old_parent, os.fsencode(old), new_parent, os.fsencode(new), RENAME_NOREPLACE) == 0:
+        return 0
+    return ctypes.get_errno()
+
+
+@cache
+def _libc_function(name: str) -> Any:
+    return getattr(ctypes.CDLL(None, use_errno=True), name, None)
+
+
+def is_locked(descriptor: int) -> bool:
+    """Whether a living process holds it; where there are no locks, nobody is known to."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    return False
+
+
+def link_or_copy(old_parent: int, old: str, new_parent: int, new: str, *, hard: bool) -> None:
+    """The file under a second name: hard link, else reflink, else copy."""
+    if hard and _tried(
+        lambda: os.link(old, new, src_dir_fd=old_parent, dst_dir_fd=new_parent, follow_symlinks=False)
+    ):
+        return
+    source = find_regular(old_parent, old)
+    if source is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), old)
+    try:
+        mode = 0o444 | (os.fstat(source).st_mode & 0o111)
+        target = os.open(new, NEW_FILE, mode, dir_fd=new_parent)
+        close_checked(target, lambda target: _fill(source, target, mode))
+    finally:
+        os.close(source)
+
+
+def _fill(source: int, target: int, mode: int) -> None:
+    if not _tried(lambda: fcntl.ioctl(target, FICLONE, source)):
+        _copy(source, target)
+    os.fchmod(target, mode)
+    os.fsync(target)
+
+
+def _copy(source: int, target: int) -> None:
+    size = 0
+    while data := os.read(source, BLOCK):
+        write_all(target, data)
+        size += len(data)
+    if size != os.fstat(source).st_size:
+        raise CcatwmError("a file changed while it was copied")
+
+
+def _tried(act: Callable[[], Any]) -> bool:
+    """False where the file system does not do this: another method is taken."""
+    try:
+        act()
+    except OSError as error:
+        if error.errno in UNSUPPORTED:
+            return False
+        raise
+    return True
+
+
+def make_writable(parent: int, name: str) -> None:
+    """chmod u+rwx of the folder itself: by a descriptor, since chmod(2) would follow a link put in its place."""
+    descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        os.chmod(f"/proc/self/fd/{descriptor}", mode | 0o700)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,149 @@
+"""Reads a tar (plain, gz, bz2 or xz) once, front to end, and has its members written.
+
+Touches: nothing itself. tarfile only reads headers here; none of its extraction is used, its filters have been got
+round before (CVE-2025-4517 and others).
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import tarfile
+import zlib
+from typing import Any, cast
+
+from ccatwm.core.names import encode_name
+from ccatwm.edges.workfiles._receive import (
+    EXPANSION_ALLOWANCE,
+    MAX_EXPANSION,
+    Readable,
+    TreeWriter,
+    VerifyingReader,
+    safe_parts,
+)
+from ccatwm.errors import CorruptCopyError
+from ccatwm.interfaces import Received
+
+BUFFER = 1 << 17  # tarfile copies what is left of its buffer at every header
+LONGEST_HEADER = 1 << 20  # bytes of an extended header, which is read into memory
+MOST_MEMBERS = 2_000_000
+EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+            tarfile.GNUTYPE_LONGLINK)  # fmt: skip
+MAGIC: tuple[tuple[bytes, Any], ...] = ((b"\x1f\x8b", gzip.GzipFile), (b"BZh", bz2.BZ2File), (b"\xfd7zXZ\0", lzma.LZMAFile))
+BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError, RecursionError)
+
+
+class _Member(tarfile.TarInfo):
+    """A header. tarfile itself takes a damaged one, or the end of the bytes, for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Member:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            cast(_Archive, archive).has_end_mark = True
+            raise
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"damaged header at byte {archive.offset}: {error}") from error
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.type in EXTENDED and not 0 <= self.size <= LONGEST_HEADER:
+            raise tarfile.ReadError(f"extended header of {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+class _Archive(tarfile.TarFile):
+    tarinfo = _Member
+    has_end_mark = False
+
+
+class _Inflated:
+    """What comes out of a decompressor, counted: a bomb ends before it fills anything."""
+
+    def __init__(self, reader: VerifyingReader) -> None:
+        self._reader = reader
+        first = reader.peek(6)
+        openers = [opener for magic, opener in MAGIC if first.startswith(magic)]
+        self._stream: Readable = openers[0](reader) if openers else reader
+        self._size = 0
+
+    @property
+    def allowed(self) -> int:
+        """Bytes that may come of what has been read so far."""
+        return self._reader.size * MAX_EXPANSION + EXPANSION_ALLOWANCE
+
+    def read(self, count: int = -1) -> bytes:
+        data = self._stream.read(count)
+        self._size += len(data)
+        if self._size > self.allowed:
+            raise CorruptCopyError(f"unpacks to more than {self.allowed} bytes, far more than its size")
+        return data
+
+    def drain(self) -> None:
+        """To the end, where gz and xz have their own checksums."""
+        while self.read(BUFFER):
+            pass
+
+
+def receive_tar_into(
+    writer: TreeWriter, stream: Readable, size_bytes: int | None, checksum: str | None
+) -> Received:
+    """Write the members of a tar while it is read once. Errors: CorruptCopyError."""
+    reader = VerifyingReader(stream, size_bytes, checksum, writer.crew)
+    try:
+        has_end_mark = _unpack_all(writer, _Inflated(reader))
+    except BROKEN as error:
+        reader.finish()  # where size or checksum already tell what is wrong, they say it better
+        raise CorruptCopyError(f"not a whole tar: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        reader.finish()  # bz2 and gzip say so of damaged data
+        raise CorruptCopyError(f"not a whole tar: {error}") from error
+    reader.finish()
+    if not has_end_mark and checksum is None:
+        raise CorruptCopyError("not a whole tar: it has no end mark, and no checksum to tell that it is whole")
+    return writer.finish(reader.size)
+
+
+def _unpack_all(writer: TreeWriter, inflated: _Inflated) -> bool:
+    archive = _Archive.open(
+        fileobj=cast(Any, inflated), mode="r|", bufsize=BUFFER, encoding="utf-8", errors="surrogateescape"
+    )
+    with archive:
+        count = 0
+        while (member := archive.next()) is not None:
+            count += 1
+            if count > MOST_MEMBERS:
+                raise CorruptCopyError(f"more than {MOST_MEMBERS} members")
+            _unpack(writer, archive, member, inflated.allowed)
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+        inflated.drain()
+    return archive.has_end_mark
+
+
+def _unpack(writer: TreeWriter, archive: tarfile.TarFile, member: tarfile.TarInfo, allowed: int) -> None:
+    parts = safe_parts(member.name)
+    if member.isdir():
+        writer.make_folder(parts)
+    elif not parts:
+        raise CorruptCopyError(f"member {encode_name(member.name)!r} is a file without a name")
+    elif member.isreg():
+        source = archive.extractfile(member)
+        assert source is not None, "a regular member has content"
+        writer.write(parts, source, allowed)
+    elif member.islnk():
+        writer.copy(parts, safe_parts(member.linkname), allowed)
+    else:
+        raise CorruptCopyError(
+            f"member {encode_name(member.name)[:200]} is {_kind(member)}: packages hold files and folders only"
+        )
+
+
+def _kind(member: tarfile.TarInfo) -> str:
+    if member.issym():
+        return "a symbolic link"
+    return "a device" if member.isdev() and not member.isfifo() else "a FIFO or another special file"
