@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -14,6 +15,7 @@ from ccatwm.core.model import EntryKind, ProductType, StepRole, TreeEntry
 from ccatwm.core.names import encode_name
 
 DECLARATION = PurePosixPath("products.json")
+DECLARATION_SCHEMA = "ccatwm.products/1"
 TYPE_BY_DIRECTORY = {
     "science": ProductType.SCIENCE,
     "qa": ProductType.QA_METRIC,
@@ -110,23 +112,37 @@ def parse_declaration(content: bytes | None) -> Declaration:
     if content is None:
         return Declaration()
     try:
-        data = json.loads(content)
-    except ValueError as error:
+        data = json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         return Declaration(problems=(f"products.json is no JSON: {error}",))
     if not isinstance(data, dict) or not isinstance(data.get("products", []), list):
         return Declaration(problems=('products.json is not {"products": [...]}',))
     problems: list[str] = []
+    if data.get("schema", DECLARATION_SCHEMA) != DECLARATION_SCHEMA:
+        problems.append(f"products.json: schema {data['schema']!r} is not {DECLARATION_SCHEMA!r}")
     declared = [_declared(n, entry, problems) for n, entry in enumerate(data.get("products", []))]
+    found = tuple(d for d in declared if d is not None)
+    warnings = _warnings(data, problems)
+    quality = _mapping(data, "quality", "products.json", problems)
+    return Declaration(found, warnings, quality, (*problems, *_twice(found)))
+
+
+def _refuse_constant(name: str) -> Any:
+    """Python reads these, JSON and PostgreSQL do not know them."""
+    raise ValueError(f"{name} is no number of JSON (write null)")
+
+
+def _twice(declared: Sequence[Declared]) -> list[str]:
+    counts = Counter(d.path for d in declared)
+    return [f"products.json declares {_shown(path)} twice" for path, count in counts.items() if count > 1]
+
+
+def _warnings(data: Mapping[str, Any], problems: list[str]) -> tuple[str, ...]:
     warnings = data.get("warnings", [])
     if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
         problems.append("products.json: warnings is not a list of texts")
-        warnings = []
-    return Declaration(
-        tuple(d for d in declared if d is not None),
-        tuple(encode_name(text)[:500] for text in warnings),
-        _mapping(data.get("quality")),
-        tuple(problems),
-    )
+        return ()
+    return tuple(encode_name(text)[:500] for text in warnings)
 
 
 def _declared(number: int, entry: Any, problems: list[str]) -> Declared | None:
@@ -140,19 +156,18 @@ def _declared(number: int, entry: Any, problems: list[str]) -> Declared | None:
         return None
     kind = entry.get("type")
     if kind is not None and str(kind).upper() not in ProductType.__members__:
-        allowed = ", ".join(ProductType.__members__)
-        problems.append(f"{where}: type {kind!r} is none of {allowed}")
+        problems.append(f"{where}: type {kind!r} is none of {', '.join(ProductType.__members__)}")
         return None
-    return Declared(
-        path,
-        ProductType(str(kind).upper()) if kind else None,
-        _mapping(entry.get("dims")),
-        _mapping(entry.get("quality")),
-    )
+    dims, quality = (_mapping(entry, key, where, problems) for key in ("dims", "quality"))
+    return Declared(path, ProductType(str(kind).upper()) if kind else None, dims, quality)
 
 
-def _mapping(value: Any) -> Mapping[str, Any] | None:
-    return value if isinstance(value, dict) else None
+def _mapping(data: Mapping[str, Any], key: str, where: str, problems: list[str]) -> Mapping[str, Any] | None:
+    value = data.get(key)
+    if value is not None and not isinstance(value, dict):
+        problems.append(f"{where}: {key} is not an object")
+        return None
+    return value
 
 
 # --- what may not be there -------------------------------------------------------------------------------------------

@@ -155,3 +155,19 @@ def test_control_characters_in_a_command_line_are_refused(bad):
 
 def test_the_argv_file_has_an_argument_a_line_and_an_end_mark():
     assert build_argv_file(["a b", "", "é"]) == "a b\n\né\n#end-of-argv\n".encode()
+
+
+@pytest.mark.parametrize("runtime", ["apptainer", "none"])
+def test_what_a_person_wrote_is_one_argument_each(runtime):
+    software = SoftwareVersion("cal", "1.0", ("run-it", "--x", "$(id)"), "/images/a,b.sif")
+    step = replace(STEP, software=software, environment={"MODE": "a,b $(touch x)"})
+    line = build_argv(step, FACTS, runtime=runtime)
+    assert line[-3:] == ("run-it", "--x", "$(id)")
+    prefix = "" if runtime == "none" else "APPTAINERENV_"
+    assert f"{prefix}MODE=a,b $(touch x)" in line
+    assert runtime == "none" or line[-4] == "/images/a,b.sif"
+
+
+def test_a_control_character_never_reaches_the_argv_file():
+    with pytest.raises(ValueError, match="control character"):
+        build_argv_file(["a\nb"])
