@@ -139,7 +139,9 @@ def _errors(copy: PackageCopy) -> Iterator[None]:
 
 def _missing(copy: PackageCopy) -> str:
     if copy.root is not None and not os.path.isdir(copy.root):
-        return f"the root {copy.root} of data location {copy.location} is not there: is its file system mounted?"
+        return (
+            f"the root {copy.root} of data location {copy.location} is not there: is its file system mounted?"
+        )
     return f"{_where(copy)} is not there"
 
 

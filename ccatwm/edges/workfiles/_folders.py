@@ -50,7 +50,8 @@ class Folders:
                 return cls(os.open(base, os.O_RDONLY | os.O_DIRECTORY), effects)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise FilesUnavailableError(
-                    f"the base directory {base} is not there", next="mount its file system, or run `ccatwm init`"
+                    f"the base directory {base} is not there",
+                    next="mount its file system, or run `ccatwm init`",
                 ) from error
 
     def __enter__(self) -> Folders:
@@ -255,7 +256,9 @@ def _empty(folder: int, top: int, effects: Effects, depth: int) -> None:
             _empty_inner(folder, name, found, top, effects, depth)
 
 
-def _empty_inner(parent: int, name: str, found: os.stat_result, top: int, effects: Effects, depth: int) -> None:
+def _empty_inner(
+    parent: int, name: str, found: os.stat_result, top: int, effects: Effects, depth: int
+) -> None:
     folder = _open_writable(parent, name, found, effects)
     try:
         _empty(folder, top, effects, depth + 1)

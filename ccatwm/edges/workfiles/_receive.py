@@ -82,7 +82,9 @@ def known_checksum(checksum: str) -> tuple[str, str]:
     algorithm, value = split_checksum(checksum)
     if algorithm not in ALGORITHMS or not value:
         kinds = ", ".join(ALGORITHMS)
-        raise CorruptCopyError(f"checksum {checksum!r} cannot be checked: known are {kinds}, as algorithm:hex")
+        raise CorruptCopyError(
+            f"checksum {checksum!r} cannot be checked: known are {kinds}, as algorithm:hex"
+        )
     return algorithm, value
 
 
@@ -234,7 +236,9 @@ class TreeWriter:
     def copy(self, parts: Parts, earlier: Parts, allowed: int) -> int:
         """A second name for a file written before, as a file of its own."""
         if _key(earlier) not in self._written:
-            raise CorruptCopyError(f"{shown(parts)} is a hard link to {shown(earlier)}, which is not before it")
+            raise CorruptCopyError(
+                f"{shown(parts)} is a hard link to {shown(earlier)}, which is not before it"
+            )
         folder = self._tree.get(earlier[:-1])
         descriptor = find_regular(folder, earlier[-1])
         assert descriptor is not None, "written before"
@@ -280,14 +284,18 @@ class _MemberCheck:
         if self._size is not None and size != self._size:
             raise CorruptCopyError(f"file {self._name} has {size} bytes, {self._size} expected")
         if self._wanted is not None and (found := self._digest.hexdigest()) != self._wanted[1]:
-            raise CorruptCopyError(f"file {self._name} has {self._wanted[0]} {found}, {self._wanted[1]} expected")
+            raise CorruptCopyError(
+                f"file {self._name} has {self._wanted[0]} {found}, {self._wanted[1]} expected"
+            )
 
 
 def _open_new(folder: int, parts: Parts) -> int:
     try:
         return os.open(parts[-1], NEW_FILE, 0o444, dir_fd=folder)
     except FileExistsError as error:  # names that this file system takes for the same: case, composed letters
-        raise CorruptCopyError(f"{shown(parts)} is in the package twice, as this file system sees names") from error
+        raise CorruptCopyError(
+            f"{shown(parts)} is in the package twice, as this file system sees names"
+        ) from error
 
 
 def _sync_and_close(descriptors: Iterable[int]) -> None:
@@ -314,7 +322,9 @@ def safe_parts(name: str) -> Parts:
         raise CorruptCopyError(f"member {encode_name(name)[:200]} leads out of its package")
     sizes = [len(os.fsencode(part)) for part in parts]
     if "\0" in name or max(sizes, default=0) > 255 or sum(sizes) + len(sizes) > LONGEST_PATH:
-        raise CorruptCopyError(f"member {encode_name(name)[:200]} has a name that is too long or holds a zero byte")
+        raise CorruptCopyError(
+            f"member {encode_name(name)[:200]} has a name that is too long or holds a zero byte"
+        )
     return parts
 
 
@@ -350,5 +360,3 @@ def receive_tree_into(
     if wanted is not None and received.tree_digest != ":".join(wanted):
         raise CorruptCopyError(f"the tree digest is {received.tree_digest}, {checksum} expected")
     return received
-
-

@@ -20,7 +20,11 @@ from ccatwm.errors import CcatwmError, FilesUnavailableError, NoSpaceError
 BLOCK = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
 AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN)
-NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # O_NOFOLLOW says ELOOP, with O_DIRECTORY ENOTDIR, of a link
+NOT_THERE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+)  # O_NOFOLLOW says ELOOP, with O_DIRECTORY ENOTDIR, of a link
 UNSUPPORTED = (errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES,
                errno.EINVAL, errno.ENOTTY, errno.ENOSYS)  # fmt: skip
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -37,7 +41,9 @@ def errors_at(where: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in FULL:
-            raise NoSpaceError(f"{reason}: {where}", next="free space or inodes there, or raise the quota") from error
+            raise NoSpaceError(
+                f"{reason}: {where}", next="free space or inodes there, or raise the quota"
+            ) from error
         if error.errno in AWAY:
             raise FilesUnavailableError(f"the file system did not answer: {where}: {reason}") from error
         raise CcatwmError(f"{where}: {reason}") from error

@@ -30,7 +30,11 @@ LONGEST_HEADER = 1 << 20  # bytes of an extended header, which is read into memo
 MOST_MEMBERS = 2_000_000
 EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
             tarfile.GNUTYPE_LONGLINK)  # fmt: skip
-MAGIC: tuple[tuple[bytes, Any], ...] = ((b"\x1f\x8b", gzip.GzipFile), (b"BZh", bz2.BZ2File), (b"\xfd7zXZ\0", lzma.LZMAFile))
+MAGIC: tuple[tuple[bytes, Any], ...] = (
+    (b"\x1f\x8b", gzip.GzipFile),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ\0", lzma.LZMAFile),
+)
 BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError, RecursionError)
 
 
@@ -105,7 +109,9 @@ def receive_tar_into(
         raise CorruptCopyError(f"not a whole tar: {error}") from error
     reader.finish()
     if not has_end_mark and checksum is None:
-        raise CorruptCopyError("not a whole tar: it has no end mark, and no checksum to tell that it is whole")
+        raise CorruptCopyError(
+            "not a whole tar: it has no end mark, and no checksum to tell that it is whole"
+        )
     return writer.finish(reader.size)
 
 

@@ -137,7 +137,9 @@ class LocalWorkFiles:
 
     def modes(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, int | None]:
         found = self._each(paths, find_status)
-        return {path: None if status is None else stat.S_IMODE(status.st_mode) for path, status in found.items()}
+        return {
+            path: None if status is None else stat.S_IMODE(status.st_mode) for path, status in found.items()
+        }
 
     def exists(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, bool]:
         return {path: status is not None for path, status in self._each(paths, find_status).items()}
@@ -245,7 +247,13 @@ class LocalWorkFiles:
         )
 
     def receive_file(
-        self, stream: BinaryIO, target: PurePosixPath, *, name: str, size_bytes: int | None, checksum: str | None
+        self,
+        stream: BinaryIO,
+        target: PurePosixPath,
+        *,
+        name: str,
+        size_bytes: int | None,
+        checksum: str | None,
     ) -> Received:
         return self._receive(
             target, None, lambda writer: receive_file_into(writer, stream, name, size_bytes, checksum)

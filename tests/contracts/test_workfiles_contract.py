@@ -1,0 +1,440 @@
+"""What every `WorkFiles` does, whatever is behind it. One suite; a backend is one more fixture parameter."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from ccatwm.core.digests import tree_digest
+from ccatwm.edges.workfiles.local import LocalWorkFiles
+from ccatwm.errors import CcatwmError, CorruptCopyError, FilesUnavailableError
+from ccatwm.interfaces import EntryKind, FileWrite, PlainEffects, WorkFiles
+
+pytestmark = pytest.mark.quick
+
+P = PurePosixPath
+
+
+def local(base: Path) -> WorkFiles:
+    return LocalWorkFiles(base, PlainEffects())
+
+
+BACKENDS: dict[str, Callable[[Path], WorkFiles]] = {"local": local}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def work(request: pytest.FixtureRequest, base: Path) -> WorkFiles:
+    return BACKENDS[request.param](base)
+
+
+def visible(folder: Path) -> list[str]:
+    """Everything below, relative, hidden files included."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def put(base: Path, name: str, content: bytes = b"x", mode: int = 0o644) -> Path:
+    path = base / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def tar_of(*names: str) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size, info.mode, info.mtime = len(name), 0o777, 0
+            archive.addfile(info, io.BytesIO(name.encode()))
+    return stream.getvalue()
+
+
+# --- paths --------------------------------------------------------------------------------------------------------
+
+ACTS: dict[str, Callable[[WorkFiles, PurePosixPath], object]] = {
+    "make_trees": lambda work, path: work.make_trees([path]),
+    "make_exclusive": lambda work, path: work.make_exclusive(path),
+    "write_files": lambda work, path: work.write_files([FileWrite(path, b"")]),
+    "read_files": lambda work, path: work.read_files([path]),
+    "exists": lambda work, path: work.exists([path]),
+    "list_tree": lambda work, path: work.list_tree(path),
+    "hash_files": lambda work, path: work.hash_files([path]),
+    "link_trees_from": lambda work, path: work.link_trees([(path, P("new"))]),
+    "link_trees_to": lambda work, path: work.link_trees([(P("old"), path)]),
+    "switch_link": lambda work, path: work.switch_link(path, "x"),
+    "rename": lambda work, path: work.rename(P("old"), path),
+    "remove_trees": lambda work, path: work.remove_trees([path]),
+    "receive_tar": lambda work, path: work.receive_tar(
+        io.BytesIO(tar_of("a")), path, size_bytes=None, checksum=None
+    ),
+}
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "a/../../outside"])
+@pytest.mark.parametrize("act", sorted(ACTS))
+def test_a_path_out_of_the_base_directory_is_refused(
+    work: WorkFiles, base: Path, act: str, path: str
+) -> None:
+    put(base, "old")
+    with pytest.raises(ValueError, match="not a path below the base directory"):
+        ACTS[act](work, P(path))
+
+
+CHANGES = sorted(set(ACTS) - {"read_files", "exists", "list_tree", "hash_files", "rename"})
+
+
+@pytest.mark.parametrize("act", [*CHANGES, "rename"])
+def test_nothing_is_changed_through_a_link_below_the_base(
+    work: WorkFiles, base: Path, tmp_path: Path, act: str
+) -> None:
+    put(base, "old")
+    put(tmp_path, "outside/inner", b"precious")
+    (base / "link").symlink_to(tmp_path / "outside")
+    before = visible(tmp_path / "outside")
+    try:
+        ACTS[act](work, P("link/inner"))
+    except CcatwmError as error:
+        assert "link" in str(error)
+    assert visible(tmp_path / "outside") == before
+    assert (tmp_path / "outside/inner").read_bytes() == b"precious"
+
+
+def test_nothing_is_read_through_a_link_below_the_base(work: WorkFiles, base: Path, tmp_path: Path) -> None:
+    put(tmp_path, "outside/secret", b"secret")
+    (base / "link").symlink_to(tmp_path / "outside")
+    path = P("link/secret")
+    assert work.read_files([path]) == {path: None}
+    assert work.read_tails([path], max_bytes=9) == {path: None}
+    assert work.hash_files([path]) == {path: None}
+    assert work.exists([path]) == {path: False}
+    assert work.list_tree(P("link")) is None
+
+
+def test_the_base_directory_may_itself_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "base").symlink_to(tmp_path / "real")
+    local(tmp_path / "base").write_files([FileWrite(P("a/b"), b"x")])
+    assert (tmp_path / "real/a/b").read_bytes() == b"x"
+
+
+def test_a_base_directory_that_is_not_there_is_no_empty_one(tmp_path: Path) -> None:
+    work = local(tmp_path / "unmounted")
+    with pytest.raises(FilesUnavailableError, match="is not there"):
+        work.exists([P("a")])
+    with pytest.raises(FilesUnavailableError, match="is not there"):
+        work.make_trees([P("a")])
+    assert not (tmp_path / "unmounted").exists()
+
+
+def test_the_root_is_absolute(work: WorkFiles, base: Path) -> None:
+    assert work.root() == P(base)
+
+
+# --- making and writing --------------------------------------------------------------------------------------------
+
+
+def test_trees_are_made_and_may_be_there(work: WorkFiles, base: Path) -> None:
+    for _ in range(2):
+        work.make_trees([P("a/b/c"), P("a/b"), P("d")])
+    assert visible(base) == ["a", "a/b", "a/b/c", "d"]
+
+
+def test_a_tree_is_not_made_where_a_file_is(work: WorkFiles, base: Path) -> None:
+    put(base, "a")
+    with pytest.raises(CcatwmError, match="a is not a folder"):
+        work.make_trees([P("a/b")])
+
+
+def test_one_of_two_makes_a_folder_exclusively(work: WorkFiles) -> None:
+    assert work.make_exclusive(P("claims/0")) is True
+    assert work.make_exclusive(P("claims/0")) is False
+
+
+def test_an_exclusive_folder_has_its_mode_at_once(work: WorkFiles) -> None:
+    work.make_exclusive(P("c/0"), mode=0o500)
+    assert work.modes([P("c/0"), P("c/1"), P("x/y")]) == {P("c/0"): 0o500, P("c/1"): None, P("x/y"): None}
+
+
+def test_a_written_file_replaces_the_older_one(work: WorkFiles, base: Path) -> None:
+    work.write_files([FileWrite(P("a/b"), b"old")])
+    work.write_files([FileWrite(P("a/b"), b"new", mode=0o600), FileWrite(P("a/c"), b"")])
+    assert visible(base) == ["a", "a/b", "a/c"]
+    assert (base / "a/b").read_bytes() == b"new"
+    assert work.modes([P("a/b")]) == {P("a/b"): 0o600}
+
+
+def test_a_written_file_replaces_a_link_instead_of_following_it(
+    work: WorkFiles, base: Path, tmp_path: Path
+) -> None:
+    outside = put(tmp_path, "outside", b"precious")
+    (base / "a").symlink_to(outside)
+    work.write_files([FileWrite(P("a"), b"new")])
+    assert outside.read_bytes() == b"precious"
+    assert not (base / "a").is_symlink()
+
+
+def test_names_of_255_bytes_and_of_other_encodings_are_written_and_read(work: WorkFiles) -> None:
+    names = [P("n" * 255), P(os.fsdecode(b"caf\xe9")), P("-rf"), P("a\nb"), P("é" * 120)]
+    work.write_files([FileWrite(name, b"x") for name in names])
+    assert work.read_files(names) == dict.fromkeys(names, b"x")
+
+
+def test_a_link_is_switched(work: WorkFiles, base: Path) -> None:
+    for attempt in ("attempt-1/output", "attempt-1/output", "attempt-2/output"):
+        work.switch_link(P("run-1/output"), attempt)
+        assert os.readlink(base / "run-1/output") == attempt
+    assert visible(base / "run-1") == ["output"]
+
+
+@pytest.mark.parametrize("target", ["/etc", "../../x"])
+def test_a_link_does_not_lead_out(work: WorkFiles, target: str) -> None:
+    with pytest.raises(ValueError, match="not a path below"):
+        work.switch_link(P("output"), target)
+
+
+def test_renaming_never_replaces(work: WorkFiles, base: Path) -> None:
+    put(base, "a/old", b"1")
+    put(base, "b/new", b"2")
+    assert work.rename(P("a/old"), P("b/new")) is False
+    assert [(base / "a/old").read_bytes(), (base / "b/new").read_bytes()] == [b"1", b"2"]
+    assert work.rename(P("a/old"), P("c/d/new")) is True
+    assert (base / "c/d/new").read_bytes() == b"1"
+
+
+def test_renaming_again_after_it_was_done_changes_nothing(work: WorkFiles, base: Path) -> None:
+    put(base, "old")
+    assert work.rename(P("old"), P("new")) is True
+    assert work.rename(P("old"), P("new")) is False
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_read_up_to_a_limit(work: WorkFiles, base: Path) -> None:
+    put(base, "a", b"0123456789")
+    assert work.read_files([P("a"), P("none"), P("a/b")], max_bytes=4) == {
+        P("a"): b"0123", P("none"): None, P("a/b"): None
+    }  # fmt: skip
+    assert work.read_tails([P("a")], max_bytes=4) == {P("a"): b"6789"}
+    assert work.read_tails([P("a")], max_bytes=40) == {P("a"): b"0123456789"}
+
+
+def test_only_regular_files_are_read_and_a_fifo_does_not_hang(work: WorkFiles, base: Path) -> None:
+    put(base, "file")
+    os.mkfifo(base / "fifo")
+    (base / "folder").mkdir()
+    (base / "link").symlink_to("file")
+    paths = [P("fifo"), P("folder"), P("link")]
+    assert work.read_files(paths) == dict.fromkeys(paths)
+    assert work.hash_files(paths) == dict.fromkeys(paths)
+    assert work.exists(paths) == dict.fromkeys(paths, True)
+
+
+def test_a_dangling_link_is_there(work: WorkFiles, base: Path) -> None:
+    (base / "link").symlink_to("nowhere")
+    assert work.exists([P("link")]) == {P("link"): True}
+
+
+def test_hashes_are_sha256_and_none_for_a_vanished_file(work: WorkFiles, base: Path) -> None:
+    put(base, "a", b"abc")
+    assert work.hash_files([P("a"), P("gone")]) == {P("a"): (3, sha256(b"abc")), P("gone"): None}
+
+
+def test_a_tree_is_listed_whole_and_sorted_without_following_links(
+    work: WorkFiles, base: Path, tmp_path: Path
+) -> None:
+    put(tmp_path, "outside/x")
+    put(base, "t/b/c", b"123")
+    put(base, "t/.hidden")
+    put(base, os.fsdecode(b"t/\xff"))
+    (base / "t/link").symlink_to(tmp_path / "outside")
+    os.mkfifo(base / "t/fifo")
+    listed = work.list_tree(P("t"))
+    assert listed is not None
+    assert [(str(entry.path), entry.kind) for entry in listed] == [
+        (".hidden", EntryKind.FILE),
+        ("b", EntryKind.DIRECTORY),
+        ("b/c", EntryKind.FILE),
+        ("fifo", EntryKind.OTHER),
+        ("link", EntryKind.SYMLINK),
+        (os.fsdecode(b"\xff"), EntryKind.FILE),
+    ]
+    assert listed[2].size_bytes == 3
+    assert listed[2].mtime_ns == (base / "t/b/c").stat().st_mtime_ns
+    assert listed[4].link_target == str(tmp_path / "outside")
+
+
+def test_what_is_no_folder_has_no_tree(work: WorkFiles, base: Path) -> None:
+    put(base, "file")
+    assert work.list_tree(P("file")) is None
+    assert work.list_tree(P("none")) is None
+
+
+def test_an_endless_tree_is_an_error_and_can_be_removed(work: WorkFiles, base: Path) -> None:
+    here = os.open(base, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    with pytest.raises(CcatwmError, match="nested more than"):
+        work.list_tree(P("d"))
+    work.remove_trees([P("d")])
+    assert visible(base) == []
+
+
+def test_space_is_told(work: WorkFiles) -> None:
+    assert work.space().free_bytes > 0
+    assert work.space().free_inodes > 0
+
+
+# --- linking -------------------------------------------------------------------------------------------------------
+
+
+def test_a_tree_is_linked_hard(work: WorkFiles, base: Path) -> None:
+    put(base, "s/a", b"1", mode=0o444)
+    put(base, "s/b/c", b"2")
+    work.link_trees([(P("s"), P("run/input/s")), (P("s/a"), P("run/input/file"))])
+    assert visible(base / "run") == [
+        "input",
+        "input/file",
+        "input/s",
+        "input/s/a",
+        "input/s/b",
+        "input/s/b/c",
+    ]
+    assert (base / "run/input/s/b/c").samefile(base / "s/b/c")
+    assert (base / "run/input/file").samefile(base / "s/a")
+
+
+def test_copies_are_independent_and_read_only_where_hard_links_are_forbidden(
+    work: WorkFiles, base: Path
+) -> None:
+    put(base, "s/a", b"1", mode=0o755)
+    os.utime(base / "s/a", (0, 0))
+    work.link_trees([(P("s"), P("t"))], hard=False)
+    assert not (base / "t/a").samefile(base / "s/a")
+    assert (base / "t/a").read_bytes() == b"1"
+    assert work.modes([P("t/a")]) == {P("t/a"): 0o555}
+    assert (base / "t/a").stat().st_mtime > 1e9, "a purge by age would take it at once"
+
+
+def test_a_target_that_is_there_stays_as_it_is(work: WorkFiles, base: Path) -> None:
+    put(base, "s/a")
+    put(base, "t/other")
+    work.link_trees([(P("s"), P("t"))])
+    assert visible(base / "t") == ["other"]
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo"])
+def test_a_source_with_a_special_file_is_refused_and_nothing_is_left(
+    work: WorkFiles, base: Path, kind: str
+) -> None:
+    put(base, "s/a")
+    if kind == "fifo":
+        os.mkfifo(base / "s/z")
+    else:
+        (base / "s/z").symlink_to("a")
+    with pytest.raises(CcatwmError, match="z is neither a file nor a folder"):
+        work.link_trees([(P("s"), P("t/s"))])
+    assert visible(base / "t") == []
+
+
+def test_a_source_that_is_not_there_is_named(work: WorkFiles) -> None:
+    with pytest.raises(CcatwmError, match="gone/file"):
+        work.link_trees([(P("gone/file"), P("t"))])
+
+
+# --- removing ------------------------------------------------------------------------------------------------------
+
+
+def test_trees_are_removed_and_absent_ones_are_fine(work: WorkFiles, base: Path) -> None:
+    put(base, "a/b/c")
+    put(base, "file")
+    put(base, "stays")
+    work.remove_trees([P("a"), P("file"), P("none"), P("none/below")])
+    assert visible(base) == ["stays"]
+
+
+def test_removing_takes_the_link_and_leaves_where_it_leads(
+    work: WorkFiles, base: Path, tmp_path: Path
+) -> None:
+    outside = put(tmp_path, "outside/precious")
+    put(base, "t/a")
+    (base / "t/link").symlink_to(outside.parent)
+    (base / "link").symlink_to(outside.parent)
+    work.remove_trees([P("t"), P("link")])
+    assert visible(base) == []
+    assert outside.exists()
+
+
+def test_the_base_directory_is_never_removed(work: WorkFiles, base: Path) -> None:
+    for path in (P(), P(".")):
+        with pytest.raises(ValueError, match="base directory"):
+            work.remove_trees([path])
+    assert base.is_dir()
+
+
+# --- receiving -----------------------------------------------------------------------------------------------------
+
+
+def test_a_received_tar_is_unpacked_read_only_and_touched_now(work: WorkFiles, base: Path) -> None:
+    raw = tar_of("a", "d/b")
+    received = work.receive_tar(
+        io.BytesIO(raw), P("cache/p"), size_bytes=len(raw), checksum=f"sha256:{sha256(raw)}"
+    )
+    assert visible(base) == ["cache", "cache/p", "cache/p/a", "cache/p/d", "cache/p/d/b"]
+    found = (base / "cache/p/d/b").stat()
+    assert stat.S_IMODE(found.st_mode) == 0o444
+    assert found.st_mtime > 1e9
+    assert stat.S_IMODE((base / "cache/p/d").stat().st_mode) == 0o755
+    assert (received.size_bytes, received.file_count, received.unpacked_bytes) == (len(raw), 2, 4)
+    digest = tree_digest([(b"a", 1, sha256(b"a")), (b"d/b", 3, sha256(b"d/b"))])
+    assert received.tree_digest == f"sha256:{digest}"
+
+
+def test_a_received_file_lies_in_its_folder(work: WorkFiles, base: Path) -> None:
+    received = work.receive_file(io.BytesIO(b"abc"), P("p"), name="x.fits", size_bytes=3, checksum=None)
+    assert (base / "p/x.fits").read_bytes() == b"abc"
+    assert received.tree_digest == f"sha256:{tree_digest([(b'x.fits', 3, sha256(b'abc'))])}"
+
+
+def test_a_received_tree_is_checked_by_its_tree_digest(work: WorkFiles, base: Path) -> None:
+    def files() -> list[tuple[str, io.BytesIO]]:
+        return [("a", io.BytesIO(b"1")), ("d/b", io.BytesIO(b"22"))]
+
+    digest = tree_digest([(b"a", 1, sha256(b"1")), (b"d/b", 2, sha256(b"22"))])
+    received = work.receive_tree(files(), P("p"), size_bytes=3, checksum=f"sha256:{digest}")
+    assert (received.size_bytes, received.file_count) == (3, 2)
+    with pytest.raises(CorruptCopyError, match="tree digest"):
+        work.receive_tree(files(), P("q"), size_bytes=3, checksum="sha256:" + "0" * 64)
+    with pytest.raises(CorruptCopyError, match="3 bytes, 4 expected"):
+        work.receive_tree(files(), P("q"), size_bytes=4, checksum=None)
+    assert visible(base) == ["p", "p/a", "p/d", "p/d/b"]
+
+
+def test_what_was_not_verified_gives_way_to_what_is_received(work: WorkFiles, base: Path) -> None:
+    put(base, "p/stray")
+    raw = tar_of("a")
+    work.receive_tar(io.BytesIO(raw), P("p"), size_bytes=None, checksum=None)
+    assert visible(base) == ["p", "p/a"]
