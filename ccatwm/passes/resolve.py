@@ -226,6 +226,10 @@ def _decide_step(frame: PassFrame, step_events: StepEvents) -> bool:
     while not frame.time_is_up():
         frame.checkpoint()
         size = 1 if after_error else SUB_GROUPS_PER_CHUNK
+        if frame.options.limit is not None:
+            size = min(size, frame.options.limit - frame.report.selected)
+            if size <= 0:
+                return False
         try:
             finished = _decide_chunk(frame, step_events, size)
         except ConflictError as error:

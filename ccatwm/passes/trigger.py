@@ -44,12 +44,13 @@ def _body(frame: PassFrame) -> None:
         due = _due_steps(
             context, connection, frame.now, packages_changed=bool(changes.packages), full=frame.options.full
         )
+    due = due[: frame.options.limit]
     frame.report.selected = len(due)
     for step, _, reason in due:
         item = PassItem("due", reason, pipeline=step.pipeline, step=step.name)
         frame.report.add("done", item)
     if (changes or due or _new_cron_steps(context)) and not frame.dry_run:
-        _write(context, frame.now, changes, frame.options.full)
+        _write(context, frame.now, changes, frame.options)
 
 
 def _read_changes(context: Context, connection: sa.Connection) -> Changes:
@@ -130,7 +131,7 @@ def _new_cron_steps(context: Context) -> bool:
     return any(s.trigger.type is TriggerType.CRON and _cron_cursor(s) not in cursors for s in steps)
 
 
-def _write(context: Context, now: datetime, changes: Changes, full: bool) -> None:
+def _write(context: Context, now: datetime, changes: Changes, options: PassOptions) -> None:
     """Changed packages, cursors and events in one transaction; what is due is asked again inside it."""
     overlap = context.settings.change_overlap_seconds
     with context.database.write() as connection:
@@ -146,9 +147,10 @@ def _write(context: Context, now: datetime, changes: Changes, full: bool) -> Non
                 triggers.record_changed_packages(
                     connection, sorted(changes.packages.get(table, ())), table, now
                 )
-        if full:
+        if options.full:
             triggers.forget_groupings(connection)
-        due = _due_steps(context, connection, now, packages_changed=bool(changes.packages), full=full)
+        due = _due_steps(context, connection, now, packages_changed=bool(changes.packages), full=options.full)
+        due = due[: options.limit]
         for step, kind, reason in due:
             scope = {"force": step.trigger.forces and kind == "cron"}
             triggers.open_event(connection, step.id, kind, reason, now=now, scope=scope)

@@ -224,3 +224,19 @@ def test_a_cron_step_waits_for_its_tick(observatory):
     observatory.minute += 24 * 60
     observatory.until_quiet()
     assert [r["status"] for r in observatory.runs("grid")] == ["COMPLETED"]
+
+
+def test_a_limit_bounds_what_a_pass_takes(observatory):
+    observatory.run_pass("trigger")
+    assert observatory.run_pass("resolve", limit=1).selected == 1
+    assert len(observatory.runs()) == 1
+    observatory.run_pass("resolve")
+    assert len(observatory.runs()) == 2
+    assert observatory.run_pass("stage", limit=1).done == 1
+
+
+def test_a_full_comparison_of_a_quiet_system_makes_no_run(observatory):
+    observatory.until_quiet()
+    observatory.run_pass("trigger", full=True)
+    observatory.until_quiet()
+    assert len(observatory.runs()) == 3
