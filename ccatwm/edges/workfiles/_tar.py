@@ -11,6 +11,8 @@ import gzip
 import lzma
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from ccatwm.core.names import encode_name
@@ -26,7 +28,8 @@ from ccatwm.errors import CorruptCopyError
 from ccatwm.interfaces import Received
 
 BUFFER = 1 << 17  # tarfile copies what is left of its buffer at every header
-LONGEST_HEADER = 1 << 20  # bytes of an extended header, which is read into memory
+LONGEST_HEADER = 1 << 20  # bytes of an extended header
+LONGEST_HEADERS = 1 << 22  # bytes of all that comes before a member
 MOST_MEMBERS = 2_000_000
 EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
             tarfile.GNUTYPE_LONGLINK)  # fmt: skip
@@ -73,6 +76,14 @@ class _Inflated:
         openers = [opener for magic, opener in MAGIC if first.startswith(magic)]
         self._stream: Readable = openers[0](reader) if openers else reader
         self._size = 0
+        self._header_ends: int | None = None
+
+    @contextmanager
+    def header(self) -> Iterator[None]:
+        """A header is read inside, which tarfile keeps in memory: extended ones, maps of sparse files."""
+        self._header_ends = self._size + LONGEST_HEADERS
+        yield
+        self._header_ends = None
 
     @property
     def allowed(self) -> int:
@@ -84,6 +95,10 @@ class _Inflated:
         self._size += len(data)
         if self._size > self.allowed:
             raise CorruptCopyError(f"unpacks to more than {self.allowed} bytes, far more than its size")
+        if self._header_ends is not None and self._size > self._header_ends:
+            raise CorruptCopyError(
+                f"not a whole tar: more than {LONGEST_HEADERS} bytes of headers before a member"
+            )
         return data
 
     def drain(self) -> None:
@@ -116,19 +131,26 @@ def receive_tar_into(
 
 
 def _unpack_all(writer: TreeWriter, inflated: _Inflated) -> bool:
-    archive = _Archive.open(
-        fileobj=cast(Any, inflated), mode="r|", bufsize=BUFFER, encoding="utf-8", errors="surrogateescape"
-    )
+    with inflated.header():  # opening reads the first one
+        archive = _Archive.open(
+            fileobj=cast(Any, inflated), mode="r|", bufsize=BUFFER, encoding="utf-8", errors="surrogateescape"
+        )
     with archive:
-        count = 0
-        while (member := archive.next()) is not None:
-            count += 1
-            if count > MOST_MEMBERS:
-                raise CorruptCopyError(f"more than {MOST_MEMBERS} members")
+        for member in _members(archive, inflated):
             _unpack(writer, archive, member, inflated.allowed)
-            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
         inflated.drain()
     return archive.has_end_mark
+
+
+def _members(archive: tarfile.TarFile, inflated: _Inflated) -> Iterator[tarfile.TarInfo]:
+    for _ in range(MOST_MEMBERS):
+        with inflated.header():
+            member = archive.next()
+        if member is None:
+            return
+        yield member
+        archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+    raise CorruptCopyError(f"more than {MOST_MEMBERS} members")
 
 
 def _unpack(writer: TreeWriter, archive: tarfile.TarFile, member: tarfile.TarInfo, allowed: int) -> None:
