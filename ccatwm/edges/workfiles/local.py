@@ -82,20 +82,18 @@ class LocalWorkFiles:
     def _write(self, parent: int, name: str, file: FileWrite) -> None:
         hidden = hidden_name(name)
         try:
-            with self._effects.around("file.write", str(file.path)):
-                descriptor = os.open(hidden, NEW_FILE, file.mode, dir_fd=parent)
-                close_checked(descriptor, lambda d: self._fill(d, file))
+            self._write_hidden(parent, hidden, file)
             with self._effects.around("file.rename", str(file.path)):
                 os.replace(hidden, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             self._discard(parent, hidden)
             raise
 
-    def _fill(self, descriptor: int, file: FileWrite) -> None:
-        is_locked(descriptor)  # so that nobody sweeps it away
-        write_all(descriptor, file.content)
+    def _write_hidden(self, parent: int, hidden: str, file: FileWrite) -> None:
+        with self._effects.around("file.write", str(file.path)):
+            descriptor = _write_new(parent, hidden, file)
         with self._effects.around("file.fsync", str(file.path)):
-            os.fsync(descriptor)
+            close_checked(descriptor, os.fsync)
 
     def switch_link(self, link: PurePosixPath, target: str) -> None:
         _parts(PurePosixPath(target))
@@ -380,6 +378,18 @@ def _split(path: PurePosixPath, base_name: str = "") -> tuple[Parts, str]:
     if not parts and not base_name:
         raise ValueError("the base directory itself is not to be changed")
     return parts[:-1], parts[-1] if parts else base_name
+
+
+def _write_new(parent: int, name: str, file: FileWrite) -> int:
+    """The new file's descriptor, written, not yet flushed; locked, so that nobody sweeps it away."""
+    descriptor = os.open(name, NEW_FILE, file.mode, dir_fd=parent)
+    try:
+        is_locked(descriptor)
+        write_all(descriptor, file.content)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 @contextmanager
