@@ -35,7 +35,7 @@ def test_every_kill_on_sqlite_is_survived(capsys):
 
 
 def test_failing_effects_on_sqlite_are_survived(capsys):
-    crash(capsys, "--mode", "fail", "--every", "9")
+    crash(capsys, "--mode", "fail", "--every", "15")
 
 
 def test_every_kill_with_real_jobs_is_survived(capsys):
@@ -44,7 +44,7 @@ def test_every_kill_with_real_jobs_is_survived(capsys):
 
 @pytest.mark.postgres
 def test_kills_on_postgresql_are_survived(capsys):
-    crash(capsys, "--database", "postgresql", "--mode", "after", "--every", "45")
+    crash(capsys, "--database", "postgresql", "--mode", "after", "--every", "80")
 
 
 def test_a_job_that_a_batch_system_runs_twice_is_executed_once(capsys):
