@@ -71,6 +71,10 @@ class _CopyFile(io.FileIO):
         with _errors(self._copy):
             return super().readinto(buffer)
 
+    def readall(self) -> bytes:
+        with _errors(self._copy):
+            return super().readall()
+
 
 @contextmanager
 def _reading(copy: PackageCopy, path: Path, flags: int) -> Iterator[BinaryIO]:
