@@ -341,6 +341,14 @@ def test_a_flipped_byte_in_compressed_data_is_found_without_a_checksum(base: Pat
         refuse(base, bytes(flipped), "not a whole tar|no file|damaged|member")
 
 
+@pytest.mark.parametrize("kind", [gzip.compress, lzma.compress])
+def test_the_checksum_of_the_compressed_data_is_checked_behind_the_end_mark(
+    base: Path, kind: Callable[[bytes], bytes]
+):
+    raw = kind(tar(file("a")) + bytes(1 << 20))
+    refuse(base, raw[:-8] + bytes(8), "not a whole tar")
+
+
 def test_padding_after_the_end_counts_for_size_and_checksum(base: Path):
     padded = GOOD + bytes(10240)
     receive(base, padded, size=len(padded), checksum=sum_of(padded))
@@ -383,3 +391,18 @@ def test_listed_files_are_compared_under_any_known_checksum(base: Path):
 )
 def test_a_file_that_is_not_as_listed_is_refused(base: Path, listed: dict, said: str):
     refuse(base, tar(file("a", b"1")), said, members=listed)
+
+
+# --- two at once ---------------------------------------------------------------------------------------------------
+
+
+def test_a_second_process_that_receives_the_same_package_does_not_sweep_away_the_first(base: Path):
+    class Meanwhile(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() == 0:
+                receive(base, GOOD)
+            return super().read(size)
+
+    LocalWorkFiles(base, PlainEffects()).receive_tar(Meanwhile(GOOD), TARGET, size_bytes=None, checksum=None)
+    assert content(base) == {"a": b"A" * 3000, "c": b"C", "d/b": b"B" * 700}
+    assert [path.name for path in (base / "cache").iterdir()] == ["p"]

@@ -235,6 +235,25 @@ def test_what_a_dead_process_left_is_swept_and_what_a_living_one_holds_stays(bas
     assert {path.name for path in (base / "cache").iterdir()} == {"p", names["living"], *others}
 
 
+@pytest.mark.quick
+def test_what_is_done_already_takes_no_effect(base: Path):
+    counting = Dying(0, "never")
+    work = LocalWorkFiles(base, counting)
+    work.write_files([FileWrite(P("s/a"), b"1")])
+
+    def act() -> None:
+        work.make_trees([P("x/y")])
+        work.make_exclusive(P("x/z"))
+        work.link_trees([(P("s"), P("t"))])
+        work.switch_link(P("l"), "t")
+        work.remove_trees([P("gone")])
+
+    act()
+    done = counting.count
+    act()
+    assert counting.count == done + 1, "the one is the attempt to make a folder exclusively"
+
+
 # --- processes that die --------------------------------------------------------------------------------------------
 
 
