@@ -17,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from ccatwm.core.commands import RESERVED
+
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 StepReference = Annotated[
@@ -24,7 +26,22 @@ StepReference = Annotated[
 ]
 ReferenceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}(@[^\s@]{1,60})?$")]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# A configuration travels as JSON: line breaks and tabs may stay.
+_CONTROL_IN_CONFIG = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_SHA256 = re.compile(r"^sha256:[0-9a-f]{64}$")
 _FLAG = re.compile(r"^--?[A-Za-z][A-Za-z0-9-]*(=[^\s]*)?$")
+# Options of sbatch that say what ccatwm itself says: where a job starts, held, under which name and limits.
+OWN_FLAGS = (
+    "--array", "-a", "--chdir", "-D", "--clusters", "-M", "--cpus-per-task", "-c", "--error", "-e",
+    "--export", "--export-file", "--get-user-env", "--gid", "--hold", "-H", "--input", "-i",
+    "--job-name", "-J", "--mem", "--no-requeue", "--nodes", "-N", "--ntasks", "-n", "--output", "-o",
+    "--parsable", "--partition", "-p", "--account", "-A", "--qos", "-q", "--constraint", "-C", "--gpus",
+    "-G", "--quiet", "-Q", "--requeue", "--signal", "--test-only", "--time", "-t", "--uid", "--version",
+    "-V", "--wait", "-W", "--wrap",
+)  # fmt: skip
+# Variables that the container contract sets, or that would reach into Apptainer itself.
+OWN_VARIABLES = RESERVED | {"LD_PRELOAD"}
+OWN_PREFIXES = ("WORKFLOW_", "APPTAINER", "SINGULARITY")
 RETRY_CLASSES = (
     "staging", "submit-rejected", "out-of-memory", "timeout", "node-failure", "preempted", "container",
     "non-zero-exit", "lost", "bad-output", "no-space", "cancelled-outside",
@@ -46,13 +63,57 @@ def _version(text: str) -> str:
 def _flag(text: str) -> str:
     if not _FLAG.fullmatch(text):
         raise ValueError("is no single scheduler option, such as --exclusive or --mail-type=END")
+    option = text.partition("=")[0] if text.startswith("--") else text[:2]
+    if any(own == option or (option.startswith("--") and own.startswith(option)) for own in OWN_FLAGS):
+        raise ValueError(
+            "is an option that ccatwm sets itself (from cpu, memory_gb, partition, ... or for its protocol)"
+        )
     return _plain(text)
+
+
+def _checksum(text: str) -> str:
+    if not _SHA256.fullmatch(text.lower()):
+        raise ValueError(
+            "is no checksum: write sha256: and 64 hexadecimal digits (of a folder: its tree digest)"
+        )
+    return text.lower()
+
+
+def _variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,100}", name):
+        raise ValueError("is no name of a variable: use letters, digits and _")
+    if name in OWN_VARIABLES or name.startswith(OWN_PREFIXES):
+        raise ValueError("is a variable that ccatwm sets itself")
+    return name
+
+
+def _config(data: dict[str, Any]) -> dict[str, Any]:
+    texts: list[Any] = [data]
+    while texts:
+        value = texts.pop()
+        if isinstance(value, dict):
+            texts += [*value, *value.values()]
+        elif isinstance(value, list):
+            texts += value
+        elif isinstance(value, str) and _CONTROL_IN_CONFIG.search(value):
+            raise ValueError(f"{value[:40]!r} has a control character")
+    if len(json.dumps(data)) > 65536:
+        raise ValueError("is larger than 64 KiB: put it into a reference")
+    return data
+
+
+def _exit_code(code: int) -> int:
+    if code == 75:
+        raise ValueError("75 asks for a retry")
+    return code
 
 
 Plain = Annotated[str, AfterValidator(_plain)]
 Version = Annotated[str, AfterValidator(_version)]
 Flag = Annotated[str, AfterValidator(_flag)]
-Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,100}$")]
+Variable = Annotated[str, AfterValidator(_variable)]
+Config = Annotated[dict[str, JsonValue], AfterValidator(_config)]
+ExitCode = Annotated[int, Field(ge=1, le=254), AfterValidator(_exit_code)]
 
 
 class Strict(BaseModel):
@@ -76,7 +137,7 @@ class SoftwareDefinition(Strict):
 class ReferenceVersionDefinition(Strict):
     version: Version
     path: Plain
-    checksum: Plain | None = None
+    checksum: Annotated[str, AfterValidator(_checksum)] | None = None
 
 
 class ReferenceDefinition(Strict):
@@ -189,7 +250,7 @@ class StepDefinition(Strict):
     version_policy: Literal["exact", "compatible", "latest"] = "compatible"
     version: Version | None = None
     references: list[ReferenceName] = []
-    config: dict[str, JsonValue] = {}
+    config: Config = {}
     environment: dict[Variable, Plain] = {}
     group_by: list[str | dict[str, str]]
     trigger: TriggerDefinition | None = None
@@ -203,7 +264,7 @@ class StepDefinition(Strict):
     resources: ResourcesDefinition = ResourcesDefinition()
     max_retries: Annotated[int, Field(ge=0, le=100)] = 3
     retry: dict[str, RetryDefinition] = {}
-    partial_exit_codes: list[Annotated[int, Field(ge=1, le=254)]] = []
+    partial_exit_codes: list[ExitCode] = []
     retention: RetentionDefinition | None = None
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
     order: Literal["newest", "oldest"] = "newest"
@@ -221,8 +282,11 @@ class StepDefinition(Strict):
             raise ValueError(
                 f"retry: unknown failure class {', '.join(unknown)}; allowed: {', '.join(RETRY_CLASSES)}"
             )
-        if len(json.dumps(self.config)) > 65536:
-            raise ValueError("config is larger than 64 KiB: put it into a reference")
+        if self.raw_inputs is False and not self.depends_on:
+            raise ValueError("raw_inputs false without depends_on leaves the step without any input")
+        names = [companion.name for companion in self.companions]
+        if len(names) != len(set(names)):
+            raise ValueError("companions: two have one name")
         return self
 
     def normalised(self, *, role: str, group_by: list[Any]) -> dict[str, Any]:
@@ -240,7 +304,7 @@ class StepDefinition(Strict):
 class PipelineDefinition(Strict):
     name: Name
     data_grouping: Name
-    processing_location: str
+    processing_location: Annotated[Plain, Field(min_length=1)]
     description: str | None = None
     trigger: TriggerDefinition = TriggerDefinition(type="CONTINUOUS")
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0

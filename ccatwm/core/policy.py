@@ -58,24 +58,31 @@ class StepPolicy:
 
 
 _NUMBER = re.compile(r"(\d+)")
+_BEFORE_RELEASE = frozenset({"a", "alpha", "b", "beta", "c", "dev", "pre", "preview", "rc"})
+_PRE, _END, _WORD, _DIGITS = range(4)  # how parts sort: 1.2rc1 < 1.2 < 1.2.post1 < 1.2.1
 
 
 def version_key(text: str) -> tuple[Any, ...]:
-    """Sort key of a version: numbers compare as numbers, a pre-release (`1.2.0-rc1`) before its release."""
-    release, _, pre = text.strip().lstrip("vV").partition("-")
+    """Sort key of a version: numbers compare as numbers, a pre-release (`1.2.0-rc1`, `1.2.0rc1`) before its release."""
+    release, _, pre = _bare(text).partition("-")
     return (_parts(release), 0 if pre else 1, _parts(pre))
 
 
 def _parts(text: str) -> tuple[tuple[int, int, str], ...]:
-    pieces = [piece for piece in re.split(r"[.+_]", text) if piece]
-    return tuple(
-        (1, int(part), "") if part.isdigit() else (0, 0, part)
-        for piece in pieces
-        for part in _NUMBER.split(piece)
-        if part
-    )
+    pieces = (part for piece in re.split(r"[.+_-]", text) for part in _NUMBER.split(piece) if part)
+    return (*(_part(piece) for piece in pieces), (_END, 0, ""))
+
+
+def _part(text: str) -> tuple[int, int, str]:
+    if text.isdecimal():
+        return (_DIGITS, int(text), "")
+    return (_PRE if text.lower() in _BEFORE_RELEASE else _WORD, 0, text)
 
 
 def major(text: str) -> str:
     """The major version: what stands before the first dot."""
-    return text.strip().lstrip("vV").split(".")[0].split("-")[0]
+    return _bare(text).split(".")[0].split("-")[0]
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"^[vV](?=\d)", "", text.strip())

@@ -1,11 +1,13 @@
 """YAML and JSON Lines with the line of every value, for messages. Touches: the files read.
 
-Only plain data: no tags, no aliases, no key twice, no file beyond 8 MiB.
+Only plain data: no tags, no aliases, no key twice, no NUL (PostgreSQL cannot store it), no infinite numbers, no
+file beyond 8 MiB.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +18,29 @@ import yaml
 from ccatwm.errors import Problem
 
 MAX_BYTES = 8 << 20
-PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp"))
+MAX_DEPTH = 60  # the C composer recurses, and takes the process with it when the stack ends
+PLAIN_TAGS = frozenset(
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")
+)
 Location = tuple[str | int, ...]
+
+
+class WrittenFloat(float):
+    """A number that is also a text: `version: 1.10` means 1.10, not 1.1."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
+class WrittenInt(int):
+    """The same for whole numbers: `version: 007`."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
 
 
 @dataclass
@@ -53,14 +76,11 @@ def read_text(path: Path) -> tuple[str | None, list[Problem]]:
 
 def read_yaml(path: Path) -> tuple[Document | None, list[Problem]]:
     """A YAML file as plain data with lines, or all that is wrong with it."""
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        what = f"is larger than {MAX_BYTES >> 20} MiB"
+        return None, [Problem(str(path), what, "use JSON Lines for many objects")]
     text, problems = read_text(path)
-    if text is None:
-        return None, problems
-    if len(text) > MAX_BYTES:
-        return None, [
-            Problem(str(path), f"is larger than {MAX_BYTES >> 20} MiB", "use JSON Lines for many objects")
-        ]
-    return parse_yaml(text, str(path))
+    return parse_yaml(text, str(path)) if text is not None else (None, problems)
 
 
 def parse_yaml(text: str, file: str) -> tuple[Document | None, list[Problem]]:
@@ -69,10 +89,9 @@ def parse_yaml(text: str, file: str) -> tuple[Document | None, list[Problem]]:
     problems: list[Problem] = []
     loader = yaml.CSafeLoader(text)
     try:
-        aliases = [e for e in yaml.parse(text, Loader=yaml.CSafeLoader) if isinstance(e, yaml.AliasEvent)]
-        if aliases:
-            line = _line(aliases[0])
-            return None, [Problem(f"{file}:{line}", "an alias (*name)", "write the value out")]
+        refused = _find_refused(text, file)
+        if refused is not None:
+            return None, [refused]
         node = loader.get_single_node()
         if node is not None:
             document.data = _build(node, (), document, problems, loader)
@@ -86,8 +105,20 @@ def parse_yaml(text: str, file: str) -> tuple[Document | None, list[Problem]]:
     return (None if problems else document), problems
 
 
-def _line(event: Any) -> int:
-    return int(event.start_mark.line) + 1
+def _find_refused(text: str, file: str) -> Problem | None:
+    """What must not reach the composer."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        where = f"{file}:{event.start_mark.line + 1 if event.start_mark else 1}"
+        if isinstance(event, yaml.AliasEvent):
+            return Problem(where, "an alias (*name)", "write the value out")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            return Problem(where, f"is nested more than {MAX_DEPTH} deep")
+    return None
 
 
 def _build(node: Any, location: Location, document: Document, problems: list[Problem], loader: Any) -> Any:
@@ -105,8 +136,44 @@ def _build(node: Any, location: Location, document: Document, problems: list[Pro
     except (yaml.YAMLError, ValueError):
         problems.append(Problem(f"{document.file}:{line}", f"a value that is none: {node.value!r}"))
         return None
-    # A time or date is data for whoever validates it: it stays as it was written.
-    return value if value is None or isinstance(value, str | int | float | bool) else node.value
+    wrong = find_unstorable(value)
+    if wrong is not None:
+        problems.append(Problem(f"{document.file}:{line}", wrong))
+        return None
+    return _as_written(value, node.value)
+
+
+def _as_written(value: Any, text: str) -> Any:
+    """A number remembers how it was written; a time or date is data for whoever validates it, and stays a text."""
+    kind: Any = {float: WrittenFloat, int: WrittenInt}.get(type(value))
+    if kind is None:
+        return value if value is None or isinstance(value, str | bool) else text
+    if str(value) == text:
+        return value
+    number = kind(value)
+    number.written = text
+    return number
+
+
+def find_unstorable(value: Any) -> str | None:
+    """What of plain data no ops-db can store (NUL, half a surrogate pair, NaN, infinity), or None."""
+    if isinstance(value, str):
+        if "\0" in value:
+            return "a NUL character"
+        return None if value.isascii() or _encodes(value) else "a text that is no Unicode"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a number that is infinite or none"
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    return next(filter(None, map(find_unstorable, value)), None) if isinstance(value, list) else None
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _build_mapping(
@@ -119,6 +186,8 @@ def _build_mapping(
             problems.append(Problem(f"{document.file}:{line}", "a key that is no text"))
             continue
         key = str(key_node.value)
+        if find_unstorable(key) is not None:
+            problems.append(Problem(f"{document.file}:{line}", f"a key with {find_unstorable(key)}"))
         if key in found:
             problems.append(Problem(f"{document.file}:{line}", f"key {key!r} is there twice"))
         document.lines[(*location, key)] = line
@@ -128,13 +197,24 @@ def _build_mapping(
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any, Problem | None]]:
     """(line number, object, what is wrong) of each line that is not empty."""
-    with path.open("rb") as stream:
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        yield 0, None, Problem(str(path), f"cannot be read: {error.strerror}")
+        return
+    with stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line), None
-            except UnicodeDecodeError:
-                yield number, None, Problem(f"{path}:{number}", "is not UTF-8")
+                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                problem = Problem(f"{path}:{number}", "is not UTF-8", f"byte {error.start} of the line")
+            except RecursionError:
+                problem = Problem(f"{path}:{number}", "is nested too deep")
             except ValueError as error:
-                yield number, None, Problem(f"{path}:{number}", f"is no JSON: {error}")
+                problem = Problem(f"{path}:{number}", f"is no JSON: {error}")
+            else:
+                yield number, value, None
+                continue
+            yield number, None, problem

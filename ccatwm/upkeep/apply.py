@@ -25,17 +25,22 @@ from ccatwm.core.definitions import (
     find_cycle,
 )
 from ccatwm.core.gap import config_changes
+from ccatwm.core.model import PackageState, Resources
+from ccatwm.core.policy import version_key
 from ccatwm.core.recipe import digest_of
 from ccatwm.core.subgroups import group_by_digest, group_by_json, parse_group_by
+from ccatwm.core.wording import size_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import definitions as store
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.definitions import Known
-from ccatwm.errors import DefinitionsError, Problem, UsageError
+from ccatwm.edges.opsdb.stores.sub_groups import mark_step_due
+from ccatwm.errors import ConflictError, DefinitionsError, Problem, UsageError
 from ccatwm.upkeep._yaml import Document, Location, read_yaml
 
 MAX_SHOWN = 40
+PACKAGES_PER_PAGE = 5000
 
 
 @dataclass
@@ -49,7 +54,7 @@ class Defined:
     groupings: dict[str, DataGroupingDefinition] = field(default_factory=dict)
     pipelines: dict[str, PipelineDefinition] = field(default_factory=dict)
     places: dict[tuple[str, ...], tuple[Document, Location]] = field(default_factory=dict)
-    broken: set[str] = field(default_factory=set)  # names of things that are wrong themselves: they are not unknown
+    broken: set[str] = field(default_factory=set)  # names of what is wrong itself: it is not unknown
     problems: list[Problem] = field(default_factory=list)
 
     def where(self, *key: str, inside: Location = ()) -> str:
@@ -64,7 +69,9 @@ class ApplyReport:
     dry_run: bool
     changes: list[str] = field(default_factory=list)
     unchanged: int = 0
-    sub_groups: int = 0
+    sub_groups: int = 0  # looked at: known ones, and those that new or changed groupings will have
+    bytes: int = 0  # of the packages of sub-groups that are not known yet
+    core_hours: float = 0.0  # what runs of all of them ask for, at most
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,6 +81,8 @@ class ApplyReport:
             "changes": self.changes,
             "unchanged": self.unchanged,
             "sub_groups": self.sub_groups,
+            "bytes": self.bytes,
+            "core_hours": round(self.core_hours, 2),
             "warnings": self.warnings,
         }
 
@@ -83,9 +92,10 @@ class ApplyReport:
         if not self.changes:
             return [*shown, f"nothing to change ({self.unchanged} definitions are as they should be)"]
         word = "would be" if self.dry_run else "are"
+        new = f" ({size_text(self.bytes)} of packages not grouped before)" if self.bytes else ""
         shown.append(
-            f"{len(self.changes)} changed, {self.unchanged} unchanged; "
-            f"{self.sub_groups} known sub-groups {word} looked at again"
+            f"{len(self.changes)} changed, {self.unchanged} unchanged; {self.sub_groups} sub-groups {word} looked at{new}: "
+            f"at most as many runs, {self.core_hours:.4g} core hours"
         )
         return shown
 
@@ -109,25 +119,82 @@ def apply_definitions(
     defined = load_definitions(paths)
     with database.read() as connection:
         known = store.read_known(connection)
-    problems = [*defined.problems, *check_definitions(defined, known, grouping)]
+        types = _location_types(connection, defined, grouping)
+    problems = [
+        *defined.problems,
+        *check_definitions(defined, known, grouping),
+        *_check_locations(defined, types),
+    ]
     files, more, warnings = _file_checksums(defined, known)
     if problems or more:
         raise _mistakes([*problems, *more])
-    report = ApplyReport(dry_run, warnings=warnings + _location_warnings(defined, known))
+    report = ApplyReport(dry_run, warnings=warnings + _location_warnings(defined, types))
     with _transaction(database, dry_run) as connection:
-        due = _put_all(connection, defined, files, now, actor, report)
+        if store.lock_and_read_known(connection) != known:
+            raise ConflictError("somebody else applied definitions at this moment", next="apply again")
+        due, groupings = _put_all(connection, defined, files, now, actor, report)
         if prune:
             keep = {(p.name, s.name) for p in defined.pipelines.values() for s in p.steps}
             report.changes += [f"- {what}: disabled" for what in store.disable_others(connection, keep, now)]
-        report.sub_groups = store.mark_steps_due(connection, due, now)
+        _mark_due(connection, due, now, report)
+        _count_new(connection, grouping, store.list_ungrouped(connection, due, groupings), now, report)
         if report.sub_groups > confirm_runs and not (yes or dry_run):
             raise UsageError(
-                f"{report.sub_groups} sub-groups would be looked at again, more than CONFIRM_RUNS ({confirm_runs})",
+                f"{report.sub_groups} sub-groups would be looked at, more than CONFIRM_RUNS ({confirm_runs}): "
+                f"at most as many runs, {report.core_hours:.4g} core hours",
                 next="look at it with --dry-run, then say --yes",
             )
         if report.changes:
             _record(connection, defined, now, actor, host, report)
     return report
+
+
+def _mark_due(connection: sa.Connection, due: Sequence[int], now: datetime, report: ApplyReport) -> None:
+    """Sub-groups that are known are looked at again by the next passes."""
+    for step_id, resources in store.resources_of(connection, due).items():
+        known = mark_step_due(connection, step_id, now)
+        report.sub_groups += known
+        report.core_hours += known * _core_hours(resources)
+
+
+def _count_new(
+    connection: sa.Connection,
+    grouping: GroupingEngine,
+    scopes: Sequence[store.Ungrouped],
+    now: datetime,
+    report: ApplyReport,
+) -> None:
+    """What the next passes will find in groupings that are new or other than before: nothing of it is written."""
+    for scope in scopes:
+        keys, size = _sub_groups_of(connection, grouping, scope, now)
+        report.bytes += size
+        for resources, known in scope.steps:
+            new = len(keys - known)
+            report.sub_groups += new
+            report.core_hours += new * _core_hours(resources)
+
+
+def _sub_groups_of(
+    connection: sa.Connection, grouping: GroupingEngine, scope: store.Ungrouped, now: datetime
+) -> tuple[set[str], int]:
+    """Keys of the sub-groups that have archived packages, and the bytes of these."""
+    keys: set[str] = set()
+    size, last = 0, None
+    while True:
+        page = grouping.members(
+            connection, scope.filter_rules, scope.group_by, now=now, after_id=last, limit=PACKAGES_PER_PAGE
+        )
+        archived = [p for p in page if p.state == PackageState.ARCHIVED]
+        keys |= {p.key for p in archived}
+        size += sum(p.size_bytes or 0 for p in archived)
+        if len(page) < PACKAGES_PER_PAGE:
+            return keys, size
+        last = page[-1].package_id
+
+
+def _core_hours(resources: Mapping[str, Any]) -> float:
+    asked = Resources.from_json(resources)
+    return asked.cpu * asked.tasks * asked.time_hours
 
 
 def _transaction(database: Database, dry_run: bool) -> AbstractContextManager[sa.Connection]:
@@ -296,18 +363,34 @@ def _check_versions(defined: Defined, known: Known) -> list[Problem]:
     """A version is what it was when it was first applied."""
     problems = []
     for software in defined.software.values():
-        seen: set[str] = set()
+        problems += _check_alike(defined, known.software, "software", software)
         for n, version in enumerate(software.versions):
             where = defined.where("software", software.name, inside=("versions", n))
-            if version.version in seen:
-                problems.append(Problem(where, f"{software.name} {version.version} is there twice"))
-            seen.add(version.version)
             old = known.software.get(software.name, {}).get(version.version)
             new = {"image": version.image, "command": version.command, "contract": version.contract}
             different = [k for k, v in new.items() if old is not None and old[k] != v]
             if different:
                 what = f"{software.name} {version.version} was applied with another {' and '.join(different)}"
                 problems.append(Problem(where, what, "add a new version instead"))
+    for reference in defined.references.values():
+        problems += _check_alike(defined, known.references, "references", reference)
+    return problems
+
+
+def _check_alike(defined: Defined, known: Mapping[str, Any], section: str, item: Any) -> list[Problem]:
+    """Of two versions one must be the newer: `1.0` and `v1.0` are no two versions."""
+    problems = []
+    seen = {version_key(version): version for version in known.get(item.name, {})}
+    mine: set[str] = set()
+    for n, version in enumerate(item.versions):
+        where = defined.where(section, item.name, inside=("versions", n))
+        other = seen.setdefault(version_key(version.version), version.version)
+        if version.version in mine:
+            problems.append(Problem(where, f"{item.name} {version.version} is there twice"))
+        elif other != version.version:
+            what = f"versions {other} and {version.version} of {item.name} compare as equal"
+            problems.append(Problem(where, what, "name one of them so that it is newer or older"))
+        mine.add(version.version)
     return problems
 
 
@@ -346,12 +429,6 @@ def _check_pipeline(
         where = defined.where("pipelines", pipeline.name, inside=("data_grouping",))
         hint = _choices(pipeline.data_grouping, [*defined.groupings, *known.groupings])
         problems.append(Problem(where, f"unknown data grouping {pipeline.data_grouping!r}", hint))
-    kind = known.locations.get(pipeline.processing_location)
-    if kind is not None and kind != "processing":
-        where = defined.where("pipelines", pipeline.name, inside=("processing_location",))
-        problems.append(
-            Problem(where, f"{pipeline.processing_location} is a {kind}, not a processing location")
-        )
     for n, step in enumerate(pipeline.steps):
         inside: Location = ("steps", n)
         if names.index(step.name) != n:
@@ -445,15 +522,17 @@ def _check_upstream(
 
 
 def _step_names(defined: Defined, known: Known, pipeline: str) -> list[str] | None:
-    if pipeline in defined.pipelines:
-        return [step.name for step in defined.pipelines[pipeline].steps]
-    return list(known.steps.get(pipeline, {})) if pipeline in known.pipelines else None
+    """Steps of a pipeline: those of the files, and those that stay because no file names them."""
+    if pipeline not in defined.pipelines:
+        return list(known.steps.get(pipeline, {})) if pipeline in known.pipelines else None
+    return [*known.steps.get(pipeline, {}), *(step.name for step in defined.pipelines[pipeline].steps)]
 
 
 def _check_cycles(defined: Defined, known: Known) -> list[Problem]:
     graph: dict[str, list[str]] = {}
     depends = {p: dict(steps) for p, steps in known.steps.items()}
-    depends |= {p.name: {s.name: list(s.depends_on) for s in p.steps} for p in defined.pipelines.values()}
+    for new in defined.pipelines.values():
+        depends[new.name] = depends.get(new.name, {}) | {s.name: list(s.depends_on) for s in new.steps}
     for pipeline, steps in depends.items():
         for step, upstream in steps.items():
             graph[f"{pipeline}/{step}"] = [u if "/" in u else f"{pipeline}/{u}" for u in upstream]
@@ -473,12 +552,37 @@ def _choices(wrong: str, known: Any) -> str:
     return f"there are: {', '.join(names[:20])}" if names else "there are none yet"
 
 
-def _location_warnings(defined: Defined, known: Known) -> list[str]:
+def _location_types(
+    connection: sa.Connection, defined: Defined, engine: GroupingEngine
+) -> dict[str, str | None]:
+    """Type of each processing location that is named, None where the ops-db knows none of that name."""
+    found = {}
+    for name in {pipeline.processing_location for pipeline in defined.pipelines.values()}:
+        try:
+            location = engine.location(connection, name)
+        except KeyError:  # the observation tables of this site tell nothing of data locations
+            continue
+        found[name] = location.location_type if location is not None else None
+    return found
+
+
+def _check_locations(defined: Defined, types: Mapping[str, str | None]) -> list[Problem]:
     return [
-        f"pipeline {p.name}: the ops-db knows no processing location {p.processing_location!r}; there are: "
-        + ", ".join(sorted(n for n, kind in known.locations.items() if kind == "processing"))
+        Problem(
+            defined.where("pipelines", p.name, inside=("processing_location",)),
+            f"{p.processing_location} is a data location of type {types[p.processing_location]}",
+            "name one of type processing",
+        )
         for p in defined.pipelines.values()
-        if known.locations and p.processing_location not in known.locations
+        if types.get(p.processing_location) not in (None, "processing")
+    ]
+
+
+def _location_warnings(defined: Defined, types: Mapping[str, str | None]) -> list[str]:
+    return [
+        f"pipeline {p.name}: the ops-db knows no data location {p.processing_location!r} yet"
+        for p in defined.pipelines.values()
+        if types.get(p.processing_location, "") is None
     ]
 
 
@@ -494,7 +598,9 @@ def _file_checksums(defined: Defined, known: Known) -> tuple[dict[str, str | Non
             if version.image is None or "://" in version.image:
                 continue
             old = known.software.get(software.name, {}).get(version.version, {}).get("image_digest")
-            found = checksums.setdefault(version.image, checksum_of(Path(version.image)))
+            if version.image not in checksums:  # several programs may share one image
+                checksums[version.image] = checksum_of(Path(version.image))
+            found = checksums[version.image]
             if found is None and old is None:
                 warnings.append(
                     f"{software.name} {version.version}: image {version.image} is not there; apply again when it is"
@@ -506,14 +612,21 @@ def _file_checksums(defined: Defined, known: Known) -> tuple[dict[str, str | Non
     for reference in defined.references.values():
         for n, version in enumerate(reference.versions):
             old = known.references.get(reference.name, {}).get(version.version, {})
-            found = checksums.setdefault(version.path, version.checksum or checksum_of(Path(version.path)))
+            where = defined.where("references", reference.name, inside=("versions", n))
+            if version.path not in checksums:
+                checksums[version.path] = checksum_of(Path(version.path))
+            found = checksums[version.path]
             if found is None:
                 warnings.append(f"reference {reference.name} {version.version}: {version.path} is not there")
+                found = checksums[version.path] = version.checksum
+            elif version.checksum not in (None, found):
+                what = f"{version.path} has the checksum {found}, not {version.checksum}"
+                problems.append(Problem(where, what, "correct the checksum or the file"))
+                continue
             changed = old and (
                 old["path"] != version.path or (old["checksum"] and found not in (None, old["checksum"]))
             )
             if changed:
-                where = defined.where("references", reference.name, inside=("versions", n))
                 what = f"reference {reference.name} {version.version} was applied with another file"
                 problems.append(Problem(where, what, "add a new version for it"))
     return checksums, problems, warnings
@@ -547,12 +660,13 @@ def _put_all(
     now: datetime,
     actor: str,
     report: ApplyReport,
-) -> list[int]:
-    """Write everything; ids of the steps whose sub-groups are to be looked at."""
+) -> tuple[list[int], list[str]]:
+    """Write everything. Ids of the steps whose sub-groups are to be looked at, names of the groupings that changed."""
     due = _put_software(connection, defined, files, now, report)
     due += _put_references(connection, defined, files, now, report)
-    for grouping in defined.groupings.values():
-        _put_grouping(connection, defined, grouping, now, report)
+    groupings = [
+        g.name for g in defined.groupings.values() if _put_grouping(connection, defined, g, now, report)
+    ]
     for pipeline in defined.pipelines.values():
         due += _put_pipeline(connection, pipeline, now, actor, report)
     ids = store.step_ids(connection)
@@ -562,7 +676,7 @@ def _put_all(
             step_id = ids[(pipeline.name, step.name)]
             if store.put_dependencies(connection, step_id, upstream):
                 due.append(step_id)
-    return due
+    return due, groupings
 
 
 def _full_name(pipeline: str, upstream: str) -> tuple[str, str]:
@@ -627,12 +741,14 @@ def _put_grouping(
     item: DataGroupingDefinition,
     now: datetime,
     report: ApplyReport,
-) -> None:
+) -> bool:
+    """Whether it selects others than before."""
     rules = _rules(defined, item)
     old, changed = store.put_grouping(
         connection, item.name, now, description=item.description, filter_rules=rules, digest=digest_of(rules)
     )
     _count(report, changed, f"{'+' if old is None else '~'} data grouping {item.name}")
+    return changed and (old is None or old["digest"] != digest_of(rules))
 
 
 def _put_pipeline(
@@ -707,10 +823,7 @@ def _difference(what: str, old: Mapping[str, Any] | None, new: Mapping[str, Any]
         return f"+ {what}"
     before, after = dict(old.get("definition") or {}), dict(new.get("definition") or {})
     changes = config_changes(before, after)
-    outer = {
-        k: [old[k], v]
-        for k, v in new.items()
-        if k not in ("definition", "position") and old[k] != v and k not in after
-    }
-    shown = [f"{key} {_short(a)} -> {_short(b)}" for key, (a, b) in {**outer, **changes}.items()]
+    if old["enabled"] != new["enabled"]:  # `--prune` disables without another definition
+        changes = {**changes, "enabled": [old["enabled"], new["enabled"]]}
+    shown = [f"{key} {_short(a)} -> {_short(b)}" for key, (a, b) in changes.items()]
     return f"~ {what}: {'; '.join(shown[:8])}" if shown else f"~ {what}"

@@ -10,7 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.edges.opsdb import tables as t
-from ccatwm.edges.opsdb.stores.sub_groups import mark_step_due
+
+APPLY_LOCK = 0x63636174  # any number that nobody else locks
 
 
 @dataclass
@@ -22,7 +23,15 @@ class Known:
     groupings: dict[str, Any] = field(default_factory=dict)  # name -> filter_rules
     pipelines: dict[str, str] = field(default_factory=dict)  # name -> processing location
     steps: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # pipeline -> step -> depends_on
-    locations: dict[str, str] = field(default_factory=dict)  # name -> location type
+
+
+@dataclass(frozen=True)
+class Ungrouped:
+    """A scope that the next passes group anew, and of each step concerned its resources and known sub-group keys."""
+
+    filter_rules: Any
+    group_by: Any
+    steps: tuple[tuple[dict[str, Any], frozenset[str]], ...]
 
 
 def read_known(connection: sa.Connection) -> Known:
@@ -52,17 +61,14 @@ def read_known(connection: sa.Connection) -> Known:
         known.steps.setdefault(row["pipeline"], {})[row["name"]] = list(
             row["definition"].get("depends_on") or []
         )
-    if "data_location" in t.observation.tables:
-        known.locations = _locations(connection)
     return known
 
 
-def _locations(connection: sa.Connection) -> dict[str, str]:
-    """Data locations by name; none where the observation tables are somebody else's."""
-    if not sa.inspect(connection).has_table(t.data_location.name):
-        return {}
-    query = sa.select(t.data_location.c.name, t.data_location.c.location_type)
-    return {row.name: row.location_type for row in connection.execute(query)}
+def lock_and_read_known(connection: sa.Connection) -> Known:
+    """The same, and nobody else applies before this transaction ends (on SQLite it is the only writer anyway)."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(APPLY_LOCK)))
+    return read_known(connection)
 
 
 def _get_or_insert(connection: sa.Connection, table: sa.Table, **values: Any) -> tuple[int, bool]:
@@ -264,9 +270,51 @@ def steps_using(
     return found
 
 
-def mark_steps_due(connection: sa.Connection, ids: Sequence[int], now: datetime) -> int:
-    """The sub-groups of steps are to be looked at; how many there are."""
-    return sum(mark_step_due(connection, step_id, now) for step_id in sorted(set(ids)))
+def resources_of(connection: sa.Connection, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """What a run of each step asks for, by step id."""
+    query = sa.select(t.reduction_step.c.id, t.reduction_step.c.definition).order_by(t.reduction_step.c.id)
+    wanted = set(ids)
+    return {row.id: row.definition["resources"] for row in connection.execute(query) if row.id in wanted}
+
+
+def list_ungrouped(
+    connection: sa.Connection, step_ids: Sequence[int], groupings: Sequence[str]
+) -> list[Ungrouped]:
+    """Scopes to be grouped anew, as far as these steps or these changed data groupings are concerned.
+
+    The sub-groups of `step_ids` are marked already, so their keys are known; a changed grouping may change all.
+    """
+    step, scope, grouping = t.reduction_step, t.grouping_scope, t.data_grouping
+    stale = sa.or_(scope.c.resolved_digest.is_(None), scope.c.resolved_digest != grouping.c.digest)
+    query = (
+        sa.select(
+            step.c.id,
+            step.c.definition,
+            step.c.scope_id,
+            scope.c.group_by,
+            grouping.c.name,
+            grouping.c.filter_rules,
+        )
+        .join(scope, scope.c.id == step.c.scope_id)
+        .join(grouping, grouping.c.id == scope.c.data_grouping_id)
+        .join(t.pipeline, t.pipeline.c.id == step.c.pipeline_id)
+        .where(stale, step.c.enabled, t.pipeline.c.enabled)
+        .order_by(step.c.id)
+    )
+    found: dict[int, Ungrouped] = {}
+    for row in connection.execute(query):
+        if row.id not in step_ids and row.name not in groupings:
+            continue
+        keys = _known_keys(connection, row.id) if row.id in step_ids else frozenset()
+        before = found[row.scope_id].steps if row.scope_id in found else ()
+        steps = (*before, (row.definition["resources"], keys))
+        found[row.scope_id] = Ungrouped(row.filter_rules, row.group_by, steps)
+    return list(found.values())
+
+
+def _known_keys(connection: sa.Connection, step_id: int) -> frozenset[str]:
+    query = sa.select(t.sub_group.c.key).where(t.sub_group.c.step_id == step_id)
+    return frozenset(connection.execute(query).scalars())
 
 
 def disable_others(connection: sa.Connection, keep: set[tuple[str, str]], now: datetime) -> list[str]:
