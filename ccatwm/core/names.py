@@ -12,8 +12,10 @@ import unicodedata
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
 
 
-def encode_name(name: str) -> str:
+def encode_name(name: str | bytes) -> str:
     """Percent-encode what is not plain text: undecodable bytes, control and format characters, `%` itself."""
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "surrogateescape")
     if name.isascii() and name.isprintable() and "%" not in name:
         return name  # nearly all of them
     return "".join(c if _is_plain(c) else _encoded(c) for c in name)

@@ -54,6 +54,10 @@ def test_what_is_not_plain_text_is_percent_encoded(name: str, text: str) -> None
     assert encode_name(name) == text
 
 
+def test_bytes_and_text_of_one_name_are_encoded_alike() -> None:
+    assert encode_name(b"caf\xe9\n") == encode_name("caf\udce9\n") == "caf%E9%0A"
+
+
 def test_composed_and_decomposed_letters_stay_two_names() -> None:
     assert encode_name("\u00e9") != encode_name("e\u0301")
 
