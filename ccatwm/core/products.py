@@ -113,6 +113,7 @@ def parse_declaration(content: bytes | None) -> Declaration:
         return Declaration()
     try:
         data = json.loads(content, parse_constant=_refuse_constant)
+        _refuse_unstorable(data)
     except (ValueError, RecursionError) as error:
         return Declaration(problems=(f"products.json is no JSON: {error}",))
     if not isinstance(data, dict) or not isinstance(data.get("products", []), list):
@@ -125,6 +126,17 @@ def parse_declaration(content: bytes | None) -> Declaration:
     warnings = _warnings(data, problems)
     quality = _mapping(data, "quality", "products.json", problems)
     return Declaration(found, warnings, quality, (*problems, *_twice(found)))
+
+
+def _refuse_unstorable(data: Any) -> None:
+    """Texts and numbers that no ops-db takes: lone surrogates, NUL, numbers beyond a double. Errors: ValueError."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("a text has half a character (a lone surrogate)") from None
+    if "\\u0000" in text:
+        raise ValueError("a text has a NUL character")
 
 
 def _refuse_constant(name: str) -> Any:

@@ -283,3 +283,11 @@ def test_a_failure_of_the_container_is_255_with_fatal_last(code, tail, expected)
 def test_the_digest_of_a_tree_is_that_of_the_documentation():
     text = b"a\x003\x00" + DIGEST.encode() + b"\n"
     assert tree_digest([(b"a", 3, DIGEST)]) == hashlib.sha256(text).hexdigest()
+
+
+@pytest.mark.parametrize("text", [b'"\\ud800"', b'"a\\u0000b"', b"1e999"])
+def test_what_no_ops_db_could_take_is_bad_output_and_no_crash(text):
+    for declared in (b'{"quality": {"x": ' + text + b"}}", b'{"products": [{"path": ' + text + b"}]}"):
+        plan = plan_products([], {}, declared, role=StepRole.FINAL, exit_code=0, partial=False)
+        assert plan.problem is not None
+        plan.problem.encode("utf-8")
