@@ -156,16 +156,27 @@ def _as_written(value: Any, text: str) -> Any:
 
 
 def find_unstorable(value: Any) -> str | None:
-    """What of plain data no ops-db can store (NUL, half a surrogate pair, NaN, infinity), or None."""
-    if isinstance(value, str):
-        if "\0" in value:
-            return "a NUL character"
-        return None if value.isascii() or _encodes(value) else "a text that is no Unicode"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "a number that is infinite or none"
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    return next(filter(None, map(find_unstorable, value)), None) if isinstance(value, list) else None
+    """What of plain data no ops-db can store (NUL, half a surrogate pair, NaN, infinity, great depth), or None."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                if "\0" in item:
+                    return "a NUL character"
+                if not item.isascii() and not _encodes(item):
+                    return "a text that is no Unicode"
+            elif isinstance(item, float) and not math.isfinite(item):
+                return "a number that is infinite or none"
+            elif isinstance(item, dict):
+                inner += item
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
+        if not inner:
+            return None
+        level = inner
+    return f"more than {MAX_DEPTH} levels"
 
 
 def _encodes(text: str) -> bool:

@@ -1,11 +1,15 @@
 """Fills the observation tables from files, for sites without data transfer. Touches: the files read, the ops-db.
 
-Everything of a file is checked before anything of it is written. The same file twice changes nothing.
+Everything of all files is checked before anything is written. A YAML file is one transaction; JSON Lines are written
+in chunks, and what was interrupted is completed by ingesting the file again. The same file twice changes nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -16,8 +20,9 @@ import sqlalchemy as sa
 
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import observations as store
+from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.errors import DefinitionsError, Problem, UsageError
-from ccatwm.upkeep._yaml import read_json_lines, read_yaml
+from ccatwm.upkeep._yaml import find_unstorable, read_json_lines, read_yaml
 
 LINES_PER_TRANSACTION = 2000
 MAX_PROBLEMS = 50
@@ -26,6 +31,8 @@ ORDER = (
     "site", "data_location", "observatory", "telescope", "instrument", "instrument_module", "observing_program",
     "source", "obs_unit", "executed_obs_unit", "raw_data_package",
 )  # fmt: skip
+# What others name without saying what it is: in JSON Lines these come first, wherever they stand.
+FIRST = ("data_location", "instrument_module")
 PLURALS = {f"{kind}s": kind for kind in ORDER} | {"observatories": "observatory"}
 
 
@@ -37,25 +44,31 @@ def _text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise WrongValueError("a text")
     text = str(value)
-    if "\0" in text or not text:
-        raise WrongValueError("a text that is not empty and has no NUL character")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise WrongValueError("a text of valid Unicode") from None
+    if not text or find_unstorable(text) is not None:
+        raise WrongValueError("a text of valid Unicode that is not empty and has no NUL character")
     return text
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
         raise WrongValueError("a number")
-    return float(value)
+    return number
 
 
 def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
-        raise WrongValueError("a whole number")
-    return value
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**31) <= value < 2**31:
+        raise WrongValueError("a whole number of at most 31 bits")
+    return int(value)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise WrongValueError("a whole number of bytes")
+    return int(value)
 
 
 def _boolean(value: Any) -> bool:
@@ -67,16 +80,19 @@ def _boolean(value: Any) -> bool:
 def _time(value: Any) -> datetime:
     try:
         moment = datetime.fromisoformat(str(value).replace("Z", "+00:00"))
-    except ValueError:
+        if moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise WrongValueError("a time such as 2026-03-01T04:05:06Z") from None
-    if moment.tzinfo is None:
-        raise WrongValueError("a time with its zone, such as 2026-03-01T04:05:06Z")
-    return moment.astimezone(UTC)
+    raise WrongValueError("a time with its zone, such as 2026-03-01T04:05:06Z")
 
 
 def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WrongValueError("a mapping")
+    wrong = find_unstorable(value)
+    if wrong is not None:
+        raise WrongValueError(f"a mapping without {wrong}")
     return value
 
 
@@ -97,6 +113,20 @@ def _one_of(*allowed: str) -> Callable[[Any], str]:
     return parse
 
 
+def _module(value: Any) -> str:
+    text = _text(value)
+    if "" in text.split("/", 1):
+        raise WrongValueError("INSTRUMENT/MODULE, or a module's name where only one instrument has it")
+    return text
+
+
+def _relative(value: Any) -> str:
+    path = _text(value)
+    if path.startswith("/") or ".." in path.split("/"):
+        raise WrongValueError("a path below the location's root (no leading /, no ..)")
+    return path
+
+
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise WrongValueError("a list")
@@ -115,6 +145,10 @@ class Kind:
 
 
 STATES = ("waiting", "transferring", "archived", "failed")
+COPY_STATES = (
+    "present", "staged", "corrupt", "deletion_possible", "deletion_scheduled", "deletion_in_progress",
+    "deletion_failed", "deleted",
+)  # fmt: skip
 KINDS: Mapping[str, Kind] = {
     "site": Kind({"name": _text, "short_name": _text, "location": _text}),
     "data_location": Kind(
@@ -167,14 +201,14 @@ KINDS: Mapping[str, Kind] = {
         {"obs_unit": "obs_unit"},
     ),
     "raw_data_package": Kind(
-        {"name": _text, "state": _one_of(*STATES), "checksum": _checksum, "size_bytes": _integer, "created_at": _time,
+        {"name": _text, "state": _one_of(*STATES), "checksum": _checksum, "size_bytes": _size, "created_at": _time,
          "metadata": _mapping, "files": _list, "copies": _list, "path": _text, "location": _text},
         {"executed_obs_unit": "executed_obs_unit", "instrument_module": "instrument_module"},
         defaults={"state": "archived"},
     ),
 }  # fmt: skip
-FILE_FIELDS = {"name": _text, "size_bytes": _integer, "checksum": _checksum}
-COPY_FIELDS = {"location": _text, "path": _text, "status": _text}
+FILE_FIELDS = {"name": _text, "size_bytes": _size, "checksum": _checksum}
+COPY_FIELDS = {"location": _text, "path": _relative, "status": _one_of(*COPY_STATES)}
 # What the source's kinds need beside their name.
 SOURCE_NEEDS = {"solar_system_object": "naif_id", "constant_elevation": "elevation_deg"}
 
@@ -206,6 +240,10 @@ class IngestReport:
         mine["changed"] += done.changed
         mine["unchanged"] += done.unchanged
 
+    @property
+    def written(self) -> int:
+        return sum(c["new"] + c["changed"] for c in self.counts.values())
+
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": "ccatwm.ingest/1",
@@ -236,46 +274,169 @@ def ingest_files(
     every mistake; then nothing of any file is written."""
     if not paths:
         raise UsageError("no file to ingest", next="ccatwm ingest observations.yaml")
-    _check_all(paths)
+    checked = _check_all(database, [Path(path) for path in paths])
     report = IngestReport([str(path) for path in paths], dry_run)
-    for path in paths:
-        problems: list[Problem] = []
-        for chunk in _chunks(_parse_file(Path(path), problems)):
-            _write(database, chunk, now, report)
+    with _transactions(database, dry_run) as begin:
+        for file in checked:
+            log: Callable[[sa.Connection], None] = _change(file, now, actor, host)
+            for chunk in file.chunks():
+                with begin() as connection:
+                    before = report.written
+                    _write_kinds(connection, chunk, now, report)
+                    if report.written > before:
+                        log(connection)
+                        log = _nothing
     return report
 
 
-def _check_all(paths: Sequence[Path]) -> None:
+@contextmanager
+def _transactions(
+    database: Database, dry_run: bool
+) -> Iterator[Callable[[], AbstractContextManager[sa.Connection]]]:
+    """One transaction each time it is called; a dry run is one for everything, and rolled back."""
+    if not dry_run:
+        yield database.write
+        return
+    with database.read() as connection:
+        yield lambda: nullcontext(connection)
+
+
+def _change(file: Checked, now: datetime, actor: str, host: str) -> Callable[[sa.Connection], None]:
+    """Says in the change log who ingested which file; called in the first transaction that changes something."""
+
+    def log(connection: sa.Connection) -> None:
+        with file.path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        record_change(
+            connection, at=now, actor=actor, host=host, act="ingest", target=str(file.path),
+            digest=f"sha256:{digest}", details={"objects": file.objects},
+        )  # fmt: skip
+
+    return log
+
+
+def _nothing(_connection: sa.Connection) -> None:
+    pass
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Checked:
+    """A file in which every object is right, what it names, and what of it must be written first."""
+
+    path: Path
+    objects: int = 0
+    first: list[Parsed] = field(default_factory=list)
+    locations: dict[str, str] = field(default_factory=dict)  # data location named by a copy -> where
+    modules: dict[str, str] = field(default_factory=dict)  # module named without its instrument -> where
+    pairs: set[tuple[str, str]] = field(default_factory=set)  # instrument, module
+
+    def chunks(self) -> Iterator[list[Parsed]]:
+        """What goes into one transaction."""
+        if is_yaml(self.path):
+            yield list(_parse_file(self.path, []))
+            return
+        chunk = list(self.first)
+        for item in _parse_file(self.path, []):
+            if item.kind in FIRST:
+                continue
+            chunk.append(item)
+            if len(chunk) >= LINES_PER_TRANSACTION:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    def add(self, item: Parsed) -> None:
+        self.objects += 1
+        if item.kind in FIRST:
+            self.first.append(item)
+        if item.kind == "instrument_module":
+            self.pairs.add((item.references.get("instrument", ""), item.row.get("name", "")))
+        for copy in item.copies:
+            self.locations.setdefault(copy.get("location", ""), item.where)
+        module = item.references.get("instrument_module")
+        if module is not None:
+            instrument, separator, name = module.partition("/")
+            if separator:
+                self.pairs.add((instrument, name))
+            else:
+                self.modules.setdefault(module, item.where)
+
+
+def _check_all(database: Database, paths: Sequence[Path]) -> list[Checked]:
+    """Errors: DefinitionsError with what is wrong in any of the files."""
     problems: list[Problem] = []
-    for path in paths:
-        if not Path(path).is_file():
-            problems.append(Problem(str(path), "is no file"))
-            continue
-        for _ in _parse_file(Path(path), problems):
-            pass
+    checked = [_check_file(path, problems) for path in paths]
+    with database.read() as connection:
+        problems += _check_names(connection, checked)
     if problems:
         more = len(problems) - MAX_PROBLEMS
         shown = problems[:MAX_PROBLEMS] + ([Problem("", f"and {more} more")] if more > 0 else [])
         noun = "mistake" if len(problems) == 1 else "mistakes"
         raise DefinitionsError(f"{len(problems)} {noun}; nothing was written", problems=shown)
+    return checked
 
 
-def _chunks(items: Iterator[Parsed]) -> Iterator[list[Parsed]]:
-    chunk: list[Parsed] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) >= LINES_PER_TRANSACTION:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _check_file(path: Path, problems: list[Problem]) -> Checked:
+    file = Checked(path)
+    if not path.is_file():
+        problems.append(Problem(str(path), "is no file"))
+        return file
+    for item in _parse_file(path, problems):
+        file.add(item)
+    return file
+
+
+def _check_names(connection: sa.Connection, files: Sequence[Checked]) -> list[Problem]:
+    """Data locations and modules that are named only: known to the ops-db, to this file, or to one before it."""
+    problems: list[Problem] = []
+    locations = set(store.location_names(connection))
+    modules = store.module_instruments(connection, [name for file in files for name in file.modules])
+    for file in files:
+        locations |= {item.row["name"] for item in file.first if item.kind == "data_location"}
+        for instrument, module in file.pairs:
+            modules.setdefault(module, set()).add(instrument)
+        problems += [
+            Problem(where, f"unknown data location {name!r}", _choices(name, sorted(locations)))
+            for name, where in file.locations.items()
+            if name not in locations
+        ]
+        problems += [
+            Problem(
+                where, f"module {name!r} is of {_of(modules.get(name, set()))}", "write INSTRUMENT/MODULE"
+            )
+            for name, where in file.modules.items()
+            if len(modules.get(name, set())) != 1
+        ]
+        _write_pairs_first(file)
+    return problems
+
+
+def _of(instruments: set[str]) -> str:
+    return f"several instruments ({', '.join(sorted(instruments))})" if instruments else "no known instrument"
+
+
+def _write_pairs_first(file: Checked) -> None:
+    """A module that one line names bare and a later one with its instrument must be there at the first."""
+    for instrument, module in sorted(file.pairs):
+        if module in file.modules:
+            file.first.append(
+                Parsed("instrument_module", {"name": module}, "", references={"instrument": instrument})
+            )
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
+def is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in (".yaml", ".yml")
+
+
 def _parse_file(path: Path, problems: list[Problem]) -> Iterator[Parsed]:
-    if path.suffix in (".yaml", ".yml"):
+    if is_yaml(path):
         yield from _parse_yaml(path, problems)
     else:
         yield from _parse_lines(path, problems)
@@ -349,7 +510,7 @@ def parse_object(kind: str, item: Any, where: str, problems: list[Problem]) -> P
 
 def _take(parsed: Parsed, spec: Kind, name: str, value: Any, problems: list[Problem]) -> None:
     if name in spec.references or name in spec.fields:
-        parse: Callable[[Any], Any] = spec.fields.get(name, _text)
+        parse: Callable[[Any], Any] = spec.fields.get(name, _module if name == "instrument_module" else _text)
         if value is None:
             return
         try:
@@ -362,6 +523,9 @@ def _take(parsed: Parsed, spec: Kind, name: str, value: Any, problems: list[Prob
         else:
             parsed.row[name] = value
     elif parsed.kind == "raw_data_package":
+        wrong = find_unstorable({name: value})
+        if wrong is not None:
+            problems.append(Problem(parsed.where, f"{name} has {wrong}"))
         parsed.metadata[name] = value
     else:
         known = [*spec.fields, *spec.references]
@@ -415,16 +579,6 @@ def _choices(wrong: str, known: Any) -> str:
 
 
 # --- writing -----------------------------------------------------------------------------------------------------------
-
-
-def _write(database: Database, items: Sequence[Parsed], now: datetime, report: IngestReport) -> None:
-    """One transaction; a dry run is rolled back after everything was tried."""
-    if report.dry_run:
-        with database.read() as connection:
-            _write_kinds(connection, items, now, report)
-        return
-    with database.write() as connection:
-        _write_kinds(connection, items, now, report)
 
 
 def _write_kinds(
@@ -502,22 +656,7 @@ def _module_ids(
     ids = {name: done.ids[(instruments[p[0]], p[1])] for name, p in pairs.items()}
     bare = [name for name in names if "/" not in name]
     known = store.modules_by_name(connection, bare)
-    wrong = [name for name in bare if len(known.get(name, [])) != 1]
-    if wrong:
-        problems = [
-            Problem(_where(items, name), f"module {name!r} is of {len(known.get(name, []))} instruments")
-            for name in wrong
-        ]
-        raise DefinitionsError(
-            "instrument modules that cannot be told",
-            next="write INSTRUMENT/MODULE, such as CHAI/LFA",
-            problems=problems,
-        )
     return ids | {name: known[name][0] for name in bare}
-
-
-def _where(items: Sequence[Parsed], module: str) -> str:
-    return next((i.where for i in items if i.references.get("instrument_module") == module), "")
 
 
 def _write_package_parts(
@@ -530,9 +669,7 @@ def _write_package_parts(
     """Metadata, files and physical copies of packages."""
     by_name: dict[str, int] = {item.row["name"]: ids[(item.row["name"],)] for item in items}
     metadata = [
-        {"raw_data_package_id": by_name[i.row["name"]], "data": _plain(i.metadata)}
-        for i in items
-        if i.metadata
+        {"raw_data_package_id": by_name[i.row["name"]], "data": i.metadata} for i in items if i.metadata
     ]
     files = [{"raw_data_package_id": by_name[i.row["name"]], **f} for i in items for f in i.files]
     copies = _copy_rows(connection, items, by_name)
@@ -551,29 +688,13 @@ def _copy_rows(
     connection: sa.Connection, items: Sequence[Parsed], by_name: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     locations = store.location_names(connection)
-    problems, rows = [], []
-    for item in items:
-        for copy in item.copies:
-            if copy["location"] not in locations:
-                what = f"package {item.row['name']}: unknown data location {copy['location']!r}"
-                problems.append(Problem(item.where, what, _choices(copy["location"], locations)))
-                continue
-            row = {
-                "raw_data_package_id": by_name[item.row["name"]],
-                "data_location_id": locations[copy["location"]],
-            }
-            rows.append(
-                row
-                | {"path": copy["path"]}
-                | ({"status": copy["status"].lower()} if copy.get("status") else {})
-            )
-    if problems:
-        raise DefinitionsError("unknown data locations", problems=problems[:MAX_PROBLEMS])
-    return rows
-
-
-def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """PostgreSQL's jsonb takes no NUL character."""
-    import json
-
-    return dict(json.loads(json.dumps(metadata).replace("\\u0000", "\\ufffd")))
+    return [
+        {
+            "raw_data_package_id": by_name[item.row["name"]],
+            "data_location_id": locations[copy["location"]],
+            "path": copy["path"],
+        }
+        | ({"status": copy["status"]} if copy.get("status") else {})
+        for item in items
+        for copy in item.copies
+    ]

@@ -74,6 +74,8 @@ def _field_schema(parse: Any) -> dict[str, Any]:
         ingest._text: {"type": ["string", "number"]},
         ingest._number: {"type": "number"},
         ingest._integer: {"type": "integer"},
+        ingest._size: {"type": "integer", "minimum": 0},
+        ingest._relative: {"type": "string"},
         ingest._boolean: {"type": "boolean"},
         ingest._time: {"type": "string", "format": "date-time"},
         ingest._mapping: {"type": "object"},

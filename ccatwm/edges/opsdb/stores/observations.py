@@ -136,6 +136,19 @@ def modules_by_name(connection: sa.Connection, names: Sequence[str]) -> dict[str
     return found
 
 
+def module_instruments(connection: sa.Connection, names: Sequence[str]) -> dict[str, set[str]]:
+    """Names of the instruments that have a module of each name."""
+    found: dict[str, set[str]] = {}
+    module, instrument = t.instrument_module, t.instrument
+    query = sa.select(module.c.name, instrument.c.name.label("instrument")).join(
+        instrument, instrument.c.id == module.c.instrument_id
+    )
+    for chunk in chunks(sorted(set(names))):
+        for row in connection.execute(query.where(module.c.name.in_(chunk))):
+            found.setdefault(row.name, set()).add(row.instrument)
+    return found
+
+
 def location_names(connection: sa.Connection) -> dict[str, int]:
     """Data locations: id by name."""
     rows = connection.execute(sa.select(t.data_location.c.name, t.data_location.c.id))
