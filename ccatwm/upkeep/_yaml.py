@@ -22,6 +22,8 @@ MAX_DEPTH = 60  # the C composer recurses, and takes the process with it when th
 PLAIN_TAGS = frozenset(
     f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")
 )
+# A key is always its text: `<<` and `=`, which YAML 1.1 gives a meaning, are keys like others.
+KEY_TAGS = PLAIN_TAGS | {"tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"}
 Location = tuple[str | int, ...]
 
 
@@ -124,13 +126,13 @@ def _find_refused(text: str, file: str) -> Problem | None:
 def _build(node: Any, location: Location, document: Document, problems: list[Problem], loader: Any) -> Any:
     line = node.start_mark.line + 1
     document.lines.setdefault(location, line)
+    if not _is_plain(node):
+        problems.append(Problem(f"{document.file}:{line}", f"a tag ({node.tag})", "write plain data"))
+        return None
     if isinstance(node, yaml.SequenceNode):
         return [_build(n, (*location, i), document, problems, loader) for i, n in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _build_mapping(node, location, document, problems, loader)
-    if node.tag not in PLAIN_TAGS:
-        problems.append(Problem(f"{document.file}:{line}", f"a tag ({node.tag})", "write plain data"))
-        return None
     try:
         value = loader.construct_object(node)
     except (yaml.YAMLError, ValueError):
@@ -141,6 +143,13 @@ def _build(node: Any, location: Location, document: Document, problems: list[Pro
         problems.append(Problem(f"{document.file}:{line}", wrong))
         return None
     return _as_written(value, node.value)
+
+
+def _is_plain(node: Any) -> bool:
+    if isinstance(node, yaml.ScalarNode):
+        return node.tag in PLAIN_TAGS
+    kind = "seq" if isinstance(node, yaml.SequenceNode) else "map"
+    return bool(node.tag == f"tag:yaml.org,2002:{kind}")
 
 
 def _as_written(value: Any, text: str) -> Any:
@@ -196,6 +205,8 @@ def _build_mapping(
         if not isinstance(key_node, yaml.ScalarNode):
             problems.append(Problem(f"{document.file}:{line}", "a key that is no text"))
             continue
+        if key_node.tag not in KEY_TAGS:
+            problems.append(Problem(f"{document.file}:{line}", f"a tag ({key_node.tag})", "write plain data"))
         key = str(key_node.value)
         if find_unstorable(key) is not None:
             problems.append(Problem(f"{document.file}:{line}", f"a key with {find_unstorable(key)}"))
