@@ -10,10 +10,12 @@ from zoneinfo import ZoneInfo
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -102,6 +104,14 @@ def _config(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
+def _requires(value: Any) -> str | float:
+    if value == "all":
+        return "all"
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+        return float(value)
+    raise ValueError("is neither all nor a fraction such as 0.8")
+
+
 def _exit_code(code: int) -> int:
     if code == 75:
         raise ValueError("75 asks for a retry")
@@ -113,6 +123,16 @@ Version = Annotated[str, AfterValidator(_version)]
 Flag = Annotated[str, AfterValidator(_flag)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Config = Annotated[dict[str, JsonValue], AfterValidator(_config)]
+Requires = Annotated[
+    str | float,
+    BeforeValidator(_requires),
+    WithJsonSchema(
+        {
+            "anyOf": [{"const": "all"}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1}],
+            "default": "all",
+        }
+    ),
+]
 ExitCode = Annotated[int, Field(ge=1, le=254), AfterValidator(_exit_code)]
 
 
@@ -256,7 +276,7 @@ class StepDefinition(Strict):
     trigger: TriggerDefinition | None = None
     cooldown_seconds: Annotated[float, Field(ge=0)] = 0
     settle_seconds: Annotated[float, Field(ge=0)] = 0
-    requires: Literal["all"] | Annotated[float, Field(gt=0, le=1)] = "all"
+    requires: Requires = "all"
     deadline_hours: Annotated[float, Field(gt=0)] | None = None
     complete: Literal["executed_obs_unit", "none"] | None = None
     on_upstream_failure: Literal["wait", "skip"] = "wait"

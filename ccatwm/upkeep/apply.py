@@ -5,6 +5,7 @@ Touches: the files read (also images and references, for their checksums), the o
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -254,13 +255,30 @@ def _salvage(defined: Defined, document: Document) -> list[Problem]:
         items = document.data.get(section) if isinstance(document.data, dict) else None
         for n, item in enumerate(items if isinstance(items, list) else []):
             name = item.get("name") if isinstance(item, dict) else None
-            try:
-                part = Definitions.model_validate({section: [item]})
-            except ValidationError:
+            part = _validate_known_keys({section: [item]})
+            if part is None:
                 defined.broken.add(str(name))
                 continue
             problems += _merge(defined, document, part, first=n)
     return problems
+
+
+def _validate_known_keys(data: dict[str, Any]) -> Definitions | None:
+    """Definitions without the keys that nobody knows, so that these hide no other mistake; None if more is wrong."""
+    try:
+        return Definitions.model_validate(data)
+    except ValidationError as error:
+        unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+    data = copy.deepcopy(data)
+    for location in unknown:
+        inside: Any = data
+        for part in location[:-1]:
+            inside = inside[part]
+        del inside[location[-1]]
+    try:
+        return Definitions.model_validate(data)
+    except ValidationError:
+        return None
 
 
 def _problem(document: Document, error: Any) -> Problem:

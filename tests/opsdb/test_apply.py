@@ -301,3 +301,21 @@ def test_a_file_that_is_not_there_is_named(database):
     engine = GroupingEngine(ObservationTables.managed(), database.dialect, "UTC")
     with pytest.raises(DefinitionsError, match=r"nowhere\.yaml: cannot be read"):
         apply_definitions(database, engine, [Path("nowhere.yaml")], now=NOW, actor="me", host="h")
+
+
+def test_an_unknown_key_hides_no_other_mistake(apply):
+    text = GOOD.replace("data_grouping: all-data", "data_grouping: al-data").replace(
+        "resources:", "resource:"
+    )
+    with pytest.raises(DefinitionsError) as caught:
+        apply(text)
+    said = " | ".join(p.what for p in caught.value.problems)
+    assert said == "unknown key 'resource' | unknown data grouping 'al-data'"
+
+
+def test_a_wrong_fraction_is_said_once(apply):
+    with pytest.raises(DefinitionsError) as caught:
+        apply(GOOD.replace("resources:", "requires: most, resources:"))
+    assert [p.what.endswith("is neither all nor a fraction such as 0.8") for p in caught.value.problems] == [
+        True
+    ]
