@@ -14,7 +14,8 @@ def json_schema(name: str) -> dict[str, Any]:
     if name == "pipeline":
         from ccatwm.core.definitions import Definitions
 
-        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Definitions.model_json_schema()}
+        schema = _numbers_for_texts(Definitions.model_json_schema())
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
     if name == "manifest":
         from ccatwm.core.manifest import manifest_schema
 
@@ -22,6 +23,19 @@ def json_schema(name: str) -> dict[str, Any]:
     if name == "observations":
         return _observations_schema()
     raise UsageError(f"there is no schema {name!r}", next=f"there are: {', '.join(NAMES)}")
+
+
+def _numbers_for_texts(schema: Any) -> Any:
+    """A text may be written as a number: `version: 1.10` needs no quotes."""
+    if isinstance(schema, list):
+        return [_numbers_for_texts(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    # Words to choose from, and keys of mappings, stay texts.
+    whole = {k: v if k in ("propertyNames", "default") else _numbers_for_texts(v) for k, v in schema.items()}
+    if whole.get("type") == "string" and not {"enum", "const"} & whole.keys():
+        whole["type"] = ["string", "number"]
+    return whole
 
 
 def _observations_schema() -> dict[str, Any]:
@@ -44,7 +58,7 @@ def _kind_schema(kind: str) -> dict[str, Any]:
 
     spec = ingest.KINDS[kind]
     properties = {name: _field_schema(parse) for name, parse in spec.fields.items()}
-    properties |= {name: {"type": "string"} for name in spec.references}
+    properties |= {name: _field_schema(ingest._text) for name in spec.references}
     if kind == "raw_data_package":
         properties["files"] = {"type": "array", "items": _part_schema(ingest.FILE_FIELDS, ["name"])}
         properties["copies"] = {
