@@ -82,6 +82,14 @@ class SchedulerUnavailableError(WorldError):
     """The batch system did not answer: nothing may be concluded about any job."""
 
 
+class TransportError(WorldError):
+    """The processing host was not reached, or the command could not begin there: nothing has happened."""
+
+
+class ConnectionLostError(WorldError):
+    """The connection to the processing host broke in the middle: what was asked may have been done, or not."""
+
+
 class FilesUnavailableError(WorldError):
     """The file system or the connection to it did not answer."""
 

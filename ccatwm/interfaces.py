@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from ccatwm.core.model import EntryKind as EntryKind
 from ccatwm.core.model import TreeEntry as TreeEntry
@@ -233,6 +233,52 @@ class HostFiles(Protocol):
     def exists(self, path: str) -> bool: ...
 
 
+# --- the processing host, here or behind SSH --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """How a command ended. `exit_code` None: it may have begun, how it ended is not known: time-out, connection lost."""
+
+    exit_code: int | None
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+
+class Transport(Protocol):
+    """Runs commands on the processing host, each an argv that no shell reads, in an environment of its own.
+
+    Errors: `TransportError` when the command certainly never began: no connection, no such program.
+    """
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        stdin: bytes = b"",
+        timeout_seconds: float = 60.0,
+    ) -> CommandResult:
+        """`environment` is the whole environment. After the time-out the command is left to itself: exit_code None."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class RemoteCalls(Protocol):
+    """One connection to our own program on the processing host, which has the same edges there."""
+
+    def call(self, part: str, method: str, /, **arguments: Any) -> Any:
+        """Call `method` of `part` (`files`, `disk`, `host`, `commands`) there; values as `core.wire` carries them.
+
+        Errors: what the method raises there; `TransportError` when it certainly was not called;
+        `ConnectionLostError` when it may have been.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
 # --- batch systems -------------------------------------------------------------------------------------------------
 
 
@@ -267,10 +313,11 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class SubmitResult:
-    """`accepted`: job_id is set. `refused`: definitely not there, `message` says why. `unknown`: look it up later."""
+    """`accepted`: job_id is set. `unknown`: look it up later. All others are definite, the job is not there:
+    `refused` (a person must act, `message` says on what), `throttled` (no more now), `not-asked` (nothing was sent)."""
 
     token: str
-    outcome: str  # accepted | refused | throttled | unknown
+    outcome: str  # accepted | refused | throttled | not-asked | unknown
     job_id: str | None = None
     message: str = ""
 
@@ -292,9 +339,24 @@ class Found:
     certain: bool
 
 
+class JobTask(NamedTuple):
+    """One task of a job as it was recorded: what a batch system is asked about, or told to end.
+
+    Ids of jobs come round again: `token` and `submitted_at` (aware UTC) tell ours from a later job of the same id.
+    """
+
+    job_id: str
+    array_index: int = 0
+    token: str = ""
+    submitted_at: datetime | None = None
+
+
 @dataclass(frozen=True)
 class JobReport:
-    """What the batch system knows of one task of a job. Times aware UTC; memory GiB."""
+    """What the batch system knows of one task of a job. Times aware UTC; memory GiB.
+
+    `settled` False: the batch system may still say otherwise (a requeue, accounting that lags behind).
+    """
 
     job_id: str
     array_index: int
@@ -307,6 +369,9 @@ class JobReport:
     wall_seconds: float | None = None
     cpu_hours: float | None = None
     peak_memory_gb: float | None = None
+    settled: bool = True
+    exit_code: int | None = None  # the batch system's own idea of it; the job's record wins
+    queue_seconds: float | None = None  # from submission to start
 
 
 @dataclass(frozen=True)
@@ -326,6 +391,7 @@ class Scheduler(Protocol):
     backend: str
     cluster: str
     grace_seconds: int  # a job not found may still appear until this long after its submission was recorded
+    calls: int  # commands given to the batch system so far
 
     def limits(self) -> SchedulerLimits: ...
 
@@ -337,11 +403,20 @@ class Scheduler(Protocol):
         """True: released (now or before)."""
         ...
 
-    def poll(self, jobs: Sequence[tuple[str, int]]) -> list[JobReport]:
-        """One report for each (job id, array index)."""
+    def poll(self, jobs: Sequence[JobTask]) -> list[JobReport]:
+        """One report for each, in the same order."""
         ...
 
-    def cancel(self, jobs: Sequence[tuple[str, int]]) -> None: ...
+    def cancel(self, jobs: Sequence[JobTask]) -> None: ...
+
+    def list_held(self) -> list[FoundJob]:
+        """Jobs of this account that carry a token of ours and are held, whoever made them."""
+        ...
+
+
+def no_transport() -> Transport:
+    """For a batch system that gives no commands."""
+    raise NotImplementedError("this batch system was set up without a transport")
 
 
 @dataclass(frozen=True)
@@ -354,6 +429,8 @@ class SchedulerSetup:
     options: Mapping[str, object]
     effects: Effects
     clock: Clock
+    make_transport: Callable[[], Transport] = no_transport  # commands on the processing host; `base_dir` is a path there
+    grace_seconds: int = 900
 
 
 SchedulerFactory = Callable[[SchedulerSetup], Scheduler]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -120,19 +121,27 @@ def build_scheduler(settings: Settings, effects: Effects, clock: Clock) -> Sched
             next=f"installed backends: {', '.join(sorted(found)) or 'none'}",
         )
     factory: Callable[[SchedulerSetup], Scheduler] = found[settings.hpc_backend].load()
-    options: dict[str, object] = {}
-    if settings.hpc_backend == "local":
-        options = {"slots": settings.local.slots, "max_queued": settings.local.max_queued}
     return factory(
         SchedulerSetup(
             cluster=settings.cluster,
             state_dir=str(settings.state_dir),
             base_dir=str(settings.pipeline_base_dir),
-            options=options,
+            options=_scheduler_options(settings),
             effects=effects,
             clock=clock,
+            grace_seconds=settings.grace_seconds,
         )
     )
+
+
+def _scheduler_options(settings: Settings) -> dict[str, object]:
+    """The settings of the batch system that is used; one from elsewhere gets `SCHEDULER_OPTIONS`."""
+    if settings.hpc_backend == "local":
+        return dataclasses.asdict(settings.local)
+    if settings.hpc_backend == "slurm":
+        own = dataclasses.asdict(settings.slurm)
+        return own | {"partition": settings.slurm.partition or settings.slurm_partition}
+    return dict(settings.scheduler_options)
 
 
 def _read_uid(database: Database) -> str:

@@ -23,7 +23,7 @@ from ccatwm.core.outcomes import (
 from ccatwm.core.products import container_failure
 from ccatwm.core.states import BEFORE_SUBMIT, RunEvent, RunStatus
 from ccatwm.edges.opsdb.stores import attempts, runs, sub_groups
-from ccatwm.interfaces import JobReport, JobState
+from ccatwm.interfaces import JobReport, JobState, JobTask
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import record_failure
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
@@ -98,7 +98,7 @@ def _cancel_jobs(frame: PassFrame) -> None:
         asked = runs.list_cancel_requests(connection, location(frame.context))
         with_job = [r for r in asked if r.status in (RunStatus.SUBMITTED, RunStatus.RUNNING)]
         found = attempts.newest_attempts(connection, [r.id for r in with_job])
-    jobs = [(a.job_id, a.array_index) for a in found.values() if a.job_id is not None]
+    jobs = [_task(a) for a in found.values() if a.job_id is not None]
     if jobs and not frame.dry_run:
         frame.context.scheduler.cancel(jobs)
 
@@ -135,11 +135,15 @@ def _look(frame: PassFrame) -> list[Watched]:
     pairs = [(r, newest[r.id]) for r in selected if r.id in newest and newest[r.id].job_id is not None]
     if not pairs:
         return []
-    reports = frame.context.scheduler.poll([(str(a.job_id), a.array_index) for _, a in pairs])
+    reports = frame.context.scheduler.poll([_task(a) for _, a in pairs])
     by_job = {(report.job_id, report.array_index): report for report in reports}
     silent = JobReport("", 0, JobState.UNKNOWN)
     seen = [(r, a, by_job.get((str(a.job_id), a.array_index), silent)) for r, a in pairs]
     return _read_records(frame.context, seen)
+
+
+def _task(attempt: Attempt) -> JobTask:
+    return JobTask(str(attempt.job_id), attempt.array_index, attempt.token, attempt.submitted_at)
 
 
 def _read_records(context: Context, seen: Sequence[tuple[Run, Attempt, JobReport]]) -> list[Watched]:

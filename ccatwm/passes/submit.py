@@ -22,7 +22,7 @@ from ccatwm.core.staging import SUBMISSIONS
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.edges.opsdb.stores import attempts, leases, runs
 from ccatwm.edges.opsdb.stores.attempts import Submission
-from ccatwm.interfaces import FileWrite, Found, JobRequest, SubmitResult
+from ccatwm.interfaces import FileWrite, Found, JobRequest, JobTask, SubmitResult
 from ccatwm.passes._attempt_files import job_script, make_attempt
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import record_failure
@@ -210,7 +210,7 @@ def _record_result(frame: PassFrame, submission: Submission, result: SubmitResul
         return False  # ambiguous: the next pass looks it up
     if result.outcome == "accepted":
         return _record_held(frame, submission, str(result.job_id))
-    if result.outcome == "throttled":
+    if result.outcome in ("throttled", "not-asked"):
         _record_absent(frame, submission, result.message or "the batch system takes no more jobs now")
     else:
         _record_refused(frame, submission, result.message)
@@ -314,7 +314,7 @@ def _settle_intended(frame: PassFrame, submission: Submission, found: Found) -> 
     """True if the job was found and adopted."""
     jobs = sorted(found.jobs.get(submission.token, ()), key=lambda job: (len(job.job_id), job.job_id))
     if jobs:
-        twins = [(job.job_id, a.array_index) for job in jobs[1:] for a in submission.attempts]
+        twins = [JobTask(job.job_id, a.array_index, job.token) for job in jobs[1:] for a in submission.attempts]
         if twins:  # all are held: nothing has run
             frame.context.scheduler.cancel(twins)
         log.info("submission %s: adopted job %s", submission.token, jobs[0].job_id)

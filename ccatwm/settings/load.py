@@ -18,7 +18,7 @@ from typing import Any
 
 from ccatwm.errors import Problem, SettingsError
 from ccatwm.settings.find import MARK_FILE, PREFIX, SETTINGS_FILE, Site, find_site, user_state_folder
-from ccatwm.settings.schema import LocalSettings, LocationSettings, Settings
+from ccatwm.settings.schema import LocalSettings, LocationSettings, Settings, SlurmSettings, SshSettings
 
 SECTION_VARIABLE = "ENV_FOR_DYNACONF"
 DATABASE_FILE = "opsdb.sqlite"
@@ -35,6 +35,8 @@ CHOICES = {
     "OBSERVATIONS": ("managed", "foreign"),
     "CONTAINER_RUNTIME": ("apptainer", "singularity", "none"),
     "STAGING_MODE": ("fetch", "request"),
+    "TRANSPORT": ("local", "ssh"),
+    "WORKFILES": ("local", "ssh"),
 }
 MAY_BE_ZERO = {
     "MIN_FREE_GB", "KEEP_FAILED_INPUTS_HOURS", "RETRY_BASE_SECONDS", "GRACE_SECONDS", "CONFIRM_RUNS",
@@ -192,7 +194,14 @@ class _Check:
             "float | None": self._number,
             "Path": self._path,
             "Path | None": self._path,
-            "LocalSettings": self._local,
+            "bool": self._truth,
+            "int | None": self._whole_number,
+            "tuple[str, ...]": self._texts,
+            "LocalSettings": lambda k, v: self._nested(k, v, LocalSettings),
+            "SlurmSettings": lambda k, v: self._nested(k, v, SlurmSettings),
+            "SshSettings": lambda k, v: self._nested(k, v, SshSettings),
+            "Mapping[str, str]": self._text_map,
+            "Mapping[str, Any]": lambda k, v: self._table(k, v, None),
             "Mapping[str, LocationSettings]": self._locations,
         }
         return parsers[kind](key, value)
@@ -245,11 +254,31 @@ class _Check:
         said_here = self.origins.get(key.split(".")[0], "").startswith(FROM_ENVIRONMENT)
         return self.cwd if said_here or self.site.folder is None else self.site.folder
 
-    def _local(self, key: str, value: Any) -> LocalSettings | None:
-        names = [field.name for field in dataclasses.fields(LocalSettings)]
-        table = self._table(key, value, names)
-        given = {name: self._whole_number(f"{key}.{name}", v) for name, v in table.items() if name in names}
-        return LocalSettings(**{name: number for name, number in given.items() if number is not None})
+    def _truth(self, key: str, value: Any) -> bool | None:
+        if isinstance(value, bool):
+            return value
+        self._wrong(key, f"{value!r} is neither true nor false", "true, false")
+        return None
+
+    def _texts(self, key: str, value: Any) -> tuple[str, ...] | None:
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(str(item) for item in value)
+        self._wrong(key, f"{value!r} is no list of texts", 'a list of texts, ["--mail-type=NONE"]')
+        return None
+
+    def _text_map(self, key: str, value: Any) -> dict[str, str]:
+        table = self._table(key, value, None)
+        return {name: text for name, item in table.items() if (text := self._text(f"{key}.{name}", item))}
+
+    def _nested(self, key: str, value: Any, kind: type[Any]) -> Any:
+        """A table whose keys are the fields of `kind`."""
+        types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+        given = {
+            name: self._parse(f"{key}.{name}", types[name], content)
+            for name, content in self._table(key, value, list(types)).items()
+            if name in types
+        }
+        return kind(**{name: content for name, content in given.items() if content is not None})
 
     def _locations(self, key: str, value: Any) -> dict[str, LocationSettings] | None:
         found = {}
@@ -280,8 +309,16 @@ class _Check:
         if base is not None:
             self._use_made_site(fields, base)
         self._find_database(fields)
+        self._check_connection(fields)
         if "state_dir" not in fields:
             fields["state_dir"] = (self.site.folder or user_state_folder(self.environ)) / "state"
+
+    def _check_connection(self, fields: dict[str, Any]) -> None:
+        over_ssh = "ssh" in (fields.get("transport"), fields.get("workfiles"))
+        if over_ssh and not fields.get("ssh", SshSettings()).host:
+            self._missing("SSH.host", 'the host to connect to: [default.ssh] host = "..."')
+        if fields.get("workfiles") == "ssh" and fields.get("transport") != "ssh":
+            self._wrong("WORKFILES", "is 'ssh', but TRANSPORT is not", "TRANSPORT = ssh as well, or WORKFILES = local")
 
     def _missing(self, key: str, what: str) -> None:
         self.problems.append(Problem(f"{self._subject()}: {key}", "is missing", what))
@@ -443,7 +480,8 @@ def _masked(key: str, value: Any) -> Any:
 
 
 def _is_secret(key: str) -> bool:
-    return any(word in key.upper() for word in SECRET_WORDS)
+    name = key.upper()
+    return not name.endswith("_FILE") and any(word in name for word in SECRET_WORDS)
 
 
 def mask_url(text: str) -> str:

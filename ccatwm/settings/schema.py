@@ -28,6 +28,54 @@ class LocalSettings:
 
 
 @dataclass(frozen=True)
+class SlurmSettings:
+    """Backend `slurm`: defaults and caps of jobs, and how its commands are called.
+
+    `conf` becomes SLURM_CONF, `bin_dir` is looked in first for sbatch and the others. `extra` are sbatch options
+    that every job gets, one per item. Caps are what retries may grow to.
+    """
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    extra: tuple[str, ...] = ()
+    conf: str = ""
+    bin_dir: str = ""
+    max_memory_gb: float | None = None
+    max_time_hours: float | None = None
+    max_array_size: int | None = None  # else the cluster's own
+    max_queued: int | None = None  # tasks of ours in the queue at once; else the cluster's limits
+    calls_per_minute: int = 60
+    command_timeout_seconds: int = 60
+    warn_seconds: int = 120  # USR1 this long before the time limit
+    requeue_seconds: int = 150  # how long a job that lost its node may take to come back to the queue
+    accounting: bool = True  # False: no slurmdbd; the queue and the jobs' own records must do
+
+
+@dataclass(frozen=True)
+class SshSettings:
+    """How the processing host is reached. Secrets come from the agent or from files, never from here.
+
+    `python` is a Python 3.11 or newer there. `proxy_jump` is `[user@]host[:port]`, several with commas.
+    """
+
+    host: str = ""
+    port: int = 22
+    user: str = ""
+    key_file: str = ""
+    certificate_file: str = ""
+    known_hosts: str = "~/.ssh/known_hosts"
+    agent: bool = True
+    proxy_jump: str = ""
+    python: str = "python3"
+    connect_timeout_seconds: int = 15
+    banner_timeout_seconds: int = 15
+    auth_timeout_seconds: int = 30
+    keepalive_seconds: int = 30
+
+
+@dataclass(frozen=True)
 class Settings:
     """The settings of one site. `site_dir` is the folder they came from, None for environment variables alone."""
 
@@ -43,7 +91,7 @@ class Settings:
     container_runtime: str = "apptainer"  # apptainer | singularity | none
     container_gpu_flag: str = "--nv"
     sif_cache_dir: Path | None = None
-    slurm_partition: str = ""
+    slurm_partition: str = ""  # the original's name of slurm.partition
     obs_timezone: str = "America/Santiago"
     staging_mode: str = "fetch"  # fetch | request
     cache_max_gb: float | None = None
@@ -61,5 +109,11 @@ class Settings:
     max_seconds_stage: float = 600.0
     locations: Mapping[str, LocationSettings] = field(default_factory=dict)
     local: LocalSettings = LocalSettings()
+    slurm: SlurmSettings = SlurmSettings()
+    transport: str = "local"  # local | ssh: how commands reach the processing host
+    workfiles: str = ""  # local | ssh; empty: as the transport
+    ssh: SshSettings = SshSettings()
+    path_map: Mapping[str, str] = field(default_factory=dict)  # our path -> the same folder on the processing host
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)  # for a batch system from elsewhere
     origins: Mapping[str, str] = field(default_factory=dict)  # setting key -> where its value comes from
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -12,7 +12,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ccatwm.edges.clock import SystemClock
-from ccatwm.interfaces import JobReport, JobRequest, JobState, PlainEffects, Scheduler, SchedulerSetup
+from ccatwm.interfaces import (
+    JobReport,
+    JobRequest,
+    JobState,
+    JobTask,
+    PlainEffects,
+    Scheduler,
+    SchedulerSetup,
+)
 
 JOB_SCRIPT = Path(__file__).parents[2] / "ccatwm" / "edges" / "scheduler" / "job.sh"
 
@@ -66,7 +74,7 @@ class Site:
         return result.job_id
 
     def report(self, job_id: str) -> JobReport:
-        return self.scheduler().poll([(job_id, 0)])[0]
+        return self.scheduler().poll([JobTask(job_id)])[0]
 
     def wait(self, job_id: str, *states: JobState) -> JobReport:
         until = time.monotonic() + 30

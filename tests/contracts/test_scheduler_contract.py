@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ccatwm.interfaces import JobState
+from ccatwm.interfaces import JobState, JobTask
 from tests.contracts.job_site import SITES, Site, end_processes_of
 
 pytestmark = pytest.mark.quick
@@ -76,13 +76,13 @@ def test_an_ended_job_has_times_and_resources(site: Site) -> None:
 def test_a_running_job_is_running(site: Site) -> None:
     job_id = site.start("a", "touch ../output/ready; sleep 30")
     assert site.wait(job_id, JobState.RUNNING).started_at is not None
-    site.scheduler().cancel([(job_id, 0)])
+    site.scheduler().cancel([JobTask(job_id)])
     site.wait(job_id, JobState.ENDED)
 
 
 def test_a_cancelled_held_job_never_runs(site: Site) -> None:
     job_id = str(site.scheduler().submit([site.request("a", "touch ../output/ran")])[0].job_id)
-    site.scheduler().cancel([(job_id, 0)])
+    site.scheduler().cancel([JobTask(job_id)])
     site.scheduler().release([job_id])
     time.sleep(0.3)
     assert site.report(job_id).state in (JobState.ENDED, JobState.ABSENT)
@@ -92,8 +92,8 @@ def test_a_cancelled_held_job_never_runs(site: Site) -> None:
 def test_cancel_ends_the_job_and_twice_is_fine(site: Site) -> None:
     job_id = site.start("a", "touch ../output/ready; sleep 60")
     site.wait(job_id, JobState.RUNNING)
-    site.scheduler().cancel([(job_id, 0)])
-    site.scheduler().cancel([(job_id, 0)])
+    site.scheduler().cancel([JobTask(job_id)])
+    site.scheduler().cancel([JobTask(job_id)])
     assert site.wait(job_id, JobState.ENDED).cause == "cancelled-outside"
 
 

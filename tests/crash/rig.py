@@ -29,7 +29,7 @@ from ccatwm import wiring
 from ccatwm.edges.opsdb import tables
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.errors import SchedulerUnavailableError
-from ccatwm.interfaces import JobState, Scheduler
+from ccatwm.interfaces import JobState, JobTask, Scheduler
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions
 from ccatwm.settings.schema import Settings
@@ -96,7 +96,7 @@ def wait_for_jobs(world: World, effects: CountingEffects) -> int:
     deadline = time.monotonic() + 60
     settled = 0
     while ids and time.monotonic() < deadline:
-        states = {r.state for r in context.scheduler.poll([(i, 0) for i in ids])}
+        states = {r.state for r in context.scheduler.poll([JobTask(i) for i in ids])}
         if not states & {JobState.PENDING, JobState.RUNNING}:
             # A job that was let go may still be HELD for the moment its supervisor takes to start.
             settled += 1

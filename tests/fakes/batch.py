@@ -20,6 +20,7 @@ from ccatwm.interfaces import (
     JobReport,
     JobRequest,
     JobState,
+    JobTask,
     SchedulerLimits,
     SubmitResult,
 )
@@ -33,6 +34,7 @@ class FileBatch:
     backend = "fake"
     cluster = "fake"
     grace_seconds = 0
+    calls = 0
 
     def __init__(self, folder: Path, base_dir: Path, effects: Effects, *, array_size: int = 4) -> None:
         self._folder = folder
@@ -70,11 +72,14 @@ class FileBatch:
                     self._write(job_id, job | {"state": "released"})
         return {job_id: self._read(job_id) is not None for job_id in job_ids}
 
-    def poll(self, jobs: Sequence[tuple[str, int]]) -> list[JobReport]:
-        return [JobReport(job_id, index, self._state(job_id, index)) for job_id, index in jobs]
+    def poll(self, jobs: Sequence[JobTask]) -> list[JobReport]:
+        return [JobReport(id, index, self._state(id, index)) for id, index, _, _ in jobs]
 
-    def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
-        for job_id, index in jobs:
+    def list_held(self) -> list[FoundJob]:
+        return []
+
+    def cancel(self, jobs: Sequence[JobTask]) -> None:
+        for job_id, index, _, _ in jobs:
             job = self._read(job_id)
             if job is not None and index not in job["ended"]:
                 with self._effects.around("batch.cancel", job_id):

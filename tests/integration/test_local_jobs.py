@@ -15,7 +15,7 @@ import pytest
 from ccatwm.edges.clock import SystemClock
 from ccatwm.edges.scheduler.local import build_scheduler
 from ccatwm.errors import SchedulerUnavailableError
-from ccatwm.interfaces import JobState, SchedulerSetup
+from ccatwm.interfaces import JobState, JobTask, SchedulerSetup
 from tests.contracts.job_site import Site, end_processes_of, local_site, processes_of
 
 pytestmark = pytest.mark.quick
@@ -79,10 +79,10 @@ def test_a_waiting_job_is_pending_and_leaves_when_cancelled(site: Site) -> None:
         site.wait(job, JobState.RUNNING)
     waiting = [site.start(f"w{number}", "touch ../output/ran") for number in range(2)]
     assert {site.report(job).state for job in waiting} == {JobState.PENDING}
-    site.scheduler().cancel([(job, 0) for job in waiting])
+    site.scheduler().cancel([JobTask(job) for job in waiting])
     for job in waiting:
         assert site.wait(job, JobState.ENDED).cause == "cancelled-outside"
-    site.scheduler().cancel([(job, 0) for job in busy])
+    site.scheduler().cancel([JobTask(job) for job in busy])
     for job in busy:
         site.wait(job, JobState.ENDED)
     assert not site.output("w0", "ran").exists()
@@ -92,7 +92,7 @@ def test_only_live_jobs_count_against_the_queue(site: Site) -> None:
     site.options["max_queued"] = 2
     site.wait(site.start("ended"), JobState.ENDED)
     site.scheduler().submit([site.request("cancelled")])
-    site.scheduler().cancel([("cancelled", 0)])
+    site.scheduler().cancel([JobTask("cancelled")])
     assert site.scheduler().limits().free_tasks == 2
     outcomes = [r.outcome for r in site.scheduler().submit([site.request(t) for t in ("a", "b", "c")])]
     assert outcomes == ["accepted", "accepted", "throttled"]
@@ -112,7 +112,7 @@ def test_cancel_ends_the_whole_tree(site: Site) -> None:
     stubborn = "echo $$ >../output/pid; trap : TERM; while :; do sleep 0.1; done"
     job = site.start("a", f"setsid sh -c '{stubborn}' & wait")
     wait_until(site.output("a", "pid"))
-    site.scheduler().cancel([(job, 0)])
+    site.scheduler().cancel([JobTask(job)])
     site.wait(job, JobState.ENDED)
     wait_dead(int(site.output("a", "pid").read_text()))
 
@@ -143,10 +143,10 @@ def test_a_job_that_lost_its_supervisor_can_be_cancelled(site: Site) -> None:
     wait_until(site.output("a", "ready"))
     os.kill(supervisor(site, "a"), signal.SIGKILL)
     wait_dead(supervisor(site, "a"))
-    site.scheduler().cancel([(job, 0)])
+    site.scheduler().cancel([JobTask(job)])
     site.wait(job, JobState.ENDED)
     assert json.loads(site.exit_record("a").read_bytes())["signal"] == "TERM"
-    site.scheduler().cancel([(job, 0)])  # what is left of it
+    site.scheduler().cancel([JobTask(job)])  # what is left of it
     assert not end_processes_of(site.root)
 
 
@@ -183,7 +183,7 @@ def test_a_supervisor_killed_while_it_waits_is_started_again_by_release(site: Si
     os.kill(supervisor(site, "a"), signal.SIGKILL)
     assert site.wait(job, JobState.HELD).cause is None
     site.scheduler().release([job])
-    site.scheduler().cancel([(name, 0) for name in busy])
+    site.scheduler().cancel([JobTask(name) for name in busy])
     site.wait(job, JobState.ENDED)
     assert site.output("a", "ran").read_text() == "ran\n"
     for name in busy:
@@ -196,7 +196,7 @@ def test_a_recycled_pid_is_not_signalled(site: Site) -> None:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     forged = {"format": 1, "pid": victim, "start_ticks": 1, "boot_id": boot, "host": "h"}
     job_file(site, "a", "process.json").write_text(json.dumps(forged))
-    site.scheduler().cancel([("a", 0)])  # a TERM to this very process would end the tests
+    site.scheduler().cancel([JobTask("a")])  # a TERM to this very process would end the tests
     assert site.report("a").state is JobState.ENDED
 
 

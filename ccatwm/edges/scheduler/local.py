@@ -30,6 +30,7 @@ from ccatwm.interfaces import (
     JobReport,
     JobRequest,
     JobState,
+    JobTask,
     SchedulerLimits,
     SchedulerSetup,
     SubmitResult,
@@ -62,6 +63,7 @@ class LocalScheduler:
 
     backend = "local"
     grace_seconds = 0
+    calls = 0  # no commands: records are read and written
 
     def __init__(self, setup: SchedulerSetup) -> None:
         self.cluster = setup.cluster
@@ -166,10 +168,10 @@ class LocalScheduler:
         jobs = {t: (FoundJob(t, t, s.state),) for t, s in standings.items() if s.state is not JobState.ABSENT}
         return Found(jobs, certain=True)
 
-    def poll(self, jobs: Sequence[tuple[str, int]]) -> list[JobReport]:
+    def poll(self, jobs: Sequence[JobTask]) -> list[JobReport]:
         """HELD also for a released job whose supervisor died before anything ran: release it again."""
         with _available("asking for jobs"):
-            return [self._report(job_id, index) for job_id, index in jobs]
+            return [self._report(task.job_id, task.array_index) for task in jobs]
 
     def _report(self, job_id: str, index: int) -> JobReport:
         if index != 0:
@@ -234,12 +236,16 @@ class LocalScheduler:
 
     # --- ending ---------------------------------------------------------------------------------------------
 
-    def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
+    def list_held(self) -> list[FoundJob]:
+        """None to be swept: nothing starts a held job here but a release, and `_sweep` forgets it."""
+        return []
+
+    def cancel(self, jobs: Sequence[JobTask]) -> None:
         """Mark each job, then tell its supervisor, or the script that lost it; what waits never begins."""
         with _available("cancelling"):
-            for job_id, _ in jobs:
-                folder = self._jobs / job_id
-                if not TOKEN.fullmatch(job_id) or not (folder / "record.json").exists():
+            for task in jobs:
+                folder = self._jobs / task.job_id
+                if not TOKEN.fullmatch(task.job_id) or not (folder / "record.json").exists():
                     continue
                 if not (folder / "cancel").exists():
                     self._write(folder / "cancel", {"format": 1, "at": self._clock.now().isoformat()})
