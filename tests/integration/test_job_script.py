@@ -36,6 +36,7 @@ class Attempt:
         for name in ("output", "scratch", "logs", "job/claims", "config"):
             (self.folder / name).mkdir(parents=True)
         (self.submission / "tasks").write_text("other/attempt\np/s/key/run-1/attempt-1\n")
+        (self.folder / "config" / "manifest.json").write_text("{}")
         self.limits(15)
         self.inputs()
         self.payload("true")
@@ -381,3 +382,48 @@ def test_an_output_folder_that_cannot_be_entered_is_told(foreign_attempt: Attemp
     foreign_attempt.payload("mkdir ../output/d; echo x >../output/d/f; chmod 0 ../output/d")
     assert foreign_attempt.run(user=65534, group=65534, extra_groups=[]) == 0
     assert foreign_attempt.record()["hash_exit_code"] != 0
+
+
+# --- warnings and restarts --------------------------------------------------------------------------------
+
+
+def test_a_warning_does_not_kill_a_payload_that_does_not_know_it(attempt: Attempt) -> None:
+    attempt.payload("touch ../output/ready; sleep 1; exit 5")
+    assert attempt.signalled(signal.SIGUSR1) == 5
+    assert attempt.record()["reason"] == "payload"
+
+
+def test_a_warning_reaches_a_descendant_that_catches_it(attempt: Attempt) -> None:
+    inner = "trap 'touch ../output/saved; exit 0' USR1; touch ../output/ready; while :; do sleep 0.05; done"
+    attempt.payload(f'sh -c "{inner}"; exit 3')
+    assert attempt.signalled(signal.SIGUSR1) == 3
+    assert (attempt.folder / "output" / "saved").exists()
+
+
+def restarted(attempt: Attempt, number: int) -> Path:
+    return attempt.folder.with_name(f"{attempt.folder.name}.r{number}")
+
+
+def test_a_restart_writes_into_a_folder_of_its_own(attempt: Attempt) -> None:
+    """What was started before may still write: a node that was given up is not always dead."""
+    attempt.argv("/bin/sh", "-c", f'echo "$1" >{attempt.folder}/output/out', "sh", "argument")
+    (attempt.folder / "config" / "manifest.json").write_text(f'{{"output": "{attempt.folder}/output"}}')
+    (attempt.folder / "job" / "claims" / "0").mkdir()
+    before = sorted(attempt.folder.rglob("*"))
+    assert attempt.run(environment={"SLURM_RESTART_COUNT": "1"}) == 0
+    again = restarted(attempt, 1)
+    assert (again / "output" / "out").read_text() == "argument\n"
+    assert (again / "config" / "manifest.json").read_text() == f'{{"output": "{again}/output"}}\n'
+    record = json.loads((again / "job" / "exit.json").read_bytes())
+    assert (record["exit_code"], record["token"]) == (0, TOKEN)
+    assert [p for p in sorted(attempt.folder.rglob("*")) if p not in before] == [
+        attempt.folder / "job" / "claims" / "1"
+    ]
+
+
+def test_a_start_that_was_ended_from_outside_may_be_started_again(attempt: Attempt) -> None:
+    attempt.payload("touch ../output/ready; exec sleep 20")
+    assert attempt.signalled(signal.SIGTERM) == 143
+    attempt.payload("exit 0")
+    assert attempt.run(environment={"SLURM_RESTART_COUNT": "1"}) == 0
+    assert attempt.run(environment={"SLURM_RESTART_COUNT": "2"}) == 77  # the second start came to an end

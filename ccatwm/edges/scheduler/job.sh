@@ -12,7 +12,6 @@ pid=
 killer=
 signal=
 caught=
-warned=
 kill_after=15
 
 now() { date -u +%Y-%m-%dT%H:%M:%S.%6NZ; }
@@ -47,10 +46,52 @@ on_end_signal() {
     [ "$1" != TERM ] || start_killer
 }
 
+# Reads /proc/PID/status (proc(5)): sets name, parent and mask, the signals that the process catches.
+read_status() {
+    name=
+    parent=
+    mask=
+    while IFS=':	 ' read -r key value _; do
+        case $key in
+            Name) name=$value ;;
+            PPid) parent=$value ;;
+            SigCgt) mask=$value ;;
+        esac
+    done 2>/dev/null <"/proc/$1/status"
+    [ -n "$mask" ]
+}
+
+# The payload and all its descendants, as words.
+list_family() {
+    family=" $pid "
+    while :; do
+        before=$family
+        for folder in /proc/[0-9]*; do
+            member=${folder#/proc/}
+            case $family in *" $member "*) continue ;; esac
+            read_status "$member" || continue
+            case $family in *" $parent "*) family="$family$member " ;; esac
+        done
+        [ "$family" != "$before" ] || break
+    done
+}
+
+# The warning goes to those who catch it: it would kill all others, and a signal that is ignored when a shell script
+# begins cannot be trapped by it. The container runtime catches every signal to pass it on.
+warn_payload() {
+    [ -n "$pid" ] || return 0
+    list_family
+    for member in $family; do
+        read_status "$member" || continue
+        case $name in starter* | apptainer* | Apptainer* | singularity* | Singularity* | appinit | sinit) continue ;; esac
+        # USR1 is signal 10: bit 9 of the mask.
+        case $mask in *[2367abef]??) kill -s USR1 "$member" 2>/dev/null ;; esac
+    done
+}
+
 on_warning() {
     caught=USR1
-    warned=USR1
-    forward USR1
+    warn_payload
 }
 
 trap 'on_end_signal TERM' TERM
@@ -143,7 +184,47 @@ note_not_ours() {
     fail $NOT_OURS "$1"
 }
 
-[ ! -e job/exit.json ] || note_not_ours 'this attempt has ended already'
+# $1 with every $2 replaced by $3. No pattern: what is quoted in an expansion stands for itself.
+replaced() {
+    rest=$1
+    done=
+    while :; do
+        case $rest in *"$2"*) ;; *) break ;; esac
+        done=$done${rest%%"$2"*}$3
+        rest=${rest#*"$2"}
+    done
+    printf '%s\n' "$done$rest"
+}
+
+copy_replaced() { # $1 from, $2 to, $3 what, $4 by what
+    while IFS= read -r line || [ -n "$line" ]; do
+        replaced "$line" "$3" "$4"
+    done <"$1" >"$2"
+}
+
+# A batch system may start a job again while what it started before still writes: each start has a folder of its own,
+# `attempt-{n}.r{restart}`. The highest claim tells which was started last.
+move_to_own_folder() {
+    own=$base/$attempt.r$restart
+    mkdir "$own" && mkdir "$own/config" "$own/output" "$own/logs" "$own/job" "$own/job/claims" "$own/scratch" \
+        "$own/scratch/home" "$own/scratch/tmp" "$own/scratch/cache" || return 1
+    ! grep -qx 'final=1' job/limits || (cd "$own/output" && mkdir science qa plots statistics logs) || return 1
+    copy_replaced job/argv "$own/job/argv" "$base/$attempt/" "$own/" || return 1
+    copy_replaced config/manifest.json "$own/config/manifest.json" "$base/$attempt/" "$own/" || return 1
+    cp job/inputs.list job/limits "$own/job/" && cd "$own"
+}
+
+# An earlier start that was ended by a signal from outside is no end: it was started again for that.
+ended_before=0
+while [ "$ended_before" -le "$restart" ]; do
+    folder=$base/$attempt
+    [ "$ended_before" -eq 0 ] || folder=$folder.r$ended_before
+    if [ -e "$folder/job/exit.json" ]; then
+        [ "$ended_before" -lt "$restart" ] && grep -q '"reason":"signalled"' "$folder/job/exit.json" ||
+            note_not_ours 'this attempt has ended already'
+    fi
+    ended_before=$((ended_before + 1))
+done
 superseding=$(find job/claims -mindepth 1 -maxdepth 1 ! -perm -200 2>/dev/null)
 [ -z "$superseding" ] || note_not_ours 'this attempt was superseded'
 if ! mkdir "job/claims/$restart" 2>/dev/null; then
@@ -152,6 +233,7 @@ if ! mkdir "job/claims/$restart" 2>/dev/null; then
 fi
 started_at=$(now)
 ended_at=$started_at
+[ "$restart" -eq 0 ] || move_to_own_folder || fail $UNUSABLE "cannot make the folder of restart $restart"
 reserve_exit_record || printf 'job.sh: no space could be reserved for exit.json\n' >&2
 
 if [ -r job/limits ]; then
@@ -227,10 +309,6 @@ code=$status
 pid=
 stop_killer
 ended_at=$(now)
-if [ -z "$signal" ] && [ -n "$warned" ]; then
-    # Died of the warning: no exit of its own.
-    [ "$code" -ne "$((128 + 10))" ] || signal=$warned
-fi
 write_record ended.json "$(printf '{"format":1,"exit_code":%d,"signal":%s,"ended_at":"%s"}' \
     "$code" "$(quoted_or_null "$signal")" "$ended_at")"
 [ -z "$signal" ] || finish "$code" signalled null
