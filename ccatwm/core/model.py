@@ -248,6 +248,17 @@ class Attempt:
     started_at: datetime | None = None
     submitted_at: datetime | None = None
     exit_code: int | None = None
+    message: str | None = None
+    restart: int = 0  # how often the batch system started it again by itself
+
+    @property
+    def first_directory(self) -> str:
+        """The folder of its first start, where its claims lie: `directory` is that of the last one."""
+        return self.directory.removesuffix(f".r{self.restart}") if self.restart else self.directory
+
+    def directory_of(self, restart: int) -> str:
+        """The folder of its start number `restart`."""
+        return f"{self.first_directory}.r{restart}" if restart else self.first_directory
 
 
 class EntryKind(StrEnum):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -47,6 +47,7 @@ class Conclusion:
     exit_code: int | None = None
     message: str = ""
     partial: bool = False
+    needs_claim: bool = False  # holds only if the job never began: win its claim before it is written down
 
 
 def parse_exit_record(content: bytes | None) -> ExitRecord | None:
@@ -94,48 +95,95 @@ def parse_time(text: Any) -> datetime | None:
     return time if time.tzinfo is not None else None
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long silence is waited out, seconds.
+
+    `record`: a job that has ended and left no record yet (a network file system takes its time).
+    `requeue`: a job that accounting calls preempted or failed with its node, and that may come back to the queue.
+    `grace`: a job that neither queue nor accounting knows.
+    """
+
+    record: float = 120.0
+    requeue: float = 150.0
+    grace: float = 900.0
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """What is known of one attempt. `state` and `cause` are the batch system's (JobState, FailureClass value);
+    `settled` False: it may say otherwise yet. `started`, `record`: the job's own records. `gone_seconds`: since when
+    it is out of the queue."""
+
+    state: str
+    cause: str | None = None
+    message: str = ""
+    settled: bool = True
+    record: ExitRecord | None = None
+    started: bool = False
+    gone_seconds: float = 0.0
+    cancel_requested: bool = False
+
+
 def conclude(
-    state: str,
-    cause: str | None,
-    message: str,
-    record: ExitRecord | None,
+    facts: JobFacts,
     *,
     token: str,
-    started: bool,
     partial_exit_codes: Collection[int],
     container_failed: Callable[[int], bool],
-    silent_seconds: float,
-    patience_seconds: float,
-    cancel_requested: bool,
+    patience: Patience,
 ) -> Conclusion:
-    """The conclusion for one attempt.
-
-    `state` and `cause` are the batch system's (JobState, FailureClass value); `silent_seconds` is how long the job
-    has been gone without the record that should be there, `patience_seconds` how long that is waited for.
-    """
-    if record is not None and record.token != token:
-        record = None  # another attempt's record is no record
-    if state in ("unknown",):
-        return Conclusion(Verdict.WAIT, message=message)
-    if state in ("pending",):
-        return Conclusion(Verdict.WAIT, message=message)
-    if state == "held":
+    """The conclusion for one attempt: the verdict table of docs/explanation/verdicts.md."""
+    if facts.record is not None and facts.record.token != token:
+        facts = replace(facts, record=None)  # another attempt's record is no record
+    if facts.state in ("unknown", "pending"):
+        return Conclusion(Verdict.WAIT, message=facts.message)
+    if facts.state == "held":
         return Conclusion(Verdict.RELEASE)
-    if state == "running":
-        return Conclusion(Verdict.STARTED if started else Verdict.WAIT, message=message)
-    if cancel_requested:
+    if facts.state == "running":
+        return Conclusion(Verdict.STARTED if facts.started else Verdict.WAIT, message=facts.message)
+    if facts.state == "absent":
+        return _of_absent(facts, partial_exit_codes, container_failed, patience)
+    return _of_ended(facts, partial_exit_codes, container_failed, patience)
+
+
+def _of_ended(
+    facts: JobFacts, partial: Collection[int], container_failed: Callable[[int], bool], patience: Patience
+) -> Conclusion:
+    """The batch system is done with it."""
+    if facts.cancel_requested:
         return Conclusion(Verdict.CANCELLED)
-    if record is not None:
-        return _from_record(record, cause, message, partial_exit_codes, container_failed)
-    if cause is not None:
-        return Conclusion(
-            Verdict.FAILED, FailureClass(cause), message=message or f"the batch system says {cause}"
-        )
-    if silent_seconds < patience_seconds:
+    if not facts.settled and facts.gone_seconds < patience.requeue:
+        return Conclusion(Verdict.WAIT, message=f"{facts.message or facts.cause}; it may come back to the queue")
+    if facts.record is not None:
+        return _from_record(facts.record, facts.cause, facts.message, partial, container_failed)
+    if facts.cause is not None:
+        text = facts.message or f"the batch system says {facts.cause}"
+        return Conclusion(Verdict.FAILED, FailureClass(facts.cause), message=text)
+    if facts.gone_seconds < patience.record:
         return Conclusion(Verdict.WAIT, message="the job has gone, its exit record has not shown yet")
-    return Conclusion(
-        Verdict.FAILED, FailureClass.LOST, message=f"the job is {state} and left no exit record"
-    )
+    return Conclusion(Verdict.FAILED, FailureClass.LOST, message="the job has ended and left no exit record")
+
+
+def _of_absent(
+    facts: JobFacts, partial: Collection[int], container_failed: Callable[[int], bool], patience: Patience
+) -> Conclusion:
+    """Nobody knows the job: never success by itself, and nothing before the grace period is over.
+
+    What follows is only true of a job that never began: the pass wins its claim first (`needs_claim`).
+    """
+    if facts.cancel_requested and facts.record is None:
+        if not facts.started or facts.gone_seconds >= patience.grace:
+            return Conclusion(Verdict.CANCELLED, needs_claim=not facts.started)
+        return Conclusion(Verdict.WAIT, message="it began, was cancelled, and accounting does not show it yet")
+    if facts.gone_seconds < patience.grace:
+        return Conclusion(Verdict.WAIT, message=facts.message)
+    if facts.record is not None:
+        said = _from_record(facts.record, None, facts.message, partial, container_failed)
+        return said if said.message else replace(said, message="the batch system never told of its end")
+    failure = FailureClass(facts.cause) if facts.cause else FailureClass.LOST
+    text = facts.message or "the batch system does not know the job, and it left no exit record"
+    return Conclusion(Verdict.FAILED, failure, message=text, needs_claim=not facts.started)
 
 
 def _from_record(

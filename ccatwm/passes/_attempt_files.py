@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from ccatwm.core.commands import RunFacts, attempt_directories, build_argv, build_argv_file
 from ccatwm.core.manifest import build_manifest
-from ccatwm.core.model import Attempt, Run, RunInput
+from ccatwm.core.model import Attempt, Run, RunInput, StepRole
 from ccatwm.interfaces import EntryKind, FileWrite
 from ccatwm.passes._context import Context
 
@@ -23,24 +23,29 @@ def job_script() -> bytes:
     return (files("ccatwm.edges.scheduler") / "job.sh").read_bytes()
 
 
-def make_attempt(context: Context, run: Run, attempt: Attempt, inputs: Sequence[RunInput]) -> None:
-    """Folders and records of an attempt. Its directory is this attempt's alone: the number was committed before."""
+def attempt_folders(run: Run, attempt: Attempt) -> list[PurePosixPath]:
+    """The folders that must be there before the job starts: this attempt's alone, its number was committed before."""
+    return [PurePosixPath(attempt.directory) / name for name in attempt_directories(run.resolved_step)]
+
+
+def attempt_files(
+    context: Context, run: Run, attempt: Attempt, inputs: Sequence[RunInput]
+) -> list[FileWrite]:
+    """Manifest, command, inputs and limits of an attempt."""
     folder = PurePosixPath(attempt.directory)
     step = run.resolved_step
-    context.workfiles.make_trees(folder / name for name in attempt_directories(step))
     facts = _facts(context, run, attempt)
     runtime = "none" if step.software.image is None else context.settings.container_runtime
     manifest = build_manifest(step, facts, inputs, runtime=runtime)
     limits = f"time_seconds={attempt.resources.time_seconds}\nkill_after_seconds={KILL_AFTER_SECONDS}\n"
     limits += f"memory_mb={round(attempt.resources.memory_gb * 1024)}\n"
-    context.workfiles.write_files(
-        [
-            FileWrite(folder / "config" / "manifest.json", json.dumps(manifest, indent=1).encode()),
-            FileWrite(folder / "job" / "inputs.list", _inputs_list(context, PurePosixPath(run.directory))),
-            FileWrite(folder / "job" / "limits", limits.encode()),
-            FileWrite(folder / "job" / "argv", build_argv_file(build_argv(step, facts, runtime=runtime))),
-        ]
-    )
+    limits += f"final={int(step.role is StepRole.FINAL)}\n"
+    return [
+        FileWrite(folder / "config" / "manifest.json", json.dumps(manifest, indent=1).encode()),
+        FileWrite(folder / "job" / "inputs.list", _inputs_list(context, PurePosixPath(run.directory))),
+        FileWrite(folder / "job" / "limits", limits.encode()),
+        FileWrite(folder / "job" / "argv", build_argv_file(build_argv(step, facts, runtime=runtime))),
+    ]
 
 
 def _facts(context: Context, run: Run, attempt: Attempt) -> RunFacts:

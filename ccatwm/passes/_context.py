@@ -36,6 +36,11 @@ class Context:
     def scheduler(self) -> Scheduler:
         return self.make_scheduler()
 
+    @property
+    def scheduler_calls(self) -> int:
+        """Commands given to the batch system so far: none if it was never needed."""
+        return self.scheduler.calls if "scheduler" in self.__dict__ else 0
+
     @cached_property
     def storages(self) -> Mapping[str, Storage]:
         return self.make_storages()

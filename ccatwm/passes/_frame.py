@@ -107,6 +107,7 @@ class PassReport:
             "waiting": self.waiting,
             "failed": self.failed,
             "skipped": self.skipped,
+            "scheduler_calls": self.scheduler_calls,
             "items": [item.to_json() for item in self.items],
         }
         if self.error is not None:
@@ -185,7 +186,7 @@ def run_framed(
 ) -> PassReport:
     """Run `body` under the pass's lock and lease; errors of the world end the pass, not the program."""
     report = PassReport(pass_name, context.settings.site, context.clock.now())
-    begun = context.clock.monotonic()
+    begun, calls_before = context.clock.monotonic(), context.scheduler_calls
     try:
         context.database.check_schema(observations=context.settings.observations)
         with _file_lock(context, pass_name, options) as locked:
@@ -199,6 +200,7 @@ def run_framed(
     except WorldError as error:
         report.error = error
     report.seconds = context.clock.monotonic() - begun
+    report.scheduler_calls = context.scheduler_calls - calls_before
     return report
 
 

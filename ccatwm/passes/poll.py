@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.model import Attempt, Run
+from ccatwm.core.model import Attempt, FailureClass, Run
 from ccatwm.core.outcomes import (
     Conclusion,
     ExitRecord,
+    JobFacts,
+    Patience,
     Verdict,
     conclude,
     parse_exit_record,
@@ -24,12 +27,14 @@ from ccatwm.core.products import container_failure
 from ccatwm.core.states import BEFORE_SUBMIT, RunEvent, RunStatus
 from ccatwm.edges.opsdb.stores import attempts, runs, sub_groups
 from ccatwm.interfaces import JobReport, JobState, JobTask
+from ccatwm.passes._claims import list_restarts, supersede
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import record_failure
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
 
 log = logging.getLogger("ccatwm.passes.poll")
 STDERR_TAIL_BYTES = 4096
+STRAYS_DAYS = 1  # how long jobs of submissions that were given up are watched for
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Watched:
     started: dict[str, Any] | None
     record: ExitRecord | None
     stderr_tail: bytes
+    restart: int = 0
 
 
 def run(context: Context, options: PassOptions) -> PassReport:
@@ -52,6 +58,7 @@ def _body(frame: PassFrame) -> None:
     _cancel_without_job(frame)
     _cancel_jobs(frame)
     _watch_jobs(frame)
+    _sweep_strays(frame)
     _retry_due(frame)
 
 
@@ -149,7 +156,9 @@ def _task(attempt: Attempt) -> JobTask:
 def _read_records(context: Context, seen: Sequence[tuple[Run, Attempt, JobReport]]) -> list[Watched]:
     """Read the jobs' own records; only of attempts that may have some."""
     old_news = (JobState.PENDING, JobState.HELD, JobState.UNKNOWN)
-    folders = {a.id: PurePosixPath(a.directory) for _, a, report in seen if report.state not in old_news}
+    telling = [attempt for _, attempt, report in seen if report.state not in old_news]
+    restarts = list_restarts(context.workfiles, [a.first_directory for a in telling]) if telling else {}
+    folders = {a.id: PurePosixPath(a.directory_of(restarts[a.first_directory])) for a in telling}
     paths = [folder / "job" / name for folder in folders.values() for name in ("started.json", "exit.json")]
     content = context.workfiles.read_files(paths, max_bytes=65536) if paths else {}
     records = {a: parse_exit_record(content[folder / "job" / "exit.json"]) for a, folder in folders.items()}
@@ -164,9 +173,12 @@ def _read_records(context: Context, seen: Sequence[tuple[Run, Attempt, JobReport
             run,
             attempt,
             report,
-            parse_started_record(content.get(PurePosixPath(attempt.directory) / "job" / "started.json")),
+            parse_started_record(content.get(folders[attempt.id] / "job" / "started.json"))
+            if attempt.id in folders
+            else None,
             records.get(attempt.id),
             tails.get(failed[attempt.id]) or b"" if attempt.id in failed else b"",
+            restarts.get(attempt.first_directory, attempt.restart),
         )
         for run, attempt, report in seen
     ]
@@ -174,26 +186,49 @@ def _read_records(context: Context, seen: Sequence[tuple[Run, Attempt, JobReport
 
 def _conclude(frame: PassFrame, item: Watched) -> Conclusion:
     report, attempt = item.report, item.attempt
-    silent = (frame.now - attempt.gone_at).total_seconds() if attempt.gone_at is not None else 0.0
-    return conclude(
+    settings = frame.context.settings
+    facts = JobFacts(
         report.state,
         report.cause,
         report.message,
-        item.record,
-        token=attempt.token,
+        settled=report.settled,
+        record=item.record,
         started=item.started is not None,
-        partial_exit_codes=item.run.resolved_step.partial_exit_codes,
-        container_failed=lambda code: container_failure(code, item.stderr_tail),
-        silent_seconds=silent,
-        patience_seconds=frame.context.settings.record_wait_seconds,
+        gone_seconds=(frame.now - attempt.gone_at).total_seconds() if attempt.gone_at is not None else 0.0,
         cancel_requested=item.run.cancel_requested_at is not None,
     )
+    conclusion = conclude(
+        facts,
+        token=attempt.token,
+        partial_exit_codes=item.run.resolved_step.partial_exit_codes,
+        container_failed=lambda code: container_failure(code, item.stderr_tail),
+        patience=Patience(
+            settings.record_wait_seconds,
+            settings.slurm.requeue_seconds,
+            frame.context.scheduler.grace_seconds,
+        ),
+    )
+    if (
+        conclusion.needs_claim
+        and not frame.dry_run
+        and not supersede(frame.context.workfiles, attempt.first_directory)
+    ):
+        return _of_claimed(conclusion)
+    return conclusion
+
+
+def _of_claimed(conclusion: Conclusion) -> Conclusion:
+    """It had begun after all: a cancelled one is waited for, what is lost has lost its record too."""
+    if conclusion.verdict is Verdict.CANCELLED:
+        return Conclusion(Verdict.WAIT, message="it began before it was cancelled; its end has not shown yet")
+    text = "it began, and neither the batch system nor its own record tells how it ended"
+    return Conclusion(Verdict.FAILED, FailureClass.LOST, message=text)
 
 
 def _apply(frame: PassFrame, item: Watched, conclusion: Conclusion) -> None:
     """Write what was concluded: one transaction, by compare-and-swap."""
     if conclusion.verdict is Verdict.WAIT:
-        _wait(frame, item)
+        _wait(frame, item, conclusion.message)
         return
     with frame.context.database.write() as connection:
         changed = _record(frame, connection, item, conclusion)
@@ -205,6 +240,7 @@ def _record(frame: PassFrame, connection: sa.Connection, item: Watched, conclusi
     expected = RunStatus(item.run.status)
     if conclusion.verdict is Verdict.STARTED:
         return _record_started(frame, connection, item, expected)
+    _record_restart(connection, item)
     _record_attempt_end(frame, connection, item, conclusion)
     if conclusion.verdict is Verdict.SUCCEEDED:
         return runs.record_event(
@@ -220,8 +256,21 @@ def _record(frame: PassFrame, connection: sa.Connection, item: Watched, conclusi
     )  # fmt: skip
 
 
+def _record_restart(connection: sa.Connection, item: Watched) -> None:
+    """The folder of the last start is the attempt's: what earlier starts still write does not count."""
+    if item.restart != item.attempt.restart:
+        attempts.update_attempt(
+            connection,
+            item.attempt.id,
+            restart=item.restart,
+            directory=item.attempt.directory_of(item.restart),
+        )
+
+
 def _record_started(frame: PassFrame, connection: sa.Connection, item: Watched, expected: RunStatus) -> bool:
+    _record_restart(connection, item)
     if expected is RunStatus.RUNNING:
+        _record_alive(connection, item)
         return False
     host = item.report.host or (item.started or {}).get("host")
     started_at = parse_time((item.started or {}).get("started_at")) or frame.now
@@ -248,7 +297,7 @@ def _record_attempt_end(
         host=report.host or (record.host if record else None),
         started_at=started,
         ended_at=(record.ended_at if record else None) or report.ended_at or frame.now,
-        resources_used=_metrics(item),
+        resources_used=_used(item),
     )  # fmt: skip
 
 
@@ -261,16 +310,62 @@ def _metrics(item: Watched) -> dict[str, Any]:
     return {"wall_seconds": wall, "cpu_hours": report.cpu_hours, "peak_memory_gb": report.peak_memory_gb}
 
 
-def _wait(frame: PassFrame, item: Watched) -> None:
-    """Nothing to conclude yet; remember since when a job has been gone without its record."""
+def _used(item: Watched) -> dict[str, Any]:
+    """What an attempt keeps of the batch system's accounting, which forgets: the metrics, node and queue wait too."""
+    report = item.report
+    return _metrics(item) | {
+        "node": report.host,
+        "queue_seconds": report.queue_seconds,
+        "scheduler_exit_code": report.exit_code,
+    }
+
+
+def _wait(frame: PassFrame, item: Watched, message: str) -> None:
+    """Nothing to conclude yet; remember since when a job has been gone without its record, and why it waits."""
     gone = item.report.state in (JobState.ENDED, JobState.ABSENT)
-    if gone and item.attempt.gone_at is None:
+    known = item.report.state is not JobState.UNKNOWN
+    with_news = (gone and item.attempt.gone_at is None) or (known and not gone and _has_news(item, message))
+    if with_news:
         with frame.context.database.write() as connection:
-            attempts.update_attempt(connection, item.attempt.id, ended_at=frame.now)
-    if item.report.state is JobState.UNKNOWN:
+            if gone:
+                attempts.update_attempt(
+                    connection, item.attempt.id, ended_at=frame.now, message=message or None
+                )
+            else:
+                _record_alive(connection, item, message)
+    if not known:
         log.warning("run %s: the batch system says nothing that is understood of job %s: %s", item.run.id,
                     item.attempt.job_id, item.report.message)  # fmt: skip
-    frame.report.add("waiting", _item(item.run, item.report.state.value, item.report.message))
+    frame.report.add("waiting", _item(item.run, item.report.state.value, message))
+
+
+def _has_news(item: Watched, message: str) -> bool:
+    return item.attempt.gone_at is not None or (item.attempt.message or "") != message
+
+
+def _record_alive(connection: sa.Connection, item: Watched, message: str = "") -> None:
+    """It is in the queue, maybe again; `message` is why it waits there."""
+    if _has_news(item, message):
+        attempts.update_attempt(connection, item.attempt.id, ended_at=None, message=message or None)
+
+
+# --- strays ------------------------------------------------------------------------------------------------------------
+
+
+def _sweep_strays(frame: PassFrame) -> None:
+    """Cancel held jobs of submissions that were given up: one may appear later than anybody waited for it."""
+    since = frame.now - timedelta(days=STRAYS_DAYS)
+    settings = frame.context.settings
+    with frame.context.database.read() as connection:
+        given_up = attempts.list_given_up_tokens(connection, settings.hpc_backend, settings.cluster, since)
+    if not given_up or frame.dry_run:
+        return
+    strays = [job for job in frame.context.scheduler.list_held() if job.token in given_up]
+    for job in strays:
+        log.warning("submission %s: job %s appeared after it was given up: cancelled", job.token, job.job_id)
+    if strays:
+        tasks = [JobTask(j.job_id, index, j.token) for j in strays for index in range(given_up[j.token])]
+        frame.context.scheduler.cancel(tasks)
 
 
 # --- retries -----------------------------------------------------------------------------------------------------------

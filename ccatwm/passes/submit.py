@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import PurePosixPath
@@ -22,15 +22,17 @@ from ccatwm.core.staging import SUBMISSIONS
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.edges.opsdb.stores import attempts, leases, runs
 from ccatwm.edges.opsdb.stores.attempts import Submission
-from ccatwm.interfaces import FileWrite, Found, JobRequest, JobTask, SubmitResult
-from ccatwm.passes._attempt_files import job_script, make_attempt
+from ccatwm.errors import CcatwmError, NoSpaceError
+from ccatwm.interfaces import FileWrite, Found, FoundJob, JobRequest, JobState, JobTask, SubmitResult
+from ccatwm.passes._attempt_files import attempt_files, attempt_folders, job_script
+from ccatwm.passes._claims import supersede
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import record_failure
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
 
 log = logging.getLogger("ccatwm.passes.submit")
 SUBMISSIONS_PER_CHUNK = 20
-SUPERSEDED_MODE = 0o500
+ATTEMPTS_PER_CHUNK = 1000  # what is in doubt together if the pass is killed
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,27 @@ def _submit_staged(frame: PassFrame) -> None:
             frame.report.add("waiting", _item(item, "throttled", "the batch system takes no more jobs now"))
         selected = selected[: max(0, limits.free_tasks)]
     planned = plan_submissions(selected, limits.max_array_size)
-    for start in range(0, len(planned), SUBMISSIONS_PER_CHUNK):
+    for chunk in chunks_of(planned):
         if frame.time_is_up():
             return
         frame.checkpoint()
-        _submit_chunk(frame, planned[start : start + SUBMISSIONS_PER_CHUNK])
+        if not _submit_chunk(frame, chunk):
+            return
+
+
+def chunks_of(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
+    """Submissions that are committed, written and released together."""
+    chunk: list[Planned] = []
+    for plan in planned:
+        attempts_there = sum(len(p.runs) for p in chunk)
+        if chunk and (
+            len(chunk) == SUBMISSIONS_PER_CHUNK or attempts_there + len(plan.runs) > ATTEMPTS_PER_CHUNK
+        ):
+            yield chunk
+            chunk = []
+        chunk.append(plan)
+    if chunk:
+        yield chunk
 
 
 def plan_submissions(selected: Sequence[Run], max_array_size: int) -> list[Planned]:
@@ -122,13 +140,22 @@ def new_token() -> str:
     return base64.b32encode(secrets.token_bytes(16)).decode("ascii").rstrip("=").lower()
 
 
-def _submit_chunk(frame: PassFrame, planned: Sequence[Planned]) -> None:
+def _submit_chunk(frame: PassFrame, planned: Sequence[Planned]) -> bool:
+    """False when the batch system, or the disk, takes no more now."""
     submissions = _commit_intent(frame, planned)
-    _write_files(frame.context, submissions)
+    try:
+        _write_files(frame.context, submissions)
+    except CcatwmError as error:  # nothing was handed over: no need to look for it later
+        for submission in submissions:
+            _record_absent(frame, submission, error.message)
+        if isinstance(error, NoSpaceError):
+            return False
+        raise
     requests = [_job_request(submission) for submission in submissions]
     results = {r.token: r for r in frame.context.scheduler.submit(requests)} if requests else {}
     held = [s for s in submissions if _record_result(frame, s, results.get(s.token))]
     _release(frame, held)
+    return not any(result.outcome in ("throttled", "not-asked") for result in results.values())
 
 
 def _commit_intent(frame: PassFrame, planned: Sequence[Planned]) -> list[Submission]:
@@ -167,11 +194,10 @@ def _write_files(context: Context, submissions: Sequence[Submission]) -> None:
     with context.database.read() as connection:
         found = runs.get_runs(connection, run_ids)
         inputs: dict[int, list[RunInput]] = runs.list_inputs(connection, run_ids)
-    for submission in submissions:
-        for attempt in submission.attempts:
-            make_attempt(context, found[attempt.run_id], attempt, inputs[attempt.run_id])
-    files = [file for s in submissions for file in _submission_files(s)]
-    context.workfiles.write_files(files)
+    pairs = [(found[attempt.run_id], attempt) for s in submissions for attempt in s.attempts]
+    context.workfiles.make_trees(folder for run, attempt in pairs for folder in attempt_folders(run, attempt))
+    files = [f for run, attempt in pairs for f in attempt_files(context, run, attempt, inputs[run.id])]
+    context.workfiles.write_files([*files, *(file for s in submissions for file in _submission_files(s))])
 
 
 def _submission_files(submission: Submission) -> Iterable[FileWrite]:
@@ -256,6 +282,7 @@ def _record_absent(frame: PassFrame, submission: Submission, message: str) -> No
                 connection, attempt.run_id, RunEvent.JOB_ABSENT, expected=RunStatus.SUBMITTING, now=frame.now,
                 by_pass="submit", message=message, due_at=due_at,
             )  # fmt: skip
+            frame.report.add("waiting", PassItem("throttled", message, attempt.run_id))
 
 
 def _release(frame: PassFrame, submissions: Sequence[Submission]) -> None:
@@ -271,6 +298,10 @@ def _release(frame: PassFrame, submissions: Sequence[Submission]) -> None:
     for submission in held:
         if released.get(str(submission.job_id)):
             _record_released(frame, submission)
+        else:
+            for attempt in submission.attempts:
+                text = f"job {submission.job_id} is held in the batch system and was not let go"
+                frame.report.add("waiting", PassItem("held", text, attempt.run_id))
 
 
 def _record_released(frame: PassFrame, submission: Submission) -> None:
@@ -312,10 +343,15 @@ def _settle_half_way(frame: PassFrame) -> None:
 
 def _settle_intended(frame: PassFrame, submission: Submission, found: Found) -> bool:
     """True if the job was found and adopted."""
-    jobs = sorted(found.jobs.get(submission.token, ()), key=lambda job: (len(job.job_id), job.job_id))
+    jobs = sorted(found.jobs.get(submission.token, ()), key=_keep_first)
     if jobs:
-        twins = [JobTask(job.job_id, a.array_index, job.token) for job in jobs[1:] for a in submission.attempts]
-        if twins:  # all are held: nothing has run
+        twins = [
+            JobTask(job.job_id, a.array_index, job.token)
+            for job in jobs[1:]
+            if job.state is JobState.HELD  # nothing of it has run
+            for a in submission.attempts
+        ]
+        if twins:
             frame.context.scheduler.cancel(twins)
         log.info("submission %s: adopted job %s", submission.token, jobs[0].job_id)
         return _record_held(frame, submission, jobs[0].job_id)
@@ -329,24 +365,17 @@ def _settle_intended(frame: PassFrame, submission: Submission, found: Found) -> 
     return False
 
 
+def _keep_first(job: FoundJob) -> tuple[bool, int, str]:
+    """Of jobs with one token one that runs is kept, else the oldest."""
+    return job.state is JobState.HELD, len(job.job_id), job.job_id
+
+
 def _give_up(frame: PassFrame, submission: Submission) -> None:
     """Win the claim of every attempt first: a job that appears later will find it taken and do nothing."""
-    if all(supersede(frame.context, attempt.directory) for attempt in submission.attempts):
+    if all(supersede(frame.context.workfiles, attempt.directory) for attempt in submission.attempts):
         _record_absent(frame, submission, "the batch system never had the job")
     else:
         _adopt_running(frame, submission)
-
-
-def supersede(context: Context, attempt_directory: str) -> bool:
-    """Win the claim of an attempt, now or in a pass that died; False if a job has it.
-
-    A claim made here has no write permission: mkdir(2) sets that in the same act, so it tells whose claim it is.
-    """
-    claim = PurePosixPath(attempt_directory) / "job" / "claims" / "0"
-    if context.workfiles.make_exclusive(claim, mode=SUPERSEDED_MODE):
-        return True
-    mode = context.workfiles.modes([claim])[claim]
-    return mode is not None and not mode & 0o200
 
 
 def _adopt_running(frame: PassFrame, submission: Submission) -> None:

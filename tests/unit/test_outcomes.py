@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ccatwm.core.model import FailureClass
-from ccatwm.core.outcomes import Verdict, conclude, parse_exit_record
+from ccatwm.core.outcomes import JobFacts, Patience, Verdict, conclude, parse_exit_record
 
 pytestmark = pytest.mark.quick
 
@@ -24,12 +24,18 @@ def record(**changes):
     return parse_exit_record(json.dumps(data).encode())
 
 
-def judge(state="ended", cause=None, exit_record=None, silent=0.0, **changes):
-    arguments = {
-        "token": "tok", "started": True, "partial_exit_codes": (2,), "container_failed": lambda code: code == 255,
-        "silent_seconds": silent, "patience_seconds": 60, "cancel_requested": False,
-    } | changes  # fmt: skip
-    return conclude(state, cause, "", exit_record, **arguments)
+PATIENCE = Patience(record=60, requeue=150, grace=900)
+
+
+def judge(state="ended", cause=None, exit_record=None, gone=0.0, container=lambda code: code == 255, **changes):
+    facts = {"settled": True, "started": True, "cancel_requested": False} | changes
+    return conclude(
+        JobFacts(state, cause, "", record=exit_record, gone_seconds=gone, **facts),
+        token="tok",
+        partial_exit_codes=(2,),
+        container_failed=container,
+        patience=PATIENCE,
+    )
 
 
 def test_silence_changes_nothing():
@@ -37,9 +43,44 @@ def test_silence_changes_nothing():
 
 
 def test_gone_from_the_queue_is_not_success():
-    assert judge("absent").verdict is Verdict.WAIT
-    late = judge("absent", silent=61)
+    assert judge("absent", gone=899).verdict is Verdict.WAIT
+    late = judge("absent", gone=901)
     assert (late.verdict, late.failure) == (Verdict.FAILED, FailureClass.LOST)
+
+
+def test_an_absent_job_with_a_record_is_accepted_only_after_the_grace_period():
+    assert judge("absent", exit_record=record(), gone=899).verdict is Verdict.WAIT
+    accepted = judge("absent", exit_record=record(), gone=901)
+    assert (accepted.verdict, accepted.message) == (Verdict.SUCCEEDED, "the batch system never told of its end")
+
+
+def test_a_lost_job_that_never_began_is_lost_only_if_its_claim_is_won():
+    assert judge("absent", gone=901, started=False).needs_claim
+    assert not judge("absent", gone=901, started=True).needs_claim
+
+
+def test_an_ended_job_gets_time_to_show_its_record():
+    assert judge("ended", gone=59).verdict is Verdict.WAIT
+    assert judge("ended", gone=61).failure is FailureClass.LOST
+
+
+@pytest.mark.parametrize("cause", ["preempted", "node-failure", "lost"])
+def test_a_job_that_may_come_back_is_waited_for(cause):
+    assert judge(cause=cause, settled=False, gone=149).verdict is Verdict.WAIT
+    assert judge(cause=cause, settled=False, gone=151).failure == cause
+    assert judge(cause=cause, settled=True).failure == cause
+
+
+def test_a_task_cancelled_while_pending_is_cancelled_at_once_if_we_asked_and_its_claim_is_won():
+    ours = judge("absent", "cancelled-outside", started=False, cancel_requested=True)
+    assert (ours.verdict, ours.needs_claim) == (Verdict.CANCELLED, True)
+    begun = judge("absent", started=True, cancel_requested=True)
+    assert begun.verdict is Verdict.WAIT
+
+
+def test_a_task_that_left_no_record_while_its_array_did_was_cancelled_by_somebody():
+    late = judge("absent", "cancelled-outside", gone=901, started=False)
+    assert (late.failure, late.needs_claim) == (FailureClass.CANCELLED_OUTSIDE, True)
 
 
 def test_the_exit_record_decides():
@@ -60,7 +101,7 @@ def test_a_partial_exit_code_is_success():
 
 def test_a_container_that_did_not_start_is_told_from_a_program_that_failed():
     assert judge(exit_record=record(exit_code=255)).failure is FailureClass.CONTAINER
-    own = judge(exit_record=record(exit_code=255), container_failed=lambda code: False)
+    own = judge(exit_record=record(exit_code=255), container=lambda code: False)
     assert own.failure is FailureClass.NON_ZERO_EXIT
 
 

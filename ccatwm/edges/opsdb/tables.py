@@ -463,6 +463,12 @@ submission = _table(
         sqlite_where=sa.text("state IN ('INTENDED','HELD')"),
         postgresql_where=sa.text("state IN ('INTENDED','HELD')"),
     ),
+    Index(
+        "ix_submission_given_up",
+        "created_at",
+        sqlite_where=sa.text("state = 'ABSENT'"),
+        postgresql_where=sa.text("state = 'ABSENT'"),
+    ),
 )
 run_attempt = _table(
     "run_attempt",

@@ -95,6 +95,21 @@ def list_unsettled_submissions(connection: sa.Connection, backend: str, cluster:
     return [Submission(r.id, r.token, r.state, r.job_id, r.created_at, tuple(attempts[r.id])) for r in rows]
 
 
+def list_given_up_tokens(
+    connection: sa.Connection, backend: str, cluster: str, since: datetime
+) -> dict[str, int]:
+    """Number of tasks by token of submissions made after `since` that were given up and never had a job."""
+    tasks = sa.select(sa.func.count()).where(attempt.c.submission_id == submission.c.id).scalar_subquery()
+    query = sa.select(submission.c.token, tasks).where(
+        submission.c.state == "ABSENT",
+        submission.c.created_at >= since,
+        submission.c.job_id.is_(None),
+        submission.c.backend == backend,
+        submission.c.cluster == cluster,
+    )
+    return {str(token): int(count) for token, count in connection.execute(query)}
+
+
 def _attempts_of(connection: sa.Connection, submission_ids: list[int]) -> dict[int, list[Attempt]]:
     found: dict[int, list[Attempt]] = {submission_id: [] for submission_id in submission_ids}
     for chunk in chunks(submission_ids):
@@ -137,4 +152,6 @@ def _attempt(row: Any) -> Attempt:
         started_at=row.started_at,
         submitted_at=row.submitted_at,
         exit_code=row.exit_code,
+        message=row.message,
+        restart=row.restart,
     )

@@ -247,6 +247,15 @@ def upgrade() -> None:
         schema="ccatwm",
         sqlite_autoincrement=True,
     )
+    op.create_index(
+        "ix_submission_given_up",
+        "submission",
+        ["created_at"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("state = 'ABSENT'"),
+        postgresql_where=sa.text("state = 'ABSENT'"),
+    )
     op.create_index(op.f("ix_submission_job_id"), "submission", ["job_id"], unique=False, schema="ccatwm")
     op.create_index(
         "ix_submission_unsettled",

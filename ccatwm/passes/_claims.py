@@ -1,0 +1,45 @@
+"""Who owns an attempt: claims in its folder, of jobs and of passes. Touches: files below the base directory.
+
+A job claims its attempt by making `job/claims/{restart}` before it does anything. To supersede a job is to win the
+claim oneself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from ccatwm.interfaces import WorkFiles
+
+SUPERSEDED_MODE = 0o500
+MAX_RESTARTS = 1000
+
+
+def supersede(workfiles: WorkFiles, attempt_directory: str) -> bool:
+    """Win the claim of an attempt, now or in a pass that died; False if a job has it.
+
+    A claim made here has no write permission: mkdir(2) sets that in the same act, so it tells whose claim it is.
+    """
+    claim = _claim(attempt_directory, 0)
+    if workfiles.make_exclusive(claim, mode=SUPERSEDED_MODE):
+        return True
+    mode = workfiles.modes([claim])[claim]
+    return mode is not None and not mode & 0o200
+
+
+def list_restarts(workfiles: WorkFiles, attempt_directories: Iterable[str]) -> dict[str, int]:
+    """How often the batch system started each attempt again: the highest claim. One look for all, for most."""
+    restarts = dict.fromkeys(attempt_directories, 0)
+    looked_at = list(restarts)
+    for number in range(1, MAX_RESTARTS):
+        claims = {_claim(directory, number): directory for directory in looked_at}
+        found = workfiles.exists(claims) if claims else {}
+        looked_at = [claims[claim] for claim, there in found.items() if there]
+        if not looked_at:
+            break
+        restarts |= dict.fromkeys(looked_at, number)
+    return restarts
+
+
+def _claim(attempt_directory: str, restart: int) -> PurePosixPath:
+    return PurePosixPath(attempt_directory) / "job" / "claims" / str(restart)
