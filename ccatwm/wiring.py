@@ -17,6 +17,7 @@ from ccatwm.interfaces import (
     Scheduler,
     SchedulerSetup,
     Storage,
+    Transport,
     WorkFiles,
 )
 
@@ -130,8 +131,15 @@ def build_scheduler(settings: Settings, effects: Effects, clock: Clock) -> Sched
             effects=effects,
             clock=clock,
             grace_seconds=settings.grace_seconds,
+            make_transport=lambda: build_transport(settings, effects),
         )
     )
+
+
+def build_transport(settings: Settings, effects: Effects) -> Transport:
+    from ccatwm.edges.transport.local import LocalTransport
+
+    return LocalTransport()
 
 
 def _scheduler_options(settings: Settings) -> dict[str, object]:

@@ -266,12 +266,13 @@ def _record_refused(frame: PassFrame, submission: Submission, message: str) -> N
             )  # fmt: skip
 
 
-def _record_absent(frame: PassFrame, submission: Submission, message: str) -> None:
-    """Certainly not there: the runs go back to STAGED, for a new attempt with a new token."""
+def _record_absent(frame: PassFrame, submission: Submission, message: str, *, doubtful: bool = False) -> None:
+    """Not there: the runs go back to STAGED, for a new attempt with a new token. `doubtful`: not for certain, but
+    its claims are won."""
     due_at = frame.now + timedelta(seconds=1)
     with frame.context.database.write() as connection:
         if not attempts.change_submission(
-            connection, submission.id, ("INTENDED", "HELD"), "ABSENT", message=message
+            connection, submission.id, ("INTENDED", "HELD"), "ABSENT", message=message, doubtful=doubtful
         ):
             return
         for attempt in submission.attempts:
@@ -373,7 +374,7 @@ def _keep_first(job: FoundJob) -> tuple[bool, int, str]:
 def _give_up(frame: PassFrame, submission: Submission) -> None:
     """Win the claim of every attempt first: a job that appears later will find it taken and do nothing."""
     if all(supersede(frame.context.workfiles, attempt.directory) for attempt in submission.attempts):
-        _record_absent(frame, submission, "the batch system never had the job")
+        _record_absent(frame, submission, "the batch system never had the job", doubtful=True)
     else:
         _adopt_running(frame, submission)
 

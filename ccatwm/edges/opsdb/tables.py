@@ -455,6 +455,7 @@ submission = _table(
     Column("state", Text, nullable=False),  # INTENDED, HELD, RELEASED, ABSENT
     Column("job_id", Text, index=True),
     Column("message", Text),
+    Column("doubtful", Boolean, nullable=False, server_default=sa.false()),  # given up, its job may appear yet
     Column("created_at", UtcDateTime, nullable=False),
     Column("submitted_at", UtcDateTime),
     Index(
@@ -464,10 +465,10 @@ submission = _table(
         postgresql_where=sa.text("state IN ('INTENDED','HELD')"),
     ),
     Index(
-        "ix_submission_given_up",
+        "ix_submission_doubtful",
         "created_at",
-        sqlite_where=sa.text("state = 'ABSENT'"),
-        postgresql_where=sa.text("state = 'ABSENT'"),
+        sqlite_where=sa.text("doubtful"),
+        postgresql_where=sa.text("doubtful"),
     ),
 )
 run_attempt = _table(

@@ -96,12 +96,14 @@ AMBIGUOUS = (
     "unable to contact", "timed out", "time-out", "zero bytes", "connection", "communication", "munge", "expired",
     "retrying", "transmit", "receiv", "backup", "try again", "shutting down", "protocol", "unexpected", "credential",
 )  # fmt: skip
+# sbatch reads the script before it asks anybody.
+NOT_ASKED = ("unable to open file", "batch script is empty", "this does not look like a batch script")
 LIMIT = re.compile(r"\b(?:Assoc|QOS)\w*Limit\b")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What sbatch said: `accepted` with the id, `refused` or `throttled` for good, `unknown`."""
+    """What sbatch said, in the outcomes of `SubmitResult`."""
 
     outcome: str
     job_id: str | None = None
@@ -122,6 +124,8 @@ def parse_sbatch(exit_code: int | None, stdout: bytes, stderr: bytes) -> Answer:
     text = stderr.decode("utf-8", "replace")
     if any(word in text.lower() for word in AMBIGUOUS):
         return Answer("unknown", message=message)
+    if any(word in text.lower() for word in NOT_ASKED):
+        return Answer("not-asked", message=message)
     limits = LIMIT.findall(text)
     if any("Submit" in limit for limit in limits) or (
         not limits and "job submit limit" in text and "policy" in text

@@ -98,12 +98,12 @@ def list_unsettled_submissions(connection: sa.Connection, backend: str, cluster:
 def list_given_up_tokens(
     connection: sa.Connection, backend: str, cluster: str, since: datetime
 ) -> dict[str, int]:
-    """Number of tasks by token of submissions made after `since` that were given up and never had a job."""
+    """Number of tasks by token of submissions made after `since` that were given up although
+    a job of theirs may appear yet."""
     tasks = sa.select(sa.func.count()).where(attempt.c.submission_id == submission.c.id).scalar_subquery()
     query = sa.select(submission.c.token, tasks).where(
-        submission.c.state == "ABSENT",
+        submission.c.doubtful,
         submission.c.created_at >= since,
-        submission.c.job_id.is_(None),
         submission.c.backend == backend,
         submission.c.cluster == cluster,
     )

@@ -240,6 +240,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("job_id", sa.Text(), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("doubtful", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("submitted_at", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
@@ -248,13 +249,13 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(
-        "ix_submission_given_up",
+        "ix_submission_doubtful",
         "submission",
         ["created_at"],
         unique=False,
         schema="ccatwm",
-        sqlite_where=sa.text("state = 'ABSENT'"),
-        postgresql_where=sa.text("state = 'ABSENT'"),
+        sqlite_where=sa.text("doubtful"),
+        postgresql_where=sa.text("doubtful"),
     )
     op.create_index(op.f("ix_submission_job_id"), "submission", ["job_id"], unique=False, schema="ccatwm")
     op.create_index(
