@@ -87,6 +87,10 @@ def _failed_for_good(report: PassReport) -> list[str]:
         f"{item.reason}"
         for item in report.items
         if item.outcome == "failed" and item.reason.endswith("needs a person")
+    ] + [
+        f"ccatwm: {report.pass_name}: step {item.pipeline}/{item.step} is tripped: {item.reason}"
+        for item in report.items
+        if item.outcome == "tripped" and item.run is None
     ]
 
 

@@ -28,7 +28,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class ExitRecord:
-    """`job/exit.json` of an attempt. `reason`: payload, input-missing, superseded, signalled."""
+    """`job/exit.json` of an attempt. `reason`: payload, input-missing, no-space, signalled."""
 
     token: str
     exit_code: int
@@ -154,7 +154,9 @@ def _of_ended(
     if facts.cancel_requested:
         return Conclusion(Verdict.CANCELLED)
     if not facts.settled and facts.gone_seconds < patience.requeue:
-        return Conclusion(Verdict.WAIT, message=f"{facts.message or facts.cause}; it may come back to the queue")
+        return Conclusion(
+            Verdict.WAIT, message=f"{facts.message or facts.cause}; it may come back to the queue"
+        )
     if facts.record is not None:
         return _from_record(facts.record, facts.cause, facts.message, partial, container_failed)
     if facts.cause is not None:
@@ -175,7 +177,9 @@ def _of_absent(
     if facts.cancel_requested and facts.record is None:
         if not facts.started or facts.gone_seconds >= patience.grace:
             return Conclusion(Verdict.CANCELLED, needs_claim=not facts.started)
-        return Conclusion(Verdict.WAIT, message="it began, was cancelled, and accounting does not show it yet")
+        return Conclusion(
+            Verdict.WAIT, message="it began, was cancelled, and accounting does not show it yet"
+        )
     if facts.gone_seconds < patience.grace:
         return Conclusion(Verdict.WAIT, message=facts.message)
     if facts.record is not None:
@@ -197,6 +201,9 @@ def _from_record(
     if record.reason == "input-missing":
         text = "an input was gone or had another size when the job began"
         return Conclusion(Verdict.FAILED, FailureClass.STAGING, code, text)
+    if record.reason == "no-space" and cause is None:
+        text = f"the program ended with exit code {code}, and its disk or quota is full"
+        return Conclusion(Verdict.FAILED, FailureClass.NO_SPACE, code, text)
     if cause is not None:  # time limit, out of memory, ...: whatever the program made of it
         return Conclusion(Verdict.FAILED, FailureClass(cause), code, message or f"ended by {cause}")
     if record.signal:

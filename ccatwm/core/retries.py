@@ -17,6 +17,7 @@ CHARGED = frozenset({F.STAGING, F.LOST, F.OUT_OF_MEMORY, F.TIMEOUT})
 # Nobody's fault: not charged, but bounded.
 FREE = frozenset({F.NODE_FAILURE, F.PREEMPTED})
 MAX_FREE_RETRIES = 10
+NO_SPACE_SECONDS = 300  # how often a full disk is looked at again
 MEMORY_FACTOR = 1.5
 TIME_FACTOR = 1.5
 
@@ -59,6 +60,8 @@ def plan_retry(
     own: Mapping[str, Any] = step_retry.get(failure.value) or {}
     times = int(own.get("times", max_retries))
     asked = failure is F.NON_ZERO_EXIT and exit_code == EXIT_TRY_AGAIN
+    if failure is F.NO_SPACE:  # waits for room, however long that takes
+        return RetryPlan(now + timedelta(seconds=NO_SPACE_SECONDS), free=True, resources=resources)
     if failure in FREE:
         if free_retries_used >= MAX_FREE_RETRIES:
             return RetryPlan(None)
@@ -86,6 +89,26 @@ def escalated(failure: FailureClass, resources: Resources, limits: RetryLimits) 
             resources, time_hours=_capped(resources.time_hours * TIME_FACTOR, limits.max_time_hours)
         )
     return resources
+
+
+def learned_resources(definition: Resources, used: Resources) -> dict[str, float] | None:
+    """What a successful attempt needed more than its step asks for: `memory_gb` and `time_hours`; None if nothing."""
+    grown = {
+        name: getattr(used, name)
+        for name in ("memory_gb", "time_hours")
+        if getattr(used, name) > getattr(definition, name)
+    }
+    return grown or None
+
+
+def with_learned(definition: Resources, learned: Mapping[str, float] | None) -> Resources:
+    """The resources that a new run begins with: never less than was learned, never less than is asked for."""
+    known = learned or {}
+    return replace(
+        definition,
+        memory_gb=max(definition.memory_gb, known.get("memory_gb", 0.0)),
+        time_hours=max(definition.time_hours, known.get("time_hours", 0.0)),
+    )
 
 
 def _capped(value: float, cap: float | None) -> float:

@@ -8,8 +8,13 @@ from typing import Any
 from ccatwm.core.model import FailureClass, Run
 from ccatwm.core.retries import RetryLimits, RetryPlan, plan_retry
 from ccatwm.core.states import RunEvent, RunStatus
-from ccatwm.edges.opsdb.stores import runs, sub_groups
+from ccatwm.edges.opsdb.stores import runs, streaks, sub_groups
 from ccatwm.passes._frame import PassFrame, PassItem
+
+# These say nothing of the step: people, other jobs and full disks make them.
+NOBODYS_FAULT = frozenset(
+    {FailureClass.CANCELLED_OUTSIDE, FailureClass.PREEMPTED, FailureClass.NODE_FAILURE, FailureClass.NO_SPACE}
+)
 
 
 def fail_run(
@@ -59,6 +64,7 @@ def record_failure(
         **values,
     )  # fmt: skip
     if changed:
+        _count_failure(frame, connection, run, failure)
         if plan.due_at is None:
             sub_groups.mark_due(connection, [run.sub_group_id], frame.now)
         reason = f"{failure.value}: {message}" + (
@@ -66,6 +72,18 @@ def record_failure(
         )
         frame.report.add("failed", PassItem("failed", reason, run.id, run.pipeline, run.step, run.sub_group))
     return changed
+
+
+def _count_failure(frame: PassFrame, connection: Any, run: Run, failure: FailureClass) -> None:
+    """Trip the step when its attempts fail alike again and again; this pass lets its other runs be, too."""
+    if failure in NOBODYS_FAULT:
+        return
+    most = frame.context.settings.trip_after
+    if streaks.count_failure(connection, run.step_id, failure.value, most):
+        text = f"its last {most} attempts all failed as {failure.value}; nothing more of it is started; once mended, "
+        text += f"`ccatwm release {run.pipeline}/{run.step} --retry`"
+        frame.report.add("failed", PassItem("tripped", text, None, run.pipeline, run.step))
+        frame.tripped.add(run.step_id)
 
 
 def plan_for(frame: PassFrame, run: Run, failure: FailureClass, exit_code: int | None) -> RetryPlan:
@@ -80,7 +98,12 @@ def plan_for(frame: PassFrame, run: Run, failure: FailureClass, exit_code: int |
         free_retries_used=run.free_retries_used,
         resources=run.resources,
         step_retry=step.retry,
-        limits=RetryLimits(settings.retry_base_seconds, settings.retry_max_seconds),
+        limits=RetryLimits(
+            settings.retry_base_seconds,
+            settings.retry_max_seconds,
+            settings.slurm.max_memory_gb,
+            settings.slurm.max_time_hours,
+        ),
     )
 
 

@@ -134,6 +134,7 @@ class PassFrame:
         self.report = report
         self.options = options
         self.now = report.started_at
+        self.tripped: set[int] = set()  # steps that this pass tripped: their other runs are let be
         self._fence = fence
         self._start = context.clock.monotonic()
         self._renewed = self._start

@@ -24,8 +24,9 @@ from ccatwm.core.outcomes import (
     parse_time,
 )
 from ccatwm.core.products import container_failure
+from ccatwm.core.retries import learned_resources
 from ccatwm.core.states import BEFORE_SUBMIT, RunEvent, RunStatus
-from ccatwm.edges.opsdb.stores import attempts, runs, sub_groups
+from ccatwm.edges.opsdb.stores import attempts, runs, streaks, sub_groups
 from ccatwm.interfaces import JobReport, JobState, JobTask
 from ccatwm.passes._claims import list_restarts, supersede
 from ccatwm.passes._context import Context
@@ -243,10 +244,7 @@ def _record(frame: PassFrame, connection: sa.Connection, item: Watched, conclusi
     _record_restart(connection, item)
     _record_attempt_end(frame, connection, item, conclusion)
     if conclusion.verdict is Verdict.SUCCEEDED:
-        return runs.record_event(
-            connection, item.run.id, RunEvent.JOB_SUCCEEDED, expected=expected, now=frame.now, by_pass="poll",
-            exit_code=conclusion.exit_code, failure_class=None, **_metrics(item),
-        )  # fmt: skip
+        return _record_success(frame, connection, item, conclusion, expected)
     if conclusion.verdict is Verdict.CANCELLED:
         return _record_cancelled(frame, connection, item.run, expected)
     assert conclusion.failure is not None
@@ -254,6 +252,21 @@ def _record(frame: PassFrame, connection: sa.Connection, item: Watched, conclusi
         frame, connection, item.run, expected, conclusion.failure, conclusion.message, by_pass="poll",
         exit_code=conclusion.exit_code, **_metrics(item),
     )  # fmt: skip
+
+
+def _record_success(
+    frame: PassFrame, connection: sa.Connection, item: Watched, conclusion: Conclusion, expected: RunStatus
+) -> bool:
+    changed = runs.record_event(
+        connection, item.run.id, RunEvent.JOB_SUCCEEDED, expected=expected, now=frame.now, by_pass="poll",
+        exit_code=conclusion.exit_code, failure_class=None, **_metrics(item),
+    )  # fmt: skip
+    if changed:
+        streaks.end_streak(connection, item.run.step_id)
+        learned = learned_resources(item.run.resolved_step.resources, item.attempt.resources)
+        if learned is not None:
+            streaks.record_learned(connection, item.run.step_id, learned)
+    return changed
 
 
 def _record_restart(connection: sa.Connection, item: Watched) -> None:

@@ -6,6 +6,7 @@ has its due sub-groups decided on, upstream steps first, in chunks of one transa
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from ccatwm.core.model import (
     TriggerType,
     UpstreamStep,
 )
+from ccatwm.core.retries import with_learned
 from ccatwm.core.states import RunEvent
 from ccatwm.edges.opsdb.stores import runs, sub_groups, triggers
 from ccatwm.edges.opsdb.stores.steps import StepRecord, get_step_record, step_depths
@@ -402,12 +404,14 @@ def _create_run(
 ) -> int:
     assert decision.recipe is not None and decision.software is not None and decision.reason is not None
     resolved = build_resolved_step(step, decision.software)
+    resources = with_learned(resolved.resources, step.learned)
     run_id = runs.insert_run(
         connection, now=frame.now, by_pass="resolve",
         step_id=step.id, sub_group_id=row.id, pipeline_name=step.pipeline, step_name=step.name,
         sub_group_key=row.key, processing_location=step.location, decision=number, reason=decision.reason,
         reason_details=decision.details, recipe=decision.recipe.digest, recipe_parts=decision.recipe.to_json(),
         resolved_step=resolved.to_json(), priority=step.priority,
+        next_resources=dataclasses.asdict(resources) if resources != resolved.resources else None,
     )  # fmt: skip
     references = [
         RunInput(InputKind.REFERENCE, InputRole.MEMBER, r.name, f"{r.name}@{r.version}", r.checksum, None)

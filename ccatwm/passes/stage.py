@@ -70,7 +70,7 @@ def _body(frame: PassFrame) -> None:
     for item in frame.units(selected):
         if frame.dry_run:
             frame.report.add("done", _item(item, "would be staged"))
-        else:
+        elif item.step_id not in frame.tripped:
             _stage_run(frame, item)
 
 

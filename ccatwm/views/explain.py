@@ -99,7 +99,8 @@ def build_explain(
         "at": utc_text(now),
         "paused": paused,
         "steps": [
-            {"pipeline": s["pipeline"], "step": s["step"], "brakes": _brakes(s, paused)} for s in steps
+            {"pipeline": s["pipeline"], "step": s["step"], "brakes": _brakes(s, paused), "learned": s["learned"]}
+            for s in steps
         ],
         "explain": [_explain(item) for item in facts],
     }

@@ -255,6 +255,9 @@ reduction_step = _table(
     Column("enabled", Boolean, nullable=False),
     Column("held", Text),
     Column("tripped", Text),  # failure class that tripped it
+    Column("failures", Integer, nullable=False, server_default="0"),  # attempts that failed alike, without a success
+    Column("failures_class", Text),
+    Column("learned", Json),  # memory_gb, time_hours that retries had to grow to before a run succeeded
     Column("definition", Json, nullable=False),  # the whole step as written, with defaults
     Column("updated_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("pipeline_id", "name"),

@@ -313,6 +313,16 @@ write_record ended.json "$(printf '{"format":1,"exit_code":%d,"signal":%s,"ended
     "$code" "$(quoted_or_null "$signal")" "$ended_at")"
 [ -z "$signal" ] || finish "$code" signalled null
 
+# A program that failed on a disk that is full now: the next attempt may find room.
+is_full() {
+    { head -c 65536 /dev/zero >"job/.space.$restart" && sync "job/.space.$restart"; } 2>/dev/null
+    full=$?
+    rm -f "job/.space.$restart"
+    [ "$full" -ne 0 ]
+}
+
+if [ "$code" -ne 0 ] && is_full; then finish "$code" no-space null; fi
+
 # --- 6. checksums of what it wrote ---
 
 hash_outputs() { (cd output && exec find . -type f -exec sha256sum -z -- {} +); }

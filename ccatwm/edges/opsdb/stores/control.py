@@ -143,7 +143,7 @@ def set_held(connection: sa.Connection, target: Holdable, reason: str | None) ->
     table = _TABLES[target.kind]
     values: dict[str, Any] = {"held": reason}
     if target.kind == "step" and reason is None:
-        values["tripped"] = None
+        values |= {"tripped": None, "failures": 0, "failures_class": None}
     connection.execute(sa.update(table).where(table.c.id == target.id).values(**values))
     return True
 

@@ -189,6 +189,8 @@ def put_step(
         return step_id, None, True
     if all(row[key] == value for key, value in values.items()):
         return row["id"], dict(row), False
+    if row["definition"].get("resources") != values["definition"].get("resources"):
+        values["learned"] = None  # somebody thought about it: what was learned of the old ones is over
     if row["scope_id"] != values["scope_id"]:
         _regroup(connection, values["scope_id"])
     connection.execute(sa.update(table).where(table.c.id == row["id"]).values(updated_at=now, **values))

@@ -41,6 +41,7 @@ class StepRecord:
     definition: dict[str, Any]
     held: str | None
     tripped: str | None
+    learned: dict[str, float] | None
     versions: tuple[SoftwareVersion, ...]
     references: tuple[ReferenceVersion, ...]
     upstream: tuple[Upstream, ...]
@@ -74,6 +75,7 @@ def get_step_record(connection: sa.Connection, step_id: int) -> StepRecord:
         definition=row.definition,
         held=row.held or row.pipeline_held,
         tripped=row.tripped,
+        learned=row.learned,
         versions=_list_versions(connection, row.software_id),
         references=tuple(_wanted_reference(connection, name) for name in policy.references),
         upstream=_list_upstream(connection, row.id, row.group_by_digest),

@@ -90,6 +90,7 @@ def list_steps(connection: sa.Connection, pipeline: str | None = None) -> list[R
             step.c.enabled,
             step.c.held,
             step.c.tripped,
+            step.c.learned,
             step.c.trigger_type,
             step.c.trigger_config,
             step.c.definition,
