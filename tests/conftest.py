@@ -1,4 +1,4 @@
-"""What all tests share: no test sees the settings or the home of whoever runs it."""
+"""What all tests share: one PostgreSQL server, and no test sees the settings or the home of whoever runs it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+
+from tests.opsdb.databases import postgresql_server as postgresql_server
+from tests.opsdb.databases import upgraded_sqlite as upgraded_sqlite
 
 
 @pytest.fixture(autouse=True)

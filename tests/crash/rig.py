@@ -42,6 +42,12 @@ START = datetime(2026, 3, 2, tzinfo=UTC)
 COMPILED: dict[Any, Any] = {}
 
 
+def share_compiled(database: Database, engine: sa.Engine | None = None) -> None:
+    """Statements are compiled once for all engines of this process. `engine`: take its connections."""
+    database.engine = (engine or database.engine).execution_options(compiled_cache=COMPILED)
+    database._write_engine = database.engine.execution_options(ccatwm_write=True)
+
+
 class SharedCounter:
     """A number in memory shared with forked children."""
 
@@ -189,13 +195,7 @@ class World:
         clock = SteppingClock(START + timedelta(minutes=self.tick))
         context = wiring.build_context(self.settings(), actor="tester", effects=effects, clock=clock)
         effects.database = context.database
-        # Statements are compiled once for all children: they are forked after the rehearsal.
-        for engine in ("engine", "_write_engine"):
-            setattr(
-                context.database,
-                engine,
-                getattr(context.database, engine).execution_options(compiled_cache=COMPILED),
-            )
+        share_compiled(context.database)  # children are forked after the rehearsal
         if self.backend == "fake":
             context.make_scheduler = lambda: self.batch(effects)
         return context

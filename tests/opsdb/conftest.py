@@ -2,4 +2,3 @@
 
 from tests.opsdb.databases import both_databases as both_databases
 from tests.opsdb.databases import database as database
-from tests.opsdb.databases import postgresql_server as postgresql_server

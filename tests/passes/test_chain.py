@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import pytest
-
 from tests.crash.campaign import program
-
-pytestmark = pytest.mark.quick
+from tests.passes.conftest import as_json
 
 
 def failing(step: str, code: int):
@@ -67,7 +63,7 @@ def test_inputs_are_frozen_with_checksum_and_lineage(observatory):
     grid = observatory.runs("grid")[0]
     inputs = [i for i in observatory.rows("run_input") if i["run_id"] == grid["id"]]
     assert {i["kind"] for i in inputs} == {"product"}
-    details = [json.loads(i["details"]) if isinstance(i["details"], str) else i["details"] for i in inputs]
+    details = [as_json(i["details"]) for i in inputs]
     assert sorted(d["stands_on"][0] for d in details) == ["scan-1-LFA", "scan-2-LFA"]
 
 

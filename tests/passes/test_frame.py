@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 
-import pytest
 import sqlalchemy as sa
 
 from ccatwm.edges.opsdb.stores import leases
 from ccatwm.edges.opsdb.stores.leases import Holder
 from ccatwm.passes._frame import boot_id, this_process
-
-pytestmark = pytest.mark.quick
 
 
 def hold(observatory, holder: Holder, seconds: int = 300) -> None:
@@ -47,24 +44,18 @@ def test_the_lease_of_another_machine_is_only_taken_over_when_it_has_expired(obs
 
 
 def test_a_paused_system_does_nothing(observatory):
-    with observatory.context().database.write() as connection:
-        connection.execute(sa.text("DELETE FROM ops_db"))
-        connection.execute(
-            sa.text(
-                "INSERT INTO ops_db (uid, created_at, paused) VALUES ('x', '2026-01-01T00:00:00.000000Z', 'upgrade')"
-            )
-        )
+    observatory.execute("DELETE FROM {schema}ops_db")
+    observatory.execute(
+        "INSERT INTO {schema}ops_db (uid, created_at, paused) VALUES ('x', '2026-01-01T00:00:00.000000Z', 'upgrade')"
+    )
     assert {r.skipped for r in observatory.cycle()} == {"paused"}
     assert observatory.runs() == []
 
 
 def test_an_unknown_schema_version_ends_a_pass_with_4(observatory):
-    with observatory.context().database.write() as connection:
-        connection.execute(
-            sa.text(
-                "UPDATE ccatwm_version SET version_num = 'pipeline_9999' WHERE version_num LIKE 'pipeline%'"
-            )
-        )
+    observatory.execute(
+        "UPDATE {schema}ccatwm_version SET version_num = 'pipeline_9999' WHERE version_num LIKE 'pipeline%'"
+    )
     report = observatory.run_pass("trigger")
     assert report.exit_code == 4
     assert "db upgrade" in str(report.error)

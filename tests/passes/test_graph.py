@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-import sqlalchemy as sa
-
 from tests.crash.campaign import program
-
-pytestmark = pytest.mark.quick
 
 SHARED = """
 pipelines:
@@ -118,8 +113,7 @@ def test_a_cooldown_gathers_late_scans_into_one_map(observatory):
 
 
 def test_a_held_pipeline_makes_no_runs(observatory):
-    with observatory.context().database.write() as connection:
-        connection.execute(sa.text("UPDATE pipeline SET held='looking into it'"))
+    observatory.execute("UPDATE {schema}pipeline SET held='looking into it'")
     observatory.until_quiet()
     assert observatory.runs() == []
     assert observatory.sub_group("calibrate")["outcome"] == "held"

@@ -28,6 +28,13 @@ PIPELINE_REVISIONS = frozenset({"pipeline_0001"})
 OBSERVATION_REVISIONS = frozenset({"observation_0001"})
 
 BUSY_TIMEOUT_SECONDS = 20
+POSTGRESQL_CONNECT = {
+    "connect_timeout": 10,
+    "application_name": "ccatwm",
+    "keepalives_idle": 30,
+    "options": "-c statement_timeout=60000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
+    " -c timezone=UTC",
+}
 
 
 class Database:
@@ -139,13 +146,7 @@ def _build_engine(url: sa.URL) -> sa.Engine:
         return sa.create_engine(
             url,
             poolclass=NullPool,
-            connect_args={
-                "connect_timeout": 10,
-                "application_name": "ccatwm",
-                "keepalives_idle": 30,
-                "options": "-c statement_timeout=60000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
-                " -c timezone=UTC",
-            },
+            connect_args=POSTGRESQL_CONNECT,
         )
     raise SchemaVersionError(
         f"OPSDB_URL names a database of kind {url.get_backend_name()!r}",
