@@ -86,7 +86,7 @@ def _failed_for_good(report: PassReport) -> list[str]:
         f"ccatwm: {report.pass_name}: run {item.run} ({item.pipeline}/{item.step}/{item.sub_group}) failed: "
         f"{item.reason}"
         for item in report.items
-        if item.outcome == "failed" and item.reason.endswith("needs a person")
+        if item.needs_you
     ] + [
         f"ccatwm: {report.pass_name}: step {item.pipeline}/{item.step} is tripped: {item.reason}"
         for item in report.items

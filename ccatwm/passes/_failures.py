@@ -67,10 +67,14 @@ def record_failure(
         _count_failure(frame, connection, run, failure)
         if plan.due_at is None:
             sub_groups.mark_due(connection, [run.sub_group_id], frame.now)
-        reason = f"{failure.value}: {message}" + (
-            "; tried again later" if plan.due_at else "; needs a person"
+        next_step = (
+            "tried again later"
+            if plan.due_at
+            else f"see `ccatwm show {run.id}`, then `ccatwm retry {run.id}`"
         )
-        frame.report.add("failed", PassItem("failed", reason, run.id, run.pipeline, run.step, run.sub_group))
+        item = PassItem("failed", f"{failure.value}: {message}; {next_step}", run.id, run.pipeline, run.step,
+                        run.sub_group, needs_you=plan.due_at is None)  # fmt: skip
+        frame.report.add("failed", item)
     return changed
 
 

@@ -35,7 +35,10 @@ class PassOptions:
 
 @dataclass
 class PassItem:
-    """What a pass did with one run (or sub-group): `outcome` is a word, `reason` a sentence."""
+    """What a pass did with one run (or sub-group): `outcome` is a word, `reason` a sentence.
+
+    `needs_you`: nothing more happens to the run until a person acts.
+    """
 
     outcome: str
     reason: str = ""
@@ -43,6 +46,7 @@ class PassItem:
     pipeline: str | None = None
     step: str | None = None
     sub_group: str | None = None
+    needs_you: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -52,6 +56,7 @@ class PassItem:
             "sub_group": self.sub_group,
             "outcome": self.outcome,
             "reason": self.reason,
+            "needs_you": self.needs_you,
         }
 
 
