@@ -23,6 +23,7 @@ from ccatwm.core.staging import (
     workspace_path,
 )
 from ccatwm.core.states import RunEvent, RunStatus
+from ccatwm.core.wording import size_text
 from ccatwm.edges.opsdb.stores import products, runs, staged
 from ccatwm.errors import CcatwmError, CorruptCopyError, MissingCopyError, NoSpaceError, WorldError
 from ccatwm.interfaces import FileWrite, PackageCopy, Received
@@ -121,15 +122,16 @@ def _finish(frame: PassFrame, run: Run) -> None:
 def _wait_for_space(frame: PassFrame, run: Run, error: NoSpaceError) -> None:
     """No attempt is charged: the run is looked at again in a while."""
     due_at = frame.now + timedelta(seconds=SPACE_WAIT_SECONDS)
+    message = f"{error.message}; {error.next}" if error.next else error.message
     with frame.context.database.write() as connection:
         runs.update_run(
             connection,
             run.id,
             due_at=due_at,
             failure_class=FailureClass.NO_SPACE.value,
-            message=error.message,
+            message=message,
         )
-    frame.report.add("waiting", _item(run, FailureClass.NO_SPACE.value, error.message))
+    frame.report.add("waiting", _item(run, FailureClass.NO_SPACE.value, message))
 
 
 # --- one run ------------------------------------------------------------------------------------------------------
@@ -310,11 +312,12 @@ def _receive_best(context: Context, sought: _Sought) -> Received:
 
 def _require_space(context: Context, package: RunInput) -> None:
     space = context.workfiles.space()
-    needed = (package.size_bytes or 0) + context.settings.min_free_gb * 2**30
-    if space.free_bytes < needed:
+    margin = context.settings.min_free_gb * 2**30
+    if space.free_bytes < (package.size_bytes or 0) + margin:
         raise NoSpaceError(
-            f"package {package.name} needs {needed / 2**30:.1f} GiB with the margin, "
-            f"{space.free_bytes / 2**30:.1f} GiB are free below the base directory"
+            f"package {package.name} needs {size_text(package.size_bytes or 0)} and {size_text(margin)} are to stay "
+            f"free, but {size_text(space.free_bytes)} are free at {context.workfiles.root()}",
+            next="free space there, or lower MIN_FREE_GB",
         )
 
 
