@@ -49,6 +49,25 @@ def _text(value: Any) -> str:
     return text
 
 
+# Bytes of UTF-8 that fit into an index of PostgreSQL (a third of a page, 2704) with what else stands in it.
+LONGEST_NAME, LONGEST_COPY_PATH, LONGEST_FILE_NAME = 1000, 1500, 2500
+
+
+def _at_most(text: str, most: int) -> str:
+    size = len(text.encode())
+    if size > most:
+        raise WrongValueError(f"a text of at most {most} bytes (it has {size})")
+    return text
+
+
+def _name(value: Any) -> str:
+    return _at_most(_text(value), LONGEST_NAME)
+
+
+def _file_name(value: Any) -> str:
+    return _at_most(_text(value), LONGEST_FILE_NAME)
+
+
 def _number(value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool | str) else float(value)
@@ -124,7 +143,7 @@ def _relative(value: Any) -> str:
     path = _text(value)
     if path.startswith("/") or ".." in path.split("/"):
         raise WrongValueError("a path below the location's root (no leading /, no ..)")
-    return path
+    return _at_most(path, LONGEST_COPY_PATH)
 
 
 def _list(value: Any) -> list[Any]:
@@ -150,10 +169,10 @@ COPY_STATES = (
     "deletion_failed", "deleted",
 )  # fmt: skip
 KINDS: Mapping[str, Kind] = {
-    "site": Kind({"name": _text, "short_name": _text, "location": _text}),
+    "site": Kind({"name": _name, "short_name": _text, "location": _text}),
     "data_location": Kind(
         {
-            "name": _text,
+            "name": _name,
             "location_type": _one_of("source", "buffer", "long_term_archive", "processing"),
             "storage_type": _one_of("disk", "s3", "tape"),
             "priority": _integer,
@@ -165,21 +184,21 @@ KINDS: Mapping[str, Kind] = {
         ("name", "location_type"),
         {"storage_type": "disk"},
     ),
-    "observatory": Kind({"name": _text}),
+    "observatory": Kind({"name": _name}),
     "telescope": Kind(
-        {"name": _text, "longitude_deg": _number, "latitude_deg": _number, "altitude_m": _number},
+        {"name": _name, "longitude_deg": _number, "latitude_deg": _number, "altitude_m": _number},
         {"observatory": "observatory"},
     ),
-    "instrument": Kind({"name": _text, "instrument_type": _text, "available": _boolean}, {"telescope": "telescope"}),
+    "instrument": Kind({"name": _name, "instrument_type": _text, "available": _boolean}, {"telescope": "telescope"}),
     "instrument_module": Kind(
-        {"name": _text, "pixels": _integer, "frequency_ghz": _number}, {"instrument": "instrument"}, ("name", "instrument")
+        {"name": _name, "pixels": _integer, "frequency_ghz": _number}, {"instrument": "instrument"}, ("name", "instrument")
     ),
     "observing_program": Kind(
-        {"short_name": _text, "name": _text, "description": _text}, needed=("short_name",), key="short_name"
+        {"short_name": _name, "name": _name, "description": _text}, needed=("short_name",), key="short_name"
     ),
     "source": Kind(
         {
-            "name": _text,
+            "name": _name,
             "kind": _one_of("fixed", "solar_system_object", "constant_elevation"),
             "ra_deg": _number,
             "dec_deg": _number,
@@ -193,22 +212,22 @@ KINDS: Mapping[str, Kind] = {
         defaults={"kind": "fixed"},
     ),
     "obs_unit": Kind(
-        {"name": _text, "line_id": _text, "obs_mode": _text, "details": _mapping},
+        {"name": _name, "line_id": _text, "obs_mode": _text, "details": _mapping},
         {"source": "source", "observing_program": "observing_program"},
     ),
     "executed_obs_unit": Kind(
-        {"name": _text, "start_time": _time, "end_time": _time, "status": _text, "details": _mapping},
+        {"name": _name, "start_time": _time, "end_time": _time, "status": _text, "details": _mapping},
         {"obs_unit": "obs_unit"},
     ),
     "raw_data_package": Kind(
-        {"name": _text, "state": _one_of(*STATES), "checksum": _checksum, "size_bytes": _size, "created_at": _time,
-         "metadata": _mapping, "files": _list, "copies": _list, "path": _text, "location": _text},
+        {"name": _name, "state": _one_of(*STATES), "checksum": _checksum, "size_bytes": _size, "created_at": _time,
+         "metadata": _mapping, "files": _list, "copies": _list, "path": _relative, "location": _name},
         {"executed_obs_unit": "executed_obs_unit", "instrument_module": "instrument_module"},
         defaults={"state": "archived"},
     ),
 }  # fmt: skip
-FILE_FIELDS = {"name": _text, "size_bytes": _size, "checksum": _checksum}
-COPY_FIELDS = {"location": _text, "path": _relative, "status": _one_of(*COPY_STATES)}
+FILE_FIELDS = {"name": _file_name, "size_bytes": _size, "checksum": _checksum}
+COPY_FIELDS = {"location": _name, "path": _relative, "status": _one_of(*COPY_STATES)}
 # What the source's kinds need beside their name.
 SOURCE_NEEDS = {"solar_system_object": "naif_id", "constant_elevation": "elevation_deg"}
 

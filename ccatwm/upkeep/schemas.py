@@ -86,10 +86,12 @@ def _field_schema(parse: Any) -> dict[str, Any]:
         return {"enum": list(closure[0].cell_contents)}
     kinds: dict[Any, dict[str, Any]] = {
         ingest._text: {"type": ["string", "number"]},
+        ingest._name: {"type": ["string", "number"], "maxLength": ingest.LONGEST_NAME},
+        ingest._file_name: {"type": ["string", "number"], "maxLength": ingest.LONGEST_FILE_NAME},
         ingest._number: {"type": "number"},
         ingest._integer: {"type": "integer"},
         ingest._size: {"type": "integer", "minimum": 0},
-        ingest._relative: {"type": "string"},
+        ingest._relative: {"type": "string", "maxLength": ingest.LONGEST_COPY_PATH},
         ingest._boolean: {"type": "boolean"},
         ingest._time: {"type": "string", "format": "date-time"},
         ingest._mapping: {"type": "object"},
