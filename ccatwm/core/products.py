@@ -25,6 +25,7 @@ TYPE_BY_DIRECTORY = {
 }
 TREE_MARKERS = frozenset({"zarr.json", ".zgroup", ".zattrs", ".zarray"})
 MAX_NAMED = 20
+LONGEST_PATH = 2500  # bytes as recorded: what fits into an index of PostgreSQL (a third of a page, 2704)
 APPTAINER_FAILED = 255
 
 
@@ -100,6 +101,10 @@ def plan_products(
     planned = _plan(files, folders, hashes, declaration, role)
     if not planned and not partial:
         return ProductPlan(problem="the program ended well but left no product")
+    if too_long := [p.path for p in planned if len(_shown(p.path).encode()) > LONGEST_PATH]:
+        return ProductPlan(
+            problem=_joined(f"{_shown(p)[:80]}... is longer than {LONGEST_PATH} bytes" for p in too_long)
+        )
     warnings = [*declaration.warnings, *_special_warnings(entries), *_unclassified_warnings(planned)]
     return ProductPlan(tuple(planned), tuple(warnings))
 
