@@ -8,7 +8,6 @@ import hashlib
 import io
 import os
 import shutil
-import subprocess
 import tarfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from ccatwm.edges.workfiles._folders import hidden_name
 from ccatwm.edges.workfiles.local import LocalWorkFiles
 from ccatwm.errors import CcatwmError, FilesUnavailableError, NoSpaceError
 from ccatwm.interfaces import Effects, FileWrite, PlainEffects
+from tests.disks import small_disk
 
 P = PurePosixPath
 KILLED = 9
@@ -33,18 +33,13 @@ def base(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB and 64 inodes, unmounted whatever happens."""
+@pytest.fixture(name="small_disk")
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB and 64 inodes."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=64", "none", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("mounting a tmpfs needs rights that this account does not have")
-    try:
+    with small_disk(folder, megabytes=4, inodes=64):
         yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def tar(**files: bytes) -> bytes:

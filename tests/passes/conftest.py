@@ -36,6 +36,8 @@ class Observatory:
     url: str
     minute: int = 0
     program: Callable[[Path, dict], int] = program
+    backend: str = "fake"
+    scripts: bool = False  # jobs are processes: the real job script, and the command that the pipeline names
     settings_changes: dict[str, Any] = field(default_factory=dict)
     kept: sa.Engine | None = None  # its connections serve every pass: a new one costs more than most passes
 
@@ -45,11 +47,12 @@ class Observatory:
 
     def context(self, effects: Any = None) -> Context:
         effects = effects or PlainEffects()
-        settings = replace(World(self.folder, self.url).settings(), **self.settings_changes)
+        settings = replace(World(self.folder, self.url, self.backend).settings(), **self.settings_changes)
         clock = SteppingClock(START + timedelta(minutes=self.minute))
         context = wiring.build_context(settings, actor="tester", effects=effects, clock=clock)
         share_compiled(context.database, self.kept)
-        context.make_scheduler = lambda: self.batch(effects)
+        if self.backend == "fake":
+            context.make_scheduler = lambda: self.batch(effects)
         return context
 
     def batch(self, effects: Any = None) -> FileBatch:
@@ -80,14 +83,19 @@ class Observatory:
         return list(wiring.run_cycle(self.context(), PassOptions()))
 
     def jobs(self) -> int:
+        if self.scripts:
+            return self.batch().run_scripts(1)
         return self.batch().run_jobs(self.program)
 
-    def until_quiet(self, rounds: int = 20) -> None:
+    def until_quiet(self, rounds: int = 20) -> list[PassReport]:
+        """Cycles and jobs until nothing changes; what all passes reported."""
+        kept: list[PassReport] = []
         for _ in range(rounds):
             reports = self.cycle()
             assert all(report.error is None for report in reports), [r.error for r in reports]
+            kept += reports
             if not self.jobs() and not any(report.changed for report in reports):
-                return
+                return kept
         raise AssertionError("not quiet")
 
     def rows(self, table: str) -> list[dict]:
@@ -113,16 +121,22 @@ class Observatory:
 
 
 @pytest.fixture(params=BOTH)
-def observatory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Observatory]:
-    """The first night has been observed and the pipeline applied, on SQLite and on PostgreSQL."""
+def empty_observatory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Observatory]:
+    """An ops-db without rows, on SQLite and on PostgreSQL."""
     folder = tmp_path / "world"
     folder.mkdir()
     made = Observatory(folder, make_upgraded_url(request.param, request, folder))
     if request.param == "postgresql":
         made.kept = sa.create_engine(made.url, connect_args=POSTGRESQL_CONNECT)
-    write_campaign(folder)
-    made.arrive("night.yaml")
-    made.apply()
     yield made
     if made.kept is not None:
         made.kept.dispose()
+
+
+@pytest.fixture
+def observatory(empty_observatory: Observatory) -> Observatory:
+    """The first night has been observed and the pipeline applied."""
+    write_campaign(empty_observatory.folder)
+    empty_observatory.arrive("night.yaml")
+    empty_observatory.apply()
+    return empty_observatory
