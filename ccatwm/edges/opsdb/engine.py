@@ -40,12 +40,15 @@ POSTGRESQL_CONNECT = {
 class Database:
     """One ops-db. `write()` and `read()` give a connection inside one transaction; commits are effects."""
 
-    def __init__(self, url: str, effects: Effects | None = None) -> None:
+    def __init__(
+        self, url: str, effects: Effects | None = None, *, busy_seconds: float = BUSY_TIMEOUT_SECONDS
+    ) -> None:
+        """`busy_seconds`: how long SQLite waits for another writer."""
         self.url = sa.make_url(url)
         if self.url.drivername == "postgresql":  # SQLAlchemy 2.1 would take psycopg 3
             self.url = self.url.set(drivername="postgresql+psycopg2")
         self._effects = effects or PlainEffects()
-        self.engine = _build_engine(self.url)
+        self.engine = _build_engine(self.url, busy_seconds)
         self.dialect = self.engine.dialect.name
         self._write_engine = self.engine.execution_options(ccatwm_write=True)
         self._depth = 0
@@ -129,12 +132,12 @@ class Database:
         self.engine.dispose()
 
 
-def _build_engine(url: sa.URL) -> sa.Engine:
+def _build_engine(url: sa.URL, busy_seconds: float) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         in_memory = url.database in (None, "", ":memory:")
         pool: type[sa.Pool] = StaticPool if in_memory else sa.QueuePool
         engine = sa.create_engine(
-            url, poolclass=pool, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
+            url, poolclass=pool, connect_args={"timeout": busy_seconds, "check_same_thread": False}
         )
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
