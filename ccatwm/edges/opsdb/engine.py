@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool, StaticPool
@@ -142,6 +143,7 @@ def _build_engine(url: sa.URL, busy_seconds: float) -> sa.Engine:
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         if not in_memory:
+            sa.event.listen(engine, "do_connect", _OpenAgain(str(url.database)))
             sa.event.listen(engine, "connect", partial(_remember_file, str(url.database)))
             sa.event.listen(engine, "checkout", partial(_refuse_other_file, str(url.database)))
         return engine.execution_options(schema_translate_map={SCHEMA: None})
@@ -164,6 +166,20 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+class _OpenAgain:
+    """SQLite makes an empty file where there is none: only the first connection of an engine may."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._opened = False
+
+    def __call__(self, _dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+        if self._opened:
+            arguments[0] = f"file:{quote(os.path.abspath(self._path))}?mode=rw"
+            options["uri"] = True
+        self._opened = True
 
 
 def _remember_file(path: str, _connection: Any, record: Any) -> None:
