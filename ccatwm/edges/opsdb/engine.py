@@ -84,14 +84,19 @@ class Database:
                     self._depth -= 1
                     if connection.in_transaction():
                         connection.rollback()
-        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
-            raise OpsDbUnavailableError(
-                f"the ops-db did not answer: {_first_line(error)}",
-                where=self.safe_url,
-                next="the next pass tries again",
-            ) from error
         except sa.exc.IntegrityError as error:
             raise ConflictError(f"the ops-db refused a row: {_first_line(error)}") from error
+        except sa.exc.DBAPIError as error:
+            if not _is_away(error):
+                raise
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: sa.exc.DBAPIError) -> OpsDbUnavailableError:
+        return OpsDbUnavailableError(
+            f"the ops-db did not answer: {_first_line(error)}",
+            where=self.safe_url,
+            next="the next pass tries again",
+        )
 
     @property
     def safe_url(self) -> str:
@@ -109,16 +114,12 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 found = set(connection.execute(sa.select(table.c.version_num)).scalars())
-        except (sa.exc.ProgrammingError, sa.exc.OperationalError) as error:
+        except sa.exc.DBAPIError as error:
             if "no such table" in str(error) or "does not exist" in str(error):
                 raise SchemaVersionError(
                     "the ops-db has no ccatwm tables", where=self.safe_url, next="run `ccatwm db upgrade`"
                 ) from error
-            raise OpsDbUnavailableError(
-                f"the ops-db did not answer: {_first_line(error)}",
-                where=self.safe_url,
-                next="the next pass tries again",
-            ) from error
+            raise self._unavailable(error) from error
         for branch, revisions in wanted.items():
             mine = {revision for revision in found if revision.startswith(branch)}
             if not mine & revisions:
@@ -203,6 +204,16 @@ def _inode(path: str) -> tuple[int, int] | None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     write = connection.get_execution_options().get("ccatwm_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _is_away(error: sa.exc.DBAPIError) -> bool:
+    """Whether the database did not answer; not what a statement of ours did wrong.
+
+    Nothing more than a DatabaseError is what psycopg2 says where the server goes away while it commits, and what SQLite
+    says of a file that is damaged or no database.
+    """
+    silent = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
+    return error.connection_invalidated or isinstance(error, silent) or type(error) is sa.exc.DatabaseError
 
 
 def _first_line(error: BaseException) -> str:
