@@ -224,7 +224,6 @@ def _record(frame: PassFrame, collected: Collected) -> None:
             if not item.trial:
                 sub_groups.set_current_run(connection, item.sub_group_id, item.id, item.decision)
                 sub_groups.mark_due(connection, [item.sub_group_id], frame.now)
-                sub_groups.mark_downstream_due(connection, [item.sub_group_id], frame.now)
     if changed:
         warnings = f", {len(collected.warnings)} warnings" if collected.warnings else ""
         frame.report.add(

@@ -268,14 +268,17 @@ def _decide_rows(
 ) -> list[tuple[str, PassItem]]:
     views = _build_views(frame, connection, step, rows)
     items = []
+    changed: list[int] = []
     settled: list[int] = []
     for row in rows:
         decision = decide(views[row.id])
         decision, run_id = _carry_out(frame, connection, step, row, decision)
-        if decision.outcome in SETTLED and _differs(row, decision):
-            settled.append(row.id)
+        if decision.outcome in SETTLED:
+            (changed if _differs(row, decision) else settled).append(row.id)
         items.append(_report_item(step, row, decision, run_id))
-    sub_groups.mark_downstream_due(connection, settled, frame.now)
+    sub_groups.mark_downstream_due(connection, changed, frame.now)
+    # They were looked at again, for nothing; who found them due meanwhile waits for them still.
+    sub_groups.mark_downstream_due(connection, settled, frame.now, waiting_only=True)
     return items
 
 

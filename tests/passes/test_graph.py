@@ -132,3 +132,22 @@ def test_a_package_that_is_withdrawn_is_a_reason(observatory):
     assert newest["id"] == observatory.sub_group("grid")["current_run_id"]
     listed = (observatory.base / newest["output_directory"] / "science" / "map.txt").read_text()
     assert len(listed.splitlines()) == 2
+
+
+def test_who_waits_for_a_run_that_is_no_longer_wanted_goes_on_when_it_ends(observatory):
+    """A to B and back to A: scan 1 is up to date while its run for B is under way; the map waits for its end."""
+    observatory.until_quiet()
+    observatory.edit("mode: hot_cold", "mode: other")
+    observatory.cycle()  # the runs for B are handed over
+    observatory.edit("mode: other", "mode: hot_cold")
+    observatory.arrive("late.yaml")
+    observatory.cycle()
+    assert observatory.sub_group("grid")["outcome"] == "waiting-for-upstream"
+    observatory.program = lambda output, manifest: (
+        3 if manifest["config"].get("mode") == "other" else everything(output, manifest)
+    )
+    observatory.until_quiet()
+    newest = observatory.runs("grid")[-1]
+    assert (newest["status"], observatory.sub_group("grid")["outcome"]) == ("COMPLETED", "up-to-date")
+    inputs = [i for i in observatory.rows("run_input") if i["run_id"] == newest["id"]]
+    assert len({i["name"] + str(i["details"]) for i in inputs}) == 3

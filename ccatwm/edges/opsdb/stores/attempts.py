@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from ccatwm.core.model import Attempt, Resources
 from ccatwm.edges.opsdb import tables as t
-from ccatwm.edges.opsdb.stores.runs import chunks
+from ccatwm.edges.opsdb.stores._chunks import chunks
 
 submission = t.submission
 attempt = t.run_attempt

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from ccatwm.core.selection import Selection
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores import views
-from ccatwm.edges.opsdb.stores.runs import chunks
+from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.errors import UsageError
 
 runs = t.executed_reduction_step

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.edges.opsdb import tables as t
-from ccatwm.edges.opsdb.stores.runs import chunks
+from ccatwm.edges.opsdb.stores._chunks import chunks
 
 Key = tuple[Any, ...]
 TABLES: Mapping[str, sa.Table] = {

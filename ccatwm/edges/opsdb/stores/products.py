@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.edges.opsdb import tables as t
-from ccatwm.edges.opsdb.stores.runs import chunks
+from ccatwm.edges.opsdb.stores._chunks import chunks
 
 product = t.data_product
 

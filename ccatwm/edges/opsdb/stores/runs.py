@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,8 @@ from ccatwm.core.model import InputKind, InputRole, ResolvedStep, Resources, Run
 from ccatwm.core.recipe import Recipe
 from ccatwm.core.states import FINAL, RunEvent, RunStatus, next_status
 from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.stores._chunks import chunks
+from ccatwm.edges.opsdb.stores.due import mark_downstream_due
 
 runs = t.executed_reduction_step
 
@@ -55,6 +57,9 @@ def record_event(
             at=now, by_pass=by_pass, actor=actor, message=message,
         )
     )  # fmt: skip
+    if not is_open:  # who waits for it may go on, whatever its end means to its own sub-group
+        ended = connection.execute(sa.select(runs.c.sub_group_id).where(runs.c.id == run_id)).scalar_one()
+        mark_downstream_due(connection, [ended], now)
     return True
 
 
@@ -277,11 +282,6 @@ def _facts(row: Any) -> RunFacts:
         failure_class=row.failure_class,
         message=row.message,
     )
-
-
-def chunks(values: Sequence[Any], size: int = 500) -> Iterable[Sequence[Any]]:
-    """SQLite and PostgreSQL bound the number of parameters of a statement."""
-    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 def list_runs_with_inputs(

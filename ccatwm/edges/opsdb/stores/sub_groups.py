@@ -13,7 +13,10 @@ from ccatwm.core.gap import SETTLED, Member, UpstreamGroup
 from ccatwm.core.model import InputKind, InputRole, ProductType, RunInput
 from ccatwm.core.states import OPEN
 from ccatwm.edges.opsdb import tables as t
-from ccatwm.edges.opsdb.stores.runs import chunks
+from ccatwm.edges.opsdb.stores._chunks import chunks
+from ccatwm.edges.opsdb.stores.due import mark_downstream_due as mark_downstream_due
+from ccatwm.edges.opsdb.stores.due import mark_due as mark_due
+from ccatwm.edges.opsdb.stores.due import mark_where_due
 from ccatwm.edges.opsdb.stores.steps import StepRecord, Upstream
 
 sub_group = t.sub_group
@@ -123,7 +126,7 @@ def mark_keys_due(connection: sa.Connection, scope_id: int, keys: Mapping[str, A
             if new:
                 connection.execute(sa.insert(sub_group), new)
             if known:
-                _mark(connection, sa.and_(sub_group.c.step_id == step_id, sub_group.c.key.in_(list(known))), now,
+                mark_where_due(connection, sa.and_(sub_group.c.step_id == step_id, sub_group.c.key.in_(list(known))), now,
                       input_changed_at=now)  # fmt: skip
 
 
@@ -166,24 +169,6 @@ def _new_row(step_id: int, key: str, dims: Any, now: datetime) -> dict[str, Any]
     }
 
 
-def _mark(connection: sa.Connection, where: sa.ColumnElement[bool], now: datetime, **changes: Any) -> int:
-    """Sub-groups fall due now at the latest; a round that is open stays the round it was."""
-    earlier = sa.case(
-        (sub_group.c.due_at <= now, sub_group.c.due_at),
-        else_=sa.bindparam("now", now, sub_group.c.due_at.type),
-    )
-    round_at = sa.func.coalesce(sub_group.c.round_at, sa.bindparam("now", now, sub_group.c.due_at.type))
-    return connection.execute(
-        sa.update(sub_group).where(where).values(due_at=earlier, round_at=round_at, **changes)
-    ).rowcount
-
-
-def mark_due(connection: sa.Connection, sub_group_ids: Collection[int], now: datetime) -> None:
-    """These sub-groups are to be looked at."""
-    for chunk in chunks(sorted(sub_group_ids)):
-        _mark(connection, sub_group.c.id.in_(chunk), now)
-
-
 def mark_asked(connection: sa.Connection, step_id: int, now: datetime) -> None:
     """A tick opens the sub-groups that are due: those that have to wait stay asked for."""
     connection.execute(
@@ -198,38 +183,9 @@ def mark_step_due(
 ) -> int:
     """All sub-groups of a step (or the one with `key`) are to be looked at; returns how many."""
     where = sub_group.c.step_id == step_id
-    return _mark(connection, where if key is None else sa.and_(where, sub_group.c.key == key), now, **changes)
-
-
-def mark_downstream_due(connection: sa.Connection, sub_group_ids: Collection[int], now: datetime) -> None:
-    """Sub-groups of dependent steps whose sets of packages intersect with these ones' fall due."""
-    up, up_step, down_step = (
-        sub_group.alias("up"),
-        t.reduction_step.alias("up_step"),
-        t.reduction_step.alias("down_step"),
+    return mark_where_due(
+        connection, where if key is None else sa.and_(where, sub_group.c.key == key), now, **changes
     )
-    up_member, down_member = member.alias("up_member"), member.alias("down_member")
-    down, dependency = sub_group.alias("down"), t.reduction_step_dependency
-    for chunk in chunks(sorted(sub_group_ids)):
-        fed = (
-            sa.select(down.c.id)
-            .select_from(up)
-            .join(up_step, up_step.c.id == up.c.step_id)
-            .join(dependency, dependency.c.upstream_step_id == up_step.c.id)
-            .join(down_step, down_step.c.id == dependency.c.step_id)
-            .join(up_member, sa.and_(up_member.c.scope_id == up_step.c.scope_id, up_member.c.key == up.c.key))
-            .join(
-                down_member,
-                sa.and_(
-                    down_member.c.package_id == up_member.c.package_id,
-                    down_member.c.scope_id == down_step.c.scope_id,
-                ),
-            )
-            .join(down, sa.and_(down.c.step_id == down_step.c.id, down.c.key == down_member.c.key))
-            .where(up.c.id.in_(chunk))
-            .distinct()
-        )
-        mark_due(connection, list(connection.execute(fed).scalars()), now)
 
 
 # --- reading for a decision -----------------------------------------------------------------------------------------

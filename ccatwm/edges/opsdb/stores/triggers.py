@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ccatwm.core.triggers import StepTrigger, effective_trigger
 from ccatwm.edges.opsdb import tables as t
-from ccatwm.edges.opsdb.stores.runs import chunks
+from ccatwm.edges.opsdb.stores._chunks import chunks
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from ccatwm.core.selection import Selection, suggest
 from ccatwm.core.states import RunStatus
 from ccatwm.edges.opsdb import tables as t
-from ccatwm.edges.opsdb.stores.runs import chunks
+from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.errors import UsageError
 
 runs = t.executed_reduction_step

@@ -1,0 +1,73 @@
+"""Which sub-groups are to be looked at. Touches: the ops-db."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.stores._chunks import chunks
+
+sub_group = t.sub_group
+member = t.sub_group_member
+
+
+def mark_due(connection: sa.Connection, sub_group_ids: Collection[int], now: datetime) -> None:
+    """These sub-groups are to be looked at."""
+    for chunk in chunks(sorted(sub_group_ids)):
+        mark_where_due(connection, sub_group.c.id.in_(chunk), now)
+
+
+def mark_downstream_due(
+    connection: sa.Connection, sub_group_ids: Collection[int], now: datetime, *, waiting_only: bool = False
+) -> None:
+    """Sub-groups of dependent steps whose sets of packages intersect with these ones' fall due.
+
+    `waiting_only`: only those that wait for an upstream sub-group.
+    """
+    up, up_step, down_step = (
+        sub_group.alias("up"),
+        t.reduction_step.alias("up_step"),
+        t.reduction_step.alias("down_step"),
+    )
+    up_member, down_member = member.alias("up_member"), member.alias("down_member")
+    down, dependency = sub_group.alias("down"), t.reduction_step_dependency
+    for chunk in chunks(sorted(sub_group_ids)):
+        fed = (
+            sa.select(down.c.id)
+            .select_from(up)
+            .join(up_step, up_step.c.id == up.c.step_id)
+            .join(dependency, dependency.c.upstream_step_id == up_step.c.id)
+            .join(down_step, down_step.c.id == dependency.c.step_id)
+            .join(up_member, sa.and_(up_member.c.scope_id == up_step.c.scope_id, up_member.c.key == up.c.key))
+            .join(
+                down_member,
+                sa.and_(
+                    down_member.c.package_id == up_member.c.package_id,
+                    down_member.c.scope_id == down_step.c.scope_id,
+                ),
+            )
+            .join(down, sa.and_(down.c.step_id == down_step.c.id, down.c.key == down_member.c.key))
+            .where(up.c.id.in_(chunk))
+            .distinct()
+        )
+        if waiting_only:
+            fed = fed.where(down.c.outcome == "waiting-for-upstream")
+        mark_due(connection, list(connection.execute(fed).scalars()), now)
+
+
+def mark_where_due(
+    connection: sa.Connection, where: sa.ColumnElement[bool], now: datetime, **changes: Any
+) -> int:
+    """Sub-groups fall due now at the latest; a round that is open stays the round it was."""
+    earlier = sa.case(
+        (sub_group.c.due_at <= now, sub_group.c.due_at),
+        else_=sa.bindparam("now", now, sub_group.c.due_at.type),
+    )
+    round_at = sa.func.coalesce(sub_group.c.round_at, sa.bindparam("now", now, sub_group.c.due_at.type))
+    return connection.execute(
+        sa.update(sub_group).where(where).values(due_at=earlier, round_at=round_at, **changes)
+    ).rowcount
