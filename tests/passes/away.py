@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import tempfile
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 
 from ccatwm import wiring
 from ccatwm.passes._context import Context
-from ccatwm.passes._frame import PassOptions
+from ccatwm.passes._frame import PassOptions, PassReport
 from tests.opsdb.databases import PostgresServer, memory_folder
 from tests.passes.conftest import Observatory
 
@@ -92,6 +93,15 @@ class Strike:
         return self.count >= self.at
 
 
+def pass_here(observatory: Observatory, name: str) -> PassReport:
+    """One pass in this process, which leaves no connection for children to inherit."""
+    observatory.minute += 1
+    context = observatory.context()
+    report = wiring.run_pass(name, context, PassOptions())
+    context.database.dispose()
+    return report
+
+
 def pass_in_child(
     observatory: Observatory,
     name: str,
@@ -103,6 +113,7 @@ def pass_in_child(
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
+        gc.disable()  # connections that the parent has left to it are not this process's to close
         try:
             context = observatory.context(effects)
             prepare(context)

@@ -22,7 +22,7 @@ from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions
 from tests.crash.campaign import write_campaign
 from tests.crash.rig import World, check, raw_digest
-from tests.passes.away import OwnServer, Strike, own_server, pass_in_child
+from tests.passes.away import OwnServer, Strike, own_server, pass_here, pass_in_child
 from tests.passes.bad_world import as_site
 from tests.passes.conftest import Observatory
 
@@ -119,8 +119,8 @@ def survive(
                 answer = pass_in_child(observatory, name, strike(name), prepare)
                 mend()
                 assert_world_did_not_answer(name, answer)
-            again = pass_in_child(observatory, name, Strike(0))
-            assert (name, again["code"], again["report"]["skipped"]) == (name, 0, None)
+            again = pass_here(observatory, name)
+            assert (name, again.exit_code, again.skipped) == (name, 0, None)
         observatory.jobs()
         if [r["status"] for r in observatory.runs()] == ["COMPLETED"] * 3:
             break
