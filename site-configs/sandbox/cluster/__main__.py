@@ -34,6 +34,8 @@ examples:
 def main() -> int:
     options = _parser().parse_args()
     try:
+        if os.geteuid() != 0 and options.run not in (_status, _env):
+            raise CannotError("only root can start daemons and make their user; run it as root")
         code: int = options.run(options)
     except CannotError as error:
         return _fail(error, CANNOT)
@@ -51,11 +53,16 @@ def _fail(error: object, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "bin/cluster", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        "bin/cluster",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     up = _verb(verbs, "up", "install what is missing, start it and wait until all of it answers", _up)
-    up.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a line of slurm.conf; repeatable")
+    up.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a line of slurm.conf; repeatable"
+    )
     up.add_argument("--max-array-size", type=int, metavar="N", help="short for --set MaxArraySize=N")
     up.add_argument("--no-apptainer", action="store_true", help="do not install Apptainer")
     status = _verb(verbs, "status", "which services answer, and how to use the cluster", _status)
@@ -63,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     _verb(verbs, "env", "shell commands that point Slurm's commands at it", _env)
     _verb(verbs, "down", "cancel its jobs, stop it, remove its user and folder", _down)
     for name, (what, action) in ACTIONS.items():
-        verb = _verb(verbs, name, what, lambda options, action=action: action(_existing(options), options.service))
+        verb = _verb(
+            verbs, name, what, lambda options, action=action: action(_existing(options), options.service)
+        )
         verb.add_argument("service", choices=services.SERVICES)
     return parser
 
@@ -71,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
 def _verb(verbs: Any, name: str, what: str, action: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=what, description=what)
     default = os.environ.get("CCATWM_CLUSTER_DIR", DEFAULT_DIR)
-    parser.add_argument("--dir", type=_folder, default=_folder(default), help="its folder (default: %(default)s)")
+    parser.add_argument(
+        "--dir", type=_folder, default=_folder(default), help="its folder (default: %(default)s)"
+    )
     parser.set_defaults(run=action)
     return parser
 
@@ -120,8 +131,12 @@ def _print_status(document: dict[str, Any]) -> None:
         port = f"port {document['ports'][name]}" if name in document["ports"] else ""
         print(f"  {name:10} {'answers' if service['answers'] else 'SILENT ':8} {pid:12} {port}".rstrip())
     limits = f"enforced ({document['memory_plugin']})" if document["memory_enforced"] else "not enforced here"
-    print(f"  partitions {' '.join(document['partitions'])}, account {document['account']}; memory limits {limits}")
-    print(f"  Apptainer {'works' if document['apptainer'] else 'is not there'}; shared folder {document['scratch']}")
+    print(
+        f"  partitions {' '.join(document['partitions'])}, account {document['account']}; memory limits {limits}"
+    )
+    print(
+        f"  Apptainer {'works' if document['apptainer'] else 'is not there'}; shared folder {document['scratch']}"
+    )
     print(f"here:   export SLURM_CONF={document['slurm_conf']}")
     print(f"by SSH: ssh -F {folder}/ssh/config sandbox")
 

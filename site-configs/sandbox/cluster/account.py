@@ -34,7 +34,9 @@ def find_uid(layout: Layout) -> int | None:
 
 def remove_user(layout: Layout) -> None:
     if _is_ours(layout):
-        done = subprocess.run(["userdel", "--force", layout.user], check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            ["userdel", "--force", layout.user], check=False, capture_output=True, text=True
+        )
         if _is_ours(layout):
             raise ClusterError(f"the user {layout.user} could not be removed: {done.stderr.strip()}")
 
@@ -80,7 +82,9 @@ def _public(key: Path) -> str:
 
 def ensure_accounting(layout: Layout) -> None:
     """Cluster, account and user as sacctmgr knows them; it calls what is there already an error."""
-    if run(layout, "sacctmgr", "-nP", "list", "associations", f"user={layout.user}", "format=user").stdout.strip():
+    if run(
+        layout, "sacctmgr", "-nP", "list", "associations", f"user={layout.user}", "format=user"
+    ).stdout.strip():
         return
     _add(layout, "cluster", CLUSTER)
     _add(layout, "account", ACCOUNT, "Organization=ccatwm", "Description=tests")

@@ -47,7 +47,7 @@ PartitionName=low PriorityTier=1 PreemptMode=REQUEUE
 def slurm_conf(layout: Layout) -> str:
     """Of what is said twice, the last wins here, whatever Slurm would do."""
     lines = {**SLURM, **_of_this_cluster(layout), **_memory_plugins(layout), **layout.settings}
-    node = f"NodeName={host_name()} NodeAddr={HOST} Port={layout.ports['slurmd']} {NODE}\n"
+    node = f"NodeName={layout.node} NodeHostname={host_name()} NodeAddr={HOST} Port={layout.ports['slurmd']} {NODE}\n"
     return "".join(f"{name}={value}\n" for name, value in lines.items()) + node + PARTITIONS
 
 
@@ -81,7 +81,11 @@ def _memory_plugins(layout: Layout) -> dict[str, str]:
 def cgroup_conf(layout: Layout, *, swap: bool) -> str:
     if not layout.memory.startswith("cgroup"):
         return "CgroupPlugin=cgroup/v1\n"
-    lines = [f"CgroupPlugin={layout.memory}", "ConstrainRAMSpace=yes", f"ConstrainSwapSpace={'yes' if swap else 'no'}"]
+    lines = [
+        f"CgroupPlugin={layout.memory}",
+        "ConstrainRAMSpace=yes",
+        f"ConstrainSwapSpace={'yes' if swap else 'no'}",
+    ]
     if layout.memory == "cgroup/v2":
         lines += ["IgnoreSystemd=yes", "CgroupAutomount=yes"]
     return "".join(f"{line}\n" for line in lines)

@@ -51,6 +51,11 @@ class Layout:
         return self.dir / "etc" / "slurm.conf"
 
     @property
+    def node(self) -> str:
+        """As unique as the user: Slurm names control groups after the node only, and root's jobs start at 1 everywhere."""
+        return self.user.removeprefix("ccatwm-")
+
+    @property
     def munge_socket(self) -> Path:
         return self.dir / "munge" / "socket"
 
@@ -77,7 +82,11 @@ class Layout:
     @property
     def environment(self) -> dict[str, str]:
         """For its daemons and for clients: nothing of whoever runs this leaks in."""
-        return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SLURM_CONF": str(self.slurm_conf)}
+        return {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "LC_ALL": "C.UTF-8",
+            "SLURM_CONF": str(self.slurm_conf),
+        }
 
     def log(self, service: str) -> Path:
         return self.dir / "log" / f"{service}.log"
@@ -100,12 +109,16 @@ def read_layout(directory: Path) -> Layout | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ClusterError(f"{directory}/layout.json is damaged ({error}); remove the folder by hand") from None
+        raise ClusterError(
+            f"{directory}/layout.json is damaged ({error}); remove the folder by hand"
+        ) from None
     return Layout(**{**stored, "dir": directory})
 
 
 def save_layout(layout: Layout) -> None:
-    write_atomically(layout.dir / "layout.json", json.dumps({**asdict(layout), "dir": str(layout.dir)}, indent=1))
+    write_atomically(
+        layout.dir / "layout.json", json.dumps({**asdict(layout), "dir": str(layout.dir)}, indent=1)
+    )
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -139,11 +152,15 @@ def check_new(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ClusterError(f"{directory} exists and holds no cluster; name a new folder with --dir")
     if len(os.fsencode(directory)) > LONGEST_DIR:
-        raise ClusterError(f"{directory} is too long for sockets; name one of at most {LONGEST_DIR} bytes with --dir")
+        raise ClusterError(
+            f"{directory} is too long for sockets; name one of at most {LONGEST_DIR} bytes with --dir"
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ClusterError(f"{directory} cannot be made: {error.strerror}; name another folder with --dir") from None
+        raise ClusterError(
+            f"{directory} cannot be made: {error.strerror}; name another folder with --dir"
+        ) from None
     directory.chmod(0o755)
     _check_reachable(directory)
 

@@ -18,12 +18,11 @@ import memory
 import packages
 import processes
 import services
-from configuration import cgroup_conf, host_name, slurm_conf, slurmdbd_conf, ssh_config, sshd_config
+from configuration import cgroup_conf, slurm_conf, slurmdbd_conf, ssh_config, sshd_config
 from layout import (
     ACCOUNT,
     PARTITIONS,
     SCHEMA,
-    CannotError,
     ClusterError,
     Layout,
     check_new,
@@ -39,8 +38,6 @@ from layout import (
 
 def bring_up(directory: Path, settings: dict[str, str], *, apptainer: bool) -> dict[str, Any]:
     """Up and answering, whatever state it was in; gives its description."""
-    if os.geteuid() != 0:
-        raise CannotError("only root can start the daemons and make their user; run it as root")
     packages.install_packages()
     no_apptainer = packages.install_apptainer() if apptainer else None
     if read_layout(directory) is None:
@@ -49,7 +46,7 @@ def bring_up(directory: Path, settings: dict[str, str], *, apptainer: bool) -> d
         layout = read_layout(directory) or make_layout(directory, settings)
         if settings.items() - layout.settings.items():
             _change_settings(layout, settings)
-        if not _all_answer(services.observe(layout)):
+        if not _all_answer(services.observe(layout)) or not _node_is_ready(layout):
             _repair(layout)
         return {**describe(layout), **({"apptainer_reason": no_apptainer} if no_apptainer else {})}
 
@@ -86,7 +83,11 @@ def _start_slurm(layout: Layout) -> None:
 def _start_controller_and_node(layout: Layout) -> None:
     for name in ("slurmctld", "slurmd"):
         services.ensure_started(layout, name)
-    if not processes.wait_until(lambda: _node_is_ready(layout), 20.0, 0.1):
+    if processes.wait_until(lambda: _node_is_ready(layout), 3.0, 0.1):
+        return
+    # One that was taken out of service, or found dead, may wait for a word.
+    services.run(layout, "scontrol", "update", f"NodeName={layout.node}", "State=RESUME")
+    if not processes.wait_until(lambda: _node_is_ready(layout), 15.0, 0.1):
         raise ClusterError(f"the node does not become ready.{services.tail(layout, 'slurmd')}")
 
 
@@ -99,7 +100,13 @@ def _prepare(layout: Layout) -> None:
     account.ensure_user(layout)
     account.ensure_keys(layout)
     account.make_munge_key(layout)
-    for name, owner in (("database", "mysql"), ("state", "slurm"), ("run", "slurm"), ("log", "root"), ("spool", "root")):
+    for name, owner in (
+        ("database", "mysql"),
+        ("state", "slurm"),
+        ("run", "slurm"),
+        ("log", "root"),
+        ("spool", "root"),
+    ):
         own_folder(layout.dir / name, owner, 0o755)
     (layout.dir / "etc").mkdir(exist_ok=True)
     # The folder that sshd locks itself into before a login; systemd makes it where ssh is a service.
@@ -121,7 +128,9 @@ def _write_configuration(layout: Layout) -> None:
 
 def _write_slurm_configuration(layout: Layout) -> None:
     write_atomically(layout.slurm_conf, slurm_conf(layout))
-    write_atomically(layout.dir / "etc" / "cgroup.conf", cgroup_conf(layout, swap=memory.limits_swap(layout.memory)))
+    write_atomically(
+        layout.dir / "etc" / "cgroup.conf", cgroup_conf(layout, swap=memory.limits_swap(layout.memory))
+    )
 
 
 def _change_settings(layout: Layout, settings: dict[str, str]) -> None:
@@ -159,7 +168,13 @@ def _make_database(layout: Layout) -> None:
         "grant all on slurm_acct_db.* to slurm@localhost;"
     )
     services.must_run(
-        layout, "mariadb", "--no-defaults", f"--socket={layout.database_socket}", "--user=root", "-e", statement
+        layout,
+        "mariadb",
+        "--no-defaults",
+        f"--socket={layout.database_socket}",
+        "--user=root",
+        "-e",
+        statement,
     )
 
 
@@ -180,7 +195,7 @@ def describe(layout: Layout) -> dict[str, Any]:
         "apptainer": _has_apptainer(),
         "partitions": list(PARTITIONS),
         "account": ACCOUNT,
-        "node": host_name(),
+        "node": layout.node,
         "settings": layout.settings,
     }
     with contextlib.suppress(OSError):
@@ -208,7 +223,7 @@ def take_down(directory: Path) -> bool:
         for name in reversed(services.SERVICES):
             processes.stop_process(layout, name)
         processes.kill_leftovers(layout, account.find_uid(layout))
-        memory.remove_cgroups(account.find_uid(layout))
+        memory.remove_cgroups(layout)
         account.remove_user(layout)
         remove_folder(layout.dir)
     return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from pathlib import Path
 
 from layout import Layout
@@ -47,10 +46,10 @@ def _writable(folder: Path) -> bool:
     return True
 
 
-def remove_cgroups(uid: int | None) -> None:
-    """Slurm leaves its groups behind; those of another cluster's jobs are in use and stay."""
-    for top in [*CGROUPS.glob("*/slurm"), *CGROUPS.glob("*/slurm_*")]:
+def remove_cgroups(layout: Layout) -> None:
+    """Slurm leaves its groups behind, under the name of its node."""
+    tops = [*CGROUPS.glob(f"*/slurm_{layout.node}"), *CGROUPS.glob(f"slurm_{layout.node}")]
+    for top in tops:
         for folder in [Path(name) for name, _, _ in os.walk(top, topdown=False)]:
             with contextlib.suppress(OSError):
                 folder.rmdir()
-    time.sleep(0)

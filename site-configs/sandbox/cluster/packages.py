@@ -67,7 +67,9 @@ def _install(missing: list[str]) -> None:
             _apt([*APT, "update"])
             done = _apt(install)
             if done.returncode:
-                raise CannotError(f"apt-get could not install {' '.join(missing)}: {done.stderr.strip()[-800:]}")
+                raise CannotError(
+                    f"apt-get could not install {' '.join(missing)}: {done.stderr.strip()[-800:]}"
+                )
     _leave_disabled([unit for unit in UNITS if unit not in enabled])
 
 

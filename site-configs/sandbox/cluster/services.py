@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import processes
-from configuration import host_name
 from layout import HOST, ClusterError, Layout
 
 PATIENCE_SECONDS = 30.0
@@ -30,7 +29,13 @@ def run(layout: Layout, *argv: str, timeout: float = 30.0) -> subprocess.Complet
     """A client of the cluster; one that hangs counts as one that failed."""
     try:
         return subprocess.run(
-            argv, check=False, capture_output=True, text=True, timeout=timeout, env=layout.environment, cwd="/"
+            argv,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=layout.environment,
+            cwd="/",
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(argv, 124, "", f"{argv[0]} did not answer in {timeout:g} s")
@@ -54,7 +59,13 @@ def _asks(*argv: str, expects: str = "") -> Callable[[Layout], bool]:
 
 def _munged(layout: Layout) -> list[str]:
     folder = layout.dir / "munge"
-    options = {"socket": "socket", "key-file": "key", "pid-file": "of-munged", "seed-file": "seed", "log-file": "log"}
+    options = {
+        "socket": "socket",
+        "key-file": "key",
+        "pid-file": "of-munged",
+        "seed-file": "seed",
+        "log-file": "log",
+    }
     return ["munged", "--foreground", *(f"--{option}={folder / name}" for option, name in options.items())]
 
 
@@ -75,12 +86,15 @@ def _mariadbd(layout: Layout) -> list[str]:
 
 def _slurmd_answers(layout: Layout) -> bool:
     # `sinfo` would call a node idle for as long as its death is not noticed.
-    asked = _asks("scontrol", "show", "slurmd", host_name(), expects="Slurmd PID")
+    asked = _asks("scontrol", "show", "slurmd", layout.node, expects="Slurmd PID")
     return asked(layout)
 
 
 def _sshd_answers(layout: Layout) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((HOST, layout.ports["sshd"]), 2.0) as connection:
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((HOST, layout.ports["sshd"]), 2.0) as connection,
+    ):
         connection.settimeout(2.0)
         return connection.recv(4) == b"SSH-"
     return False
@@ -90,11 +104,13 @@ def _sshd_answers(layout: Layout) -> bool:
 SERVICES = {
     service.name: service
     for service in (
-        Service("munge", _munged, _asks("munge", "--socket={layout.munge_socket}", "--no-input"), user="munge"),
+        Service(
+            "munge", _munged, _asks("munge", "--socket={layout.munge_socket}", "--no-input"), user="munge"
+        ),
         Service(
             "mariadb",
             _mariadbd,
-            _asks("mariadb-admin", "--no-defaults", "--socket={layout.database_socket}", "ping", expects="alive"),
+            _asks("mariadb-admin", "--no-defaults", "--socket={layout.database_socket}", "ping"),
         ),
         # slurmdbd has no option for its configuration: it looks beside SLURM_CONF.
         Service("slurmdbd", lambda _: ["slurmdbd", "-D"], _asks("sacctmgr", "-n", "list", "cluster")),
@@ -103,8 +119,16 @@ SERVICES = {
             lambda layout: ["slurmctld", "-D", "-f", str(layout.slurm_conf)],
             _asks("scontrol", "ping", expects="is UP"),
         ),
-        Service("slurmd", lambda layout: ["slurmd", "-D", "-f", str(layout.slurm_conf)], _slurmd_answers),
-        Service("sshd", lambda layout: ["/usr/sbin/sshd", "-D", "-e", "-f", f"{layout.dir}/etc/sshd_config"], _sshd_answers),
+        Service(
+            "slurmd",
+            lambda layout: ["slurmd", "-D", "-f", str(layout.slurm_conf), "-N", layout.node],
+            _slurmd_answers,
+        ),
+        Service(
+            "sshd",
+            lambda layout: ["/usr/sbin/sshd", "-D", "-e", "-f", f"{layout.dir}/etc/sshd_config"],
+            _sshd_answers,
+        ),
     )
 }
 
