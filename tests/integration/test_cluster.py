@@ -146,6 +146,9 @@ def test_a_second_cluster_stands_beside_it_and_leaves_nothing(cluster: Cluster) 
             *(service["pid"] for service in other.status()["services"].values()),
         ]
         assert all(runs(pid) for pid in pids)
+        # Slurm cannot help with what runs then.
+        other.kill("slurmctld")
+        other.pause("slurmd")
     finally:
         other.down()
     assert not [pid for pid in pids if runs(pid)]

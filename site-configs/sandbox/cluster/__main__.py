@@ -41,6 +41,10 @@ def main() -> int:
         return _fail(error, CANNOT)
     except ClusterError as error:
         return _fail(error, 1)
+    except BrokenPipeError:
+        # Whoever read has seen enough. Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return _fail("interrupted; `bin/cluster down` clears up", 130)
     return code

@@ -222,7 +222,7 @@ def take_down(directory: Path) -> bool:
         _end_jobs(layout)
         for name in reversed(services.SERVICES):
             processes.stop_process(layout, name)
-        processes.kill_leftovers(layout, account.find_uid(layout))
+        processes.kill_leftovers(layout, account.find_uid(layout), lambda: memory.find_processes(layout))
         memory.remove_cgroups(layout)
         account.remove_user(layout)
         remove_folder(layout.dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 from layout import Layout
@@ -31,7 +32,7 @@ def limits_swap(plugin: str) -> bool:
 
 def is_enforced(layout: Layout) -> bool:
     """A job that takes four times its memory must not reach its end."""
-    done = run(layout, "srun", "--immediate=10", "--mem=50", "python3", "-c", GREEDY, timeout=20.0)
+    done = run(layout, "srun", "--immediate=10", "--mem=50", sys.executable, "-c", GREEDY, timeout=20.0)
     return done.returncode not in (0, 7, 124) and "oom" in done.stderr.lower()
 
 
@@ -46,10 +47,27 @@ def _writable(folder: Path) -> bool:
     return True
 
 
+def find_processes(layout: Layout) -> set[int]:
+    """Those in the control groups of its jobs."""
+    found: set[int] = set()
+    for folder in _folders(layout):
+        with contextlib.suppress(OSError):
+            found |= {int(pid) for pid in (folder / "cgroup.procs").read_text().split()}
+    return found
+
+
 def remove_cgroups(layout: Layout) -> None:
     """Slurm leaves its groups behind, under the name of its node."""
-    tops = [*CGROUPS.glob(f"*/slurm_{layout.node}"), *CGROUPS.glob(f"slurm_{layout.node}")]
-    for top in tops:
-        for folder in [Path(name) for name, _, _ in os.walk(top, topdown=False)]:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+    for folder in _folders(layout):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _folders(layout: Layout) -> list[Path]:
+    """The innermost first."""
+    # The second is where the plugin for version 2 puts them (Slurm's guide to cgroup v2).
+    tops = [
+        *CGROUPS.glob(f"*/slurm_{layout.node}"),
+        *CGROUPS.glob(f"system.slice/{layout.node}_slurmstepd.scope"),
+    ]
+    return [Path(name) for top in tops for name, _, _ in os.walk(top, topdown=False)]

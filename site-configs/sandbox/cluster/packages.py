@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def _install(missing: list[str]) -> None:
+    print(f"cluster: installing {' '.join(missing)}", file=sys.stderr)
     enabled = {unit for unit in UNITS if _is_enabled(unit)}
     with _nothing_starts():
         install = [*APT, "install", "-y", "--no-install-recommends", *missing]

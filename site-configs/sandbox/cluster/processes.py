@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from layout import Layout
@@ -75,21 +75,25 @@ def wait_until(condition: Callable[[], bool], seconds: float, step: float = 0.02
     return True
 
 
-def kill_leftovers(layout: Layout, uid: int | None) -> None:
-    """What jobs and SSH sessions left behind, with or without their daemons."""
-    wait_until(lambda: not _kill_all(_leftovers(layout, uid)), 5.0)
+def kill_leftovers(layout: Layout, uid: int | None, known: Callable[[], set[int]]) -> None:
+    """What jobs and SSH sessions left behind, with or without their daemons; and those known otherwise."""
+    wait_until(lambda: not _kill_all(_leftovers(layout, uid) | known()), 5.0)
 
 
-def _kill_all(pids: list[int]) -> list[int]:
+def _kill_all(pids: set[int]) -> set[int]:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return pids
 
 
-def _leftovers(layout: Layout, uid: int | None) -> list[int]:
-    mine = {os.getpid(), os.getppid()}
-    return [pid for pid in _all_pids() if pid not in mine and _is_leftover(layout, uid, pid)]
+def _leftovers(layout: Layout, uid: int | None) -> set[int]:
+    """With their children, who may have changed whatever they are known by."""
+    found = {pid for pid in _all_pids() if _is_leftover(layout, uid, pid)}
+    parents = {pid: int(fields[1]) for pid in _all_pids() if (fields := _stat(pid)) and fields[0] != "Z"}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid(), os.getppid()}
 
 
 def _is_leftover(layout: Layout, uid: int | None, pid: int) -> bool:
@@ -103,17 +107,11 @@ def _is_leftover(layout: Layout, uid: int | None, pid: int) -> bool:
         of_job = any(entry.startswith(b"SLURM_JOB_ID=") for entry in environment)
         if of_job and f"SLURM_CONF={layout.slurm_conf}".encode() in environment:
             return True
-        # A step's guard has overwritten its environment with its title, but keeps the log open.
+        # A guard has overwritten its environment with its title, but is still where slurmd was started.
         name = Path(f"/proc/{pid}/comm").read_text().strip()
-        return name == "slurmstepd" and any(path.is_relative_to(layout.dir) for path in _open_files(pid))
+        return name == "slurmstepd" and Path(os.readlink(f"/proc/{pid}/cwd")) == layout.dir
     except OSError:
         return False
-
-
-def _open_files(pid: int) -> Iterator[Path]:
-    for entry in os.scandir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            yield Path(os.readlink(entry.path))
 
 
 def _all_pids() -> list[int]:
