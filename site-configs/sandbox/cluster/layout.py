@@ -106,7 +106,7 @@ def read_layout(directory: Path) -> Layout | None:
     """The cluster in this folder, or None."""
     try:
         stored = json.loads((directory / "layout.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise ClusterError(
@@ -155,6 +155,7 @@ def check_new(directory: Path) -> None:
         raise ClusterError(
             f"{directory} is too long for sockets; name one of at most {LONGEST_DIR} bytes with --dir"
         )
+    _check_reachable(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -162,14 +163,12 @@ def check_new(directory: Path) -> None:
             f"{directory} cannot be made: {error.strerror}; name another folder with --dir"
         ) from None
     directory.chmod(0o755)
-    _check_reachable(directory)
 
 
 def _check_reachable(directory: Path) -> None:
     """The ordinary user must get in."""
     for parent in directory.parents:
-        if not parent.stat().st_mode & 0o001:
-            directory.rmdir()
+        if parent.is_dir() and not parent.stat().st_mode & 0o001:
             raise ClusterError(
                 f"{parent} is closed to the cluster's user; name another folder with --dir, or: chmod o+x {parent}"
             )

@@ -108,6 +108,7 @@ def _prepare(layout: Layout) -> None:
         ("spool", "root"),
     ):
         own_folder(layout.dir / name, owner, 0o755)
+    own_folder(layout.dir / "database" / "tmp", "mysql", 0o700)
     (layout.dir / "etc").mkdir(exist_ok=True)
     # The folder that sshd locks itself into before a login; systemd makes it where ssh is a service.
     Path("/run/sshd").mkdir(exist_ok=True)
@@ -154,6 +155,7 @@ def _make_datadir(layout: Layout) -> None:
         "--no-defaults",
         "--user=mysql",
         f"--datadir={building}",
+        f"--tmpdir={layout.dir}/database/tmp",
         "--skip-test-db",
         "--skip-name-resolve",
         "--auth-root-authentication-method=socket",
@@ -250,7 +252,7 @@ def _locked(directory: Path) -> Iterator[None]:
     while True:
         try:
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             yield
             return
         try:

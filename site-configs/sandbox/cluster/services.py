@@ -76,6 +76,8 @@ def _mariadbd(layout: Layout) -> list[str]:
         "--no-defaults",
         "--user=mysql",
         f"--datadir={layout.dir}/database/data",
+        # MariaDB clears this folder of other servers' temporary tables when it starts; by default it is /tmp.
+        f"--tmpdir={layout.dir}/database/tmp",
         f"--socket={layout.database_socket}",
         f"--pid-file={layout.dir}/database/of-mariadbd",
         "--skip-networking",
