@@ -139,9 +139,19 @@ def test_who_waits_for_a_run_that_is_no_longer_wanted_goes_on_when_it_ends(obser
     observatory.until_quiet()
     observatory.edit("mode: hot_cold", "mode: other")
     observatory.cycle()  # the runs for B are handed over
+    of_b = [
+        path for path in (observatory.folder / "batch").glob("*.json") if '"ended": []' in path.read_text()
+    ]
     observatory.edit("mode: other", "mode: hot_cold")
     observatory.arrive("late.yaml")
     observatory.cycle()
+    for path in of_b:  # only the late scan's job runs now
+        path.rename(path.with_suffix(".later"))
+    observatory.jobs()
+    for path in of_b:
+        path.with_suffix(".later").rename(path)
+    for _ in range(3):
+        observatory.cycle()
     assert observatory.sub_group("grid")["outcome"] == "waiting-for-upstream"
     observatory.program = lambda output, manifest: (
         3 if manifest["config"].get("mode") == "other" else everything(output, manifest)

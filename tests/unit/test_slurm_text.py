@@ -44,8 +44,8 @@ def test_a_job_is_handed_over_held_under_a_name_that_carries_its_token():
     assert argv[-2:] == [f"/base/.submissions/{TOKEN}/job.sh", f"/base/.submissions/{TOKEN}"]
 
 
-def test_one_task_is_no_array_and_several_are_one():
-    assert not any(option.startswith("--array") for option in sbatch(request(1)))
+def test_alike_tasks_are_one_array_and_one_task_is_an_array_too():
+    assert "--array=0-0" in sbatch(request(1))
     assert "--array=0-2" in sbatch(request(3))
 
 
@@ -75,7 +75,7 @@ def test_the_warning_comes_early_but_never_before_half_of_the_time():
 
 def test_a_percent_sign_in_the_base_directory_is_no_pattern_of_the_log():
     argv = sbatch(request(), base="/b%j")
-    assert f"--output=/b%%j/.submissions/{TOKEN}/slurm-0.log" in argv
+    assert f"--output=/b%%j/.submissions/{TOKEN}/slurm-%a.log" in argv
     assert f"--chdir=/b%j/.submissions/{TOKEN}" in argv
 
 

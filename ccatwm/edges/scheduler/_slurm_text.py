@@ -40,20 +40,18 @@ class Defaults:
 def build_sbatch(job: JobRequest, base_dir: PurePosixPath, defaults: Defaults, *, program: str) -> list[str]:
     """The argv that hands `job` over, held. The script is the constant one; nothing in it comes from anybody.
 
+    Always an array, also of one task: then a record of accounting is never a task's and the whole job's at once.
     `--hold`: it cannot start before its id is committed. `--no-requeue`: a new attempt is ours to make.
     `--export=ALL` of the empty environment that sbatch is run in: NIL, NONE and lists make Slurm load the user's
     login profile on the node (measured with 22.05).
     """
     folder = base_dir / job.directory
     tasks = len(job.attempt_directories)
-    log = "slurm-%a.log" if tasks > 1 else "slurm-0.log"
-    argv = [
+    return [
         program, "--parsable", "--hold", f"--job-name={job.name}", "--no-requeue", "--export=ALL",
-        f"--chdir={folder}", f"--output={_no_pattern(folder)}/{log}", "--open-mode=append",
+        f"--chdir={folder}", f"--output={_no_pattern(folder)}/slurm-%a.log", "--open-mode=append",
+        f"--array=0-{tasks - 1}", *_resources(job, defaults), str(folder / "job.sh"), str(folder),
     ]  # fmt: skip
-    if tasks > 1:
-        argv.append(f"--array=0-{tasks - 1}")
-    return [*argv, *_resources(job, defaults), str(folder / "job.sh"), str(folder)]
 
 
 def _no_pattern(path: PurePosixPath) -> str:
@@ -218,7 +216,10 @@ class AccountRow:
     """What accounting knows of one task: its allocation, with the peak memory of its steps. Memory GiB."""
 
     job_id: str
-    array_index: int | None  # None: the row stands for every task of the array
+    array_index: (
+        int | None
+    )  # None: the whole array's row. Only CANCELLED holds for all its tasks: while the first
+    # tasks run it may say of the array what is true of its last one (measured with 22.05).
     state: str
     exit_code: int | None
     signal: int | None

@@ -179,9 +179,7 @@ class SlurmScheduler:
     def _report(self, task: JobTask, row: text.QueueRow | None, accounts: _Accounts) -> JobReport:
         if row is not None and not _ended(row.state):
             return _live(task, row)
-        account = _ours(
-            accounts.get((task.job_id, task.array_index)) or accounts.get((task.job_id, None)), task
-        )
+        account = _ours(accounts.get(task[:2]) or _whole_array(accounts.get((task.job_id, None))), task)
         if account is not None and (row is None or _ended(account.state)):
             return _ended_report(task, account, may_return=row is None)
         if row is not None:
@@ -324,6 +322,11 @@ def _ours(row: Row | None, task: JobTask) -> Row | None:
     if task.submitted_at and row.submitted_at and row.submitted_at < task.submitted_at - CLOCKS_MAY_DIFFER:
         return None
     return row
+
+
+def _whole_array(row: text.AccountRow | None) -> text.AccountRow | None:
+    """The row of an array that is true of each of its tasks: cancelled before it began."""
+    return row if row is not None and row.state.startswith("CANCELLED") else None
 
 
 def _token_of(name: str) -> str | None:
