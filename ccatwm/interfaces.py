@@ -227,7 +227,8 @@ class HostFiles(Protocol):
     """Files of the processing host outside the base directory: images and reference data."""
 
     def digest(self, path: str) -> str | None:
-        """`sha256:hex` of the file at `path` (remembered by size and change time), or None if there is none."""
+        """`sha256:hex` of the file, or of a folder its tree digest (remembered by sizes and change times); None if
+        there is neither."""
         ...
 
     def exists(self, path: str) -> bool: ...

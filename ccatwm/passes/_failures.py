@@ -70,7 +70,7 @@ def record_failure(
         next_step = (
             "tried again later"
             if plan.due_at
-            else f"see `ccatwm show {run.id}`, then `ccatwm retry {run.id}`"
+            else f"see `ccatwm show {run.id}`, then `ccatwm retry {run.id} --reason TEXT`"
         )
         item = PassItem("failed", f"{failure.value}: {message}; {next_step}", run.id, run.pipeline, run.step,
                         run.sub_group, needs_you=plan.due_at is None)  # fmt: skip

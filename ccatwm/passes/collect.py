@@ -19,7 +19,7 @@ from ccatwm.core.names import encode_name
 from ccatwm.core.products import ProductPlan, plan_products
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.edges.opsdb.stores import attempts, products, runs, sub_groups
-from ccatwm.errors import CcatwmError, NoSpaceError, WorldError
+from ccatwm.errors import CcatwmError, FilesUnavailableError, NoSpaceError, WorldError
 from ccatwm.interfaces import EntryKind, FileWrite, TreeEntry
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import fail_run
@@ -101,7 +101,7 @@ def _collect_run(frame: PassFrame, item: Run, attempt: Attempt, inputs: Sequence
     """One run from COLLECTING_RESULTS to COMPLETED; its failure is its own."""
     try:
         collected = _collect(frame.context, item, attempt, inputs)
-        _publish(frame.context, collected)
+        _publish_checked(frame.context, collected)
     except RecordsNotThereError as error:
         _wait_or_fail(frame, item, error)
     except NoSpaceError as error:
@@ -195,6 +195,18 @@ def _mixed_versions(context: Context, inputs: Sequence[RunInput]) -> list[str]:
 
 
 # --- publishing and recording ---------------------------------------------------------------------------------------
+
+
+def _publish_checked(context: Context, collected: Collected) -> None:
+    """What cannot be written here says nothing of the program's output: the next pass tries again."""
+    try:
+        _publish(context, collected)
+    except (NoSpaceError, WorldError):
+        raise
+    except CcatwmError as error:
+        raise FilesUnavailableError(
+            error.message, where=collected.run.directory, next="see that the base directory can be written to"
+        ) from error
 
 
 def _publish(context: Context, collected: Collected) -> None:

@@ -159,7 +159,7 @@ def _check_host_files(context: Context, run: Run) -> None:
         if digest is None:
             raise StagingError(
                 f"image {step.software.image} of {step.software.software} {step.software.version} is missing; "
-                f"put it there, then `ccatwm retry {run.id}`",
+                f"put it there, then `ccatwm retry {run.id} --reason TEXT`",
                 FailureClass.CONTAINER,
             )
         if step.software.image_digest not in (None, digest):
@@ -170,8 +170,14 @@ def _check_host_files(context: Context, run: Run) -> None:
                 FailureClass.CONTAINER,
             )
     for reference in step.references:
-        if not context.host_files.exists(reference.path):
+        found = context.host_files.digest(reference.path)
+        if found is None:
             raise StagingError(f"reference {reference.name} {reference.version}: {reference.path} is missing")
+        if reference.checksum not in (None, found):
+            raise StagingError(
+                f"reference {reference.path} is not the one that {reference.name} {reference.version} was applied "
+                f"with ({reference.checksum}, found {found}); put the old one back, or apply the new one as a new version"
+            )
 
 
 def _make_run_directory(context: Context, run: Run) -> None:

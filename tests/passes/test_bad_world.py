@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import string
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from ccatwm import wiring
 from ccatwm.edges.clock import SystemClock
 from ccatwm.edges.workfiles.local import LocalWorkFiles
-from ccatwm.errors import DefinitionsError
+from ccatwm.errors import DefinitionsError, FilesUnavailableError
 from ccatwm.interfaces import PlainEffects
 from ccatwm.passes._frame import PassOptions
 from tests.cli.conftest import cli as cli
@@ -65,7 +66,7 @@ def test_a_package_whose_file_is_gone_fails_its_run_alone_and_goes_on_when_it_is
     )
     assert told(night, reports) == [
         f"ccatwm: stage: run {run['id']} (otf/calibrate/{run['sub_group_key']}) failed: staging: {run['message']}; "
-        f"see `ccatwm show {run['id']}`, then `ccatwm retry {run['id']}`"
+        f"see `ccatwm show {run['id']}`, then `ccatwm retry {run['id']} --reason TEXT`"
     ]
     assert other["status"] == "COMPLETED"
     assert executions(night) == [other["output_directory"].removesuffix("/output")]
@@ -302,7 +303,7 @@ def assert_bad_output(night, reports, words: str, by_pass: str = "collect") -> N
     assert words in bad["message"]
     assert told(night, reports) == [
         f"ccatwm: {by_pass}: run {bad['id']} (otf/calibrate/{bad['sub_group_key']}) failed: bad-output: "
-        f"{bad['message']}; see `ccatwm show {bad['id']}`, then `ccatwm retry {bad['id']}`"
+        f"{bad['message']}; see `ccatwm show {bad['id']}`, then `ccatwm retry {bad['id']} --reason TEXT`"
     ]
     assert good["status"] == "COMPLETED"
     assert {p["run_id"] for p in night.rows("data_product")} == {good["id"]}
@@ -426,3 +427,23 @@ def test_a_full_disk_makes_a_run_wait_without_an_attempt_until_there_is_room(nig
         bad = by_package(night)["bad"]
         assert (bad["status"], bad["attempt"], bad["failure_class"]) == ("COMPLETED", 1, None)
         assert len(executions(night)) == 2
+
+
+def test_a_base_directory_that_turned_read_only_costs_no_finished_run(night):
+    """File systems with an error are mounted read-only: the output is good, only the writing of records has to wait."""
+    night.base.mkdir()
+    with small_disk(night.base, megabytes=8):
+        observe(night, Scan("scan-1", GOOD))
+        reduce(night, "mkdir science; echo x >science/x\n")
+        for _ in range(2):
+            night.cycle()
+        night.jobs()
+        remount = ["mount", "-o", "remount,ro", str(night.base)]
+        subprocess.run(remount, check=True)
+        night.run_pass("poll")
+        report = night.run_pass("collect")
+        assert isinstance(report.error, FilesUnavailableError)
+        assert [r["status"] for r in night.runs()] == ["COLLECTING_RESULTS"]
+        subprocess.run([*remount[:2], "remount,rw", str(night.base)], check=True)
+        night.until_quiet()
+        assert [(r["status"], r["attempt"]) for r in night.runs()] == [("COMPLETED", 1)]

@@ -75,6 +75,21 @@ def test_a_new_reference_version_is_a_reason(observatory):
     assert {r["status"] for r in observatory.runs()} == {"COMPLETED"}
 
 
+def test_a_reference_that_was_changed_in_place_is_no_silent_new_recipe(observatory):
+    reference = observatory.folder / "pointing.json"
+    reference.write_text("{}")
+    text = (observatory.folder / "pipeline.yaml").read_text() + WITH_REFERENCE.replace(
+        "REFERENCE", str(reference)
+    )
+    text = text.replace("config: {mode: hot_cold}", "config: {mode: hot_cold}, references: [pointing]")
+    (observatory.folder / "pipeline.yaml").write_text(text)
+    observatory.apply()
+    reference.write_text('{"changed": 1}')
+    observatory.cycle()
+    assert {(r["failure_class"], r["attempt"]) for r in observatory.runs()} == {("staging", 0)}
+    assert "is not the one that pointing 1 was applied with" in observatory.runs()[0]["message"]
+
+
 def test_a_new_compatible_version_changes_nothing_and_serves_new_data(observatory):
     observatory.until_quiet()
     command = f"command: [/bin/sh, {observatory.folder / 'program.sh'}]}}"

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from ccatwm.core.digests import tree_digest
 from ccatwm.interfaces import Effects
 
 
@@ -21,14 +22,12 @@ class LocalHostFiles:
         return os.path.exists(path)
 
     def digest(self, path: str) -> str | None:
-        try:
-            stat = os.stat(path)
-        except OSError:
+        key = _identity(path)
+        if key is None:
             return None
-        key = f"{path}\0{stat.st_size}\0{stat.st_ino}\0{stat.st_mtime_ns}"
         known = self._read()
         if key not in known:
-            digest = _sha256(path)
+            digest = _sha256(path) if os.path.isfile(path) else _tree_sha256(path)
             if digest is None:
                 return None
             self._remember(known, path, key, digest)
@@ -51,11 +50,43 @@ class LocalHostFiles:
             os.replace(temporary, self._memory)
 
 
-def _sha256(path: str) -> str | None:
-    if not os.path.isfile(path):
-        return None
+def _identity(path: str) -> str | None:
+    """What changes when the file or a file of the folder does; None where there is neither."""
     try:
-        with open(path, "rb") as stream:
-            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+        stat = os.stat(path)
+        if not os.path.isdir(path):
+            return f"{path}\0{stat.st_size}\0{stat.st_ino}\0{stat.st_mtime_ns}"
+        seen = hashlib.sha256()
+        for name in _names(path):
+            found = os.stat(os.path.join(path, name))
+            seen.update(os.fsencode(f"{name}\0{found.st_size}\0{found.st_ino}\0{found.st_mtime_ns}\n"))
     except OSError:
         return None
+    return f"{path}\0{seen.hexdigest()}"
+
+
+def _names(folder: str) -> list[str]:
+    """Files below, relative to `folder`, sorted by their bytes."""
+    found = (os.path.join(above, name) for above, _, names in os.walk(folder) for name in names)
+    return sorted((os.path.relpath(path, folder) for path in found), key=os.fsencode)
+
+
+def _tree_sha256(folder: str) -> str | None:
+    try:
+        files = [(name, os.path.join(folder, name)) for name in _names(folder)]
+        entries = [(os.fsencode(n), os.stat(p).st_size, _hex(p)) for n, p in files if os.path.isfile(p)]
+    except OSError:
+        return None
+    return f"sha256:{tree_digest(entries)}"
+
+
+def _sha256(path: str) -> str | None:
+    try:
+        return f"sha256:{_hex(path)}"
+    except OSError:
+        return None
+
+
+def _hex(path: str) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -19,7 +19,8 @@ from ccatwm.errors import CcatwmError, FilesUnavailableError, NoSpaceError
 
 BLOCK = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
-AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN)
+# EROFS: a file system that had an error is mounted read-only, or is about to be taken away.
+AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EROFS)
 NOT_THERE = (
     errno.ENOENT,
     errno.ENOTDIR,
