@@ -86,6 +86,14 @@ class TransportError(WorldError):
     """The processing host was not reached, or the command could not begin there: nothing has happened."""
 
 
+class HostKeyError(TransportError):
+    """The host key is unknown, or another than it was. A person compares it and says that it is right."""
+
+
+class LoginError(TransportError):
+    """The account was not let in, or there is nothing to show at the door: a person acts, no pass tries at once."""
+
+
 class ConnectionLostError(WorldError):
     """The connection to the processing host broke in the middle: what was asked may have been done, or not."""
 

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from ccatwm.core.model import EntryKind as EntryKind
 from ccatwm.core.model import TreeEntry as TreeEntry
+from ccatwm.errors import MissingCopyError
 
 INTERFACE_VERSION = 1
 
@@ -223,6 +224,31 @@ class Storage(Protocol):
         ...
 
 
+class CopyThere:
+    """Stands for the bytes, or the files, of a copy that only the processing host reads.
+
+    A `Storage` behind a connection opens this; the `WorkFiles` behind the same connection let the host open `copy`.
+    """
+
+    def __init__(self, copy: PackageCopy) -> None:
+        self.copy = copy
+
+    def read(self, size: int = -1, /) -> bytes:
+        raise self._refusal()
+
+    def __iter__(self) -> CopyThere:
+        return self
+
+    def __next__(self) -> tuple[str, BinaryIO]:
+        raise self._refusal()
+
+    def _refusal(self) -> MissingCopyError:
+        return MissingCopyError(
+            f"{self.copy.path} at {self.copy.location} lies on the processing host and is not read from here",
+            next="set WORKFILES = ssh, so that the host brings it below the base directory itself",
+        )
+
+
 class HostFiles(Protocol):
     """Files of the processing host outside the base directory: images and reference data."""
 
@@ -239,7 +265,8 @@ class HostFiles(Protocol):
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a command ended. `exit_code` None: it may have begun, how it ended is not known: time-out, connection lost."""
+    """How a command ended. `exit_code` None: it may have begun, how it ended is not known: time-out, connection lost,
+    more output than is kept. Below 0: ended by that signal."""
 
     exit_code: int | None
     stdout: bytes = b""
