@@ -7,15 +7,20 @@ import io
 import os
 import stat
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
 from ccatwm.core.digests import tree_digest
+from ccatwm.edges.storage.ssh import SshDiskStorage
 from ccatwm.edges.workfiles.local import LocalWorkFiles
+from ccatwm.edges.workfiles.ssh import SshWorkFiles
 from ccatwm.errors import CcatwmError, CorruptCopyError, FilesUnavailableError
-from ccatwm.interfaces import EntryKind, FileWrite, PlainEffects, WorkFiles
+from ccatwm.interfaces import EntryKind, FileWrite, PackageCopy, PlainEffects, Received, WorkFiles
+from tests.fakes.pipe import PipeCalls
 
 pytestmark = pytest.mark.quick
 
@@ -26,7 +31,50 @@ def local(base: Path) -> WorkFiles:
     return LocalWorkFiles(base, PlainEffects())
 
 
-BACKENDS: dict[str, Callable[[Path], WorkFiles]] = {"local": local}
+class DeliveredWorkFiles(SshWorkFiles):
+    """Puts what it is to receive on a disk of the processing host first, as data transfer would."""
+
+    def __init__(self, remote: PipeCalls, base: Path) -> None:
+        super().__init__(remote, P(base))
+        self._storage = SshDiskStorage(remote, {})
+        self._disk = base.with_name("disk")
+
+    def receive_tar(self, stream: Any, target: P, **expected: Any) -> Received:
+        with self._storage.open(self._deliver("raw", stream)) as there:
+            return super().receive_tar(there, target, **expected)
+
+    def receive_file(self, stream: Any, target: P, **expected: Any) -> Received:
+        with self._storage.open(self._deliver("raw", stream)) as there:
+            return super().receive_file(there, target, **expected)
+
+    def receive_tree(self, files: Any, target: P, **expected: Any) -> Received:
+        for name, stream in files:
+            self._deliver(f"tree/{name}", stream)
+        return super().receive_tree(self._storage.open_tree(self._copy("tree")), target, **expected)
+
+    def _deliver(self, name: str, stream: Any) -> PackageCopy:
+        put(self._disk, name, stream.read())
+        return self._copy(name)
+
+    def _copy(self, name: str) -> PackageCopy:
+        return PackageCopy("1", "disk", "disk", str(self._disk), name)
+
+
+@contextmanager
+def here(base: Path) -> Iterator[WorkFiles]:
+    yield local(base)
+
+
+@contextmanager
+def behind_an_agent(base: Path) -> Iterator[WorkFiles]:
+    calls = PipeCalls(base)
+    try:
+        yield DeliveredWorkFiles(calls, base)
+    finally:
+        calls.close()
+
+
+BACKENDS = {"local": here, "ssh": behind_an_agent}
 
 
 @pytest.fixture
@@ -37,8 +85,9 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=sorted(BACKENDS))
-def work(request: pytest.FixtureRequest, base: Path) -> WorkFiles:
-    return BACKENDS[request.param](base)
+def work(request: pytest.FixtureRequest, base: Path) -> Iterator[WorkFiles]:
+    with BACKENDS[request.param](base) as work:
+        yield work
 
 
 def visible(folder: Path) -> list[str]:
