@@ -56,9 +56,7 @@ class Attempt:
         text = "".join(f"{size}\t{path}\n" for size, path in pairs)
         (self.folder / "job" / "inputs.list").write_bytes(os.fsencode(text))
 
-    def start(
-        self, *, environment: dict[str, str] | None = None, **options: Any
-    ) -> subprocess.Popen[bytes]:
+    def start(self, *, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [DASH, str(SCRIPT), str(self.submission), "1"],
             stdin=subprocess.DEVNULL,
@@ -351,8 +349,7 @@ def test_ten_thousand_outputs_are_hashed(attempt: Attempt) -> None:
 def test_an_output_that_vanishes_while_it_is_hashed_is_told(attempt: Attempt) -> None:
     watch = "while [ ! -e job/.outputs.sha256.0 ]; do sleep 0.01; done; rm -f output/c output/d output/e"
     attempt.payload(
-        "for f in a b c d e; do truncate -s 400M ../output/$f; done; "
-        f"cd ..; ( {watch} ) >/dev/null 2>&1 &"
+        f"for f in a b c d e; do truncate -s 400M ../output/$f; done; cd ..; ( {watch} ) >/dev/null 2>&1 &"
     )
     assert attempt.run() == 0
     assert attempt.record()["hash_exit_code"] != 0

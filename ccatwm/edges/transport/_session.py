@@ -112,7 +112,7 @@ class AgentSession:
         version = (int(found[1]), int(found[2]))
         del self._received[: found.end()]
         if version < OLDEST_PYTHON:
-            raise self._not_started(f"{self._python} there is Python {found[1].decode()}.{found[2].decode()}")
+            raise self._not_started(f"{self._python} there is Python {version[0]}.{version[1]}")
 
     def _not_started(self, reason: str) -> TransportError:
         complaint = self._link.complaint().strip()
