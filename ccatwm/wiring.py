@@ -139,7 +139,7 @@ def build_scheduler(settings: Settings, effects: Effects, clock: Clock) -> Sched
 def build_transport(settings: Settings, effects: Effects) -> Transport:
     from ccatwm.edges.transport.local import LocalTransport
 
-    return LocalTransport()
+    return LocalTransport(effects)
 
 
 def _scheduler_options(settings: Settings) -> dict[str, object]:
