@@ -10,7 +10,7 @@ import dataclasses
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -38,6 +38,7 @@ CHOICES = {
     "TRANSPORT": ("local", "ssh"),
     "WORKFILES": ("local", "ssh"),
 }
+BUILT_IN_BACKENDS = ("local", "slurm")
 MAY_BE_ZERO = {
     "MIN_FREE_GB", "KEEP_FAILED_INPUTS_HOURS", "RETRY_BASE_SECONDS", "GRACE_SECONDS", "CONFIRM_RUNS",
     "RECORD_WAIT_SECONDS", "CHANGE_OVERLAP_SECONDS", "MAX_SECONDS", "MAX_SECONDS_STAGE",
@@ -79,9 +80,16 @@ def _read_layers(site: Site, environ: Mapping[str, str]) -> tuple[dict[str, Any]
         if key.startswith(PREFIX) and len(key) > len(PREFIX)
     }
     layers.update(given)
-    origins |= {key.split("__")[0]: f"{FROM_ENVIRONMENT} {PREFIX}{key}" for key in given}
+    for key in given:
+        # `LOCAL__SLOTS` is one key of a table: the others keep their own origin.
+        origins |= dict.fromkeys((key.split("__")[0], _dotted(key.split("__"))), f"{FROM_ENVIRONMENT} {PREFIX}{key}")
     merged = {key: value for key, value in layers.as_dict().items() if key in origins}
     return merged, origins
+
+
+def _dotted(parts: Sequence[str]) -> str:
+    """The name of a setting inside tables, in the spelling in which origins are kept."""
+    return ".".join(parts).upper()
 
 
 @contextmanager
@@ -98,7 +106,10 @@ def _no_templates() -> Iterator[None]:
 
 
 def _origins_in_file(site: Site, section: str) -> dict[str, str]:
-    """Top-level keys of the file's sections that count. Errors: SettingsError for a file that is no TOML."""
+    """Keys of the file's sections that count, those inside tables too (`LOCAL.SLOTS`).
+
+    Errors: SettingsError for a file that is no TOML, or a section that is named and not there.
+    """
     if site.file is None:
         return {}
     sections = _read_toml(site.file)
@@ -112,11 +123,23 @@ def _origins_in_file(site: Site, section: str) -> dict[str, str]:
             ],
         )
     by_name = {name.lower(): content for name, content in sections.items()}
+    if section.lower() not in {"default", *by_name}:
+        raise SettingsError(
+            f"{SECTION_VARIABLE} is {section!r}, a section that {site.file} does not have",
+            next=f"sections: {', '.join(['default', *(name for name in sections if name.lower() != 'default')])}",
+        )
     return {
-        key.upper(): f"{site.file} [{name}]"
+        key: f"{site.file} [{name}]"
         for name in ("default", section.lower())
-        for key in by_name.get(name, {})
+        for key in _keys_inside(by_name.get(name, {}))
     }
+
+
+def _keys_inside(table: Mapping[str, Any], parents: tuple[str, ...] = ()) -> Iterator[str]:
+    for name, value in table.items():
+        yield _dotted((*parents, name))
+        if isinstance(value, dict):
+            yield from _keys_inside(value, (*parents, name))
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -172,9 +195,13 @@ class _Check:
         return str(self.site.file or "environment variables")
 
     def _wrong(self, key: str, what: str, allowed: str) -> None:
-        self.problems.append(
-            Problem(f"{self.origins.get(key, self._subject())}: {key}", what, f"allowed: {allowed}")
-        )
+        self.problems.append(Problem(f"{self._origin(key)}: {key}", what, f"allowed: {allowed}"))
+
+    def _origin(self, key: str) -> str:
+        """Where the value of a key comes from, or the table around it."""
+        parts = key.split(".")
+        names = [_dotted(parts[:n]) for n in range(len(parts), 0, -1)]
+        return next((self.origins[name] for name in names if name in self.origins), self._subject())
 
     def _refuse_unknown_keys(self) -> None:
         known = known_keys()
@@ -214,6 +241,11 @@ class _Check:
         if key in CHOICES and text not in CHOICES[key]:
             self._wrong(key, f"{text!r} is not known", ", ".join(CHOICES[key]))
             return None
+        if key == "HPC_BACKEND" and text not in BUILT_IN_BACKENDS:
+            backends = sorted({*BUILT_IN_BACKENDS, *_installed_backends()})
+            if text not in backends:
+                self._wrong(key, f"{text!r} is no batch system that is installed", ", ".join(backends))
+                return None
         if key == "OBS_TIMEZONE" and not _is_timezone(text):
             self._wrong(key, f"{text!r} is no time zone", "an IANA name such as America/Santiago")
             return None
@@ -251,7 +283,7 @@ class _Check:
 
     def _folder_of(self, key: str) -> Path:
         """What a relative path in the value of `key` is relative to."""
-        said_here = self.origins.get(key.split(".")[0], "").startswith(FROM_ENVIRONMENT)
+        said_here = self._origin(key).startswith(FROM_ENVIRONMENT)
         return self.cwd if said_here or self.site.folder is None else self.site.folder
 
     def _truth(self, key: str, value: Any) -> bool | None:
@@ -284,7 +316,7 @@ class _Check:
         found = {}
         for name, content in self._table(key, value, None).items():
             place = self._table(f"{key}.{name}", content, ["root"])
-            root = self._path(key, place["root"]) if place.get("root") is not None else None
+            root = self._path(f"{key}.{name}.root", place["root"]) if place.get("root") is not None else None
             found[str(name)] = LocationSettings(str(root) if root else None)
         return found
 
@@ -439,6 +471,13 @@ def network_file_system(path: Path) -> str | None:
 NETWORK_FILE_SYSTEMS = (
     "nfs", "lustre", "gpfs", "cifs", "smb", "beegfs", "ceph", "fuse.sshfs", "glusterfs", "afs",
 )  # fmt: skip
+
+
+def _installed_backends() -> set[str]:
+    """Names of the batch systems that installed packages bring (entry points); nothing of them is loaded."""
+    from importlib.metadata import entry_points
+
+    return {point.name for point in entry_points(group="ccatwm.schedulers")}
 
 
 def _is_timezone(name: str) -> bool:

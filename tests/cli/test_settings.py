@@ -116,6 +116,49 @@ def test_an_unknown_key_in_the_environment_is_refused(tmp_path: Path) -> None:
     assert f"environment variable {PREFIX}GRACE" in text
 
 
+def test_a_batch_system_that_is_not_installed_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    [text] = problems(write_site(tmp_path / "s"), **{f"{PREFIX}HPC_BACKEND": "pbs"})
+    assert text == (
+        f"environment variable {PREFIX}HPC_BACKEND: HPC_BACKEND: 'pbs' is no batch system that is installed; "
+        "allowed: local, slurm"
+    )
+
+
+def test_a_mistake_inside_a_table_is_told_of_whoever_said_it(tmp_path: Path) -> None:
+    folder = write_site(tmp_path / "s", "[default.local]\nslots = 3\nmax_queued = -1\n")
+    queued, slots = sorted(problems(folder, **{f"{PREFIX}LOCAL__SLOTS": "0"}))
+    assert slots.startswith(f"environment variable {PREFIX}LOCAL__SLOTS: LOCAL.slots: 0 is too small")
+    assert queued.startswith(f"{folder}/settings.toml [default]: LOCAL.max_queued: -1 is too small")
+
+
+def test_a_root_given_by_the_environment_is_relative_to_where_we_are(tmp_path: Path) -> None:
+    folder = write_site(tmp_path / "s", '[default.locations.raw]\nroot = "raw"\n')
+    environ = {f"{PREFIX}LOCATIONS__other": "@json {\"root\": \"other\"}"}
+    locations = load_settings(str(folder), environ, tmp_path / "here").locations
+    assert (locations["raw"].root, locations["other"].root) == (
+        str(folder / "raw"),
+        str(tmp_path / "here" / "other"),
+    )
+
+
+def test_a_section_that_the_file_does_not_have_is_refused_with_those_it_has(tmp_path: Path) -> None:
+    folder = write_site(tmp_path / "s", "[production]\nGRACE_SECONDS = 40\n")
+    with pytest.raises(SettingsError) as caught:
+        load_site(folder, ENV_FOR_DYNACONF="nosuch")
+    assert "'nosuch'" in caught.value.message
+    assert caught.value.next == "sections: default, production"
+
+
+def test_without_a_file_no_section_is_missing(tmp_path: Path) -> None:
+    environ = {
+        "ENV_FOR_DYNACONF": "nosuch",
+        f"{PREFIX}PIPELINE_BASE_DIR": str(tmp_path),
+        f"{PREFIX}PROCESSING_LOCATION_ID": "local",
+        f"{PREFIX}OPSDB_URL": f"sqlite:///{tmp_path}/opsdb.sqlite",
+    }
+    assert load_settings(None, environ, tmp_path).processing_location == "local"
+
+
 def test_an_unknown_key_inside_a_table_is_refused(tmp_path: Path) -> None:
     [text] = problems(write_site(tmp_path / "s", "[default.local]\nslot = 3\n"))
     assert "slot" in text and "slots" in text
