@@ -206,7 +206,7 @@ def _request(
         step=step,
         sub_group=sub_group,
         force=force,
-        reason=reason or "asked for by hand",
+        reason=reason or "",
         actor=context.actor,
         now=context.clock.now(),
     )

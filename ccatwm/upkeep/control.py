@@ -60,6 +60,11 @@ class ActReport:
     def done(self) -> list[int]:
         return [item.run for item in self.runs if item.outcome == "done"]
 
+    @property
+    def watched(self) -> list[int]:
+        """Runs to which this is to happen: asked for now, or before and perhaps not carried out yet."""
+        return [item.run for item in self.runs if item.outcome in ("done", "unchanged")]
+
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": f"ccatwm.{self.act}/1",
@@ -148,7 +153,7 @@ def _why_no_retry(connection: sa.Connection, row: Row) -> str:
 def _instead(row: Row) -> str:
     if row["status"] != RunStatus.COMPLETED.value:
         return ""
-    return f" (a new one: `ccatwm trigger --pipeline {row['pipeline']} --step {row['step']} --force`)"
+    return f" (a new one: `ccatwm trigger --pipeline {row['pipeline']} --step {row['step']} --force --reason TEXT`)"
 
 
 def _retry_note(row: Row) -> str:

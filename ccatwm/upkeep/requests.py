@@ -50,8 +50,10 @@ def request_runs(
 ) -> RequestReport:
     """Ask for a pipeline's runs: of all steps or one, of all sub-groups or one; `force` also where all is up to date.
 
-    Errors: UsageError for a pipeline, step or sub-group that is not there, naming what is.
+    Errors: UsageError without a reason; for a pipeline, step or sub-group that is not there, naming what is.
     """
+    if not reason.strip():
+        raise UsageError("say why: --reason TEXT", next="it is kept with every run that is made for it")
     with database.write() as connection:
         steps = _wanted_steps(connection, pipeline, step)
         if sub_group is not None:

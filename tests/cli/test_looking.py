@@ -102,6 +102,20 @@ def test_waiting_for_a_cancellation_gives_up_in_time(world, cli):
     assert (answer.code, "run 1 is PENDING" in answer.err) == (1, True)
 
 
+def test_waiting_for_a_cancellation_that_was_asked_for_before_watches_too(world, cli):
+    cli("retry", "1", "--reason", "repaired")
+    cli("cancel", "1", "--reason", "wrong")
+    answer = cli("cancel", "1", "--reason", "wrong", "--wait", "--timeout", "0")
+    assert (answer.code, "run 1 is PENDING" in answer.err) == (1, True)
+
+
+def test_a_run_is_asked_for_with_a_reason_only(world, cli):
+    refused = cli("trigger", "--pipeline", "otf", "--force")
+    assert (refused.code, "say why: --reason TEXT" in refused.err) == (2, True)
+    assert world.rows(t.trigger_event) == []
+    assert cli("trigger", "--pipeline", "otf", "--force", "--reason", "new flat").code == 0
+
+
 def test_hold_and_release_show_in_status(world, cli):
     cli("hold", "otf/grid", "--reason", "bad weather")
     assert "held: bad weather" in cli("status").out

@@ -178,6 +178,18 @@ def test_asking_twice_changes_nothing(world):
     assert len(said(world)) == 1
 
 
+def test_a_run_asked_for_before_is_watched_as_well(world):
+    new, old = (world.run(world.sub_group("calibrate", key), "RUNNING") for key in ("one", "two"))
+    cancel(world.database, wanted(old), now=NOW)
+    report = cancel(world.database, wanted(pipeline="otf"), now=NOW + MINUTE)
+    assert (report.done, sorted(report.watched)) == ([new], [new, old])
+
+
+def test_a_run_that_cannot_be_cancelled_is_not_watched(world):
+    report = cancel(world.database, wanted(world.run(world.sub_group("grid", "all"))), now=NOW)
+    assert report.watched == []
+
+
 def test_a_selection_to_cancel_means_open_runs(world):
     run = world.run(world.sub_group("grid", "all"), "RUNNING")
     failed(world)
