@@ -115,9 +115,7 @@ def _act(
     _print_report(common, report, report.to_json() if not wait else None)
     if not wait or wanted.dry_run:
         return report.exit_code
-    ended = control.wait_until_ended(
-        context.database, report.watched, context.clock, timeout_seconds=timeout
-    )
+    ended = control.wait_until_ended(context.database, report.watched, context.clock, timeout_seconds=timeout)
     _print_ended(common, report, ended)
     good = "CANCELLED" if act == "cancel" else "COMPLETED"
     return report.exit_code or int(any(status != good for status in ended.values()))

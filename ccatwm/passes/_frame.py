@@ -150,6 +150,11 @@ class PassFrame:
     def dry_run(self) -> bool:
         return self.options.dry_run
 
+    def limit_seconds(self, seconds: float | None) -> None:
+        """The pass may take no longer than this, whatever its budget is."""
+        if seconds is not None:
+            self._budget = min(self._budget, seconds)
+
     def time_is_up(self) -> bool:
         if self.options.stop is not None and self.options.stop():
             return True

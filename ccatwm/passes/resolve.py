@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.decision_text import decision_text
 from ccatwm.core.gap import SETTLED, Decision, Outcome, Request, RunFacts, SubGroupView, decide
 from ccatwm.core.members import membership_change
 from ccatwm.core.model import (
@@ -45,8 +46,24 @@ def run(context: Context, options: PassOptions) -> PassReport:
 
 def _body(frame: PassFrame) -> None:
     if frame.dry_run:
-        _preview(frame)
-        return
+        _rehearse(frame)
+    else:
+        _resolve(frame)
+
+
+def _rehearse(frame: PassFrame) -> None:
+    """Everything as in earnest, of which nothing stays: so a dry run tells what would really be decided."""
+    database = frame.context.database
+    frame.limit_seconds(database.rehearsal_seconds)
+    with database.rehearsal() as rehearsed:
+        frame.context = dataclasses.replace(frame.context, database=rehearsed)
+        _resolve(frame)
+    if frame.time_is_up():
+        why = "the time of this dry run was up before everything was looked at: resolve may do more"
+        frame.report.add("waiting", PassItem("not-looked-at", why))
+
+
+def _resolve(frame: PassFrame) -> None:
     _regroup_changed(frame)
     _regroup_scopes(frame)
     _decide_all(frame)
@@ -275,7 +292,8 @@ def _decide_rows(
         decision, run_id = _carry_out(frame, connection, step, row, decision)
         if decision.outcome in SETTLED:
             (changed if _differs(row, decision) else settled).append(row.id)
-        items.append(_report_item(step, row, decision, run_id))
+        # The run of a dry run never comes to be: its number is nobody's.
+        items.append(_report_item(step, row, decision, None if frame.dry_run else run_id))
     sub_groups.mark_downstream_due(connection, changed, frame.now)
     # They were looked at again, for nothing; who found them due meanwhile waits for them still.
     sub_groups.mark_downstream_due(connection, settled, frame.now, waiting_only=True)
@@ -461,17 +479,6 @@ def _report_item(
     step: StepRecord, row: SubGroupRow, decision: Decision, run_id: int | None
 ) -> tuple[str, PassItem]:
     kind = "waiting" if decision.outcome in WAITING | {Outcome.BUSY, Outcome.SETTLING} else "done"
-    reason = decision.reason or ""
-    return kind, PassItem(decision.outcome.value, reason, run_id, step.pipeline, step.name, row.key)
-
-
-def _preview(frame: PassFrame) -> None:
-    """What would be decided for sub-groups that are due, without writing anything."""
-    with frame.context.database.read() as connection:
-        for step in triggers.list_triggered_steps(connection, location(frame.context)):
-            record = get_step_record(connection, step.id)
-            rows = sub_groups.list_due(connection, step.id, frame.now, frame.options.limit or 10_000)
-            frame.report.selected += len(rows)
-            views = _build_views(frame, connection, record, rows) if rows else {}
-            for row in rows:
-                frame.report.add(*_report_item(record, row, decide(views[row.id]), None))
+    return kind, PassItem(
+        decision.outcome.value, decision_text(decision), run_id, step.pipeline, step.name, row.key
+    )

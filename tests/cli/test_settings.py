@@ -133,7 +133,7 @@ def test_a_mistake_inside_a_table_is_told_of_whoever_said_it(tmp_path: Path) -> 
 
 def test_a_root_given_by_the_environment_is_relative_to_where_we_are(tmp_path: Path) -> None:
     folder = write_site(tmp_path / "s", '[default.locations.raw]\nroot = "raw"\n')
-    environ = {f"{PREFIX}LOCATIONS__other": "@json {\"root\": \"other\"}"}
+    environ = {f"{PREFIX}LOCATIONS__other": '@json {"root": "other"}'}
     locations = load_settings(str(folder), environ, tmp_path / "here").locations
     assert (locations["raw"].root, locations["other"].root) == (
         str(folder / "raw"),

@@ -8,7 +8,9 @@ costs more than all else in a pass with nothing to do.
 
 from __future__ import annotations
 
+import copy
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -29,12 +31,13 @@ PIPELINE_REVISIONS = frozenset({"pipeline_0001"})
 OBSERVATION_REVISIONS = frozenset({"observation_0001"})
 
 BUSY_TIMEOUT_SECONDS = 20
+LOCK_TIMEOUT_SECONDS = 5  # PostgreSQL
 POSTGRESQL_CONNECT = {
     "connect_timeout": 10,
     "application_name": "ccatwm",
     "keepalives_idle": 30,
-    "options": "-c statement_timeout=60000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
-    " -c timezone=UTC",
+    "options": f"-c statement_timeout=60000 -c lock_timeout={LOCK_TIMEOUT_SECONDS}s"
+    " -c idle_in_transaction_session_timeout=30000 -c timezone=UTC",
 }
 
 
@@ -74,16 +77,50 @@ class Database:
             yield connection
 
     @contextmanager
+    def rehearsal(self) -> Iterator[Database]:
+        """This ops-db, to be read and written as it is now, of which nothing stays.
+
+        On SQLite it is a copy, and nobody is locked out; on PostgreSQL it is one transaction, whose locks others
+        wait for: `rehearsal_seconds` is how long they can.
+        """
+        if self.dialect == "sqlite":
+            made = self._with_engine(_copy_sqlite(self.engine))
+            try:
+                yield made
+            finally:
+                made.dispose()
+        else:
+            with self._connection(self.engine) as connection:
+                yield _OneTransaction(self, connection)
+
+    @property
+    def rehearsal_seconds(self) -> float | None:
+        """How long a rehearsal may take before passes that wait for it give up; None where none waits."""
+        return None if self.dialect == "sqlite" else LOCK_TIMEOUT_SECONDS * 0.8
+
+    def _with_engine(self, engine: sa.Engine) -> Database:
+        made = copy.copy(self)
+        made._effects = PlainEffects()
+        made.engine = engine
+        made._write_engine = engine.execution_options(ccatwm_write=True)
+        return made
+
+    @contextmanager
     def _connection(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        with self._plain_errors(), engine.connect() as connection:
+            self._depth += 1
+            try:
+                yield connection
+            finally:
+                self._depth -= 1
+                if connection.in_transaction():
+                    connection.rollback()
+
+    @contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        """What the driver says, in the classes of this project."""
         try:
-            with engine.connect() as connection:
-                self._depth += 1
-                try:
-                    yield connection
-                finally:
-                    self._depth -= 1
-                    if connection.in_transaction():
-                        connection.rollback()
+            yield
         except sa.exc.IntegrityError as error:
             raise ConflictError(f"the ops-db refused a row: {_first_line(error)}") from error
         except sa.exc.DBAPIError as error:
@@ -132,6 +169,34 @@ class Database:
 
     def dispose(self) -> None:
         self.engine.dispose()
+
+
+class _OneTransaction(Database):
+    """All transactions inside one that is rolled back in the end: each is a savepoint of it."""
+
+    def __init__(self, database: Database, connection: sa.Connection) -> None:
+        self.__dict__.update(database.__dict__)
+        self._outer = connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        with self._plain_errors(), self._outer.begin_nested():
+            yield self._outer
+
+    read = write
+
+
+def _copy_sqlite(engine: sa.Engine) -> sa.Engine:
+    """A private copy that vanishes when it is closed (it spills to a temporary file where it is large)."""
+    target = sqlite3.connect("", check_same_thread=False)
+    with engine.connect() as connection:
+        source = connection.connection.driver_connection
+        assert isinstance(source, sqlite3.Connection)
+        source.backup(target)
+    target.isolation_level = None
+    made = sa.create_engine("sqlite://", poolclass=sa.StaticPool, creator=lambda: target)
+    sa.event.listen(made, "begin", _begin_sqlite)
+    return made.execution_options(schema_translate_map={SCHEMA: None})
 
 
 def _build_engine(url: sa.URL, busy_seconds: float) -> sa.Engine:

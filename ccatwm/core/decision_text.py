@@ -1,0 +1,81 @@
+"""What a decision says, in a few words for reports. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ccatwm.core.gap import Decision, Outcome
+
+SHOWN_NAMES = 3
+Details = Mapping[str, Any]
+
+
+def decision_text(decision: Decision) -> str:
+    """The reason to run; else, or in addition, why not yet or why not."""
+    words = _WORDS.get(decision.outcome, _nothing)(decision.details)
+    return ": ".join(part for part in (decision.reason, words) if part)
+
+
+def _nothing(_details: Details) -> str:
+    return ""
+
+
+def _until(details: Details) -> str:
+    return f"not before {details['until']}" if details.get("until") else ""
+
+
+def _waiting_for_data(details: Details) -> str:
+    packages = [f"{p['name']} is {p['state']}" for p in details.get("packages") or ()]
+    unfinished = list(details.get("obs_unit_not_ended") or ())
+    parts = [_some(packages)] if packages else []
+    parts += [f"the observation of {_some(unfinished)} has not ended"] if unfinished else []
+    return "; ".join(parts)
+
+
+def _waiting_for_upstream(details: Details) -> str:
+    return _some([f"{u['step']} {u['sub_group']} is {u['state']}" for u in details.get("upstream") or ()])
+
+
+def _waiting_for_image(details: Details) -> str:
+    if details.get("missing") == "version":
+        return f"no version of {details.get('software')} is allowed by version_policy"
+    return f"the digest of image {details.get('image')} is not known"
+
+
+def _no_inputs(details: Details) -> str:
+    failed = list(details.get("upstream_failed") or ())
+    return f"failed upstream: {_some(failed)}" if failed else "no archived package and no upstream product"
+
+
+def _of_run(details: Details) -> str:
+    after = f", then another is wanted: {details['then']}" if details.get("then") else ""
+    state = details.get("status")
+    return f"run {details.get('run')}{f' is {state}' if state else ''}{after}"
+
+
+def _ended_badly(details: Details) -> str:
+    failure = f": {details['class']}" if details.get("class") else ""
+    return f"run {details.get('run')}{failure}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more
+
+
+_WORDS: Mapping[Outcome, Callable[[Details], str]] = {
+    Outcome.COOLING_DOWN: _until,
+    Outcome.SETTLING: _until,
+    Outcome.WAITING_FOR_DATA: _waiting_for_data,
+    Outcome.WAITING_FOR_UPSTREAM: _waiting_for_upstream,
+    Outcome.WAITING_FOR_IMAGE: _waiting_for_image,
+    Outcome.NO_INPUTS: _no_inputs,
+    Outcome.UP_TO_DATE: _of_run,
+    Outcome.RESTORED: _of_run,
+    Outcome.BUSY: _of_run,
+    Outcome.FAILED: _ended_badly,
+    Outcome.CANCELLED: _ended_badly,
+    Outcome.HELD: lambda details: str(details.get("reason") or ""),
+    Outcome.TRIPPED: lambda details: f"too many attempts failed as {details.get('class')}",
+}

@@ -1,0 +1,104 @@
+"""A dry run of resolve tells what resolve then does, and leaves nothing behind, on both databases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ccatwm.passes import resolve
+from ccatwm.passes._frame import PassOptions
+from tests.crash.campaign import write_campaign
+from tests.crash.points import PostgresStore, SqliteStore
+from tests.crash.rig import snapshot
+from tests.opsdb.databases import BOTH
+from tests.opsdb.databases import postgresql_server as postgresql_server
+from tests.passes.conftest import Observatory
+
+
+@pytest.fixture(params=BOTH)
+def observatory(request, tmp_path):
+    """The first night has been observed and the pipeline applied, as everywhere here, on either database."""
+    store = SqliteStore()
+    if request.param == "postgresql":
+        store = PostgresStore(request.getfixturevalue("postgresql_server")())
+    made = Observatory(tmp_path, store.make(tmp_path))
+    write_campaign(tmp_path)
+    made.arrive("night.yaml")
+    made.apply()
+    return made
+
+
+def told(report):
+    """What is said of each sub-group; runs have no number before they are there."""
+    assert report.error is None
+    return [(i.pipeline, i.step, i.sub_group, i.outcome, i.reason) for i in report.items]
+
+
+def rehearsed_and_real(observatory):
+    before = snapshot(observatory.url)
+    rehearsed = observatory.run_pass("resolve", dry_run=True)
+    assert snapshot(observatory.url) == before
+    observatory.minute -= 1  # the same moment
+    real = observatory.run_pass("resolve")
+    assert told(rehearsed) == told(real)
+    assert (rehearsed.selected, rehearsed.done, rehearsed.waiting) == (real.selected, real.done, real.waiting)
+    assert all(item.run is None for item in rehearsed.items)
+    return real
+
+
+def test_a_dry_run_tells_the_first_runs_of_a_pipeline(observatory):
+    observatory.run_pass("trigger")
+    real = rehearsed_and_real(observatory)
+    assert [item.outcome for item in real.items] == ["run", "run", "waiting-for-upstream"]
+
+
+def test_a_dry_run_tells_of_packages_that_were_just_ingested(observatory):
+    observatory.until_quiet()
+    observatory.arrive("late.yaml")
+    observatory.run_pass("trigger")
+    assert "run" in [item.outcome for item in rehearsed_and_real(observatory).items]
+
+
+def test_a_dry_run_tells_what_a_changed_configuration_does_downstream(observatory):
+    observatory.until_quiet()
+    observatory.edit("mode: hot_cold", "mode: sky")
+    observatory.run_pass("trigger")
+    real = rehearsed_and_real(observatory)
+    assert {item.reason for item in real.items if item.outcome == "run"} == {"config-changed"}
+
+
+def test_a_dry_run_tells_nothing_where_no_event_is_open(observatory):
+    assert rehearsed_and_real(observatory).items == []
+
+
+def test_who_waits_says_for_what(observatory):
+    observatory.run_pass("trigger")
+    report = observatory.run_pass("resolve")
+    (waiting,) = [item for item in report.items if item.outcome == "waiting-for-upstream"]
+    assert waiting.reason == (
+        "calibrate executed_obs_unit=1 is PENDING, calibrate executed_obs_unit=2 is PENDING"
+    )
+
+
+def test_a_dry_run_that_holds_locks_stops_in_time_and_says_so(observatory):
+    observatory.run_pass("trigger")
+    context = observatory.context()
+    seconds = context.database.rehearsal_seconds
+    slow = _Ticking(context.clock, iter(range(0, 10_000, 3)))
+    report = resolve.run(replace(context, clock=slow), PassOptions(dry_run=True))
+    outcomes = [item.outcome for item in report.items]
+    assert ("not-looked-at" in outcomes) == (seconds is not None)
+
+
+class _Ticking:
+    """A clock on which every question takes three seconds."""
+
+    def __init__(self, clock, ticks):
+        self.clock, self.ticks = clock, ticks
+
+    def now(self):
+        return self.clock.now()
+
+    def monotonic(self):
+        return float(next(self.ticks))
