@@ -7,6 +7,7 @@ in chunks, and what was interrupted is completed by ingesting the file again. Th
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +19,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.wording import utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import observations as store
 from ccatwm.edges.opsdb.stores.change_log import record_change
@@ -33,7 +35,7 @@ ORDER = (
 )  # fmt: skip
 # What others name without saying what it is: in JSON Lines these come first, wherever they stand.
 FIRST = ("data_location", "instrument_module")
-PLURALS = {f"{kind}s": kind for kind in ORDER} | {"observatories": "observatory"}
+PLURALS = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in ORDER}
 
 
 class WrongValueError(Exception):
@@ -82,6 +84,22 @@ def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**31) <= value < 2**31:
         raise WrongValueError("a whole number of at most 31 bits")
     return int(value)
+
+
+@dataclass(frozen=True)
+class Between:
+    """A number that the sky, or counting, keeps between two bounds, both included; None: no bound."""
+
+    low: float
+    high: float | None = None
+    whole: bool = False
+
+    def __call__(self, value: Any) -> float:
+        number = _integer(value) if self.whole else _number(value)
+        if number < self.low or (self.high is not None and number > self.high):
+            bounds = f"of {self.low:g} or more" if self.high is None else f"from {self.low:g} to {self.high:g}"
+            raise WrongValueError(f"a {'whole ' if self.whole else ''}number {bounds}")
+        return number
 
 
 def _size(value: Any) -> int:
@@ -186,12 +204,14 @@ KINDS: Mapping[str, Kind] = {
     ),
     "observatory": Kind({"name": _name}),
     "telescope": Kind(
-        {"name": _name, "longitude_deg": _number, "latitude_deg": _number, "altitude_m": _number},
+        {"name": _name, "longitude_deg": Between(-180, 360), "latitude_deg": Between(-90, 90), "altitude_m": _number},
         {"observatory": "observatory"},
     ),
     "instrument": Kind({"name": _name, "instrument_type": _text, "available": _boolean}, {"telescope": "telescope"}),
     "instrument_module": Kind(
-        {"name": _name, "pixels": _integer, "frequency_ghz": _number}, {"instrument": "instrument"}, ("name", "instrument")
+        {"name": _name, "pixels": Between(0, whole=True), "frequency_ghz": Between(0)},
+        {"instrument": "instrument"},
+        ("name", "instrument"),
     ),
     "observing_program": Kind(
         {"short_name": _name, "name": _name, "description": _text}, needed=("short_name",), key="short_name"
@@ -200,14 +220,15 @@ KINDS: Mapping[str, Kind] = {
         {
             "name": _name,
             "kind": _one_of("fixed", "solar_system_object", "constant_elevation"),
-            "ra_deg": _number,
-            "dec_deg": _number,
+            "ra_deg": Between(0, 360),
+            "dec_deg": Between(-90, 90),
             "frame": _text,
             "velocity_km_s": _number,
             "naif_id": _integer,
-            "azimuth_min_deg": _number,
-            "azimuth_max_deg": _number,
-            "elevation_deg": _number,
+            # A telescope may turn further than once around, and (as the FYST) over the zenith.
+            "azimuth_min_deg": Between(-360, 720),
+            "azimuth_max_deg": Between(-360, 720),
+            "elevation_deg": Between(0, 180),
         },
         defaults={"kind": "fixed"},
     ),
@@ -243,6 +264,12 @@ class Parsed:
     metadata: dict[str, Any] = field(default_factory=dict)
     files: list[dict[str, Any]] = field(default_factory=list)
     copies: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def digest(self) -> int:
+        """The same for the same statement."""
+        said = (self.row, self.references, self.metadata, self.files, self.copies)
+        return hash(json.dumps(said, sort_keys=True, default=str))
 
 
 @dataclass
@@ -351,6 +378,8 @@ class Checked:
     locations: dict[str, str] = field(default_factory=dict)  # data location named by a copy -> where
     modules: dict[str, str] = field(default_factory=dict)  # module named without its instrument -> where
     pairs: set[tuple[str, str]] = field(default_factory=set)  # instrument, module
+    said: dict[str, tuple[int, str]] = field(default_factory=dict)  # package -> digest of what is said, line
+    half_times: dict[str, Parsed] = field(default_factory=dict)  # executed obs units with one time only
 
     def chunks(self) -> Iterator[list[Parsed]]:
         """What goes into one transaction."""
@@ -368,8 +397,12 @@ class Checked:
         if chunk:
             yield chunk
 
-    def add(self, item: Parsed) -> None:
+    def add(self, item: Parsed, problems: list[Problem]) -> None:
         self.objects += 1
+        if item.kind == "raw_data_package":
+            self._refuse_contradiction(item, problems)
+        if item.kind == "executed_obs_unit" and len(item.row.keys() & {"start_time", "end_time"}) == 1:
+            self.half_times[item.row["name"]] = item
         if item.kind in FIRST:
             self.first.append(item)
         if item.kind == "instrument_module":
@@ -383,6 +416,14 @@ class Checked:
                 self.pairs.add((instrument, name))
             else:
                 self.modules.setdefault(module, item.where)
+
+    def _refuse_contradiction(self, item: Parsed, problems: list[Problem]) -> None:
+        """Two different statements about one package in one file: nobody can know which one is meant."""
+        name, line = item.row["name"], item.where.rpartition(":")[2]
+        digest, first = self.said.setdefault(name, (item.digest, line))
+        if digest != item.digest:
+            what = f"package {name!r} is said twice in this file, and differently"
+            problems.append(Problem(item.where, what, f"the other one is in line {first}"))
 
 
 def _check_all(database: Database, paths: Sequence[Path]) -> list[Checked]:
@@ -405,7 +446,7 @@ def _check_file(path: Path, problems: list[Problem]) -> Checked:
         problems.append(Problem(str(path), "is no file"))
         return file
     for item in _parse_file(path, problems):
-        file.add(item)
+        file.add(item, problems)
     return file
 
 
@@ -430,8 +471,27 @@ def _check_names(connection: sa.Connection, files: Sequence[Checked]) -> list[Pr
             for name, where in file.modules.items()
             if len(modules.get(name, set())) != 1
         ]
+        problems += _check_half_times(connection, file)
         _write_pairs_first(file)
     return problems
+
+
+def _check_half_times(connection: sa.Connection, file: Checked) -> list[Problem]:
+    """An end (or a start) that is said alone must go with the time that the ops-db knows."""
+    known = store.unit_times(connection, list(file.half_times))
+    problems = []
+    for name, item in file.half_times.items():
+        wrong = _wrong_times({**known.get(name, {}), **item.row})
+        if wrong:
+            problems.append(Problem(item.where, wrong, "the other one is what the ops-db knows"))
+    return problems
+
+
+def _wrong_times(row: Mapping[str, Any]) -> str | None:
+    start, end = row.get("start_time"), row.get("end_time")
+    if start is None or end is None or start <= end:
+        return None
+    return f"end_time {utc_text(end)} is before start_time {utc_text(start)}"
 
 
 def _of(instruments: set[str]) -> str:
@@ -520,9 +580,13 @@ def parse_object(kind: str, item: Any, where: str, problems: list[Problem]) -> P
             problems.append(Problem(where, f"a {kind} without {name}"))
     if kind == "source":
         need = SOURCE_NEEDS.get(parsed.row.get("kind", "fixed"))
-        if need is not None and need not in parsed.row:
+        if need is not None and item.get(need) is None:
             problems.append(Problem(where, f"a source of kind {parsed.row['kind']} without {need}"))
+    if kind == "executed_obs_unit" and (wrong := _wrong_times(parsed.row)):
+        problems.append(Problem(where, wrong))
     if kind == "raw_data_package":
+        if (item.get("path") is None) != (item.get("location") is None):
+            problems.append(Problem(where, "path and location stand together", "say both, or `copies`"))
         _take_package_parts(parsed, problems)
     return parsed if len(problems) == before else None
 
@@ -557,8 +621,6 @@ def _take_package_parts(parsed: Parsed, problems: list[Problem]) -> None:
     parsed.files = [_part(f, FILE_FIELDS, ("name",), "files", parsed, problems) for f in row.pop("files", [])]
     copies = row.pop("copies", [])
     path, location = row.pop("path", None), row.pop("location", None)
-    if (path is None) != (location is None):
-        problems.append(Problem(parsed.where, "path and location stand together", "say both, or `copies`"))
     if path is not None and location is not None:
         copies = [*copies, {"location": location, "path": path}]
     parsed.copies = [_part(c, COPY_FIELDS, ("location", "path"), "copies", parsed, problems) for c in copies]
@@ -587,7 +649,7 @@ def _part(
         except WrongValueError as error:
             problems.append(Problem(parsed.where, f"{name}: {key} is {value!r}", f"it takes {error}"))
     for key in needed:
-        if done.get(key) is None:
+        if item.get(key) is None:
             problems.append(Problem(parsed.where, f"{name}: {key} is missing"))
     return done
 

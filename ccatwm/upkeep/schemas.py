@@ -81,6 +81,9 @@ def _part_schema(fields: Any, required: list[str]) -> dict[str, Any]:
 def _field_schema(parse: Any) -> dict[str, Any]:
     from ccatwm.upkeep import ingest
 
+    if isinstance(parse, ingest.Between):
+        bounds = {"minimum": parse.low} | ({} if parse.high is None else {"maximum": parse.high})
+        return {"type": "integer" if parse.whole else "number", **bounds}
     closure = getattr(parse, "__closure__", None)
     if closure:  # one of some words
         return {"enum": list(closure[0].cell_contents)}

@@ -224,6 +224,20 @@ def test_the_log_tells_who_ingested_which_file_once(ingest, rows, monkeypatch):
         ({"kind": "source", "name": "s", "ra_deg": 10**400}, "a number"),
         ({"kind": "source", "name": "s", "source_kind": "solar_system_object", "naif_id": 2**40}, "31 bits"),
         ({"kind": "source", "name": ""}, "not empty"),
+        ({"kind": "source", "name": "s", "ra_deg": 4000}, "a number from 0 to 360"),
+        ({"kind": "source", "name": "s", "dec_deg": -500}, "a number from -90 to 90"),
+        ({"kind": "source", "name": "s", "elevation_deg": -3}, "a number from 0 to 180"),
+        ({"kind": "source", "name": "s", "azimuth_max_deg": 1e6}, "a number from -360 to 720"),
+        ({"kind": "telescope", "name": "FYST", "latitude_deg": 91}, "a number from -90 to 90"),
+        (
+            {"kind": "instrument_module", "name": "LFA", "instrument": "CHAI", "pixels": -1},
+            "a whole number of 0 or more",
+        ),
+        (
+            {"kind": "executed_obs_unit", "name": "s", "start_time": "2026-03-01T02:00:00+01:00",
+             "end_time": "2026-03-01T00:59:59Z"},
+            "end_time 2026-03-01T00:59:59Z is before start_time 2026-03-01T01:00:00Z",
+        ),
         ({"kind": "executed_obs_unit", "name": "s", "start_time": "0001-01-01T00:00:00+05:00"}, "a time"),
         ({"kind": "instrument_module", "name": "LFA"}, "without instrument"),
         (["raw_data_package"], "kind is None"),
@@ -233,6 +247,44 @@ def test_the_log_tells_who_ingested_which_file_once(ingest, rows, monkeypatch):
 def test_a_value_that_no_ops_db_or_pass_could_use_is_refused(mistakes, line, said):
     found = mistakes([line])
     assert any(said in text for text in found), found
+
+
+def test_a_wrong_path_is_one_mistake(mistakes):
+    assert len(mistakes([place(), package(location="archive", path="/data/p.tar")])) == 1
+
+
+def test_an_end_that_comes_later_is_compared_with_the_start_that_is_known(ingest, mistakes):
+    unit = {"kind": "executed_obs_unit", "name": "s"}
+    ingest([{**unit, "start_time": "2026-03-01T01:00:00Z"}])
+    with pytest.raises(DefinitionsError, match="is before start_time 2026-03-01T01:00:00Z"):
+        ingest([{**unit, "end_time": "2026-03-01T00:00:00Z"}])
+    assert ingest([{**unit, "end_time": "2026-03-01T01:10:00Z"}]).counts["executed_obs_unit"]["changed"] == 1
+
+
+def test_two_different_statements_about_a_package_in_one_file_are_told_with_both_lines(mistakes):
+    lines = [
+        place(),
+        package(location="archive", path="a.tar"),
+        package("other"),
+        package(location="archive", path="b.tar", state="failed"),
+    ]
+    assert mistakes(lines) == [
+        "0.jsonl:4: package 'p' is said twice in this file, and differently; the other one is in line 2"
+    ]
+
+
+def test_the_same_statement_twice_is_no_mistake(ingest, rows):
+    ingest([package(checksum="md5:AB", note=1), package(note=1, checksum="md5:ab")])
+    assert rows(t.raw_data_package.c.name) == ["p"]
+
+
+def test_a_package_may_be_said_again_in_another_file(ingest, rows):
+    ingest([package(state="transferring")], [package(state="archived")])
+    assert rows(t.raw_data_package.c.state) == ["archived"]
+
+
+def test_a_section_has_one_name(mistakes):
+    assert "did you mean observatories" in mistakes("observatorys: []\n")[0]
 
 
 @pytest.mark.parametrize("depth", [500, 1_000_000])

@@ -81,6 +81,9 @@ def test_observations_that_are_read_validate(data):
         {"raw_data_packages": [{"name": "p", "state": "gone"}]},
         {"raw_data_packages": [{"name": "p", "copies": [{"location": "archive"}]}]},
         {"scans": []},
+        {"observatorys": []},
+        {"sources": [{"name": "a", "ra_deg": 4000}]},
+        {"instrument_modules": [{"name": "LFA", "instrument": "CHAI", "pixels": 1.5}]},
     ],
     ids=str,
 )

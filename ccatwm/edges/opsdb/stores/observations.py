@@ -149,6 +149,17 @@ def module_instruments(connection: sa.Connection, names: Sequence[str]) -> dict[
     return found
 
 
+def unit_times(connection: sa.Connection, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`start_time` and `end_time` of executed obs units by name."""
+    unit = t.executed_obs_unit
+    query = sa.select(unit.c.name, unit.c.start_time, unit.c.end_time)
+    return {
+        row.name: {"start_time": row.start_time, "end_time": row.end_time}
+        for chunk in chunks(sorted(set(names)))
+        for row in connection.execute(query.where(unit.c.name.in_(chunk)))
+    }
+
+
 def location_names(connection: sa.Connection) -> dict[str, int]:
     """Data locations: id by name."""
     rows = connection.execute(sa.select(t.data_location.c.name, t.data_location.c.id))
