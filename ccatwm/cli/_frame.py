@@ -8,11 +8,14 @@ them over as its parameter `common`, and turns expected errors into one message 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import inspect
 import json
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +23,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ccatwm.errors import CcatwmError
+from ccatwm.errors import CcatwmError, SettingsError
 
 # Sections of `ccatwm --help`, in this order.
 PASSES, SET_UP, LOOK, ACT, CARE = "Passes, in order of the data flow", "Set up", "Look", "Act", "Take care"
@@ -207,45 +210,110 @@ def remember_common(
 # --- one message per error ---------------------------------------------------------------------------------
 
 
+def run_app(app: typer.Typer, prog_name: str | None = None) -> int:
+    """Run the command line of an entry point; its exit code. Whatever stdout and stderr are, it ends in good order."""
+    open_streams()
+    try:
+        app(prog_name=prog_name)
+        code: object = 0
+    except SystemExit as end:
+        code = end.code
+    except OSError as error:  # help and usage are printed outside of `run_guarded`
+        code = _tell_os(Common(), error, 0)
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def open_streams() -> None:
+    """Streams that were handed over closed (`>&-`) lead nowhere, and no file or socket gets their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def run_guarded(common: Common, call: Callable[[], int | None]) -> int:
     """The exit code of `call`; expected errors become one message."""
-    start_logging(common)
+    code = 0
     try:
-        code = call() or 0
+        start_logging(common)
+        try:
+            code = call() or 0
+        except CcatwmError as error:
+            code = error.exit_code
+            print_error(common, error)
         sys.stdout.flush()
         return code
-    except CcatwmError as error:
-        print_error(common, error)
-        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read stdout has left (`| head`); the interpreter must not try to flush it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
-        print_error(common, _from_os(error))
-        return 1
+        return _tell_os(common, error, code)
 
 
-def leave(code: object) -> None:
-    """End the process now. What `sys.exit` takes is taken; buffers are flushed."""
-    if isinstance(code, str):
-        print(code, file=sys.stderr)
-    number = code if isinstance(code, int) else int(code is not None)
+def _tell_os(common: Common, error: OSError, code: int) -> int:
+    """The exit code after an error of the file system; where the output itself took no more, stderr says so."""
+    if isinstance(error, BrokenPipeError) and _reader_has_left():
+        _give_up_stdout()  # `| head`: nothing is wrong
+        return code
+    told = _from_os(error)
+    try:
+        sys.stdout.flush()
+        print_error(common, told)
+        sys.stdout.flush()
+    except OSError:  # the output itself was what failed
+        _give_up_stdout()
+        told = CcatwmError(told.message, where="stdout")
+        with contextlib.suppress(OSError):
+            print_error(replace(common, json=False), told)
+    return code or told.exit_code
+
+
+def _reader_has_left() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(flags & select.POLLERR for _, flags in poll.poll(0))
+    except (OSError, ValueError):
+        return False
+
+
+def _give_up_stdout() -> None:
+    """What is still in the buffer must not fail once more when the process ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def leave(code: int) -> None:
+    """End the process now, with its buffers flushed."""
     try:
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError:  # nobody reads any more
-        number = number or 1
-    os._exit(number)
+        pass
+    os._exit(code)
+
+
+# Errors of the file system that a person has to mend.
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def _from_os(error: OSError) -> CcatwmError:
     where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-    return CcatwmError(error.strerror or str(error), where=where)
+    text = error.strerror or str(error)
+    if error.errno not in NO_RIGHT or not where:
+        return CcatwmError(text, where=where)
+    return SettingsError(text, where=where, next="give this account the right to it, or act as its owner")
 
 
 def error_json(error: CcatwmError) -> dict[str, Any]:

@@ -20,9 +20,5 @@ setup.register_groups(app)
 
 def main() -> None:
     """Entry point. Leaves without the interpreter's tidying up, which would cost a fifth of an idle pass."""
-    code: object = 0
-    try:
-        app(prog_name="ccatwm" if sys.argv[0].endswith("__main__.py") else None)
-    except SystemExit as end:
-        code = end.code
-    _frame.leave(code)
+    name = "ccatwm" if sys.argv[0].endswith("__main__.py") else None
+    _frame.leave(_frame.run_app(app, name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -40,7 +41,7 @@ app.callback()(_frame.remember_common)
 
 def main() -> None:
     """Entry point."""
-    app()
+    sys.exit(_frame.run_app(app))
 
 
 @command(app, "trigger-manager")

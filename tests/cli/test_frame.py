@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import subprocess
@@ -101,18 +102,47 @@ def test_an_interrupt_exits_130_without_a_traceback() -> None:
     assert code == 130 and "Traceback" not in err
 
 
-def test_a_reader_who_leaves_early_causes_no_traceback() -> None:
-    program = (
-        "from ccatwm.cli import _frame\napp = _frame.build_app('x')\napp.callback()(_frame.remember_common)\n"
-        "@_frame.command(app, 'try')\ndef run() -> None:\n    for i in range(10**6):\n        print(i)\n"
-        "app(['try'])"
-    )
-    shell = subprocess.run(
-        ["bash", "-c", '"$0" -c "$1" | head -1; exit ${PIPESTATUS[0]}', sys.executable, program],
-        capture_output=True,
-        text=True,
-    )
-    assert shell.stdout == "0\n" and shell.stderr == ""
+def shell(line: str, tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A line of bash in which `ccatwm` is the real command, with whatever streams the line gives it."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **variables}
+    script = f'ccatwm() {{ "{sys.executable}" -m ccatwm "$@"; }}\n{line}'
+    return subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("variables", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+def test_a_reader_who_leaves_early_is_no_failure(tmp_path: Path, variables: dict[str, str]) -> None:
+    line = "ccatwm schema pipeline | (sleep 1); exit ${PIPESTATUS[0]}"
+    done = shell(line, tmp_path, **variables)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_who_leaves_early_does_not_hide_a_failure(tmp_path: Path) -> None:
+    done = shell("ccatwm config show --json | (exec <&-; sleep 1); exit ${PIPESTATUS[0]}", tmp_path)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+@pytest.mark.parametrize("command", ["--help", "schema pipeline", "config show", "config show --json"])
+def test_a_full_output_is_one_line_on_stderr(tmp_path: Path, command: str) -> None:
+    (tmp_path / "ccatwm-data").mkdir()
+    (tmp_path / "ccatwm-data" / "settings.toml").write_text("[default]\nSITE = 'x'\n")
+    done = shell(f"ccatwm {command} >/dev/full", tmp_path)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr and done.stderr.startswith("ccatwm: ")
+
+
+@pytest.mark.parametrize("streams", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_change_no_exit_code(tmp_path: Path, streams: str) -> None:
+    assert shell(f"ccatwm schema pipeline {streams}", tmp_path).returncode == 0
+    assert shell(f"ccatwm status {streams}", tmp_path).returncode == 3  # there is no site here
+    assert shell(f"ccatwm status {streams}", tmp_path).stderr.count("Traceback") == 0
+
+
+def test_a_file_without_the_right_to_it_is_for_a_person_to_mend() -> None:
+    def fail() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/state/locks")
+
+    code, _, err = run(fail, "try")
+    assert code == 3 and err.startswith("ccatwm: /state/locks: Permission denied\n  next: give this account")
 
 
 def test_control_characters_from_outside_are_shown_as_escapes(capsys: pytest.CaptureFixture[str]) -> None:
