@@ -56,6 +56,10 @@ class SettingsError(CcatwmError):
     exit_code = 3
 
 
+class MissingRightError(SettingsError):
+    """The account or role may not do what was asked. A person gives the right, or acts as another."""
+
+
 class DefinitionsError(CcatwmError):
     """Pipelines or observations as written are wrong. A person acts."""
 

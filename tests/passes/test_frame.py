@@ -72,3 +72,14 @@ def test_an_ops_db_that_goes_away_in_the_middle_of_a_pass_ends_it_with_4(observa
     report = wiring.run_pass("trigger", observatory.context(Away()), PassOptions())
     assert report.exit_code == 4
     assert observatory.rows("trigger_event") == []
+
+
+def test_a_pass_whose_account_may_not_write_the_ops_db_ends_as_a_mistake_for_a_person(observatory):
+    from ccatwm import wiring
+    from ccatwm.errors import SettingsError
+    from ccatwm.passes._frame import PassOptions
+
+    context = observatory.context()
+    sa.event.listen(context.database.engine, "connect", lambda raw, _: raw.execute("PRAGMA query_only=ON"))
+    with pytest.raises(SettingsError, match="may not write"):
+        wiring.run_pass("trigger", context, PassOptions())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pwd
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,13 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool, StaticPool
 
 from ccatwm.edges.opsdb.tables import SCHEMA
-from ccatwm.errors import ConflictError, OpsDbUnavailableError, SchemaVersionError
+from ccatwm.errors import (
+    CcatwmError,
+    ConflictError,
+    MissingRightError,
+    OpsDbUnavailableError,
+    SchemaVersionError,
+)
 from ccatwm.interfaces import Effects, PlainEffects
 
 # Revisions this release works with, per alembic branch; compared with the version table without importing alembic.
@@ -124,11 +131,14 @@ class Database:
         except sa.exc.IntegrityError as error:
             raise ConflictError(f"the ops-db refused a row: {_first_line(error)}") from error
         except sa.exc.DBAPIError as error:
-            if not _is_away(error):
+            if not (_is_away(error) or _is_denied(error)):
                 raise
-            raise self._unavailable(error) from error
+            raise self._explain(error) from error
 
-    def _unavailable(self, error: sa.exc.DBAPIError) -> OpsDbUnavailableError:
+    def _explain(self, error: sa.exc.DBAPIError) -> CcatwmError:
+        """A missing right, which a person gives, or the world's silence, which the next pass outlasts."""
+        if _is_denied(error):
+            return _missing_right(self.url, self.safe_url, error)
         return OpsDbUnavailableError(
             f"the ops-db did not answer: {_first_line(error)}",
             where=self.safe_url,
@@ -156,7 +166,7 @@ class Database:
                 raise SchemaVersionError(
                     "the ops-db has no ccatwm tables", where=self.safe_url, next="run `ccatwm db upgrade`"
                 ) from error
-            raise self._unavailable(error) from error
+            raise self._explain(error) from error
         for branch, revisions in wanted.items():
             mine = {revision for revision in found if revision.startswith(branch)}
             if not mine & revisions:
@@ -279,6 +289,51 @@ def _is_away(error: sa.exc.DBAPIError) -> bool:
     """
     silent = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
     return error.connection_invalidated or isinstance(error, silent) or type(error) is sa.exc.DatabaseError
+
+
+def _is_denied(error: sa.exc.DBAPIError) -> bool:
+    """Whether the account's or role's rights are what is wrong.
+
+    SQLITE_READONLY_DBMOVED is a file that was replaced under an open connection; 42501 is PostgreSQL's
+    insufficient_privilege (PostgreSQL manual, appendix A).
+    """
+    name = str(getattr(error.orig, "sqlite_errorname", ""))
+    if name.startswith("SQLITE_READONLY"):
+        return name != "SQLITE_READONLY_DBMOVED"
+    return name == "SQLITE_PERM" or getattr(error.orig, "pgcode", None) == "42501"
+
+
+def _missing_right(url: sa.URL, safe_url: str, error: sa.exc.DBAPIError) -> MissingRightError:
+    account = _account()
+    if url.get_backend_name() == "postgresql":
+        role = url.username or account
+        return MissingRightError(
+            f"role {role} lacks a right in the ops-db: {_first_line(error)}",
+            where=safe_url,
+            next="act as a role with the write role's rights, or let the owner of the tables say "
+            f"GRANT USAGE ON SCHEMA {SCHEMA}, GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} "
+            f"and GRANT USAGE ON ALL SEQUENCES IN SCHEMA {SCHEMA}, each TO {role}",
+        )
+    return MissingRightError(
+        f"account {account} may not write {_unwritable(Path(str(url.database)))}: {_first_line(error)}",
+        where=safe_url,
+        next="give the account the right to write the file and its folder, or act as their owner",
+    )
+
+
+def _unwritable(path: Path) -> Path:
+    """What of an SQLite database keeps it from being written: the file, one beside it, or the folder."""
+    beside = [path.with_name(path.name + ending) for ending in ("-wal", "-shm")]
+    parts = [path, *(p for p in beside if p.exists()), path.parent]
+    return next((part for part in parts if not os.access(part, os.W_OK)), path)
+
+
+def _account() -> str:
+    """The name of the account that this process acts as, or its number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _first_line(error: BaseException) -> str:
