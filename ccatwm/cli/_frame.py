@@ -340,14 +340,19 @@ def print_error(common: Common, error: CcatwmError) -> None:
 # --- logs --------------------------------------------------------------------------------------------------
 
 
+def _log_time(record: logging.LogRecord, timespec: str) -> str:
+    """When it was logged, UTC."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
 class JsonLines(logging.Formatter):
     """One JSON object per log record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from datetime import UTC, datetime
-
         document = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
+            "time": _log_time(record, "microseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -359,7 +364,10 @@ class JsonLines(logging.Formatter):
 
 
 class PlainLines(logging.Formatter):
-    """A log line for people; text from outside cannot steer their terminal."""
+    """A log line for people, with its time in UTC; text from outside cannot steer their terminal."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return _log_time(record, "seconds")
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), lines=True)
@@ -369,7 +377,7 @@ def start_logging(common: Common) -> None:
     """Logs go to stderr. Without `-v` only what somebody must know is said."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        JsonLines() if common.log_format == "json" else PlainLines("%(levelname)s %(message)s")
+        JsonLines() if common.log_format == "json" else PlainLines("%(asctime)s %(levelname)s %(message)s")
     )
     level = logging.ERROR if common.quiet else _LEVELS[min(common.verbose, 2)]
     if common.log_format == "json" and not common.quiet:

@@ -17,7 +17,7 @@ from ccatwm.errors import WorldError
 
 if TYPE_CHECKING:
     from ccatwm.passes._context import Context
-    from ccatwm.passes._frame import PassOptions, PassReport
+    from ccatwm.passes._frame import PassOptions
 
 log = logging.getLogger("ccatwm.managers")
 
@@ -113,18 +113,10 @@ def _run_round(name: str, context: Context, options: PassOptions, stop: StopSign
         if stop():
             break
         report = wiring.run_pass(pass_name, context, options)
-        _log_report(report)
+        if report.error is not None:
+            log.warning("%s: %s", report.pass_name, report.error)
         code = max(code, report.exit_code)
     return code
-
-
-def _log_report(report: PassReport) -> None:
-    if report.error is not None:
-        log.warning("%s: %s", report.pass_name, report.error)
-    elif report.changed:
-        log.info(
-            "%s: %d done, %d waiting, %d failed", report.pass_name, report.done, report.waiting, report.failed
-        )
 
 
 if __name__ == "__main__":

@@ -60,6 +60,10 @@ class PassItem:
         }
 
 
+# What waits is the same line in every round: the summary of the pass counts it.
+_LEVELS = {"failed": logging.WARNING, "done": logging.INFO, "waiting": logging.DEBUG}
+
+
 @dataclass
 class PassReport:
     """What one pass did. `error`: the world went away in the middle; the next pass goes on."""
@@ -92,7 +96,7 @@ class PassReport:
         setattr(self, kind, getattr(self, kind) + 1)
         self.items.append(item)
         log.log(
-            logging.WARNING if kind == "failed" else logging.INFO,
+            _LEVELS[kind],
             "%s: %s%s",
             _subject(item),
             item.outcome,
@@ -212,7 +216,18 @@ def run_framed(
         report.error = error
     report.seconds = context.clock.monotonic() - begun
     report.scheduler_calls = context.scheduler_calls - calls_before
+    _log_summary(report)
     return report
+
+
+def _log_summary(report: PassReport) -> None:
+    """One line of a pass that found something, whatever it came to."""
+    if report.selected or report.changed or report.waiting:
+        log.info(
+            "%s: %d selected, %d done, %d waiting, %d failed, %.1f s",
+            report.pass_name, report.selected, report.done, report.waiting, report.failed, report.seconds,
+            extra={"pass_name": report.pass_name},
+        )  # fmt: skip
 
 
 def _run_leased(

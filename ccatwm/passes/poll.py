@@ -349,7 +349,8 @@ def _wait(frame: PassFrame, item: Watched, message: str) -> None:
     if not known:
         log.warning("run %s: the batch system says nothing that is understood of job %s: %s", item.run.id,
                     item.attempt.job_id, item.report.message)  # fmt: skip
-    frame.report.add("waiting", _item(item.run, item.report.state.value, message))
+    reason = f"its job is {item.report.state.value}" + (f": {message}" if message else "")
+    frame.report.add("waiting", _item(item.run, item.run.status, reason))
 
 
 def _has_news(item: Watched, message: str) -> bool:

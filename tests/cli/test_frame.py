@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -165,6 +166,13 @@ def test_json_log_lines_carry_pass_and_run() -> None:
     record.pass_name, record.run = "stage", 7
     document = json.loads(_frame.JsonLines().format(record))
     assert (document["message"], document["pass"], document["run"]) == ("staged x", "stage", 7)
+
+
+def test_a_log_line_for_people_begins_with_its_time_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
+    _frame.start_logging(Common())
+    logging.getLogger("ccatwm.passes").warning("run 7 failed")
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ WARNING run 7 failed\n", told), told
 
 
 # --- conditions under cron ---------------------------------------------------------------------------------

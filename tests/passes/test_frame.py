@@ -83,3 +83,27 @@ def test_a_pass_whose_account_may_not_write_the_ops_db_ends_as_a_mistake_for_a_p
     sa.event.listen(context.database.engine, "connect", lambda raw, _: raw.execute("PRAGMA query_only=ON"))
     with pytest.raises(SettingsError, match="may not write"):
         wiring.run_pass("trigger", context, PassOptions())
+
+
+def test_what_only_waits_is_one_line_of_the_log_and_not_one_per_run(observatory, caplog):
+    for name in ("trigger", "resolve", "stage", "submit"):
+        observatory.run_pass(name)
+    caplog.set_level("INFO", logger="ccatwm")
+    caplog.clear()
+    report = observatory.run_pass("poll")
+    assert report.waiting > 1
+    waiting = f"poll: {report.selected} selected, 0 done, {report.waiting} waiting, 0 failed, "
+    assert [record.getMessage().startswith(waiting) for record in caplog.records] == [True]
+
+
+def test_a_pass_that_finds_nothing_logs_nothing(observatory, caplog):
+    caplog.set_level("INFO", logger="ccatwm")
+    observatory.run_pass("collect")
+    assert caplog.records == []
+
+
+def test_a_waiting_run_is_told_by_its_status_and_its_job_by_the_batch_systems_word(observatory):
+    for name in ("trigger", "resolve", "stage", "submit"):
+        observatory.run_pass(name)
+    item = observatory.run_pass("poll").items[0]
+    assert (item.outcome, item.reason) == ("SUBMITTED", "its job is pending")
