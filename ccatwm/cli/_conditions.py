@@ -65,7 +65,7 @@ def _clock(at: datetime) -> str:
 
 
 def tell_news(state_dir: Path, reports: Sequence[PassReport], now: datetime) -> list[str]:
-    """Lines to print for these reports: conditions, and runs that failed for good."""
+    """Lines to print for these reports: conditions, runs that failed for good, copies that are bad."""
     seen = [r.pass_name for r in reports if r.skipped != "locked"]
     met = {r.pass_name: (_key(r), str(r.error)) for r in reports if r.error is not None}
     memory = state_dir / "conditions.json"
@@ -73,7 +73,7 @@ def tell_news(state_dir: Path, reports: Sequence[PassReport], now: datetime) -> 
     lines, remembered = plan_news(known, met, seen, now)
     if remembered != known:
         _write(memory, remembered)
-    return lines + [line for report in reports for line in _failed_for_good(report)]
+    return lines + [line for r in reports for line in (*_bad_copies(r), *_failed_for_good(r))]
 
 
 def _key(report: PassReport) -> str:
@@ -91,6 +91,12 @@ def _failed_for_good(report: PassReport) -> list[str]:
         f"ccatwm: {report.pass_name}: step {item.pipeline}/{item.step} is tripped: {item.reason}"
         for item in report.items
         if item.outcome == "tripped" and item.run is None
+    ]
+
+
+def _bad_copies(report: PassReport) -> list[str]:
+    return [
+        f"ccatwm: {report.pass_name}: {item.reason}" for item in report.items if item.outcome == "bad-copy"
     ]
 
 

@@ -22,6 +22,9 @@ Type = Annotated[
 All = Annotated[bool, typer.Option("--all", help="Also those that a newer product replaced.")]
 
 
+SHOWN_BAD_COPIES = 10
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands, the whole before the parts."""
     for function in (status, runs, products, show, logs, explain, lineage):
@@ -58,7 +61,7 @@ def status(
     context = _open(common)
     now = context.clock.now()
     selection = read_selection(now, pipeline, step, sub_group, None, None, None, None)
-    document = build_status(context.database, selection, now=now, limit=limit)
+    document = build_status(context.database, context.grouping, selection, now=now, limit=limit)
     if common.json:
         _frame.emit_json(document)
     else:
@@ -68,6 +71,8 @@ def status(
 
 def _show_status(document: dict[str, Any], common: Common) -> None:
     from ccatwm.views import status as view
+    from ccatwm.views.copies import COLUMNS as BAD_COPY_COLUMNS
+    from ccatwm.views.copies import bad_copy_cells
     from ccatwm.views.runs import COLUMNS, run_cells
 
     _print_lines(view.brake_lines(document))
@@ -76,6 +81,12 @@ def _show_status(document: dict[str, Any], common: Common) -> None:
         print()
         rows = [run_cells(row) for row in document["attention"]]
         _frame.print_table("runs under way, or waiting for you", COLUMNS, rows)
+    if document["bad_copies"]:
+        print()
+        rows = [bad_copy_cells(row) for row in document["bad_copies"][:SHOWN_BAD_COPIES]]
+        _frame.print_table("bad copies of raw data packages", BAD_COPY_COLUMNS, rows)
+        if len(document["bad_copies"]) > SHOWN_BAD_COPIES:
+            print(f"and {len(document['bad_copies']) - SHOWN_BAD_COPIES} more; --json lists all")
     if document["passes"] and not common.quiet:
         print()
         rows = [view.pass_cells(row, document["at"]) for row in document["passes"]]
@@ -241,6 +252,7 @@ def lineage(
     context = _open(common)
     document = build_lineage(
         context.database,
+        context.grouping,
         subject,
         base_dir=_base_dir(context),
         managed=context.settings.observations == "managed",

@@ -104,6 +104,12 @@ class PassReport:
             extra={"pass_name": self.pass_name, "run": item.run, "pipeline": item.pipeline},
         )
 
+    def tell(self, item: PassItem) -> None:
+        """Something that people must know and that is nobody's success or failure: it is not counted."""
+        self.items.append(item)
+        log.warning("%s: %s (%s)", _subject(item), item.outcome, item.reason,
+                    extra={"pass_name": self.pass_name, "run": item.run, "pipeline": item.pipeline})  # fmt: skip
+
     def to_json(self) -> dict[str, Any]:
         document: dict[str, Any] = {
             "schema": "ccatwm.pass/1",

@@ -147,7 +147,7 @@ def _collect(context: Context, item: Run, attempt: Attempt, inputs: Sequence[Run
     plan = plan_products(entries, hashes, declared, role=step.role, exit_code=exit_code, partial=partial)
     if plan.problem is not None:
         raise BadOutputError(plan.problem)
-    warnings = list(plan.warnings)
+    warnings = [*item.warnings, *plan.warnings]
     if partial:
         warnings.append(f"partial: the program ended with exit code {exit_code}")
     warnings += _mixed_versions(context, inputs)

@@ -84,7 +84,7 @@ def _stage_run(frame: PassFrame, run: Run) -> None:
     if not _begin(frame, run):
         return
     try:
-        _bring_inputs(frame.context, run)
+        _bring_inputs(frame, run)
     except ClaimedElsewhereError as error:
         frame.report.add("waiting", _item(run, "waiting", error.message))
     except NoSpaceError as error:
@@ -137,7 +137,8 @@ def _wait_for_space(frame: PassFrame, run: Run, error: NoSpaceError) -> None:
 # --- one run ------------------------------------------------------------------------------------------------------
 
 
-def _bring_inputs(context: Context, run: Run) -> None:
+def _bring_inputs(frame: PassFrame, run: Run) -> None:
+    context = frame.context
     with context.database.read() as connection:
         inputs = runs.list_inputs(connection, [run.id])[run.id]
     _check_host_files(context, run)
@@ -147,7 +148,7 @@ def _bring_inputs(context: Context, run: Run) -> None:
         folder = PurePosixPath(run.directory)
         context.workfiles.remove_trees([folder / "input", folder / "workspace"])
     for package in packages_of(inputs):
-        _bring_package(context, package, verify=again)
+        _bring_package(frame, run, package, verify=again)
     _link_inputs(context, run, inputs)
 
 
@@ -235,8 +236,9 @@ class _Sought:
     claim: str
 
 
-def _bring_package(context: Context, package: RunInput, *, verify: bool) -> None:
+def _bring_package(frame: PassFrame, run: Run, package: RunInput, *, verify: bool) -> None:
     """Have the package, verified and unpacked, in the shared cache."""
+    context = frame.context
     directory = cache_directory(package.identity, package.name, package.checksum)
     place = location(context)
     with context.database.read() as connection:
@@ -248,7 +250,7 @@ def _bring_package(context: Context, package: RunInput, *, verify: bool) -> None
     if row is not None and row.state == "PRESENT":
         context.workfiles.remove_trees([directory])  # it was there, but is no longer what was staged
     try:
-        received = _receive_best(context, sought)
+        received = _receive_best(frame, run, sought)
     except CcatwmError:
         with context.database.write() as connection:
             staged.release_claim(connection, place, str(directory), sought.claim)
@@ -287,9 +289,9 @@ def _claimant_is_gone(claim: str) -> bool:
     return boot == boot_id() and boot != "unknown" and process_start(int(pid)) != start
 
 
-def _receive_best(context: Context, sought: _Sought) -> Received:
+def _receive_best(frame: PassFrame, run: Run, sought: _Sought) -> Received:
     """Read the package from its best copy; where one is bad, say so and try the next."""
-    package = sought.package
+    context, package = frame.context, sought.package
     with context.database.read() as connection:
         copies = context.grouping.copies(connection, [package.identity]).get(package.identity, [])
         bad = staged.known_bad_copies(connection, package.identity)
@@ -307,7 +309,8 @@ def _receive_best(context: Context, sought: _Sought) -> Received:
         except (CorruptCopyError, MissingCopyError) as error:
             finding = "corrupt" if isinstance(error, CorruptCopyError) else "missing"
             findings.append(f"{copy.location}: {finding} ({error.message})")
-            _report_copy(context, package, copy, finding, error.message)
+            news = (copy.location, copy.path) not in bad
+            _report_copy(frame, run, package, copy, finding, error.message, news=news)
             continue
         if (copy.location, copy.path) in bad:
             with context.database.write() as connection:
@@ -357,9 +360,16 @@ def _with_root(context: Context, copy: PackageCopy) -> PackageCopy:
     return PackageCopy(copy.id, copy.location, copy.storage, setting.root, copy.path, copy.priority)
 
 
-def _report_copy(context: Context, package: RunInput, copy: PackageCopy, finding: str, message: str) -> None:
-    with context.database.write() as connection:
+def _report_copy(
+    frame: PassFrame, run: Run, package: RunInput, copy: PackageCopy, finding: str, message: str, *, news: bool
+) -> None:
+    """A bad copy is remembered, is a warning of the run that met it, and is told when it is first met."""
+    text = f"package {package.name}: its copy at {copy.location} ({copy.path}) is {finding}: {message}"
+    with frame.context.database.write() as connection:
         staged.record_copy_report(
             connection, package_id=package.identity, package_name=package.name, location=copy.location,
-            path=copy.path, finding=finding, message=message, now=context.clock.now(),
+            path=copy.path, finding=finding, message=message, now=frame.context.clock.now(),
         )  # fmt: skip
+        runs.add_warning(connection, run.id, text)
+    if news:
+        frame.report.tell(_item(run, "bad-copy", text))

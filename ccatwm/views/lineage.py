@@ -13,8 +13,10 @@ from typing import Any
 from ccatwm.core.selection import suggest
 from ccatwm.core.wording import utc_text
 from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import views
 from ccatwm.errors import UsageError
+from ccatwm.views.copies import copy_lines, list_copies
 from ccatwm.views.products import absolute_path, product_json
 
 PACKAGE_PREFIX = "package:"
@@ -22,13 +24,17 @@ SCHEMA = "ccatwm.lineage/1"
 
 
 def build_lineage(
-    database: Database, subject: str, *, base_dir: PurePosixPath, managed: bool = True
+    database: Database,
+    grouping: GroupingEngine,
+    subject: str,
+    *,
+    base_dir: PurePosixPath,
+    managed: bool = True,
 ) -> dict[str, Any]:
     """The lineage of `17` (a product) or of `package:NAME`. Errors: UsageError for what is not there."""
     if subject.startswith(PACKAGE_PREFIX):
-        return build_package_lineage(
-            database, subject.removeprefix(PACKAGE_PREFIX), base_dir=base_dir, managed=managed
-        )
+        name = subject.removeprefix(PACKAGE_PREFIX)
+        return build_package_lineage(database, grouping, name, base_dir=base_dir, managed=managed)
     if not subject.isascii() or not subject.isdigit():
         raise UsageError(
             f"{subject!r} is neither a product number nor `package:NAME`",
@@ -200,7 +206,7 @@ def _of_kind(inputs: Mapping[int, Sequence[dict[str, Any]]], kind: str) -> list[
 
 
 def build_package_lineage(
-    database: Database, name: str, *, base_dir: PurePosixPath, managed: bool = True
+    database: Database, grouping: GroupingEngine, name: str, *, base_dir: PurePosixPath, managed: bool = True
 ) -> dict[str, Any]:
     """Every product that stands on a raw data package, directly or through others, current or not."""
     with database.read() as connection:
@@ -212,6 +218,7 @@ def build_package_lineage(
         products = views.list_products_of_runs(connection, run_ids)
         members = views.list_memberships(connection, package["ids"])
         runs = views.list_provenance(connection, run_ids)
+        copies = list_copies(connection, grouping, package["ids"])
     return {
         "schema": SCHEMA,
         "package": {
@@ -219,6 +226,7 @@ def build_package_lineage(
             "ids": sorted(package["ids"]),
             **{key: package[key] for key in ("state", "checksum", "size")},
         },
+        "copies": copies,
         "sub_groups": members,
         "runs": [_brief(runs[run_id]) for run_id in run_ids],
         "products": [product_json(row, base_dir) for row in products],
@@ -294,8 +302,7 @@ def _package_lines(document: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {product['product']}  run {product['run']} {place}  {product['name']} ({mark})")
     if not document["products"]:
         lines.append("  none")
-    lines += _membership_lines(document)
-    return lines
+    return lines + copy_lines(document["copies"]) + _membership_lines(document)
 
 
 def _membership_lines(document: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,9 @@ from ccatwm.core.selection import Selection
 from ccatwm.core.states import OPEN
 from ccatwm.core.wording import span_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import leases, views
+from ccatwm.views.copies import list_bad_copies
 from ccatwm.views.runs import run_json
 
 ATTENTION_LIMIT = 20
@@ -20,9 +22,14 @@ PASS_COLUMNS = ("pass", "location", "last", "done", "waiting", "failed", "messag
 
 
 def build_status(
-    database: Database, selection: Selection, *, now: datetime, limit: int | None = None
+    database: Database,
+    grouping: GroupingEngine,
+    selection: Selection,
+    *,
+    now: datetime,
+    limit: int | None = None,
 ) -> dict[str, Any]:
-    """The document `ccatwm.status/1`: a row per step, runs that need attention, passes and brakes."""
+    """The document `ccatwm.status/1`: a row per step, runs that need attention, bad copies, passes and brakes."""
     with database.read() as connection:
         views.check_selection(connection, selection)
         paused, blocked = leases.read_brakes(connection)
@@ -34,6 +41,7 @@ def build_status(
         records = views.list_pass_records(connection)
         held = views.list_leases(connection)
         unsettled = views.count_unsettled(connection)
+        bad_copies = list_bad_copies(connection, grouping)
     document: dict[str, Any] = {
         "schema": "ccatwm.status/1",
         "at": utc_text(now),
@@ -41,6 +49,7 @@ def build_status(
         "submission_blocked": blocked,
         "status": [_step(row, counts) for row in steps],
         "attention": [run_json(row, now) for row in attention],
+        "bad_copies": bad_copies,
         "unsettled": unsettled,
         "passes": [_pass(row) for row in records],
         "leases": [_lease(row) for row in held],

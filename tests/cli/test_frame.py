@@ -15,9 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from ccatwm.cli import _frame
-from ccatwm.cli._conditions import Condition, plan_news
+from ccatwm.cli._conditions import Condition, plan_news, tell_news
 from ccatwm.cli._frame import Common
 from ccatwm.errors import CcatwmError, Problem, SettingsError, UsageError, WorldError
+from ccatwm.passes._frame import PassItem, PassReport
 
 pytestmark = pytest.mark.quick
 
@@ -173,6 +174,14 @@ def test_a_log_line_for_people_begins_with_its_time_in_utc(capsys: pytest.Captur
     logging.getLogger("ccatwm.passes").warning("run 7 failed")
     told = capsys.readouterr().err
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ WARNING run 7 failed\n", told), told
+
+
+def test_a_bad_copy_is_told_under_cron(tmp_path: Path) -> None:
+    report = PassReport("stage", "x", NOON)
+    report.tell(PassItem("bad-copy", "package p: its copy at buffer (p.tar) is corrupt: checksum differs", 7))
+    assert tell_news(tmp_path, [report], NOON) == [
+        "ccatwm: stage: package p: its copy at buffer (p.tar) is corrupt: checksum differs"
+    ]
 
 
 # --- conditions under cron ---------------------------------------------------------------------------------

@@ -78,6 +78,15 @@ def test_the_first_map_and_its_files_remain(demo):
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (product["sha256"], product["size"])
 
 
+def test_the_corrupt_copy_was_found_and_reported(demo):
+    bad = ask(demo, "status")["bad_copies"]
+    assert [(c["location"], c["finding"]) for c in bad] == [("buffer", "corrupt")]
+    package = f"package:{bad[0]['package']}"
+    assert {c["location"]: c["finding"] for c in ask(demo, "lineage", package)["copies"]} == {
+        "buffer": "corrupt", "archive": None,
+    }  # fmt: skip
+
+
 def test_the_corrupt_copy_did_no_harm(demo):
     lineage = ask(demo, "lineage", str(maps(demo, "integrated.fits")[-1]["product"]))
     text = json.dumps(lineage)

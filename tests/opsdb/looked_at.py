@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from ccatwm.core.model import ResolvedStep, Resources, SoftwareVersion, StepRole
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.grouping import GroupingEngine
+from ccatwm.edges.opsdb.observations import ObservationTables
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -47,6 +49,10 @@ class World:
     steps: dict[str, int] = field(default_factory=dict)
     scopes: dict[str, int] = field(default_factory=dict)
     now: datetime = NOW
+
+    @property
+    def grouping(self) -> GroupingEngine:
+        return GroupingEngine(ObservationTables.managed(), self.database.dialect, UTC)
 
     def insert(self, table: sa.Table, **values: Any) -> int:
         result = self.connection.execute(sa.insert(table).values(**values))

@@ -232,7 +232,7 @@ def test_the_path_of_a_product_is_the_name_on_disk(world):
 
 
 def status(world: World) -> dict[str, Any]:
-    return build_status(world.database, Selection(), now=NOW)
+    return build_status(world.database, world.grouping, Selection(), now=NOW)
 
 
 def test_status_counts_runs_and_outcomes_by_step(world):
@@ -370,7 +370,7 @@ def test_lineage_goes_back_to_the_raw_data(world):
     made = [world.calibrated(f"executed_obs_unit={n}", f"scan-{n}") for n in (1, 2)]
     _, run, product = world.gridded(*(p for _, _, p in made))
     world.attempt(run)
-    document = build_lineage(world.database, str(product), base_dir=BASE)
+    document = build_lineage(world.database, world.grouping, str(product), base_dir=BASE)
     assert document["product"]["product"] == product
     assert [(n["depth"], n["kind"], n["name"]) for n in document["inputs"]] == [
         (1, "product", "spectra.fits"),
@@ -390,7 +390,7 @@ def test_a_shared_input_is_opened_once(world):
     _, run, first = world.calibrated("executed_obs_unit=1", "scan-1")
     second = world.product(run, "noise.fits", "INTERMEDIATE")
     _, _, product = world.gridded(first, second)
-    nodes = build_lineage(world.database, str(product), base_dir=BASE)["inputs"]
+    nodes = build_lineage(world.database, world.grouping, str(product), base_dir=BASE)["inputs"]
     assert [n["name"] for n in nodes] == ["spectra.fits", "scan-1", "noise.fits"]
     assert [n["shared"] for n in nodes if "shared" in n] == [False, True]
 
@@ -430,7 +430,7 @@ def test_a_chain_longer_than_the_recursion_limit_is_followed(world):
                 )
             )
     final = world.product(run + length)
-    document = build_lineage(world.database, str(final), base_dir=BASE)
+    document = build_lineage(world.database, world.grouping, str(final), base_dir=BASE)
     assert max(node["depth"] for node in document["inputs"]) == length + 1
     assert [p["name"] for p in document["raw_data_packages"]] == ["scan-1"]
     json.dumps(document)
@@ -445,16 +445,16 @@ def test_a_package_knows_every_product_that_stands_on_it(world):
         world.input_product(new, product)
     newest = world.product(new)
     world.update(t.sub_group, group, current_run_id=new)
-    found = build_lineage(world.database, "package:scan-1", base_dir=BASE)["products"]
+    found = build_lineage(world.database, world.grouping, "package:scan-1", base_dir=BASE)["products"]
     assert {p["product"]: p["current"] for p in found} == {calibrated: True, old: False, newest: True}
-    found = build_lineage(world.database, "package:scan-2", base_dir=BASE)["products"]
+    found = build_lineage(world.database, world.grouping, "package:scan-2", base_dir=BASE)["products"]
     assert {p["product"] for p in found} == {other, newest}
 
 
 def test_a_package_that_nothing_was_made_of_says_where_it_belongs(world):
     world.sub_group("calibrate", "executed_obs_unit=9", outcome="waiting-for-data")
     world.member("calibrate", "executed_obs_unit=9", "scan-9", "waiting")
-    lines = lineage_lines(build_lineage(world.database, "package:scan-9", base_dir=BASE))
+    lines = lineage_lines(build_lineage(world.database, world.grouping, "package:scan-9", base_dir=BASE))
     assert "  otf/calibrate executed_obs_unit=9: waiting-for-data" in lines
 
 
@@ -462,9 +462,61 @@ def test_a_package_that_nothing_was_made_of_says_where_it_belongs(world):
 def test_lineage_of_what_is_not_there_says_what_is(world, subject):
     _, _, product = world.calibrated("executed_obs_unit=1", "scan-1")
     with pytest.raises(UsageError) as caught:
-        build_lineage(world.database, subject, base_dir=BASE)
+        build_lineage(world.database, world.grouping, subject, base_dir=BASE)
     said = {"999": str(product), "package:scan-l": "scan-1", "map.fits": "package:NAME"}[subject]
     assert said in caught.value.next
+
+
+# --- copies of packages -------------------------------------------------------------------------------------
+
+
+def copied(world: World, name: str, *places: str) -> str:
+    """A raw data package with a copy at each of these data locations; returns its id."""
+    site = world.insert(t.site, name=f"site of {name}", updated_at=NOW)
+    package = world.insert(t.raw_data_package, name=name, state="archived", created_at=NOW, updated_at=NOW)
+    for place in places:
+        location = world.insert(
+            t.data_location, name=place, site_id=site, location_type="buffer", storage_type="disk",
+            active=True, priority=0, updated_at=NOW,
+        )  # fmt: skip
+        world.insert(
+            t.physical_copy, raw_data_package_id=package, data_location_id=location, path=f"{name}.tar",
+            status="present", updated_at=NOW,
+        )  # fmt: skip
+    return str(package)
+
+
+def found_bad(world: World, package: str, name: str, place: str) -> None:
+    world.insert(
+        t.copy_report, package_id=package, package_name=name, location=place, path=f"{name}.tar",
+        finding="corrupt", message="checksum differs", found_at=NOW,
+    )  # fmt: skip
+
+
+def test_status_lists_bad_copies(world):
+    found_bad(world, copied(world, "scan-1", "buffer", "archive"), "scan-1", "buffer")
+    assert status(world)["bad_copies"] == [
+        {"package": "scan-1", "location": "buffer", "path": "scan-1.tar", "finding": "corrupt",
+         "message": "checksum differs", "found_at": "2026-03-02T12:00:00Z"}
+    ]  # fmt: skip
+
+
+def test_a_bad_copy_that_is_offered_no_more_is_no_longer_in_status(world):
+    found_bad(world, copied(world, "scan-1", "buffer"), "scan-1", "buffer")
+    for copy in world.rows(t.physical_copy):
+        world.update(t.physical_copy, copy["id"], status="deleted")
+    assert status(world)["bad_copies"] == []
+
+
+def test_the_lineage_of_a_package_shows_its_copies_and_what_was_found_of_them(world):
+    found_bad(world, copied(world, "scan-1", "buffer", "archive"), "scan-1", "buffer")
+    document = build_lineage(world.database, world.grouping, "package:scan-1", base_dir=BASE)
+    assert [(c["location"], c["finding"]) for c in document["copies"]] == [
+        ("buffer", "corrupt"), ("archive", None),
+    ]  # fmt: skip
+    lines = lineage_lines(document)
+    assert "  buffer: scan-1.tar  CORRUPT, found at 2026-03-02 12:00 UTC: checksum differs" in lines
+    assert "  archive: scan-1.tar" in lines
 
 
 # --- explain ------------------------------------------------------------------------------------------------

@@ -58,6 +58,28 @@ def test_a_corrupt_copy_is_reported_and_the_good_one_taken(observatory):
     ]
 
 
+def test_a_run_that_met_a_corrupt_copy_carries_a_warning_that_names_it(observatory):
+    observatory.until_quiet()
+    warned = [warning for r in observatory.runs() for warning in json.loads(r["warnings"])]
+    assert len(warned) == 1
+    assert warned[0].startswith("package scan-2-LFA: its copy at buffer (scan-2.tar) is corrupt: ")
+
+
+def test_a_corrupt_copy_is_told_once(observatory):
+    (observatory.folder / "raw" / "scan-2.tar").rename(observatory.folder / "away")
+    told = []
+    for name in ("trigger", "resolve", "stage"):
+        told += [i for i in observatory.run_pass(name).items if i.outcome == "bad-copy"]
+    assert [item.reason.partition(" is ")[0] for item in told] == [
+        "package scan-2-LFA: its copy at buffer (scan-2.tar)",
+        "package scan-2-LFA: its copy at raw (scan-2.tar)",
+    ]
+    observatory.minute += 60
+    observatory.run_pass("poll")
+    again = observatory.run_pass("stage")
+    assert (again.failed, [i.outcome for i in again.items]) == (1, ["failed"])
+
+
 def test_inputs_are_frozen_with_checksum_and_lineage(observatory):
     observatory.until_quiet()
     grid = observatory.runs("grid")[0]

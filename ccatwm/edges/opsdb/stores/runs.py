@@ -69,6 +69,13 @@ def update_run(connection: sa.Connection, run_id: int, **changes: Any) -> None:
     connection.execute(sa.update(runs).where(runs.c.id == run_id).values(**changes))
 
 
+def add_warning(connection: sa.Connection, run_id: int, text: str) -> None:
+    """A run is not told the same twice."""
+    known = connection.execute(sa.select(runs.c.warnings).where(runs.c.id == run_id)).scalar_one()
+    if text not in known:
+        update_run(connection, run_id, warnings=[*known, text])
+
+
 def insert_run(connection: sa.Connection, *, now: datetime, by_pass: str, **values: Any) -> int:
     """A new run, PENDING, with its first event. Errors: ConflictError if the sub-group has an open run."""
     result = connection.execute(

@@ -470,6 +470,15 @@ def list_memberships(connection: sa.Connection, package_ids: Collection[str]) ->
     return found
 
 
+def list_copy_reports(connection: sa.Connection, package_ids: Collection[str] | None = None) -> list[Row]:
+    """What `stage` found of physical copies, newest first; of these packages only."""
+    report = t.copy_report
+    query = sa.select(report).order_by(report.c.found_at.desc(), report.c.id.desc())
+    if package_ids is not None:
+        query = query.where(report.c.package_id.in_(sorted(package_ids)))
+    return _rows(connection, query)
+
+
 # --- sub-groups ---------------------------------------------------------------------------------------------
 
 
