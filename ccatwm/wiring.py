@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,9 +187,14 @@ def run_cycle(context: Context, options: PassOptions) -> Iterator[PassReport]:
         yield run_pass(name, context, options)
 
 
+RETRY_PATIENCE_SECONDS = 120  # how long `cycle --until-idle` waits for a retry
+
+
 def work_is_left(context: Context) -> bool:
     """Whether more passes would do something without anybody doing anything: jobs run, retries are due soon."""
+    now = context.clock.now()
+    soon = now + timedelta(seconds=RETRY_PATIENCE_SECONDS)
     from ccatwm.edges.opsdb.stores.runs import any_active_run
 
     with context.database.read() as connection:
-        return any_active_run(connection, context.settings.processing_location, context.clock.now())
+        return any_active_run(connection, context.settings.processing_location, now, retries_by=soon)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ccatwm.passes._frame import PassOptions, PassReport
 
 WAIT_FOREVER_SECONDS = 86400.0 * 365
-IDLE_SLEEP_SECONDS = 0.5
+IDLE_SLEEP_SECONDS = 0.5  # between rounds that change nothing, longer each time
+MAX_IDLE_SLEEP_SECONDS = 5.0
 
 MaxSeconds = Annotated[
     float | None,
@@ -35,7 +36,9 @@ Step = Annotated[str | None, typer.Option("--step", metavar="NAME", help="Of thi
 SubGroup = Annotated[str | None, typer.Option("--sub-group", metavar="KEY", help="Of this sub-group only.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again even where everything is up to date.")]
 Full = Annotated[bool, typer.Option("--full", help="Compare everything with everything.")]
-UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Go on until nothing is left to do.")]
+UntilIdle = Annotated[
+    bool, typer.Option("--until-idle", help="Go on until nothing is left, or only what falls due much later.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -143,9 +146,14 @@ def cycle(
     )
     reports = _show_rounds(common, rounds, dry_run)
     _tell_conditions(common, context, reports)
+    document: dict[str, Any] = {"schema": "ccatwm.cycle/1", "passes": [report.to_json() for report in reports]}
+    in_reach = not any(report.error for report in reports)
+    if until_idle and in_reach:
+        document["left"] = _tell_left(common, context)
     if common.json:
-        _frame.emit_json({"schema": "ccatwm.cycle/1", "passes": [report.to_json() for report in reports]})
-    return _exit_code(reports)
+        _frame.emit_json(document)
+    code = _exit_code(reports)
+    return 0 if code == 1 and until_idle and in_reach and not _still_failed(context, reports) else code
 
 
 def _run_pass(
@@ -219,22 +227,47 @@ def _request(
     return 0
 
 
+def _tell_left(common: Common, context: Context) -> dict[str, Any]:
+    """What `--until-idle` did not wait for, as its last line."""
+    from ccatwm.views.left import build_left, left_line
+
+    now = context.clock.now()
+    left = build_left(context.database, context.settings.processing_location, now=now)
+    line = left_line(left, now)
+    if line and not common.json and not common.quiet:
+        print(f"left: {line}")
+    return left
+
+
+def _still_failed(context: Context, reports: list[PassReport]) -> bool:
+    """Whether something failed that later rounds did not make good."""
+    from ccatwm.views.left import any_failed
+
+    runs = [i.run for r in reports for i in r.items if i.outcome == "failed" and i.run is not None]
+    others = sum(r.failed for r in reports) - len(runs)
+    return others > 0 or any_failed(context.database, set(runs))
+
+
 # --- rounds ------------------------------------------------------------------------------------------------
 
 
 def _rounds_until_idle(context: Context, options: PassOptions) -> Iterator[list[PassReport]]:
-    """Rounds of six passes until one changes nothing and no job, retry or other work is left."""
+    """Rounds of six passes until one changes nothing and no job, retry that is due soon, or other work is left."""
     from ccatwm import wiring
 
+    pause = IDLE_SLEEP_SECONDS
     while True:
         reports = list(wiring.run_cycle(context, options))
         yield reports
         if any(r.error is not None for r in reports) or all(r.skipped == "paused" for r in reports):
             return
-        if not any(r.changed for r in reports):
-            if not wiring.work_is_left(context):
-                return
-            time.sleep(IDLE_SLEEP_SECONDS)
+        if any(r.changed for r in reports):
+            pause = IDLE_SLEEP_SECONDS
+            continue
+        if not wiring.work_is_left(context):
+            return
+        time.sleep(pause)
+        pause = min(1.5 * pause, MAX_IDLE_SLEEP_SECONDS)
 
 
 def _show_rounds(common: Common, rounds: Any, dry_run: bool) -> list[PassReport]:

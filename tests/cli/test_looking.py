@@ -116,6 +116,12 @@ def test_a_run_is_asked_for_with_a_reason_only(world, cli):
     assert cli("trigger", "--pipeline", "otf", "--force", "--reason", "new flat").code == 0
 
 
+def test_a_cycle_until_idle_says_last_what_is_left(world, cli):
+    answer = cli("cycle", "--until-idle")
+    assert (answer.code, answer.out.splitlines()[-1]) == (0, "left: 1 run needs you: ccatwm show 1")
+    assert cli("cycle", "--until-idle", "--json").json["left"]["needs_you"] == [1]
+
+
 def test_hold_and_release_show_in_status(world, cli):
     cli("hold", "otf/grid", "--reason", "bad weather")
     assert "held: bad weather" in cli("status").out

@@ -318,14 +318,20 @@ def record_inputs_removed(connection: sa.Connection, run_id: int, now: datetime)
     )
 
 
-def any_active_run(connection: sa.Connection, location: str, now: datetime) -> bool:
-    """Whether a run is on its way that nobody holds and that does not wait for a later moment."""
+def any_active_run(
+    connection: sa.Connection, location: str, now: datetime, *, retries_by: datetime | None = None
+) -> bool:
+    """Whether a run is on its way that nobody holds and that does not wait for a later moment.
+
+    A retry that is due by `retries_by` counts as on its way: their number is bounded, that of other waits is not.
+    """
+    retry = sa.and_(runs.c.status == RunStatus.FAILED.value, runs.c.due_at <= (retries_by or now))
     query = (
         _select_runs()
         .where(
             runs.c.is_open,
             runs.c.processing_location == location,
-            sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= now),
+            sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= now, retry),
             sa.or_(
                 _not_held(), runs.c.status.in_(["SUBMITTING", "SUBMITTED", "RUNNING", "COLLECTING_RESULTS"])
             ),

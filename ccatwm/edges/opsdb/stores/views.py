@@ -578,7 +578,22 @@ def count_stale(connection: sa.Connection) -> dict[int, int]:
     return {row.step_id: row._mapping["count"] for row in connection.execute(query)}
 
 
-def list_attention(connection: sa.Connection, selection: Selection, limit: int) -> list[Row]:
+def list_later_due(connection: sa.Connection, location: str, now: Any) -> list[Any]:
+    """When sub-groups fall due after now, of what is enabled and not held."""
+    step, owner = t.reduction_step, t.pipeline
+    query = (
+        sa.select(sub_group.c.due_at)
+        .join(step, step.c.id == sub_group.c.step_id)
+        .join(owner, owner.c.id == step.c.pipeline_id)
+        .where(
+            sub_group.c.due_at > now, owner.c.processing_location == location, step.c.enabled, owner.c.enabled,
+            sub_group.c.held.is_(None), step.c.held.is_(None), step.c.tripped.is_(None), owner.c.held.is_(None),
+        )
+    )  # fmt: skip
+    return list(connection.execute(query).scalars())
+
+
+def list_attention(connection: sa.Connection, selection: Selection, limit: int | None) -> list[Row]:
     """Runs on their way and runs that wait for a person, newest first."""
     blocked = sa.and_(runs.c.status == RunStatus.FAILED.value, runs.c.blocking, sa.not_(runs.c.superseded))
     wanted = sa.or_(sub_group.c.wanted_recipe.is_(None), sub_group.c.wanted_recipe == runs.c.recipe)
