@@ -6,11 +6,13 @@ It uses nothing but the `ccatwm` command, as an operator would.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,12 @@ def show_map(site: Site, title: str) -> dict[str, Any]:
     return {"run": product["run"], **found}
 
 
+def forget_settings() -> None:
+    """Settings of somebody's own site in the environment are not the demo's."""
+    for name in [n for n in os.environ if n.startswith("CCAT_WORKFLOW_MANAGER_") or n == "ENV_FOR_DYNACONF"]:
+        del os.environ[name]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bin/demo", description=__doc__)
     parser.add_argument(
@@ -134,12 +142,18 @@ def main() -> None:
         "--no-apptainer", action="store_true", help="run the programs on this host, without containers"
     )
     options = parser.parse_args()
+    forget_settings()
     if options.scans < 3:
         parser.error("at least 3 scans: one has a corrupt copy, one comes in two packages")
     folder = prepare_folder(options.dir)
     begun = time.monotonic()
-    image = find_image(folder, options.no_apptainer)
-    run_campaign(folder, image, options.scans)
+    try:
+        image = find_image(folder, options.no_apptainer)
+        run_campaign(folder, image, options.scans)
+    except KeyboardInterrupt:
+        print(f"\nbin/demo: interrupted; `bin/demo --dir {folder}` begins anew", file=sys.stderr)
+        sys.exit(130)
+    write_state(folder, "complete")
     say(f"done in {time.monotonic() - begun:.0f} s; to go on by hand")
     site = folder / "site"
     for line in (
@@ -154,19 +168,74 @@ def main() -> None:
         print(f"  {line}")
 
 
-def prepare_folder(wanted: Path | None) -> Path:
-    import tempfile
+MARKER = ".ccatwm-demo.json"
 
-    if wanted is None:
-        return Path(tempfile.mkdtemp(prefix="ccatwm-demo-"))
-    folder = wanted.resolve()
-    if (folder / "site").exists():
+
+def prepare_folder(wanted: Path | None) -> Path:
+    """An empty folder with a marker in it: new, empty, or an interrupted demo of ours that begins anew."""
+    folder = wanted.resolve() if wanted is not None else Path(tempfile.mkdtemp(prefix="ccatwm-demo-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    state = read_state(folder)
+    if state is None and any(folder.iterdir()):
+        sys.exit(f"bin/demo: {folder} is not empty and holds no demo; name a folder that is new or empty")
+    lock_folder(folder)
+    if state == "complete":
         sys.exit(
             f"bin/demo: {folder} holds a demo already; look at it with `bin/ccatwm --site {folder}/site status`, "
             f"or remove it (rm -r {folder}) and begin anew"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    if state is not None:
+        say(f"the demo in {folder} was interrupted: it begins anew")
+        clear_folder(folder)
+    write_state(folder, "begun")
     return folder
+
+
+def read_state(folder: Path) -> str | None:
+    """`begun` or `complete` of a demo of ours, else None."""
+    try:
+        return str(json.loads((folder / MARKER).read_text())["demo"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return "begun"  # it was interrupted while it wrote that
+
+
+def write_state(folder: Path, state: str) -> None:
+    (folder / MARKER).write_text(json.dumps({"demo": state}) + "\n")
+
+
+def lock_folder(folder: Path) -> None:
+    """Two demos must not work in one folder; the lock ends with this process."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(f"bin/demo: another bin/demo is at work in {folder}")
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove what a demo makes (images stay); jobs that still run are ended first: they would write into the new one."""
+    site = folder / "site"
+    if (site / "opsdb.sqlite").exists():
+        open_runs = ("--status", "SUBMITTING,SUBMITTED,RUNNING", "--reason", "the demo begins anew", "--yes")
+        for command in (("cancel", *open_runs), ("poll",), ("poll",)):
+            subprocess.run([LAUNCHER, "--site", site, *command, "--quiet"], check=False, capture_output=True)
+    for part in (site, folder / "data"):
+        if part.exists():
+            part.rename(part.with_name(f".old-{part.name}-{os.getpid()}"))
+    for old in folder.glob(".old-*"):
+        make_writable(old)
+        shutil.rmtree(old)
+
+
+def make_writable(folder: Path) -> None:
+    """Folders of staged packages are read-only: only root removes from them as they are."""
+    for parent, names, _ in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if not path.is_symlink():
+                path.chmod(0o700)
 
 
 def find_image(folder: Path, forbidden: bool) -> Path | None:
