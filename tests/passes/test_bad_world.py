@@ -65,6 +65,8 @@ def test_a_package_whose_file_is_gone_fails_its_run_alone_and_goes_on_when_it_is
         f"package gone-LFA: no good copy: raw: missing (gone.tar at raw ({night.folder}/raw) is not there)"
     )
     assert told(night, reports) == [
+        "ccatwm: stage: package gone-LFA: its copy at raw (gone.tar) is missing: "
+        f"gone.tar at raw ({night.folder}/raw) is not there",
         f"ccatwm: stage: run {run['id']} (otf/calibrate/{run['sub_group_key']}) failed: staging: {run['message']}; "
         f"see `ccatwm show {run['id']}`, then `ccatwm retry {run['id']} --reason TEXT`"
     ]
@@ -110,7 +112,9 @@ def test_hostile_tars_fail_their_runs_alone_and_leave_nothing(night):
         assert (run["status"], run["failure_class"], run["attempt"]) == ("FAILED", "staging", 0)
         assert run["message"].startswith(f"package {name}-LFA: no good copy: raw: corrupt (")
         assert words in run["message"]
-    assert len(told(night, reports)) == len(packages)
+    lines = told(night, reports)
+    assert len([line for line in lines if "is corrupt: " in line]) == len(packages)
+    assert len([line for line in lines if ") failed: staging: " in line]) == len(packages) == len(lines) / 2
     assert [
         p.name for p in (night.base / ".cache" / "packages").iterdir() if not p.name.startswith("good-LFA-")
     ] == []
@@ -136,7 +140,8 @@ def test_a_corrupt_first_copy_costs_no_attempt_where_the_second_is_good(night):
     (report,) = night.rows("copy_report")
     assert (report["package_name"], report["location"], report["finding"]) == ("two-LFA", "buffer", "corrupt")
     assert "expected" in report["message"]
-    assert told(night, reports) == []
+    (line,) = told(night, reports)
+    assert line.startswith("ccatwm: stage: package two-LFA: its copy at buffer (two.tar) is corrupt: sha256 is ")
 
 
 def test_a_package_whose_copies_are_all_corrupt_names_them_all(night):
@@ -148,7 +153,9 @@ def test_a_package_whose_copies_are_all_corrupt_names_them_all(night):
     assert (run["status"], run["failure_class"], run["attempt"]) == ("FAILED", "staging", 0)
     assert run["message"].startswith("package two-LFA: no good copy: buffer: corrupt (sha256 is ")
     assert f"raw: corrupt (700 bytes, {len(GOOD)} expected)" in run["message"]
-    assert len(told(night, reports)) == 1
+    lines = told(night, reports)
+    assert [line.partition(": its copy at ")[2].split()[0] for line in lines[:2]] == ["buffer", "raw"]
+    assert [") failed: staging: " in line for line in lines] == [False, False, True]
     assert by_package(night)["good"]["status"] == "COMPLETED"
 
 

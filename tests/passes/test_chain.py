@@ -60,9 +60,9 @@ def test_a_corrupt_copy_is_reported_and_the_good_one_taken(observatory):
 
 def test_a_run_that_met_a_corrupt_copy_carries_a_warning_that_names_it(observatory):
     observatory.until_quiet()
-    warned = [warning for r in observatory.runs() for warning in json.loads(r["warnings"])]
+    warned = [str(r["warnings"]) for r in observatory.runs() if r["warnings"] not in ([], "[]")]
     assert len(warned) == 1
-    assert warned[0].startswith("package scan-2-LFA: its copy at buffer (scan-2.tar) is corrupt: ")
+    assert "package scan-2-LFA: its copy at buffer (scan-2.tar) is corrupt: " in warned[0]
 
 
 def test_a_corrupt_copy_is_told_once(observatory):

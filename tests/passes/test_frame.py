@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import sqlalchemy as sa
 
 from ccatwm.edges.opsdb.stores import leases
@@ -74,14 +75,25 @@ def test_an_ops_db_that_goes_away_in_the_middle_of_a_pass_ends_it_with_4(observa
     assert observatory.rows("trigger_event") == []
 
 
+def forbid_writing_sqlite(raw, _) -> None:
+    raw.execute("PRAGMA query_only=ON")
+
+
+def become_reader(raw, _) -> None:
+    with raw.cursor() as cursor:
+        cursor.execute("SET ROLE pg_read_all_data")
+    raw.commit()
+
+
 def test_a_pass_whose_account_may_not_write_the_ops_db_ends_as_a_mistake_for_a_person(observatory):
     from ccatwm import wiring
     from ccatwm.errors import SettingsError
     from ccatwm.passes._frame import PassOptions
 
     context = observatory.context()
-    sa.event.listen(context.database.engine, "connect", lambda raw, _: raw.execute("PRAGMA query_only=ON"))
-    with pytest.raises(SettingsError, match="may not write"):
+    sqlite = context.database.dialect == "sqlite"
+    sa.event.listen(context.database.engine, "connect", forbid_writing_sqlite if sqlite else become_reader)
+    with pytest.raises(SettingsError, match="may not write" if sqlite else "lacks a right"):
         wiring.run_pass("trigger", context, PassOptions())
 
 
