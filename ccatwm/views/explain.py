@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from ccatwm.core.gap import UpstreamGroup
+from ccatwm.core.model import Resources
 from ccatwm.core.selection import Selection
 from ccatwm.core.triggers import StepTrigger, effective_trigger, next_tick
 from ccatwm.core.wording import clock_text, until_text, utc_text
@@ -99,7 +100,13 @@ def build_explain(
         "at": utc_text(now),
         "paused": paused,
         "steps": [
-            {"pipeline": s["pipeline"], "step": s["step"], "brakes": _brakes(s, paused), "learned": s["learned"]}
+            {
+                "pipeline": s["pipeline"],
+                "step": s["step"],
+                "brakes": _brakes(s, paused),
+                "learned": s["learned"],
+                "learned_words": _learned(s),
+            }
             for s in steps
         ],
         "explain": [_explain(item) for item in facts],
@@ -233,6 +240,17 @@ def _brakes(step: Mapping[str, Any], paused: str | None) -> list[str]:
     return found
 
 
+def _learned(step: Mapping[str, Any]) -> list[str]:
+    """What runs of a step begin with, since less was too little."""
+    asked = {**asdict(Resources()), **(step["definition"].get("resources") or {})}
+    words = (("memory_gb", "GiB of memory", "GiB"), ("time_hours", "hours", "h"))
+    return [
+        f"runs begin with {step['learned'][key]:g} {what}: {asked[key]:g} {unit} was too little"
+        for key, what, unit in words
+        if key in (step["learned"] or {})
+    ]
+
+
 def _when_looked_at(facts: Facts) -> str:
     """When an open sub-group is decided on."""
     if facts.events or facts.group["asked"]:
@@ -242,7 +260,7 @@ def _when_looked_at(facts: Facts) -> str:
             f"the step's cron opens it {until_text(facts.tick, facts.now)}, at {clock_text(facts.tick)} UTC"
         )
     if facts.trigger.type == "MANUAL":
-        return f"the step runs only when asked: `{facts.asking}`"
+        return f"a person asks, since the step runs only then: `{facts.asking}`"
     return "the next `ccatwm trigger` and `ccatwm resolve` decide"
 
 
@@ -311,9 +329,12 @@ def _accepted(facts: Facts) -> Words:
     return "a person accepted the current product as it is, for what is wanted now", _wanting_more(facts)
 
 
+OTHER_RECIPE = "another input, upstream product, configuration, reference or software version is wanted"
+
+
 def _wanting_more(facts: Facts) -> list[str]:
     return [
-        "another input, upstream product, configuration, reference or software version",
+        OTHER_RECIPE,
         f"a person asks: `{facts.asking} --force`",
     ]
 
@@ -351,7 +372,9 @@ def _waiting_for_data(facts: Facts) -> Words:
 def _deadline(facts: Facts) -> str:
     until = facts.details.get("until")
     return (
-        f"the deadline at {clock_text(datetime.fromisoformat(until))} UTC (deadline_hours)" if until else ""
+        f"its deadline has come, at {clock_text(datetime.fromisoformat(until))} UTC (deadline_hours)"
+        if until
+        else ""
     )
 
 
@@ -375,7 +398,7 @@ def _waiting_for_image(facts: Facts) -> Words:
         text = (
             f"software {facts.details.get('software')} has no version that the step's version_policy allows"
         )
-        return text, ["`ccatwm apply` of such a version"]
+        return text, ["such a version is applied (`ccatwm apply`)"]
     text = f"the digest of image {facts.details.get('image')} is not known"
     return text, ["the image is there and `ccatwm apply` is run again"]
 
@@ -393,6 +416,8 @@ def _busy(facts: Facts) -> Words:
     state = run_state(dict(run), facts.now) if run else "gone"
     then = facts.details.get("then")
     after = f"; when it has ended, another run is wanted: {then}" if then else ""
+    if run is None or not run["is_open"]:
+        return f"run {run_id} was under way when this was decided; it is {state} by now{after}", []
     return f"run {run_id} is under way: {state}{after}", _of_run(run)
 
 
@@ -414,7 +439,7 @@ def _cancelled(facts: Facts) -> Words:
 
 def _other_recipe(facts: Facts) -> list[str]:
     return [
-        "another input, upstream product, configuration, reference or software version",
+        OTHER_RECIPE,
         f"a person asks for a new run: `{facts.asking} --force`",
     ]
 
@@ -486,6 +511,7 @@ def explain_lines(document: Mapping[str, Any]) -> list[str]:
     """A paragraph per sub-group; a step without any says why."""
     lines: list[str] = []
     for step in document["steps"]:
+        lines += [f"{step['pipeline']}/{step['step']}: {text}" for text in step["learned_words"]]
         rows = [
             r for r in document["explain"] if (r["pipeline"], r["step"]) == (step["pipeline"], step["step"])
         ]

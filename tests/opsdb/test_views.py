@@ -522,6 +522,34 @@ def test_the_lineage_of_a_package_shows_its_copies_and_what_was_found_of_them(wo
 # --- explain ------------------------------------------------------------------------------------------------
 
 
+def test_what_would_change_a_decision_is_a_sentence(world):
+    world.sub_group("calibrate", "executed_obs_unit=1", outcome="up-to-date", details={"run": 1})
+    sentence = "another input, upstream product, configuration, reference or software version is wanted"
+    assert explain(world)["what_would_change_it"][0] == sentence
+
+
+def test_a_step_that_runs_when_asked_says_who_asks_and_how(world):
+    world.update(t.reduction_step, world.steps["calibrate"], trigger_type="MANUAL", trigger_config={})
+    world.sub_group("calibrate", "executed_obs_unit=1", due_at=NOW - MINUTE)
+    asked = [text for text in explain(world)["what_would_change_it"] if text.startswith("a person asks, since")]
+    assert len(asked) == 1 and "`ccatwm trigger --pipeline otf" in asked[0]
+
+
+def test_a_run_that_has_ended_since_is_not_said_to_be_under_way(world):
+    group = world.sub_group("calibrate", "executed_obs_unit=1", outcome="busy", due_at=NOW - MINUTE)
+    run = world.run(group, "CANCELLED")
+    world.update(t.sub_group, group, details={"run": run})
+    why = explain(world)["why"]
+    assert f"run {run} was under way when this was decided; it is CANCELLED by now" in why
+
+
+def test_what_a_step_has_learned_is_said_in_words(world):
+    world.update(t.reduction_step, world.steps["calibrate"], learned={"memory_gb": 3.0})
+    world.sub_group("calibrate", "executed_obs_unit=1")
+    lines = explain_lines(build_explain(world.database, "otf", "calibrate", now=NOW))
+    assert lines[0] == "otf/calibrate: runs begin with 3 GiB of memory: 2 GiB was too little"
+
+
 @pytest.mark.parametrize(
     ("values", "because", "then"),
     [
