@@ -14,6 +14,7 @@ from ccatwm.errors import Problem, UsageError
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+SHOWN_NAMES, SHOWN_LENGTH = 10, 80
 TIMES_ALLOWED = "allowed: 2h, 30m, 7d, 2026-03-01, 2026-03-01T09:00:00Z"
 
 
@@ -106,8 +107,14 @@ def parse_moment(text: str, now: datetime) -> datetime | None:
 def suggest(wrong: str, names: Iterable[str], *, none: str = "there are none yet") -> str:
     """What to do about a name that is not there: close ones, else those that exist."""
     known = sorted(set(names))
-    close = get_close_matches(wrong, known, n=3)
+    close = [_shortened(name) for name in get_close_matches(wrong, known, n=3)]
     if close:
         return f"did you mean {' or '.join(close)}?"
-    more = f" and {len(known) - 10} more" if len(known) > 10 else ""
-    return f"there are: {', '.join(known[:10])}{more}" if known else none
+    more = f" and {len(known) - SHOWN_NAMES} more" if len(known) > SHOWN_NAMES else ""
+    shown = ", ".join(_shortened(name) for name in known[:SHOWN_NAMES])
+    return f"there are: {shown}{more}" if known else none
+
+
+def _shortened(name: str) -> str:
+    """Names may be as long as a file name can be, and longer."""
+    return name if len(name) <= SHOWN_LENGTH else f"{name[: SHOWN_LENGTH - 3]}..."

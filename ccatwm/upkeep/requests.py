@@ -6,16 +6,18 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from difflib import get_close_matches
 from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.selection import suggest
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import triggers
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.requests import find_pipeline, list_steps, sub_group_keys
 from ccatwm.errors import UsageError
+
+NO_PIPELINES = "there are none yet: `ccatwm apply FILE` defines them"
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,14 @@ def request_runs(
 def _wanted_steps(connection: sa.Connection, pipeline: str, step: str | None) -> list[tuple[int, str]]:
     known = find_pipeline(connection, pipeline)
     if known.id is None:
-        raise UsageError(f"there is no pipeline {pipeline!r}", next=_choices(pipeline, known.names))
+        raise UsageError(f"there is no pipeline {pipeline!r}", next=suggest(pipeline, known.names, none=NO_PIPELINES))
     steps = list_steps(connection, known.id)
     if step is None:
         return steps
     found = [(step_id, name) for step_id, name in steps if name == step]
     if not found:
         raise UsageError(
-            f"pipeline {pipeline} has no step {step!r}", next=_choices(step, [n for _, n in steps])
+            f"pipeline {pipeline} has no step {step!r}", next=suggest(step, [n for _, n in steps])
         )
     return found
 
@@ -92,13 +94,5 @@ def _with_sub_group(
     found = [(step_id, name) for step_id, name in steps if key in sub_group_keys(connection, step_id)]
     if not found:
         keys = [k for step_id, _ in steps for k in sub_group_keys(connection, step_id)]
-        raise UsageError(f"no step of {pipeline} has a sub-group {key!r}", next=_choices(key, keys))
+        raise UsageError(f"no step of {pipeline} has a sub-group {key!r}", next=suggest(key, keys))
     return found
-
-
-def _choices(wrong: str, names: Sequence[str]) -> str:
-    close = get_close_matches(wrong, names, n=3)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    shown = ", ".join(sorted(set(names))[:10])
-    return f"there are: {shown}" if shown else "there are none yet: `ccatwm apply FILE` defines them"

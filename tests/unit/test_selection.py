@@ -1,0 +1,18 @@
+"""What is said about a name that is not there."""
+
+from __future__ import annotations
+
+import pytest
+
+from ccatwm.core.selection import suggest
+
+pytestmark = pytest.mark.quick
+
+
+def test_a_list_that_is_cut_says_how_many_more_there_are():
+    assert suggest("x", [f"name{n:02}" for n in range(12)]).endswith("name09 and 2 more")
+
+
+def test_a_long_name_is_shortened():
+    assert suggest("nope", ["p" * 5000]) == f"there are: {'p' * 77}..."
+    assert len(suggest("p" * 4990, ["p" * 5000])) < 120
