@@ -31,13 +31,15 @@ class Condition:
 
 
 def plan_news(
-    known: Sequence[Condition], met: Mapping[str, tuple[str, str]], seen: Sequence[str], now: datetime
+    known: Sequence[Condition], told: Mapping[str, tuple[str, str]], seen: Sequence[str], now: datetime
 ) -> tuple[list[str], list[Condition]]:
     """Lines to print and the conditions to remember.
 
-    `met` maps a pass to the (key, message) of the condition it met; `seen` are the passes that ran at all:
+    `told` maps a pass to the (key, message) of the condition it met; `seen` are the passes that ran at all:
     a condition has ended when no pass that met it meets it any more.
     """
+    met = {name: (key, _what(message)) for name, (key, message) in told.items()}
+    advice = {key: message[len(_what(message)) :] for key, message in told.values()}
     lines: list[str] = []
     remembered: list[Condition] = []
     for old in known:
@@ -53,11 +55,16 @@ def plan_news(
     known_keys = {old.key for old in known}
     for key, message in dict(met.values()).items():
         if key not in known_keys:
-            lines.append(f"ccatwm: {message}")
+            lines.append(f"ccatwm: {message}{advice[key]}")
             remembered.append(
                 Condition(key, message, tuple(p for p, (k, _) in met.items() if k == key), now, now)
             )
     return lines, remembered
+
+
+def _what(message: str) -> str:
+    """A message without what to do next: that holds only when it is new."""
+    return message.partition("\n  next: ")[0]
 
 
 def _clock(at: datetime) -> str:

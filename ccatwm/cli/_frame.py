@@ -23,7 +23,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ccatwm.errors import CcatwmError, SettingsError
+from ccatwm.errors import CcatwmError, SettingsError, WorldError
 
 # Sections of `ccatwm --help`, in this order.
 PASSES, SET_UP, LOOK, ACT, CARE = "Passes, in order of the data flow", "Set up", "Look", "Act", "Take care"
@@ -248,6 +248,8 @@ def run_guarded(common: Common, call: Callable[[], int | None]) -> int:
             code = call() or 0
         except CcatwmError as error:
             code = error.exit_code
+            if isinstance(error, WorldError):  # a pass would have kept it in its report
+                error.next = error.next or "try again"
             print_error(common, error)
         sys.stdout.flush()
         return code

@@ -222,6 +222,8 @@ def run_framed(
         report.error = error
     report.seconds = context.clock.monotonic() - begun
     report.scheduler_calls = context.scheduler_calls - calls_before
+    if report.error is not None:
+        report.error.next = report.error.next or "the next pass tries again"
     _log_summary(report)
     return report
 

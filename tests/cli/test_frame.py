@@ -213,6 +213,21 @@ def test_the_end_of_a_condition_is_told() -> None:
     assert len(lines) == 1 and known == []
 
 
+def test_what_to_do_next_is_said_when_a_condition_begins_and_never_when_it_is_over() -> None:
+    met = {"poll": ("away", "the ops-db is away\n  next: the next pass tries again")}
+    lines, known = plan_news([], met, ["poll"], NOON)
+    assert lines == ["ccatwm: the ops-db is away\n  next: the next pass tries again"]
+    lines, _ = plan_news(known, {}, ["poll"], NOON + timedelta(minutes=5))
+    assert lines[0].endswith(": the ops-db is away")
+
+
+def test_people_are_told_to_try_again_and_not_that_a_pass_does() -> None:
+    def fail() -> None:
+        raise WorldError("the ops-db did not answer")
+
+    assert run(fail, "try")[2].endswith("did not answer\n  next: try again\n")
+
+
 def test_a_condition_that_several_passes_meet_is_told_once() -> None:
     met = dict.fromkeys(("poll", "collect"), ("away", "the ops-db is away"))
     lines, known = plan_news([], met, list(met), NOON)

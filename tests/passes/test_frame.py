@@ -72,6 +72,7 @@ def test_an_ops_db_that_goes_away_in_the_middle_of_a_pass_ends_it_with_4(observa
 
     report = wiring.run_pass("trigger", observatory.context(Away()), PassOptions())
     assert report.exit_code == 4
+    assert report.error.next == "the next pass tries again"
     assert observatory.rows("trigger_event") == []
 
 

@@ -140,9 +140,7 @@ class Database:
         if _is_denied(error):
             return _missing_right(self.url, self.safe_url, error)
         return OpsDbUnavailableError(
-            f"the ops-db did not answer: {_first_line(error)}",
-            where=self.safe_url,
-            next="the next pass tries again",
+            f"the ops-db did not answer: {_first_line(error)}", where=self.safe_url
         )
 
     @property
