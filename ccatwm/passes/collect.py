@@ -18,6 +18,7 @@ from ccatwm.core.model import Attempt, FailureClass, Run, RunInput
 from ccatwm.core.names import encode_name
 from ccatwm.core.products import ProductPlan, plan_products
 from ccatwm.core.states import RunEvent, RunStatus
+from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.stores import attempts, products, runs, sub_groups
 from ccatwm.errors import CcatwmError, FilesUnavailableError, NoSpaceError, WorldError
 from ccatwm.interfaces import EntryKind, FileWrite, TreeEntry
@@ -237,9 +238,9 @@ def _record(frame: PassFrame, collected: Collected) -> None:
                 sub_groups.set_current_run(connection, item.sub_group_id, item.id, item.decision)
                 sub_groups.mark_due(connection, [item.sub_group_id], frame.now)
     if changed:
-        warnings = f", {len(collected.warnings)} warnings" if collected.warnings else ""
+        warnings = f", {count_text(len(collected.warnings), 'warning')}" if collected.warnings else ""
         frame.report.add(
-            "done", _item(item, "completed", f"{len(collected.plan.products)} products{warnings}")
+            "done", _item(item, "completed", count_text(len(collected.plan.products), "product") + warnings)
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ccatwm.core.retries import FREE
 from ccatwm.core.selection import Selection
 from ccatwm.core.states import OPEN
-from ccatwm.core.wording import until_text, utc_text
+from ccatwm.core.wording import count_text, until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
 
@@ -81,7 +81,7 @@ def _note(row: dict[str, Any], now: datetime) -> str:
         return _retry_note(row, now)
     if row["status"] in OPEN and row["due_at"] is not None and row["due_at"] > now:
         return f"again {until_text(row['due_at'], now)}"
-    return f"{len(row['warnings'])} warnings" if row["warnings"] else ""
+    return count_text(len(row["warnings"]), "warning") if row["warnings"] else ""
 
 
 def _retry_note(row: dict[str, Any], now: datetime) -> str:

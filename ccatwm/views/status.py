@@ -17,7 +17,7 @@ from ccatwm.views.runs import run_json
 
 ATTENTION_LIMIT = 20
 PASS_IS_OLD = timedelta(hours=1)
-STEP_COLUMNS = ("step", "groups", "done", "open", "failed", "due", "waits or brakes")
+STEP_COLUMNS = ("step", "sub-groups", "done", "open", "failed", "due", "waits or brakes")
 PASS_COLUMNS = ("pass", "location", "last", "done", "waiting", "failed", "message")
 
 
@@ -61,6 +61,7 @@ def build_status(
 def _counts(connection: Any, now: datetime) -> dict[str, dict[int, Any]]:
     return {
         "runs": views.count_by_status(connection),
+        "groups": views.count_sub_groups(connection),
         "outcomes": views.count_by_outcome(connection),
         "due": views.count_due(connection, now),
         "stale": views.count_stale(connection),
@@ -78,6 +79,7 @@ def _step(row: Mapping[str, Any], counts: Mapping[str, Mapping[int, Any]]) -> di
         "trigger": row["trigger_type"] or row["pipeline_trigger_type"],
         "processing_location": row["processing_location"],
         "sub_groups": sum(outcomes.values()),
+        **{kind: counts["groups"].get(row["id"], {}).get(kind, 0) for kind in ("done", "open", "failed")},
         "outcomes": outcomes,
         "runs": counts["runs"].get(row["id"], {}),
         "due": counts["due"].get(row["id"], 0),
@@ -132,8 +134,9 @@ def _for_attention(attention: Sequence[Mapping[str, Any]]) -> list[str]:
     failed = [row for row in attention if row["needs_you"]]
     if not failed:
         return []
-    run = failed[0]["run"]
-    return [f"ccatwm show {run}", f"ccatwm logs {run}", f"ccatwm retry {run} --reason TEXT"]
+    run, attempt = failed[0]["run"], failed[0]["attempt"]
+    logs = [f"ccatwm logs {run}"] if attempt else []  # there are none before the first attempt
+    return [f"ccatwm show {run}", *logs, f"ccatwm retry {run} --reason TEXT"]
 
 
 def _work_waits(document: Mapping[str, Any]) -> bool:
@@ -152,15 +155,13 @@ def _passes_are_recent(passes: Sequence[Mapping[str, Any]], now: datetime) -> bo
 
 
 def step_cells(row: Mapping[str, Any]) -> tuple[object, ...]:
-    """A row for people, at 80 columns."""
-    runs = row["runs"]
-    opened = sum(count for status, count in runs.items() if status in OPEN)
+    """A row for people, at 80 columns: all numbers are of sub-groups."""
     return (
         f"{row['pipeline']}/{row['step']}",
         row["sub_groups"],
-        runs.get("COMPLETED", 0),
-        opened,
-        runs.get("FAILED", 0),
+        row["done"],
+        row["open"],
+        row["failed"],
         row["due"],
         ", ".join(_notes(row)) or "-",
     )

@@ -235,6 +235,31 @@ def status(world: World) -> dict[str, Any]:
     return build_status(world.database, world.grouping, Selection(), now=NOW)
 
 
+def test_the_columns_of_status_count_sub_groups_and_not_all_runs_of_history(world):
+    group, _, _ = world.calibrated("executed_obs_unit=1", "scan-1")
+    for _ in range(3):
+        world.run(group)
+        world.run(group, "FAILED", blocking=True, recipe="old")
+    world.update(t.sub_group, group, wanted_recipe="r1")
+    world.run(world.sub_group("calibrate", "executed_obs_unit=2"), "RUNNING")
+    world.run(world.sub_group("calibrate", "executed_obs_unit=3", outcome="failed"), "FAILED", blocking=True)
+    assert step_cells(status(world)["status"][0])[1:5] == (3, 1, 1, 1)
+
+
+def test_what_to_type_next_names_logs_only_where_there_are_some(world):
+    run = world.run(world.sub_group("grid", "all", outcome="failed"), "FAILED", blocking=True)
+    assert status(world)["next"] == [f"ccatwm show {run}", f"ccatwm retry {run} --reason TEXT"]
+    world.attempt(run)
+    assert f"ccatwm logs {run}" in status(world)["next"]
+
+
+@pytest.mark.parametrize(("count", "text"), [(1, "1 warning"), (2, "2 warnings")])
+def test_warnings_are_counted_in_good_grammar(world, count, text):
+    _, run, _ = world.calibrated("executed_obs_unit=1", "scan-1")
+    world.update(t.executed_reduction_step, run, warnings=["w"] * count)
+    assert build_runs(world.database, Selection(), now=NOW)["runs"][0]["state"] == f"COMPLETED ({text})"
+
+
 def test_status_counts_runs_and_outcomes_by_step(world):
     world.calibrated("executed_obs_unit=1", "scan-1")
     failed = world.sub_group("calibrate", "executed_obs_unit=2", outcome="failed", due_at=NOW - MINUTE)

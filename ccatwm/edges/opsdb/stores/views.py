@@ -593,14 +593,40 @@ def list_later_due(connection: sa.Connection, location: str, now: Any) -> list[A
     return list(connection.execute(query).scalars())
 
 
-def list_attention(connection: sa.Connection, selection: Selection, limit: int | None) -> list[Row]:
-    """Runs on their way and runs that wait for a person, newest first."""
+def _waits_for_a_person() -> sa.ColumnElement[bool]:
+    """Of runs joined with their sub-groups: FAILED for good, for what is wanted still."""
     blocked = sa.and_(runs.c.status == RunStatus.FAILED.value, runs.c.blocking, sa.not_(runs.c.superseded))
     wanted = sa.or_(sub_group.c.wanted_recipe.is_(None), sub_group.c.wanted_recipe == runs.c.recipe)
+    return sa.and_(blocked, wanted)
+
+
+def count_sub_groups(connection: sa.Connection) -> dict[int, dict[str, int]]:
+    """Number of sub-groups by step id: `done` (with a current product), `open` (with a run under way), `failed`.
+
+    One may be of several kinds: a current product stays while a newer one is made, or cannot be made.
+    """
+    by_run = sa.select(runs.c.step_id, sa.func.count(runs.c.sub_group_id.distinct()).label("count"))
+    by_run = by_run.where(sa.not_(runs.c.trial)).group_by(runs.c.step_id)
+    queries = {
+        "done": sa.select(sub_group.c.step_id, sa.func.count().label("count"))
+        .where(sub_group.c.current_run_id.isnot(None))
+        .group_by(sub_group.c.step_id),
+        "open": by_run.where(runs.c.is_open),
+        "failed": by_run.join(sub_group, sub_group.c.id == runs.c.sub_group_id).where(_waits_for_a_person()),
+    }
+    found: dict[int, dict[str, int]] = {}
+    for kind, query in queries.items():
+        for row in connection.execute(query):
+            found.setdefault(row.step_id, {})[kind] = row._mapping["count"]
+    return found
+
+
+def list_attention(connection: sa.Connection, selection: Selection, limit: int | None) -> list[Row]:
+    """Runs on their way and runs that wait for a person, newest first."""
     query = (
         _select_listed()
         .join(sub_group, sub_group.c.id == runs.c.sub_group_id)
-        .where(*where_selected(selection), sa.or_(runs.c.is_open, sa.and_(blocked, wanted)))
+        .where(*where_selected(selection), sa.or_(runs.c.is_open, _waits_for_a_person()))
     )
     return [_listed(row) for row in _rows(connection, query.order_by(runs.c.id.desc()).limit(limit))]
 
