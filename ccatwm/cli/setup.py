@@ -72,10 +72,18 @@ def _show_init(report: Any) -> None:
         for line in report.made:
             print(f"  {_frame.printable(line)}")
     if report.settings.container_runtime == "none":
-        print("Apptainer was not found: programs run on this host, uncontained (CONTAINER_RUNTIME = none)")
+        print(_frame.printable(_uncontained(report)))
     print("next:")
     for line in report.next:
         print(f"  {_frame.printable(line)}")
+
+
+def _uncontained(report: Any) -> str:
+    """Why programs run without containers: nothing to contain them was found, or somebody said so."""
+    origin = report.settings.origins.get("CONTAINER_RUNTIME", "")
+    found_out = str(report.folder / "settings.toml") in report.made and not origin.startswith("environment")
+    why = "Apptainer was not found" if found_out else f"CONTAINER_RUNTIME is none ({origin})"
+    return f"programs run on this host, uncontained: {why}"
 
 
 # --- what to process ---------------------------------------------------------------------------------------
@@ -159,7 +167,7 @@ def config_show(common: Common) -> int:
             {"schema": "ccatwm.config/1", "site": settings.site, "site_dir": site_dir, "settings": entries}
         )
     else:
-        _frame.print_table(f"site {settings.site}", ("setting", "value", "from"), rows)
+        _frame.print_table(f"settings of {settings.site_dir or settings.site}", ("setting", "value", "from"), rows)
     return 0
 
 

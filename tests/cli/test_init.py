@@ -28,6 +28,21 @@ def test_init_makes_settings_database_and_folders(cli: Cli) -> None:
     assert {"settings.toml", "opsdb.sqlite", "pipelines", "state", "raw"} <= names
 
 
+def test_init_says_that_apptainer_was_not_found_only_where_it_looked(cli: Cli, monkeypatch) -> None:
+    monkeypatch.setenv("CCAT_WORKFLOW_MANAGER_CONTAINER_RUNTIME", "none")
+    out = cli("init").out
+    assert "Apptainer was not found" not in out
+    assert "CONTAINER_RUNTIME is none (environment variable CCAT_WORKFLOW_MANAGER_CONTAINER_RUNTIME)" in out
+    monkeypatch.delenv("CCAT_WORKFLOW_MANAGER_CONTAINER_RUNTIME")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert "uncontained: Apptainer was not found" in cli("init", "other").out
+
+
+def test_config_show_begins_with_whose_settings_they_are(cli: Cli) -> None:
+    cli("init")
+    assert cli("config", "show").out.splitlines()[0] == f"settings of {Path('ccatwm-data').resolve()}"
+
+
 def test_init_again_changes_nothing(cli: Cli) -> None:
     cli("init")
     before = snapshot(Path("ccatwm-data"))
