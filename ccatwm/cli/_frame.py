@@ -15,14 +15,17 @@ import inspect
 import json
 import logging
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from ccatwm.core.names import encode_name
 from ccatwm.errors import CcatwmError, SettingsError, WorldError
 
 # Sections of `ccatwm --help`, in this order.
@@ -397,8 +400,28 @@ _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
 def emit_json(document: Any) -> None:
-    """Print one JSON document on stdout. File names that are no text are printed with escapes."""
-    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+    """Print one JSON document on stdout. File names that are no text are percent-encoded, as in the ops-db."""
+    text = json.dumps(document, indent=2, default=str)
+    if _SURROGATE.search(text):  # also what stands for a character beyond the basic plane: those stay
+        text = json.dumps(_encoded(document), indent=2, default=str)
+    sys.stdout.write(text + "\n")
+
+
+_SURROGATE = re.compile(r"\\ud[89a-f]", re.ASCII)
+
+
+def _encoded(value: Any) -> Any:
+    """`value` with every text in it that no reader of JSON takes percent-encoded."""
+    if isinstance(value, dict):
+        return {_encoded(key): _encoded(content) for key, content in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encoded(content) for content in value]
+    text = value if isinstance(value, str) else str(value) if isinstance(value, PurePath) else None
+    return encode_name(text) if text is not None and _is_no_text(text) else value
+
+
+def _is_no_text(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def printable(text: str, *, lines: bool = False) -> str:

@@ -152,9 +152,12 @@ def test_control_characters_from_outside_are_shown_as_escapes(capsys: pytest.Cap
     assert capsys.readouterr().out.splitlines()[1] == "x\\x1b[31m\\n$(id)"
 
 
-def test_file_names_that_are_no_text_can_be_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    _frame.emit_json({"path": b"caf\xe9".decode("utf-8", "surrogateescape")})
-    assert json.loads(capsys.readouterr().out)["path"] == "caf\udce9"
+def test_file_names_that_are_no_text_are_percent_encoded_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    name = b"100%-caf\xe9".decode("utf-8", "surrogateescape")
+    _frame.emit_json({"paths": [name], name: {"plain": "100%", "smile": "\U0001f600"}})
+    document = json.loads(capsys.readouterr().out)
+    assert document["paths"] == ["100%25-caf%E9"]
+    assert document["100%25-caf%E9"] == {"plain": "100%", "smile": "\U0001f600"}
 
 
 def test_a_table_without_a_terminal_is_aligned_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
