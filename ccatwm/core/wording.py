@@ -46,3 +46,9 @@ def size_text(size_bytes: float | None) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} TB"
+
+
+def count_text(number: float, noun: str) -> str:
+    """`1 sub-group`, `2 sub-groups`, `0.5 core hours`."""
+    shown = f"{number:.4g}" if isinstance(number, float) else str(number)
+    return f"{shown} {noun}" if shown == "1" else f"{shown} {noun}s"

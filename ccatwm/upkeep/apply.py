@@ -30,7 +30,7 @@ from ccatwm.core.model import PackageState, Resources
 from ccatwm.core.policy import version_key
 from ccatwm.core.recipe import digest_of
 from ccatwm.core.subgroups import group_by_digest, group_by_json, parse_group_by
-from ccatwm.core.wording import size_text
+from ccatwm.core.wording import count_text, size_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import definitions as store
@@ -70,8 +70,8 @@ class ApplyReport:
     dry_run: bool
     changes: list[str] = field(default_factory=list)
     unchanged: int = 0
-    sub_groups: int = 0  # looked at: known ones, and those that new or changed groupings will have
-    bytes: int = 0  # of the packages of sub-groups that are not known yet
+    sub_groups: int = 0  # looked at: those that fall due, and all that have archived packages now
+    bytes: int = 0  # of archived packages that were not grouped before
     core_hours: float = 0.0  # what runs of all of them ask for, at most
     warnings: list[str] = field(default_factory=list)
 
@@ -87,16 +87,25 @@ class ApplyReport:
             "warnings": self.warnings,
         }
 
+    def what_follows(self, are: str) -> str:
+        """The sub-groups that `are`, or `would be`, looked at, and what comes of it."""
+        if not self.sub_groups:
+            return f"no sub-group {'is' if are == 'are' else are} looked at"
+        new = f" ({size_text(self.bytes)} of packages not grouped before)" if self.bytes else ""
+        are = "is" if (are, self.sub_groups) == ("are", 1) else are
+        return (
+            f"{count_text(self.sub_groups, 'sub-group')} {are} looked at{new}: at most as many runs, "
+            f"{count_text(self.core_hours, 'core hour')}"
+        )
+
     def lines(self) -> list[str]:
         """For people."""
         shown = [*self.changes, *(f"warning: {text}" for text in self.warnings)]
         if not self.changes:
             return [*shown, f"nothing to change ({self.unchanged} definitions are as they should be)"]
-        word = "would be" if self.dry_run else "are"
-        new = f" ({size_text(self.bytes)} of packages not grouped before)" if self.bytes else ""
         shown.append(
-            f"{len(self.changes)} changed, {self.unchanged} unchanged; {self.sub_groups} sub-groups {word} looked at{new}: "
-            f"at most as many runs, {self.core_hours:.4g} core hours"
+            f"{len(self.changes)} changed, {self.unchanged} unchanged; "
+            + self.what_follows("would be" if self.dry_run else "are")
         )
         return shown
 
@@ -137,48 +146,43 @@ def apply_definitions(
         if prune:
             keep = {(p.name, s.name) for p in defined.pipelines.values() for s in p.steps}
             report.changes += [f"- {what}: disabled" for what in store.disable_others(connection, keep, now)]
-        _mark_due(connection, due, now, report)
-        _count_new(connection, grouping, store.list_ungrouped(connection, due, groupings), now, report)
+        _count(connection, grouping, store.list_concerned(connection, due, groupings), now, report)
         if report.sub_groups > confirm_runs and not (yes or dry_run):
             raise UsageError(
-                f"{report.sub_groups} sub-groups would be looked at, more than CONFIRM_RUNS ({confirm_runs}): "
-                f"at most as many runs, {report.core_hours:.4g} core hours",
+                f"{report.what_follows('would be')}, more than CONFIRM_RUNS ({confirm_runs})",
                 next="look at it with --dry-run, then say --yes",
             )
+        for step_id in dict.fromkeys(due):  # last: others wait for these rows
+            mark_step_due(connection, step_id, now)
         if report.changes:
             _record(connection, defined, now, actor, host, report)
     return report
 
 
-def _mark_due(connection: sa.Connection, due: Sequence[int], now: datetime, report: ApplyReport) -> None:
-    """Sub-groups that are known are looked at again by the next passes."""
-    for step_id, resources in store.resources_of(connection, due).items():
-        known = mark_step_due(connection, step_id, now)
-        report.sub_groups += known
-        report.core_hours += known * _core_hours(resources)
-
-
-def _count_new(
+def _count(
     connection: sa.Connection,
     grouping: GroupingEngine,
-    scopes: Sequence[store.Ungrouped],
+    scopes: Sequence[store.Concerned],
     now: datetime,
     report: ApplyReport,
 ) -> None:
-    """What the next passes will find in groupings that are new or other than before: nothing of it is written."""
+    """What the next passes will look at: nothing of it is written.
+
+    The rules are asked, not the members known so far: packages may have come that no pass has grouped yet.
+    """
     for scope in scopes:
         keys, size = _sub_groups_of(connection, grouping, scope, now)
         report.bytes += size
         for resources, known in scope.steps:
-            new = len(keys - known)
-            report.sub_groups += new
-            report.core_hours += new * _core_hours(resources)
+            count = len(keys | known)
+            report.sub_groups += count
+            report.core_hours += count * _core_hours(resources)
 
 
 def _sub_groups_of(
-    connection: sa.Connection, grouping: GroupingEngine, scope: store.Ungrouped, now: datetime
+    connection: sa.Connection, grouping: GroupingEngine, scope: store.Concerned, now: datetime
 ) -> tuple[set[str], int]:
-    """Keys of the sub-groups that have archived packages, and the bytes of these."""
+    """Keys of the sub-groups that have archived packages, and the bytes of those packages that are no members yet."""
     keys: set[str] = set()
     size, last = 0, None
     while True:
@@ -186,8 +190,9 @@ def _sub_groups_of(
             connection, scope.filter_rules, scope.group_by, now=now, after_id=last, limit=PACKAGES_PER_PAGE
         )
         archived = [p for p in page if p.state == PackageState.ARCHIVED]
+        members = store.grouped_packages(connection, scope.scope_id, [p.package_id for p in archived])
         keys |= {p.key for p in archived}
-        size += sum(p.size_bytes or 0 for p in archived)
+        size += sum(p.size_bytes or 0 for p in archived if p.package_id not in members)
         if len(page) < PACKAGES_PER_PAGE:
             return keys, size
         last = page[-1].package_id
@@ -702,7 +707,7 @@ def _full_name(pipeline: str, upstream: str) -> tuple[str, str]:
     return other or pipeline, name
 
 
-def _count(report: ApplyReport, changed: bool, line: str) -> bool:
+def _note(report: ApplyReport, changed: bool, line: str) -> bool:
     if changed:
         report.changes.append(line)
     else:
@@ -725,7 +730,7 @@ def _put_software(
                 connection, software.name, now, version=version.version, image=version.image, image_digest=digest,
                 command=version.command, contract=version.contract,
             )  # fmt: skip
-            if _count(report, changed, f"+ software {software.name} {version.version}"):
+            if _note(report, changed, f"+ software {software.name} {version.version}"):
                 due += store.steps_using(connection, software=software.name)
     return due
 
@@ -748,7 +753,7 @@ def _put_references(
                 path=version.path,
                 checksum=files.get(version.path),
             )
-            if _count(report, changed, f"+ reference {reference.name} {version.version}"):
+            if _note(report, changed, f"+ reference {reference.name} {version.version}"):
                 due += store.steps_using(connection, reference=reference.name)
     return due
 
@@ -765,7 +770,7 @@ def _put_grouping(
     old, changed = store.put_grouping(
         connection, item.name, now, description=item.description, filter_rules=rules, digest=digest_of(rules)
     )
-    _count(report, changed, f"{'+' if old is None else '~'} data grouping {item.name}")
+    _note(report, changed, f"{'+' if old is None else '~'} data grouping {item.name}")
     return changed and (old is None or old["digest"] != digest_of(rules))
 
 
@@ -783,7 +788,7 @@ def _put_pipeline(
     pipeline_id, old, changed = store.put_pipeline(
         connection, pipeline.name, now, grouping=pipeline.data_grouping, actor=actor, **values
     )
-    _count(report, changed, _difference(f"pipeline {pipeline.name}", old, values))
+    _note(report, changed, _difference(f"pipeline {pipeline.name}", old, values))
     due = []
     for position, step in enumerate(pipeline.steps):
         step_id, step_changed = _put_step(connection, pipeline, pipeline_id, step, position, now, report)
@@ -820,7 +825,7 @@ def _put_step(
         group_by_digest=group_by_digest(dims), software=step.software, config=step.config,
         config_digest=digest_of(step.config), **values,
     )  # fmt: skip
-    _count(report, changed, _difference(f"step {pipeline.name}/{step.name}", old, values))
+    _note(report, changed, _difference(f"step {pipeline.name}/{step.name}", old, values))
     return step_id, changed
 
 

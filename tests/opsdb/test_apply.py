@@ -174,6 +174,29 @@ def test_a_changed_grouping_counts_all_its_sub_groups(apply, database, tmp_path)
     assert apply(GOOD.replace("filter_rules: []", rule), now=LATER).sub_groups == 3 + 1
 
 
+def test_packages_that_no_pass_has_grouped_yet_are_counted_with_what_depends_on_them(
+    apply, database, tmp_path
+):
+    packages(database, tmp_path, 1)
+    apply(GOOD)
+    grouped(database, "a", ["executed_obs_unit=1"])
+    packages(database, tmp_path, 4)
+    changed = GOOD.replace("{name: a,", "{name: a, config: {order: 2},")
+    with pytest.raises(UsageError, match="5 sub-groups would be looked at"):
+        apply(changed, now=LATER, confirm_runs=4)
+    report = apply(changed, now=LATER, dry_run=True)
+    assert (report.sub_groups, report.core_hours) == (4 + 1, 4 * 2 * 0.5 + 1)
+
+
+def test_what_is_looked_at_is_said_in_good_grammar(apply, database, tmp_path):
+    packages(database, tmp_path, 1)
+    only_b = GOOD.replace("      - {name: a", "      # - {name: a").replace(", depends_on: [a]", "")
+    assert apply(only_b, dry_run=True).lines()[-1] == (
+        "4 changed, 0 unchanged; 1 sub-group would be looked at (1.0 kB of packages not grouped before): "
+        "at most as many runs, 1 core hour"
+    )
+
+
 def test_a_disabled_pipeline_makes_nothing(apply, database, tmp_path):
     packages(database, tmp_path, 4)
     text = GOOD.replace("    data_grouping: all", "    enabled: false\n    data_grouping: all")

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.stores.runs import chunks
 
 APPLY_LOCK = 0x63636174  # any number that nobody else locks
 
@@ -26,9 +27,10 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Ungrouped:
-    """A scope that the next passes group anew, and of each step concerned its resources and known sub-group keys."""
+class Concerned:
+    """A scope of steps that the next passes look at: of each its resources and the sub-group keys that fall due."""
 
+    scope_id: int
     filter_rules: Any
     group_by: Any
     steps: tuple[tuple[dict[str, Any], frozenset[str]], ...]
@@ -272,22 +274,13 @@ def steps_using(
     return found
 
 
-def resources_of(connection: sa.Connection, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """What a run of each step asks for, by step id."""
-    query = sa.select(t.reduction_step.c.id, t.reduction_step.c.definition).order_by(t.reduction_step.c.id)
-    wanted = set(ids)
-    return {row.id: row.definition["resources"] for row in connection.execute(query) if row.id in wanted}
-
-
-def list_ungrouped(
+def list_concerned(
     connection: sa.Connection, step_ids: Sequence[int], groupings: Sequence[str]
-) -> list[Ungrouped]:
-    """Scopes to be grouped anew, as far as these steps or these changed data groupings are concerned.
-
-    The sub-groups of `step_ids` are marked already, so their keys are known; a changed grouping may change all.
+) -> list[Concerned]:
+    """Scopes of enabled steps that may make runs when `step_ids` fall due and these data groupings have changed:
+    those steps, the users of the groupings, and whatever depends on any of them.
     """
     step, scope, grouping = t.reduction_step, t.grouping_scope, t.data_grouping
-    stale = sa.or_(scope.c.resolved_digest.is_(None), scope.c.resolved_digest != grouping.c.digest)
     query = (
         sa.select(
             step.c.id,
@@ -296,22 +289,47 @@ def list_ungrouped(
             scope.c.group_by,
             grouping.c.name,
             grouping.c.filter_rules,
+            sa.and_(step.c.enabled, t.pipeline.c.enabled).label("enabled"),
         )
         .join(scope, scope.c.id == step.c.scope_id)
         .join(grouping, grouping.c.id == scope.c.data_grouping_id)
         .join(t.pipeline, t.pipeline.c.id == step.c.pipeline_id)
-        .where(stale, step.c.enabled, t.pipeline.c.enabled)
         .order_by(step.c.id)
     )
-    found: dict[int, Ungrouped] = {}
-    for row in connection.execute(query):
-        if row.id not in step_ids and row.name not in groupings:
+    rows = connection.execute(query).all()
+    concerned = _with_downstream(
+        connection, {row.id for row in rows if row.id in step_ids or row.name in groupings}
+    )
+    found: dict[int, Concerned] = {}
+    for row in rows:
+        if row.id not in concerned or not row.enabled:
             continue
         keys = _known_keys(connection, row.id) if row.id in step_ids else frozenset()
         before = found[row.scope_id].steps if row.scope_id in found else ()
         steps = (*before, (row.definition["resources"], keys))
-        found[row.scope_id] = Ungrouped(row.filter_rules, row.group_by, steps)
+        found[row.scope_id] = Concerned(row.scope_id, row.filter_rules, row.group_by, steps)
     return list(found.values())
+
+
+def _with_downstream(connection: sa.Connection, step_ids: set[int]) -> set[int]:
+    table = t.reduction_step_dependency
+    pairs = connection.execute(sa.select(table.c.upstream_step_id, table.c.step_id)).all()
+    found, new = set(step_ids), set(step_ids)
+    while new:
+        new = {down for up, down in pairs if up in new} - found
+        found |= new
+    return found
+
+
+def grouped_packages(connection: sa.Connection, scope_id: int, package_ids: Sequence[str]) -> set[str]:
+    """Those of `package_ids` that are members of the scope."""
+    member = t.sub_group_member
+    query = sa.select(member.c.package_id).where(member.c.scope_id == scope_id)
+    return {
+        package_id
+        for chunk in chunks(list(package_ids))
+        for package_id in connection.execute(query.where(member.c.package_id.in_(chunk))).scalars()
+    }
 
 
 def _known_keys(connection: sa.Connection, step_id: int) -> frozenset[str]:
