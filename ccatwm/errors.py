@@ -60,6 +60,14 @@ class MissingRightError(SettingsError):
     """The account or role may not do what was asked. A person gives the right, or acts as another."""
 
 
+class BaseDirError(SettingsError):
+    """The base directory is not prepared, or belongs to another ops-db: nothing is done there. A person acts."""
+
+
+class DefectError(CcatwmError):
+    """Something failed on the processing host that is not expected to: this program is wrong there, no run is."""
+
+
 class DefinitionsError(CcatwmError):
     """Pipelines or observations as written are wrong. A person acts."""
 
@@ -120,3 +128,7 @@ class MissingCopyError(CcatwmError):
 
 class ConflictError(CcatwmError):
     """Somebody else changed the row first: a compare-and-swap found another value."""
+
+
+# What goes wrong while one run is worked on and is no fault of this run: the pass ends, the run stays as it is.
+NO_FAULT_OF_A_RUN = (WorldError, BaseDirError, DefectError)

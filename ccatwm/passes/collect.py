@@ -20,7 +20,7 @@ from ccatwm.core.products import ProductPlan, plan_products
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.stores import attempts, products, runs, sub_groups
-from ccatwm.errors import CcatwmError, FilesUnavailableError, NoSpaceError, WorldError
+from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, FilesUnavailableError, NoSpaceError
 from ccatwm.interfaces import EntryKind, FileWrite, TreeEntry
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import fail_run
@@ -107,7 +107,7 @@ def _collect_run(frame: PassFrame, item: Run, attempt: Attempt, inputs: Sequence
         _wait_or_fail(frame, item, error)
     except NoSpaceError as error:
         frame.report.add("waiting", _item(item, FailureClass.NO_SPACE.value, error.message))
-    except WorldError:
+    except NO_FAULT_OF_A_RUN:
         raise
     except CcatwmError as error:
         fail_run(
@@ -202,7 +202,7 @@ def _publish_checked(context: Context, collected: Collected) -> None:
     """What cannot be written here says nothing of the program's output: the next pass tries again."""
     try:
         _publish(context, collected)
-    except (NoSpaceError, WorldError):
+    except (NoSpaceError, *NO_FAULT_OF_A_RUN):
         raise
     except CcatwmError as error:
         raise FilesUnavailableError(

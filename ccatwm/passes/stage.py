@@ -25,7 +25,7 @@ from ccatwm.core.staging import (
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.wording import size_text
 from ccatwm.edges.opsdb.stores import products, runs, staged
-from ccatwm.errors import CcatwmError, CorruptCopyError, MissingCopyError, NoSpaceError, WorldError
+from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, CorruptCopyError, MissingCopyError, NoSpaceError
 from ccatwm.interfaces import FileWrite, PackageCopy, Received
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import fail_run
@@ -91,7 +91,7 @@ def _stage_run(frame: PassFrame, run: Run) -> None:
         _wait_for_space(frame, run, error)
     except StagingError as error:
         fail_run(frame, run, RunStatus.STAGING_DATA, error.failure, error.message, by_pass="stage")
-    except WorldError:
+    except NO_FAULT_OF_A_RUN:
         raise
     except CcatwmError as error:
         fail_run(frame, run, RunStatus.STAGING_DATA, FailureClass.STAGING, error.message, by_pass="stage")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ccatwm.core.wire import MAX_BODY, MAX_HEADER, PREFIX, Codec, WireError, split_prefix
 from ccatwm.edges.transport._protocol import CODEC, error_from_value, error_to_value
-from ccatwm.errors import CcatwmError, HostKeyError, NoSpaceError, Problem, SettingsError, WorldError
+from ccatwm.errors import DefectError, HostKeyError, NoSpaceError, Problem, SettingsError, WorldError
 from ccatwm.interfaces import (
     CommandResult,
     EntryKind,
@@ -226,7 +226,7 @@ def test_an_error_comes_back_as_the_same_class(error: Exception) -> None:
 @pytest.mark.parametrize("error", [KeyError("x"), OSError(5, "eh"), SystemExit(3), MemoryError()])
 def test_any_other_error_is_a_defect_and_nothing_to_try_again(error: BaseException) -> None:
     back = error_from_value(error_to_value(error, "Traceback: secret/path"), "files.exists")
-    assert type(back) is CcatwmError
+    assert type(back) is DefectError
     assert not isinstance(back, WorldError)
     assert "files.exists failed on the processing host" in str(back)
     assert "defect" in str(back)

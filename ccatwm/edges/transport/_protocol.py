@@ -44,7 +44,7 @@ def error_from_value(value: dict[str, Any], call: str) -> Exception:
     """The same error here; one of an unknown class is a defect of this program, said without its traceback."""
     kind, message = _KINDS.get(str(value["class"])), str(value["message"])
     if kind is None:
-        return errors.CcatwmError(
+        return errors.DefectError(
             f"{call} failed on the processing host: {value['class']}: {message[:500]}",
             next="this is a defect of ccatwm: please report it with what `-vv` logs",
         )
