@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ccatwm.errors import SchemaVersionError, SettingsError, WorldError
@@ -15,6 +16,7 @@ from ccatwm.interfaces import (
     Effects,
     HostFiles,
     PlainEffects,
+    RemoteCalls,
     Scheduler,
     SchedulerSetup,
     Storage,
@@ -50,7 +52,8 @@ def _settled(context: Context) -> Context:
     check_database_file(context.settings)
     try:
         context.database.check_schema(observations=context.settings.observations)
-        check_base_dir(context.settings, context.database)
+        if not context.settings.files_over_ssh:  # else at their first use: an idle pass opens no connection
+            check_base_dir(context.settings, context.database)
         context.settings = settle_location(context.settings, context.database)
     except (WorldError, SchemaVersionError):
         pass
@@ -72,18 +75,20 @@ def build_context(
     effects = effects or PlainEffects()
     clock = clock or SystemClock()
     database = Database(settings.opsdb_url, effects)
+    remote = build_connection(settings, effects, clock)
     return Context(
         settings=settings,
         clock=clock,
         effects=effects,
         database=database,
         grouping=build_grouping(settings, database),
-        make_workfiles=lambda: build_workfiles(settings, effects),
-        make_scheduler=lambda: build_scheduler(settings, effects, clock),
-        make_storages=lambda: build_storages(effects),
-        make_host_files=lambda: _host_files(settings, effects),
+        make_workfiles=lambda: build_workfiles(settings, effects, remote, database),
+        make_scheduler=lambda: build_scheduler(settings, effects, clock, remote),
+        make_storages=lambda: build_storages(settings, effects, remote),
+        make_host_files=lambda: _host_files(settings, effects, remote),
         actor=actor or _person(),
         read_uid=lambda: _read_uid(database),
+        connection=remote,
     )
 
 
@@ -94,25 +99,84 @@ def build_grouping(settings: Settings, database: Database) -> GroupingEngine:
     return GroupingEngine(ObservationTables.managed(), database.dialect, settings.obs_timezone)
 
 
-def build_workfiles(settings: Settings, effects: Effects) -> WorkFiles:
+# --- the processing host ---------------------------------------------------------------------------------------------
+
+
+def build_connection(settings: Settings, effects: Effects, clock: Clock) -> RemoteCalls | None:
+    """The one connection that all ports share, opened by the first call; None where the processing host is this one."""
+    if settings.transport != "ssh":
+        return None
+    from ccatwm.edges.transport.ssh import SshConnection
+
+    base_dir = settings.path_there(settings.pipeline_base_dir)
+    return SshConnection(settings.ssh, base_dir, settings.state_dir, effects, clock)
+
+
+def build_transport(effects: Effects, remote: RemoteCalls | None) -> Transport:
+    if remote is not None:
+        from ccatwm.edges.transport.ssh import SshTransport
+
+        return SshTransport(remote)
+    from ccatwm.edges.transport.local import LocalTransport
+
+    return LocalTransport(effects)
+
+
+def build_workfiles(
+    settings: Settings, effects: Effects, remote: RemoteCalls | None, database: Database | None = None
+) -> WorkFiles:
+    """With `database`, a base directory behind the connection is checked to belong to it at its first use."""
+    root = PurePosixPath(settings.path_there(settings.pipeline_base_dir))
+    if remote is not None and settings.files_over_ssh:
+        from ccatwm.edges.workfiles.ssh import SshWorkFiles
+        from ccatwm.upkeep.base_dir import check_files
+
+        return SshWorkFiles(
+            remote, root, None if database is None else lambda files: check_files(files, database)
+        )
     from ccatwm.edges.workfiles.local import LocalWorkFiles
 
-    return LocalWorkFiles(settings.pipeline_base_dir, effects)
+    return LocalWorkFiles(settings.pipeline_base_dir, effects, seen_as=None if remote is None else root)
 
 
-def build_storages(effects: Effects) -> Mapping[str, Storage]:
+def build_storages(settings: Settings, effects: Effects, remote: RemoteCalls | None) -> Mapping[str, Storage]:
+    if remote is not None and settings.files_over_ssh:
+        from ccatwm.edges.storage.ssh import SshDiskStorage
+
+        return {"disk": SshDiskStorage(remote, settings.path_map)}
     from ccatwm.edges.storage.disk import DiskStorage
 
     return {"disk": DiskStorage(effects)}
 
 
-def _host_files(settings: Settings, effects: Effects) -> HostFiles:
+def _host_files(settings: Settings, effects: Effects, remote: RemoteCalls | None) -> HostFiles:
+    """What jobs see: of the processing host even where its base directory is ours too."""
+    if remote is not None:
+        from ccatwm.edges.hostfiles.ssh import SshHostFiles
+
+        return SshHostFiles(remote, settings.state_dir, settings.path_map, effects)
     from ccatwm.edges.hostfiles.local import LocalHostFiles
 
     return LocalHostFiles(settings.state_dir, effects)
 
 
-def build_scheduler(settings: Settings, effects: Effects, clock: Clock) -> Scheduler:
+@contextmanager
+def open_base_there(settings: Settings) -> Iterator[tuple[Transport, WorkFiles]]:
+    """Commands and files of the processing host for `ccatwm init`, before there is anything to check."""
+    from ccatwm.edges.clock import SystemClock
+
+    effects = PlainEffects()
+    remote = build_connection(settings, effects, SystemClock())
+    try:
+        yield build_transport(effects, remote), build_workfiles(settings, effects, remote)
+    finally:
+        if remote is not None:
+            remote.close()
+
+
+def build_scheduler(
+    settings: Settings, effects: Effects, clock: Clock, remote: RemoteCalls | None = None
+) -> Scheduler:
     """The batch system that HPC_BACKEND names, by entry point."""
     from importlib.metadata import entry_points
 
@@ -122,25 +186,24 @@ def build_scheduler(settings: Settings, effects: Effects, clock: Clock) -> Sched
             f"HPC_BACKEND is {settings.hpc_backend!r}",
             next=f"installed backends: {', '.join(sorted(found)) or 'none'}",
         )
+    if settings.hpc_backend == "local" and remote is not None:
+        raise SettingsError(
+            "HPC_BACKEND is 'local', which runs jobs on this host, but TRANSPORT is 'ssh'",
+            next="set HPC_BACKEND to the batch system of the processing host, or TRANSPORT = local",
+        )
     factory: Callable[[SchedulerSetup], Scheduler] = found[settings.hpc_backend].load()
     return factory(
         SchedulerSetup(
             cluster=settings.cluster,
             state_dir=str(settings.state_dir),
-            base_dir=str(settings.pipeline_base_dir),
+            base_dir=settings.path_there(settings.pipeline_base_dir),
             options=_scheduler_options(settings),
             effects=effects,
             clock=clock,
+            make_transport=lambda: build_transport(effects, remote),
             grace_seconds=settings.grace_seconds,
-            make_transport=lambda: build_transport(settings, effects),
         )
     )
-
-
-def build_transport(settings: Settings, effects: Effects) -> Transport:
-    from ccatwm.edges.transport.local import LocalTransport
-
-    return LocalTransport(effects)
 
 
 def _scheduler_options(settings: Settings) -> dict[str, object]:

@@ -19,14 +19,18 @@ import re
 import select
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from ccatwm.core.names import encode_name
 from ccatwm.errors import CcatwmError, SettingsError, WorldError
+
+if TYPE_CHECKING:
+    from ccatwm.passes._context import Context
 
 # Sections of `ccatwm --help`, in this order.
 PASSES, SET_UP, LOOK, ACT, CARE = "Passes, in order of the data flow", "Set up", "Look", "Act", "Take care"
@@ -210,6 +214,20 @@ def remember_common(
     )
 
 
+# --- the site ----------------------------------------------------------------------------------------------
+
+_opened = ExitStack()  # what the command at work has to close
+
+
+def open_context(common: Common) -> Context:
+    """The context of the site; its connection is closed when the command ends, however it ends."""
+    from ccatwm import wiring
+
+    context = wiring.open_context(common.site)
+    _opened.callback(context.close)
+    return context
+
+
 # --- one message per error ---------------------------------------------------------------------------------
 
 
@@ -248,7 +266,8 @@ def run_guarded(common: Common, call: Callable[[], int | None]) -> int:
     try:
         start_logging(common)
         try:
-            code = call() or 0
+            with _opened:
+                code = call() or 0
         except CcatwmError as error:
             code = error.exit_code
             if isinstance(error, WorldError):  # a pass would have kept it in its report

@@ -32,9 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _open(common: Common) -> Context:
-    from ccatwm import wiring
-
-    context = wiring.open_context(common.site)
+    context = _frame.open_context(common)
     context.database.check_schema(observations=context.settings.observations)
     return context
 

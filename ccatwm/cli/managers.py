@@ -85,7 +85,6 @@ def run_manager(name: str, common: Common, interval: float, once: bool) -> int:
     """Rounds of the manager's passes until it is told to stop. Settings that are wrong end it at once."""
     if not (common.quiet or common.verbose):
         logging.getLogger("ccatwm").setLevel(logging.INFO)
-    from ccatwm import wiring
     from ccatwm.passes._frame import PassOptions
 
     stop = StopSignal()
@@ -93,7 +92,7 @@ def run_manager(name: str, common: Common, interval: float, once: bool) -> int:
     code = 0
     while not stop():
         try:
-            context = context or wiring.open_context(common.site)
+            context = context or _frame.open_context(common)
             code = _run_round(name, context, PassOptions(stop=stop), stop)
         except WorldError as error:
             log.warning("%s: %s", name, error)
@@ -109,13 +108,16 @@ def _run_round(name: str, context: Context, options: PassOptions, stop: StopSign
     from ccatwm import wiring
 
     code = 0
-    for pass_name in MANAGERS[name]:
-        if stop():
-            break
-        report = wiring.run_pass(pass_name, context, options)
-        if report.error is not None:
-            log.warning("%s: %s", report.pass_name, report.error)
-        code = max(code, report.exit_code)
+    try:
+        for pass_name in MANAGERS[name]:
+            if stop():
+                break
+            report = wiring.run_pass(pass_name, context, options)
+            if report.error is not None:
+                log.warning("%s: %s", report.pass_name, report.error)
+            code = max(code, report.exit_code)
+    finally:
+        context.close()  # nothing is kept open from one round to the next
     return code
 
 

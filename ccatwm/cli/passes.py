@@ -139,7 +139,7 @@ def cycle(
         )
     from ccatwm import wiring
 
-    context = wiring.open_context(common.site)
+    context = _frame.open_context(common)
     options = _options(limit, dry_run, wait, max_seconds)
     rounds = (
         _rounds_until_idle(context, options) if until_idle else [list(wiring.run_cycle(context, options))]
@@ -168,7 +168,7 @@ def _run_pass(
     _calm_logs(common)
     from ccatwm import wiring
 
-    context = wiring.open_context(common.site)
+    context = _frame.open_context(common)
     report = wiring.run_pass(name, context, _options(limit, dry_run, wait, max_seconds, full))
     _tell_conditions(common, context, [report])
     if common.json:
@@ -203,10 +203,9 @@ def _request(
 ) -> int:
     if dry_run:
         raise UsageError("--dry-run shows what the pass would do; it does not go with --pipeline")
-    from ccatwm import wiring
     from ccatwm.upkeep.requests import request_runs
 
-    context = wiring.open_context(common.site)
+    context = _frame.open_context(common)
     context.database.check_schema(observations=context.settings.observations)
     report = request_runs(
         context.database,

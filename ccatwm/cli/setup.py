@@ -54,9 +54,12 @@ def init(
     from ccatwm.edges.clock import SystemClock
     from ccatwm.settings.find import DEFAULT_FOLDER
     from ccatwm.upkeep.initialise import initialise
+    from ccatwm.wiring import open_base_there
 
     target = folder or Path(common.site or DEFAULT_FOLDER)
-    report = initialise(target, now=SystemClock().now(), environ=os.environ, opsdb_url=opsdb)
+    report = initialise(
+        target, now=SystemClock().now(), environ=os.environ, opsdb_url=opsdb, open_base_there=open_base_there
+    )
     if common.json:
         _frame.emit_json(report.to_json())
     elif not common.quiet:
@@ -97,10 +100,9 @@ def apply(
     yes: Yes = False,
 ) -> int:
     """Apply pipeline definitions, and show what they change."""
-    from ccatwm import wiring
     from ccatwm.upkeep.apply import apply_definitions
 
-    context = wiring.open_context(common.site)
+    context = _frame.open_context(common)
     context.database.check_schema(observations=context.settings.observations)
     report = apply_definitions(
         context.database,
@@ -120,10 +122,9 @@ def apply(
 
 def ingest(common: Common, files: Files, dry_run: DryRun = False) -> int:
     """Read observations (YAML, JSON Lines) into the ops-db."""
-    from ccatwm import wiring
     from ccatwm.upkeep.ingest import ingest_files
 
-    context = wiring.open_context(common.site)
+    context = _frame.open_context(common)
     context.database.check_schema(observations=context.settings.observations)
     if context.settings.observations != "managed":
         raise SettingsError(

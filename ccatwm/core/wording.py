@@ -32,11 +32,6 @@ def until_text(time: datetime, now: datetime) -> str:
     return f"in {span_text(seconds)}" if seconds > 0 else "now"
 
 
-def count_text(count: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def size_text(size_bytes: float | None) -> str:
     """`17 B`, `4.2 MB`; decimal units."""
     if size_bytes is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePosixPath
 
 from ccatwm.core.commands import RunFacts, attempt_directories, build_argv, build_argv_file
 from ccatwm.core.manifest import build_manifest
-from ccatwm.core.model import Attempt, Run, RunInput, StepRole
+from ccatwm.core.model import Attempt, ResolvedStep, Run, RunInput, StepRole
 from ccatwm.interfaces import EntryKind, FileWrite
 from ccatwm.passes._context import Context
 
@@ -33,7 +34,7 @@ def attempt_files(
 ) -> list[FileWrite]:
     """Manifest, command, inputs and limits of an attempt."""
     folder = PurePosixPath(attempt.directory)
-    step = run.resolved_step
+    step = _step_there(context, run.resolved_step)
     facts = _facts(context, run, attempt)
     runtime = "none" if step.software.image is None else context.settings.container_runtime
     manifest = build_manifest(step, facts, inputs, runtime=runtime)
@@ -46,6 +47,15 @@ def attempt_files(
         FileWrite(folder / "job" / "limits", limits.encode()),
         FileWrite(folder / "job" / "argv", build_argv_file(build_argv(step, facts, runtime=runtime))),
     ]
+
+
+def _step_there(context: Context, step: ResolvedStep) -> ResolvedStep:
+    """The step with the paths of its image and its references as the processing host names them."""
+    there, software = context.settings.path_there, step.software
+    if software.image is not None:
+        software = replace(software, image=there(software.image))
+    references = tuple(replace(reference, path=there(reference.path)) for reference in step.references)
+    return replace(step, software=software, references=references)
 
 
 def _facts(context: Context, run: Run, attempt: Attempt) -> RunFacts:

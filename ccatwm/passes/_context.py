@@ -8,7 +8,7 @@ from functools import cached_property
 
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
-from ccatwm.interfaces import Clock, Effects, HostFiles, Scheduler, Storage, WorkFiles
+from ccatwm.interfaces import Clock, Effects, HostFiles, RemoteCalls, Scheduler, Storage, WorkFiles
 from ccatwm.settings.schema import Settings
 
 
@@ -27,6 +27,7 @@ class Context:
     make_host_files: Callable[[], HostFiles]
     read_uid: Callable[[], str]
     actor: str = "ccatwm"
+    connection: RemoteCalls | None = None  # to the processing host, shared by all ports; opened when one needs it
 
     @cached_property
     def workfiles(self) -> WorkFiles:
@@ -48,6 +49,11 @@ class Context:
     @cached_property
     def host_files(self) -> HostFiles:
         return self.make_host_files()
+
+    def close(self) -> None:
+        """Close the connection to the processing host; a port that is used again opens it again."""
+        if self.connection is not None:
+            self.connection.close()
 
     @cached_property
     def ops_db_uid(self) -> str:

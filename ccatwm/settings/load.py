@@ -350,7 +350,9 @@ class _Check:
         if over_ssh and not fields.get("ssh", SshSettings()).host:
             self._missing("SSH.host", 'the host to connect to: [default.ssh] host = "..."')
         if fields.get("workfiles") == "ssh" and fields.get("transport") != "ssh":
-            self._wrong("WORKFILES", "is 'ssh', but TRANSPORT is not", "TRANSPORT = ssh as well, or WORKFILES = local")
+            self._wrong(
+                "WORKFILES", "is 'ssh', but TRANSPORT is not", "TRANSPORT = ssh as well, or WORKFILES = local"
+            )
 
     def _missing(self, key: str, what: str) -> None:
         self.problems.append(Problem(f"{self._subject()}: {key}", "is missing", what))
@@ -447,10 +449,18 @@ def known_keys() -> set[str]:
 def read_mark(base: Path) -> dict[str, Any]:
     """What `.ccatwm.json` in the base directory says; empty where there is none."""
     try:
-        content = json.loads((base / MARK_FILE).read_bytes())
-    except (OSError, ValueError):
+        return parse_mark((base / MARK_FILE).read_bytes())
+    except OSError:
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def parse_mark(content: bytes | None) -> dict[str, Any]:
+    """What a `.ccatwm.json` with this content says; empty for none, and for one that cannot be read."""
+    try:
+        mark = json.loads(content or b"")
+    except ValueError:
+        return {}
+    return mark if isinstance(mark, dict) else {}
 
 
 def network_file_system(path: Path) -> str | None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ccatwm.core.path_map import path_there
+
 
 @dataclass(frozen=True)
 class LocationSettings:
@@ -117,3 +119,12 @@ class Settings:
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)  # for a batch system from elsewhere
     origins: Mapping[str, str] = field(default_factory=dict)  # setting key -> where its value comes from
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def files_over_ssh(self) -> bool:
+        """Whether the account on the processing host does all writing below the base directory."""
+        return (self.workfiles or self.transport) == "ssh"
+
+    def path_there(self, path: str | Path) -> str:
+        """A path of ours as the processing host names it."""
+        return path_there(str(path), self.path_map) if self.transport == "ssh" else str(path)

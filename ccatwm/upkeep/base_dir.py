@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
 
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores.leases import read_uid
 from ccatwm.edges.opsdb.stores.places import Place, list_places
-from ccatwm.errors import SettingsError
+from ccatwm.errors import BaseDirError, SettingsError
+from ccatwm.interfaces import WorkFiles
 from ccatwm.settings.find import MARK_FILE
-from ccatwm.settings.load import read_mark
+from ccatwm.settings.load import parse_mark, read_mark
 from ccatwm.settings.schema import Settings
 
 
@@ -27,19 +30,28 @@ def check_database_file(settings: Settings) -> None:
 
 
 def check_base_dir(settings: Settings, database: Database) -> None:
-    """Refuse to work where run directories and ops-db do not belong together. Errors: SettingsError."""
+    """Refuse to work where run directories and ops-db do not belong together. Errors: BaseDirError."""
+    mark = read_mark(settings.pipeline_base_dir)
+    _check_mark(mark, settings.pipeline_base_dir / MARK_FILE, database)
+
+
+def check_files(files: WorkFiles, database: Database) -> None:
+    """The same for a base directory that only these files reach. Errors: BaseDirError, WorldError."""
+    name = PurePosixPath(MARK_FILE)
+    _check_mark(parse_mark(files.read_files([name])[name]), files.root() / name, database)
+
+
+def _check_mark(mark: Mapping[str, Any], file: PurePath, database: Database) -> None:
     with database.read() as connection:
         uid = read_uid(connection)
-    file = settings.pipeline_base_dir / MARK_FILE
-    mark = read_mark(settings.pipeline_base_dir)
     if not mark:
-        raise SettingsError(
+        raise BaseDirError(
             "the base directory is not prepared: no such file, or nothing readable in it",
             where=str(file),
             next="set PIPELINE_BASE_DIR to the folder that `ccatwm init` made, or run `ccatwm init`",
         )
     if mark.get("ops_db_uid") != uid:
-        raise SettingsError(
+        raise BaseDirError(
             f"the base directory belongs to the ops-db {mark.get('ops_db_uid')!r}, "
             f"but {database.safe_url} is {uid!r}",
             where=str(file),

@@ -9,17 +9,26 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import places
-from ccatwm.errors import SettingsError
+from ccatwm.errors import FilesUnavailableError, SettingsError
+from ccatwm.interfaces import FileWrite, Transport, WorkFiles
 from ccatwm.settings.find import DEFAULT_FOLDER, MARK_FILE, PREFIX, SETTINGS_FILE
-from ccatwm.settings.load import DATABASE_FILE, load_settings, mask_url, network_file_system, read_mark
+from ccatwm.settings.load import (
+    DATABASE_FILE,
+    load_settings,
+    mask_url,
+    network_file_system,
+    parse_mark,
+    read_mark,
+)
 from ccatwm.settings.schema import Settings
 from ccatwm.upkeep.schema_versions import upgrade_schema
 
@@ -61,23 +70,38 @@ class InitReport:
         }
 
 
+OpenBase = Callable[[Settings], AbstractContextManager[tuple[Transport, WorkFiles]]]
+
+
 def initialise(
-    folder: Path, *, now: datetime, environ: Mapping[str, str], opsdb_url: str | None = None
+    folder: Path,
+    *,
+    now: datetime,
+    environ: Mapping[str, str],
+    opsdb_url: str | None = None,
+    open_base_there: OpenBase | None = None,
 ) -> InitReport:
     """Make a site in `folder`, or complete it.
 
-    Where the environment names PIPELINE_BASE_DIR and PROCESSING_LOCATION_ID, the site is made for them.
-    Errors: SettingsError for SQLite on a network file system, WorldError where the ops-db does not answer.
+    Where the environment names PIPELINE_BASE_DIR and PROCESSING_LOCATION_ID, the site is made for them. Where settings
+    that are there say that files are reached by SSH, the base directory is made through `open_base_there`.
+    Errors: SettingsError for SQLite on a network file system, WorldError where the ops-db or the host does not answer.
     """
     folder = folder.expanduser().resolve()
     made: list[str] = []
     there: list[str] = []
     _write_settings(folder, environ, opsdb_url, made, there)
     settings = load_settings(str(folder), environ, folder.parent)
-    for path in (settings.pipeline_base_dir, settings.state_dir, folder / RAW):
+    over_ssh = settings.files_over_ssh and open_base_there is not None
+    for path in () if over_ssh else (settings.pipeline_base_dir, folder / RAW):
         _make_folder(path, made, there)
+    _make_folder(settings.state_dir, made, there)
     uid = _prepare_database(settings, folder, now, made, there)
-    _write_mark(settings, folder, uid, made, there)
+    if over_ssh and open_base_there is not None:
+        with open_base_there(settings) as (transport, files):
+            _prepare_base_there(transport, files, settings.ssh.host, uid, made, there)
+    else:
+        _write_mark(settings, folder, uid, made, there)
     return InitReport(folder, settings, uid, made, there)
 
 
@@ -176,16 +200,9 @@ def _refuse_network_file_system(folder: Path) -> None:
 def _write_mark(settings: Settings, folder: Path, uid: str, made: list[str], there: list[str]) -> None:
     """Say in the base directory whose it is, and where the rest of the site lies."""
     file = settings.pipeline_base_dir / MARK_FILE
-    known = read_mark(settings.pipeline_base_dir).get("ops_db_uid")
-    if known == uid:
+    if _is_marked(read_mark(settings.pipeline_base_dir), uid, str(file)):
         there.append(str(file))
         return
-    if known is not None:
-        raise SettingsError(
-            f"the base directory belongs to another ops-db, {known!r}",
-            where=str(file),
-            next="name another PIPELINE_BASE_DIR, or the OPSDB_URL of that ops-db",
-        )
     mark = {
         "format": 1,
         "ops_db_uid": uid,
@@ -197,6 +214,50 @@ def _write_mark(settings: Settings, folder: Path, uid: str, made: list[str], the
         mark["opsdb_url"] = settings.opsdb_url  # a password has no place here
     _write_new(file, json.dumps(mark, indent=2) + "\n")
     made.append(str(file))
+
+
+def _is_marked(mark: Mapping[str, Any], uid: str, where: str) -> bool:
+    """Whether a base directory is ours already. Errors: SettingsError where it is another ops-db's."""
+    known = mark.get("ops_db_uid")
+    if known not in (None, uid):
+        raise SettingsError(
+            f"the base directory belongs to another ops-db, {known!r}",
+            where=where,
+            next="name another PIPELINE_BASE_DIR, or the OPSDB_URL of that ops-db",
+        )
+    return known == uid
+
+
+def _prepare_base_there(
+    transport: Transport, files: WorkFiles, host: str, uid: str, made: list[str], there: list[str]
+) -> None:
+    """The base directory on the processing host and the mark in it, which says nothing of folders of this host."""
+    root, name = files.root(), PurePosixPath(MARK_FILE)
+    try:
+        mark = files.read_files([name])[name]
+        there.append(f"{host}:{root}/")
+    except FilesUnavailableError:
+        _make_base_there(transport, root, host)
+        mark = None
+        made.append(f"{host}:{root}/")
+    if _is_marked(parse_mark(mark), uid, f"{host}:{root / name}"):
+        there.append(f"{host}:{root / name}")
+        return
+    content = json.dumps({"format": 1, "ops_db_uid": uid}, indent=2) + "\n"
+    files.write_files([FileWrite(name, content.encode())])
+    made.append(f"{host}:{root / name}")
+
+
+def _make_base_there(transport: Transport, root: PurePosixPath, host: str) -> None:
+    result = transport.run(
+        ["mkdir", "-p", "--", str(root)], environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+    )
+    if result.exit_code != 0:
+        raise FilesUnavailableError(
+            f"the base directory cannot be made: {result.stderr.decode('utf-8', 'replace').strip()[-300:]}",
+            where=f"{host}:{root}",
+            next="set PIPELINE_BASE_DIR to a folder that the account there may make or write",
+        )
 
 
 # --- the ops-db --------------------------------------------------------------------------------------------
@@ -231,7 +292,9 @@ def _record_places(
     elif location.isdigit():
         location = PROCESSING
     site_id = places.record_site(connection, folder.name, now)
-    wanted = [(location, "processing", settings.pipeline_base_dir, 10), (RAW, "source", folder / RAW, 0)]
+    wanted = [(location, "processing", settings.pipeline_base_dir, 10)]
+    if not settings.files_over_ssh:  # else raw data lies where the processing host reaches it: `ingest` tells
+        wanted.append((RAW, "source", folder / RAW, 0))
     for name, kind, path, priority in wanted:
         if name:
             new = places.record_place(

@@ -38,14 +38,15 @@ UNLIMITED_INODES = 1 << 40  # what file systems without a fixed number of inodes
 
 
 class LocalWorkFiles:
-    """`WorkFiles` by system calls of this host."""
+    """`WorkFiles` by system calls of this host. `seen_as` is what jobs call the base directory, if it is not ours."""
 
-    def __init__(self, base_dir: Path, effects: Effects) -> None:
+    def __init__(self, base_dir: Path, effects: Effects, *, seen_as: PurePosixPath | None = None) -> None:
         self._base = Path(os.path.abspath(base_dir))
         self._effects = effects
+        self._seen_as = seen_as
 
     def root(self) -> PurePosixPath:
-        return PurePosixPath(self._base)
+        return self._seen_as or PurePosixPath(self._base)
 
     # --- making and writing ----------------------------------------------------------------------------------
 
