@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import pytest
 
@@ -124,6 +125,28 @@ class Failing:
         (errno.ETIMEDOUT, FilesUnavailableError),
     ],
 )
+def test_errors_of_the_disk_in_a_large_batch_have_their_class_and_leave_nothing_hidden(
+    base: Path, effect: str, code: int, error: type[CcatwmError]
+):
+    effect = effect.replace("fsync", "syncfs")
+    work = LocalWorkFiles(base, Failing(effect, code))
+    with pytest.raises(error, match=f"{os.strerror(code)}"):
+        work.write_files([FileWrite(P(f"d/{n}"), b"1") for n in range(40)])
+    assert set(tree(base)) == {"d"}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("effect", ["file.write", "file.fsync", "file.rename"])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (errno.ENOSPC, NoSpaceError),
+        (errno.EDQUOT, NoSpaceError),
+        (errno.EIO, FilesUnavailableError),
+        (errno.ESTALE, FilesUnavailableError),
+        (errno.ETIMEDOUT, FilesUnavailableError),
+    ],
+)
 def test_errors_of_the_disk_have_their_class_and_leave_nothing(
     base: Path, effect: str, code: int, error: type[CcatwmError]
 ):
@@ -135,6 +158,37 @@ def test_errors_of_the_disk_have_their_class_and_leave_nothing(
     assert [name for name in tree(base) if name not in ("cache", "cache/p", "cache/p/a", "f")] == []
     if effect != "file.fsync":  # what was renamed before its folder was flushed may stay: it is whole
         assert tree(base) == {"cache": None}
+
+
+@pytest.mark.quick
+def test_a_large_batch_is_flushed_by_its_file_systems_before_and_after_the_renames(base: Path):
+    class Listing:
+        names: ClassVar[list[str]] = []
+
+        def around(self, name: str, detail: str = "") -> AbstractContextManager[None]:
+            self.names.append(name)
+            return nullcontext()
+
+    files = [FileWrite(P(f"r{n % 7}/a{n}"), b"%d" % n) for n in range(300)]
+    LocalWorkFiles(base, Listing()).write_files(iter(files))
+    assert LocalWorkFiles(base, PlainEffects()).read_files(file.path for file in files) == {
+        file.path: file.content for file in files
+    }
+    effects = [name for name in Listing.names if name != "file.mkdir"]
+    first, second = ["file.write"] * 256, ["file.write"] * 44
+    renames = [["file.rename"] * len(some) for some in (first, second)]
+    assert effects == [
+        *first, "file.syncfs", *renames[0], *second, "file.syncfs", *renames[1], "file.syncfs",
+    ]  # fmt: skip
+
+
+def test_a_large_batch_on_two_file_systems_is_flushed_on_both(tmp_path: Path, small_disk: Path):
+    work = LocalWorkFiles(tmp_path, PlainEffects())
+    work.write_files([FileWrite(P("small" if n % 2 else "large") / f"{n}", b"x") for n in range(40)])
+    assert len(list(small_disk.iterdir())) == 20
+    with pytest.raises(NoSpaceError):
+        work.write_files([FileWrite(P("small") / f"n{n}", b"x") for n in range(60)])
+    assert {name[0] for name in tree(small_disk)} <= set("0123456789"), "nothing hidden, nothing half"
 
 
 # --- two file systems, no permissions ------------------------------------------------------------------------------
@@ -292,6 +346,10 @@ ACTS: dict[str, Callable[[LocalWorkFiles], None]] = {
     ),
     "copy_trees": lambda work: work.link_trees([(P("source"), P("run/input/s"))], hard=False),
     "write_files": lambda work: work.write_files([FileWrite(P("x/y"), b"1"), FileWrite(P("old"), b"new")]),
+    "write_many_files": lambda work: work.write_files(
+        [FileWrite(P("x/many") / f"{n % 3}" / f"{n}", b"%d" % n) for n in range(20)]
+        + [FileWrite(P("old"), b"new")]
+    ),
     "switch_link": lambda work: work.switch_link(P("run/output"), "attempt-2/output"),
     "remove_trees": lambda work: work.remove_trees([P("rubbish")]),
     "rename": lambda work: (work.rename(P("source"), P("moved/there")), None)[1],

@@ -9,8 +9,9 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -131,6 +132,26 @@ def _renameat2(old_parent: int, old: str, new_parent: int, new: str) -> int:
 @cache
 def _libc_function(name: str) -> Any:
     return getattr(ctypes.CDLL(None, use_errno=True), name, None)
+
+
+@cache
+def syncfs_tells() -> bool:
+    """Whether syncfs(2) is there and tells of blocks that could not be written: since Linux 5.8, says its manual."""
+    version = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    return version >= (5, 8) and _libc_function("syncfs") is not None
+
+
+def sync_file_systems(descriptors: Iterable[int]) -> None:
+    """Flush every file system that one of the descriptors lies on. Errors: OSError."""
+    for descriptor in {os.fstat(descriptor).st_dev: descriptor for descriptor in descriptors}.values():
+        if _libc_function("syncfs")(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+
+def tell_errors(descriptor: int) -> None:
+    """What close(2) would tell, while the file stays open: network file systems flush at the close of any duplicate."""
+    os.close(os.dup(descriptor))
 
 
 def is_locked(descriptor: int) -> bool:

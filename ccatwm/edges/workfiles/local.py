@@ -27,6 +27,9 @@ from ccatwm.edges.workfiles._system import (
     is_locked,
     link_or_copy,
     rename_new,
+    sync_file_systems,
+    syncfs_tells,
+    tell_errors,
     write_all,
 )
 from ccatwm.edges.workfiles._tar import receive_tar_into
@@ -34,6 +37,8 @@ from ccatwm.errors import CcatwmError
 from ccatwm.interfaces import Effects, FileWrite, Received, Space, TreeEntry
 
 T = TypeVar("T")
+MANY = 16  # files from which on whole file systems are flushed
+TOGETHER = 256  # files that are open at once, well below what a process may have open
 UNLIMITED_INODES = 1 << 40  # what file systems without a fixed number of inodes are said to have free
 
 
@@ -69,6 +74,10 @@ class LocalWorkFiles:
         return True
 
     def write_files(self, files: Iterable[FileWrite]) -> None:
+        files = list(files)
+        if len(files) > MANY and syncfs_tells():
+            self._write_many(files)
+            return
         sweeper, written = Sweeper(self._effects), dict[Parts, None]()
         with self._folders() as folders:
             for file in files:
@@ -95,6 +104,57 @@ class LocalWorkFiles:
             descriptor = _write_new(parent, hidden, file)
         with self._effects.around("file.fsync", str(file.path)):
             close_checked(descriptor, os.fsync)
+
+    def _write_many(self, files: list[FileWrite]) -> None:
+        """The same, flushing whole file systems instead of each file and folder: thousands of small files take a while."""
+        sweeper, written = Sweeper(self._effects), dict[Parts, None]()
+        with self._folders() as folders:
+            for start in range(0, len(files), TOGETHER):
+                some = files[start : start + TOGETHER]
+                self._write_together(folders, sweeper, some)
+                written |= dict.fromkeys(_split(file.path)[0] for file in some)
+            with self._at(PurePosixPath()), self._effects.around("file.syncfs", f"{len(written)} folders"):
+                _sync_around(folders, written)
+
+    def _write_together(self, folders: Folders, sweeper: Sweeper, files: list[FileWrite]) -> None:
+        """All hidden and locked, one flush, all renamed. After an error those that were not renamed vanish."""
+        hidden: list[tuple[FileWrite, str, int]] = []
+        renamed = 0
+        try:
+            for file in files:
+                hidden.append((file, *self._hide(folders, sweeper, file)))
+            with self._at(files[0].path), self._effects.around("file.syncfs", f"{len(files)} files"):
+                sync_file_systems(descriptor for _, _, descriptor in hidden)
+                for _, _, descriptor in hidden:
+                    tell_errors(descriptor)
+            for file, temporary, _ in hidden:
+                self._show(folders, file, temporary)
+                renamed += 1
+        finally:
+            for number, (file, temporary, descriptor) in enumerate(hidden):
+                os.close(descriptor)
+                if number >= renamed:
+                    self._discard(folders.make(_split(file.path)[0]), temporary)
+
+    def _hide(self, folders: Folders, sweeper: Sweeper, file: FileWrite) -> tuple[str, int]:
+        """(hidden name, descriptor) of the new file."""
+        above, name = _split(file.path)
+        with self._at(file.path):
+            parent = folders.make(above)
+            sweeper.sweep(parent, above, name)
+            temporary = hidden_name(name)
+            try:
+                with self._effects.around("file.write", str(file.path)):
+                    return temporary, _write_new(parent, temporary, file)
+            except BaseException:
+                self._discard(parent, temporary)
+                raise
+
+    def _show(self, folders: Folders, file: FileWrite, temporary: str) -> None:
+        above, name = _split(file.path)
+        with self._at(file.path), self._effects.around("file.rename", str(file.path)):
+            parent = folders.get(above)
+            os.replace(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
 
     def switch_link(self, link: PurePosixPath, target: str) -> None:
         _parts(PurePosixPath(target))
@@ -391,6 +451,17 @@ def _write_new(parent: int, name: str, file: FileWrite) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _sync_around(folders: Folders, written: Iterable[Parts]) -> None:
+    """Flush the file systems that these folders lie on, each once."""
+    seen: set[int] = set()
+    for parts in written:
+        descriptor = folders.get(parts)
+        device = os.fstat(descriptor).st_dev
+        if device not in seen:
+            sync_file_systems([descriptor])
+            seen.add(device)
 
 
 @contextmanager
