@@ -6,7 +6,7 @@ import argparse
 import json
 from importlib import import_module
 
-GROUPS = ("start",)
+GROUPS = ("start", "slurm")
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
             if not arguments.json:
                 low, high = figure.ratio_range
                 print(
-                    f"{figure.name:<14}{figure.ours:>8.3f}s{figure.bare:>8.3f}s{figure.ratio:>7.2f}  "
+                    f"{figure.name:<14}{figure.ours:>8.4f}s{figure.bare:>8.4f}s{figure.ratio:>7.2f}  "
                     f"{f'{low:.2f}-{high:.2f}':<12}  {figure.aim:<6}  {'yes' if figure.met else 'no'}",
                     flush=True,
                 )

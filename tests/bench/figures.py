@@ -30,8 +30,8 @@ class Figure:
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "ours": round(self.ours, 4),
-            "bare": round(self.bare, 4),
+            "ours": round(self.ours, 6),
+            "bare": round(self.bare, 6),
             "ratio": round(self.ratio, 3),
             "ratio_range": [round(r, 3) for r in self.ratio_range],
             "aim": self.aim,
@@ -40,11 +40,11 @@ class Figure:
 
 
 def measure(
-    name: str, ours: Callable[[], Any], bare: Callable[[], Any], aim: str, *, pairs: int = 9
+    name: str, ours: Callable[[], Any], bare: Callable[[], Any], aim: str, *, pairs: int = 9, times: int = 1
 ) -> Figure:
-    """Medians of interleaved pairs, after one of each that does not count."""
+    """Medians of interleaved pairs, after one of each that does not count. Each call does the operation `times`."""
     ours(), bare()
-    timed = [(_seconds(ours), _seconds(bare)) for _ in range(max(pairs, MIN_PAIRS))]
+    timed = [(_seconds(ours) / times, _seconds(bare) / times) for _ in range(max(pairs, MIN_PAIRS))]
     ratios = [mine / its for mine, its in timed]
     middle_ours, middle_bare = (statistics.median(side) for side in zip(*timed, strict=True))
     return Figure(name, middle_ours, middle_bare, middle_ours / middle_bare, (min(ratios), max(ratios)), aim)
