@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.edges.opsdb import tables as t
-from ccatwm.edges.opsdb.stores.runs import chunks
+from ccatwm.edges.opsdb.stores._chunks import chunks
 
 APPLY_LOCK = 0x63636174  # any number that nobody else locks
 
