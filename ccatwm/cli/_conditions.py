@@ -13,10 +13,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccatwm.core.wording import count_text
+
 if TYPE_CHECKING:
     from ccatwm.passes._frame import PassReport
 
 AGAIN_AFTER = timedelta(days=1)
+HELD_BACK = {"no-space": "no space", "throttled": "the batch system takes no more"}  # by outcome of items
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,17 @@ class Condition:
 
 
 def plan_news(
-    known: Sequence[Condition], told: Mapping[str, tuple[str, str]], seen: Sequence[str], now: datetime
+    known: Sequence[Condition], met: Mapping[str, Mapping[str, str]], seen: Sequence[str], now: datetime
 ) -> tuple[list[str], list[Condition]]:
     """Lines to print and the conditions to remember.
 
-    `told` maps a pass to the (key, message) of the condition it met; `seen` are the passes that ran at all:
-    a condition has ended when no pass that met it meets it any more.
+    `met` has the conditions (message by key) that each pass met; `seen` are the passes that ran at all: a condition
+    has ended when no pass that met it meets it any more.
     """
-    met = {name: (key, _what(message)) for name, (key, message) in told.items()}
-    advice = {key: message[len(_what(message)) :] for key, message in told.values()}
     lines: list[str] = []
     remembered: list[Condition] = []
     for old in known:
-        passes = tuple(p for p in old.passes if p not in seen or met.get(p, ("", ""))[0] == old.key)
-        passes += tuple(p for p, (key, _) in met.items() if key == old.key and p not in passes)
+        passes = _passes(old, met, seen)
         if not passes:
             lines.append(f"ccatwm: over since {_clock(now)}, begun {_clock(old.since)}: {old.message}")
             continue
@@ -53,13 +53,19 @@ def plan_news(
             lines.append(f"ccatwm: still, since {_clock(old.since)}: {old.message}")
         remembered.append(Condition(old.key, old.message, passes, old.since, now if again else old.told_at))
     known_keys = {old.key for old in known}
-    for key, message in dict(met.values()).items():
+    new = {key: message for conditions in met.values() for key, message in conditions.items()}
+    for key, message in new.items():
         if key not in known_keys:
-            lines.append(f"ccatwm: {message}{advice[key]}")
-            remembered.append(
-                Condition(key, message, tuple(p for p, (k, _) in met.items() if k == key), now, now)
-            )
+            lines.append(f"ccatwm: {message}")
+            passes = tuple(name for name, conditions in met.items() if key in conditions)
+            remembered.append(Condition(key, _what(message), passes, now, now))
     return lines, remembered
+
+
+def _passes(old: Condition, met: Mapping[str, Mapping[str, str]], seen: Sequence[str]) -> tuple[str, ...]:
+    """The passes that meet a condition still: those that say so, and those that did and have not run since."""
+    still = tuple(name for name in old.passes if name not in seen or old.key in met.get(name, {}))
+    return still + tuple(name for name, now in met.items() if old.key in now and name not in still)
 
 
 def _what(message: str) -> str:
@@ -74,7 +80,7 @@ def _clock(at: datetime) -> str:
 def tell_news(state_dir: Path, reports: Sequence[PassReport], now: datetime) -> list[str]:
     """Lines to print for these reports: conditions, runs that failed for good, copies that are bad."""
     seen = [r.pass_name for r in reports if r.skipped != "locked"]
-    met = {r.pass_name: (_key(r), str(r.error)) for r in reports if r.error is not None}
+    met = {r.pass_name: _conditions(r) for r in reports}
     memory = state_dir / "conditions.json"
     known = _read(memory)
     lines, remembered = plan_news(known, met, seen, now)
@@ -83,9 +89,18 @@ def tell_news(state_dir: Path, reports: Sequence[PassReport], now: datetime) -> 
     return lines + [line for r in reports for line in (*_bad_copies(r), *_failed_for_good(r))]
 
 
-def _key(report: PassReport) -> str:
-    assert report.error is not None
-    return f"{type(report.error).__name__} {report.error.where}"
+def _conditions(report: PassReport) -> dict[str, str]:
+    """What the pass met that lasts, message by key: the world that did not answer, work that is held back."""
+    found = {}
+    if report.error is not None:
+        found[f"{type(report.error).__name__} {report.error.where}"] = str(report.error)
+    for outcome, words in HELD_BACK.items():
+        waiting = [item for item in report.items if item.outcome == outcome]
+        if waiting:
+            found[f"{report.pass_name} {outcome}"] = (
+                f"{report.pass_name}: {count_text(len(waiting), 'run')} held back, {words}: {waiting[0].reason}"
+            )
+    return found
 
 
 def _failed_for_good(report: PassReport) -> list[str]:

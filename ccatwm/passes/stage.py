@@ -42,7 +42,7 @@ from ccatwm.passes._frame import (
 )
 
 CLAIM_HOURS = 6  # a claim whose process cannot be looked at (another host) ends after this
-SPACE_WAIT_SECONDS = 60
+SPACE_WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
 MARKER = ".ccatwm-run.json"
 
 

@@ -190,7 +190,7 @@ def test_a_bad_copy_is_told_under_cron(tmp_path: Path) -> None:
 # --- conditions under cron ---------------------------------------------------------------------------------
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-AWAY = {"poll": ("away", "the ops-db is away")}
+AWAY = {"poll": {"away": "the ops-db is away"}}
 
 
 def test_a_condition_is_told_when_it_begins() -> None:
@@ -217,7 +217,7 @@ def test_the_end_of_a_condition_is_told() -> None:
 
 
 def test_what_to_do_next_is_said_when_a_condition_begins_and_never_when_it_is_over() -> None:
-    met = {"poll": ("away", "the ops-db is away\n  next: the next pass tries again")}
+    met = {"poll": {"away": "the ops-db is away\n  next: the next pass tries again"}}
     lines, known = plan_news([], met, ["poll"], NOON)
     assert lines == ["ccatwm: the ops-db is away\n  next: the next pass tries again"]
     lines, _ = plan_news(known, {}, ["poll"], NOON + timedelta(minutes=5))
@@ -232,9 +232,19 @@ def test_people_are_told_to_try_again_and_not_that_a_pass_does() -> None:
 
 
 def test_a_condition_that_several_passes_meet_is_told_once() -> None:
-    met = dict.fromkeys(("poll", "collect"), ("away", "the ops-db is away"))
+    met = {name: {"away": "the ops-db is away"} for name in ("poll", "collect")}
     lines, known = plan_news([], met, list(met), NOON)
     assert len(lines) == 1 and known[0].passes == ("poll", "collect")
+
+
+def test_work_that_is_held_back_is_told_once_while_it_lasts(tmp_path: Path) -> None:
+    full = PassReport("stage", "site", NOON)
+    for number in (1, 2):
+        full.add("waiting", PassItem("no-space", "the disk is full", number, "p", "s", "k"))
+    assert tell_news(tmp_path, [full], NOON) == ["ccatwm: stage: 2 runs held back, no space: the disk is full"]
+    assert tell_news(tmp_path, [full], NOON + timedelta(minutes=1)) == []
+    (over,) = tell_news(tmp_path, [PassReport("stage", "site", NOON)], NOON + timedelta(minutes=2))
+    assert over.endswith("stage: 2 runs held back, no space: the disk is full")
 
 
 def test_a_condition_is_not_over_while_one_pass_still_meets_it() -> None:

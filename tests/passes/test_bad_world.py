@@ -426,7 +426,8 @@ def test_a_full_disk_makes_a_run_wait_without_an_attempt_until_there_is_room(nig
         assert words[form] in bad["message"]
         assert str(night.base) in bad["message"]
         assert "; free space" in bad["message"]
-        assert told(night, reports) == []
+        (line,) = told(night, reports)
+        assert line == f"ccatwm: stage: 1 run held back, no space: {bad['message']}"
         assert sorted(p.name[:8] for p in (night.base / ".cache" / "packages").iterdir()) == ["good-LFA"]
 
         filler.unlink()
