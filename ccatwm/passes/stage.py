@@ -113,7 +113,7 @@ def _finish(frame: PassFrame, run: Run) -> None:
     with frame.context.database.write() as connection:
         changed = runs.record_event(
             connection, run.id, RunEvent.INPUTS_STAGED, expected=RunStatus.STAGING_DATA, now=frame.now,
-            by_pass="stage", due_at=None,
+            by_pass="stage", due_at=None, failure_class=None,
         )  # fmt: skip
     if changed:
         frame.report.add("done", _item(run, "staged"))

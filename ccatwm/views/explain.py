@@ -22,7 +22,7 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import leases, views
 from ccatwm.edges.opsdb.stores.steps import get_step_record
 from ccatwm.edges.opsdb.stores.sub_groups import list_feeds
-from ccatwm.views.runs import run_state
+from ccatwm.views.runs import run_state, waits_for_space
 
 DEFAULT_LIMIT = 100
 SHOWN_NAMES = 5
@@ -303,6 +303,8 @@ _NEXT_PASS = {
 def _of_run(run: Mapping[str, Any] | None) -> list[str]:
     if run is None:
         return []
+    if waits_for_space(run):
+        return [f"there is room: {run['message']}"]
     if run["status"] in _NEXT_PASS:
         return [_NEXT_PASS[run["status"]]]
     if run["status"] == "FAILED":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from ccatwm.core.model import FailureClass
 from ccatwm.core.retries import FREE
 from ccatwm.core.selection import Selection
 from ccatwm.core.states import OPEN
@@ -64,6 +66,11 @@ def needs_person(row: dict[str, Any]) -> bool:
     return row["status"] == "FAILED" and not row["is_open"] and not row["superseded"]
 
 
+def waits_for_space(row: Mapping[str, Any]) -> bool:
+    """Whether an open run could not be staged, or ran, for want of room."""
+    return bool(row["is_open"]) and row["failure_class"] == FailureClass.NO_SPACE.value
+
+
 def run_state(row: dict[str, Any], now: datetime) -> str:
     """The status with what is to be expected: `FAILED (retry 2 of 3 in 4 min)`, `FAILED (needs you)`."""
     note = _note(row, now)
@@ -77,6 +84,8 @@ def _note(row: dict[str, Any], now: datetime) -> str:
         return "held"
     if row["superseded"]:
         return "superseded"
+    if waits_for_space(row) and row["due_at"] is not None:
+        return f"no space, again {until_text(row['due_at'], now)}"
     if row["status"] == "FAILED":
         return _retry_note(row, now)
     if row["status"] in OPEN and row["due_at"] is not None and row["due_at"] > now:
