@@ -261,10 +261,11 @@ def test_numbers_in_json_keep_all_their_digits(database: Database) -> None:
         for name, value in (("a", 0.1 + 0.2), ("b", 0.3), ("c", 2**53 + 1), ("d", 2**53), ("e", 10**400)):
             add_package(connection, name, data={"x": value})
 
-    def found(value: Any) -> list[str]:
-        rules = [rule("RawDataPackage.metadata", "eq", value, "x")]
+    def found(value: Any, operator: str = "eq") -> list[str]:
+        rules = [rule("RawDataPackage.metadata", operator, value, "x")]
         return [package.package_name for package in members(database, rules)]
 
+    assert found([0.3, 2**53 + 1], "in") == ["b", "c"]
     assert [found(0.1 + 0.2), found(0.3), found(2**53 + 1), found(2**53)] == [["a"], ["b"], ["c"], ["d"]]
 
 

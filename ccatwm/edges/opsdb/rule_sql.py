@@ -114,7 +114,7 @@ class RuleCompiler:
 
     def _in(self, column: Expression, values: Sequence[Any]) -> Condition:
         if not self._sqlite or len(values) <= LONG_LIST:
-            return column.in_(values)
+            return column.in_([_exact(value) for value in values])
         stored = UtcDateTime().bind_processor(_SQLITE) if kind_of(column) == "time" else None
         listed = json.dumps([stored(value) if stored else value for value in values], ensure_ascii=False)
         return column.in_(sa.select(sa.func.json_each(listed).table_valued("value").c.value))
@@ -199,6 +199,12 @@ class RuleCompiler:
             return None
         value = json.loads(text, parse_float=Decimal, parse_int=Decimal)
         return text_of(value[0] if self._sqlite else value)
+
+
+def _exact(value: Any) -> Any:
+    """A whole number as it is: beside a fraction the type of the column would make both floats, and shorten it."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return sa.literal(value, sa.BigInteger()) if whole else value
 
 
 _SQLITE = sa.create_mock_engine("sqlite://", lambda *_: None).dialect
