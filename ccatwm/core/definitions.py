@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -18,6 +19,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from ccatwm.core.commands import RESERVED
 
@@ -112,10 +114,37 @@ def _requires(value: Any) -> str | float:
     raise ValueError("is neither all nor a fraction such as 0.8")
 
 
+def _cron(text: str) -> str:
+    check_cron(text)
+    return text
+
+
+def _timezone(text: str) -> str:
+    check_timezone(text)
+    return text
+
+
+def _retry_class(name: str) -> str:
+    if name not in RETRY_CLASSES:
+        raise ValueError(f"unknown failure class; allowed: {', '.join(RETRY_CLASSES)}")
+    return name
+
+
 def _exit_code(code: int) -> int:
     if code == 75:
         raise ValueError("75 asks for a retry")
     return code
+
+
+# What is wrong between the fields of one model: the fields (the first is where it is told), and what it is.
+Clash = tuple[tuple[tuple[str | int, ...], ...], str]
+
+
+def _refuse(found: list[Clash]) -> None:
+    """All of it at once: `ctx["mistakes"]` of the one error that pydantic takes from a model's validator."""
+    if found:
+        text = "; ".join(text for _, text in found)
+        raise PydanticCustomError("mistakes", "{text}", {"text": text, "mistakes": found})
 
 
 Plain = Annotated[str, AfterValidator(_plain)]
@@ -182,20 +211,18 @@ class DataGroupingDefinition(Strict):
 
 class TriggerDefinition(Strict):
     type: Literal["CONTINUOUS", "CRON", "MANUAL"]
-    cron: str | None = None
-    timezone: str | None = None
+    cron: Annotated[str, AfterValidator(_cron)] | None = None
+    timezone: Annotated[str, AfterValidator(_timezone)] | None = None
     force: bool = False
 
     @model_validator(mode="after")
     def _cron_only(self) -> TriggerDefinition:
         if self.type != "CRON":
-            if self.cron or self.timezone or self.force:
-                raise ValueError(f"cron, timezone and force belong to type CRON, this is {self.type}")
-            return self
-        if not self.cron:
-            raise ValueError('type CRON needs cron, such as "0 9 * * *"')
-        check_cron(self.cron)
-        check_timezone(self.timezone)
+            given = tuple((name,) for name in ("cron", "timezone", "force") if getattr(self, name))
+            text = f"cron, timezone and force belong to type CRON, this is {self.type}"
+            _refuse([((*given, ("type",)), text)] if given else [])
+        elif self.cron is None:
+            _refuse([((("cron",), ("type",)), 'type CRON needs cron, such as "0 9 * * *"')])
         return self
 
     def config(self) -> dict[str, Any]:
@@ -283,7 +310,7 @@ class StepDefinition(Strict):
     companions: list[CompanionDefinition] = []
     resources: ResourcesDefinition = ResourcesDefinition()
     max_retries: Annotated[int, Field(ge=0, le=100)] = 3
-    retry: dict[str, RetryDefinition] = {}
+    retry: dict[Annotated[str, AfterValidator(_retry_class)], RetryDefinition] = {}
     partial_exit_codes: list[ExitCode] = []
     retention: RetentionDefinition | None = None
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
@@ -295,18 +322,19 @@ class StepDefinition(Strict):
 
     @model_validator(mode="after")
     def _whole(self) -> StepDefinition:
+        found: list[Clash] = []
         if self.version_policy == "exact" and self.version is None:
-            raise ValueError("version_policy exact needs version")
-        unknown = sorted(set(self.retry) - set(RETRY_CLASSES))
-        if unknown:
-            raise ValueError(
-                f"retry: unknown failure class {', '.join(unknown)}; allowed: {', '.join(RETRY_CLASSES)}"
-            )
+            found.append(((("version_policy",), ("version",)), "version_policy exact needs version"))
         if self.raw_inputs is False and not self.depends_on:
-            raise ValueError("raw_inputs false without depends_on leaves the step without any input")
+            text = "raw_inputs false without depends_on leaves the step without any input"
+            found.append(((("raw_inputs",), ("depends_on",)), text))
         names = [companion.name for companion in self.companions]
-        if len(names) != len(set(names)):
-            raise ValueError("companions: two have one name")
+        found += [
+            ((("companions", n, "name"),), f"two companions are called {name!r}")
+            for n, name in enumerate(names)
+            if name in names[:n]
+        ]
+        _refuse(found)
         return self
 
     def normalised(self, *, role: str, group_by: list[Any]) -> dict[str, Any]:
@@ -342,23 +370,26 @@ class Definitions(Strict):
     pipelines: list[PipelineDefinition] = []
 
 
-def find_cycle(upstream: dict[str, list[str]]) -> list[str] | None:
-    """A cycle in a graph of names (name -> what it depends on), first name repeated at the end; None if there is none."""
+def find_cycles(upstream: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Cycles in a graph of names (name -> what it depends on), the first name of each repeated at its end.
+
+    Without the last dependency of each the graph has no cycle.
+    """
+    cycles: list[list[str]] = []
     done: set[str] = set()
     for start in upstream:
-        path: list[str] = []
-        stack = [(start, iter(upstream.get(start, [])))]
-        path.append(start)
+        if start in done:
+            continue
+        path = {start: 0}  # name -> its place on the way
+        stack = [iter(upstream[start])]
         while stack:
-            name, rest = stack[-1]
-            following = next(rest, None)
+            following = next(stack[-1], None)
             if following is None:
-                done.add(name)
                 stack.pop()
-                path.pop()
+                done.add(path.popitem()[0])
             elif following in path:
-                return [*path[path.index(following) :], following]
+                cycles.append([*list(path)[path[following] :], following])
             elif following not in done:
-                path.append(following)
-                stack.append((following, iter(upstream.get(following, []))))
-    return None
+                path[following] = len(path)
+                stack.append(iter(upstream.get(following, ())))
+    return cycles

@@ -47,12 +47,16 @@ class WrittenInt(int):
 
 @dataclass
 class Document:
-    """Plain data, and the line of each value by its location (keys and indexes from the top)."""
+    """Plain data, and the line of each value by its location (keys and indexes from the top).
+
+    `wrong`: where a value stood that is none; it is None in `data`.
+    """
 
     file: str
     data: Any = None
     lines: dict[Location, int] = field(default_factory=dict)
     text: str = ""
+    wrong: set[Location] = field(default_factory=set)
 
     def where(self, location: Location) -> str:
         """`file:line` of the value at `location`, or of the nearest value around it."""
@@ -77,7 +81,7 @@ def read_text(path: Path) -> tuple[str | None, list[Problem]]:
 
 
 def read_yaml(path: Path) -> tuple[Document | None, list[Problem]]:
-    """A YAML file as plain data with lines, or all that is wrong with it."""
+    """A YAML file as plain data with lines, and all that is wrong with it; no document where it cannot be read."""
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         what = f"is larger than {MAX_BYTES >> 20} MiB"
         return None, [Problem(str(path), what, "use JSON Lines for many objects")]
@@ -86,7 +90,7 @@ def read_yaml(path: Path) -> tuple[Document | None, list[Problem]]:
 
 
 def parse_yaml(text: str, file: str) -> tuple[Document | None, list[Problem]]:
-    """YAML text as plain data with lines, or all that is wrong with it."""
+    """YAML text as plain data with lines, and all that is wrong with it; no document where it cannot be parsed."""
     document = Document(file, text=text)
     problems: list[Problem] = []
     loader = yaml.CSafeLoader(text)
@@ -104,7 +108,7 @@ def parse_yaml(text: str, file: str) -> tuple[Document | None, list[Problem]]:
         return None, [Problem(f"{file}:{line}", f"is no YAML: {what}")]
     finally:
         loader.dispose()
-    return (None if problems else document), problems
+    return document, problems
 
 
 def _find_refused(text: str, file: str) -> Problem | None:
@@ -126,8 +130,13 @@ def _find_refused(text: str, file: str) -> Problem | None:
 def _build(node: Any, location: Location, document: Document, problems: list[Problem], loader: Any) -> Any:
     line = node.start_mark.line + 1
     document.lines.setdefault(location, line)
+
+    def refuse(what: str, next: str = "") -> None:
+        problems.append(Problem(f"{document.file}:{line}", what, next))
+        document.wrong.add(location)
+
     if not _is_plain(node):
-        problems.append(Problem(f"{document.file}:{line}", f"a tag ({node.tag})", "write plain data"))
+        refuse(f"a tag ({node.tag})", "write plain data")
         return None
     if isinstance(node, yaml.SequenceNode):
         return [_build(n, (*location, i), document, problems, loader) for i, n in enumerate(node.value)]
@@ -136,11 +145,11 @@ def _build(node: Any, location: Location, document: Document, problems: list[Pro
     try:
         value = loader.construct_object(node)
     except (yaml.YAMLError, ValueError):
-        problems.append(Problem(f"{document.file}:{line}", f"a value that is none: {node.value!r}"))
+        refuse(f"a value that is none: {node.value!r}")
         return None
     wrong = find_unstorable(value)
     if wrong is not None:
-        problems.append(Problem(f"{document.file}:{line}", wrong))
+        refuse(wrong)
         return None
     return _as_written(value, node.value)
 
@@ -205,16 +214,23 @@ def _build_mapping(
         if not isinstance(key_node, yaml.ScalarNode):
             problems.append(Problem(f"{document.file}:{line}", "a key that is no text"))
             continue
-        if key_node.tag not in KEY_TAGS:
-            problems.append(Problem(f"{document.file}:{line}", f"a tag ({key_node.tag})", "write plain data"))
         key = str(key_node.value)
-        if find_unstorable(key) is not None:
-            problems.append(Problem(f"{document.file}:{line}", f"a key with {find_unstorable(key)}"))
-        if key in found:
-            problems.append(Problem(f"{document.file}:{line}", f"key {key!r} is there twice"))
+        wrong = _wrong_key(key_node, key, found)
+        if wrong:
+            document.wrong.add((*location, key))
+            problems += [Problem(f"{document.file}:{line}", what, next) for what, next in wrong]
         document.lines[(*location, key)] = line
         found[key] = _build(value_node, (*location, key), document, problems, loader)
     return found
+
+
+def _wrong_key(node: Any, key: str, found: dict[Any, Any]) -> list[tuple[str, str]]:
+    wrong = [] if node.tag in KEY_TAGS else [(f"a tag ({node.tag})", "write plain data")]
+    if find_unstorable(key) is not None:
+        wrong.append((f"a key with {find_unstorable(key)}", ""))
+    if key in found:
+        wrong.append((f"key {key!r} is there twice", ""))
+    return wrong
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any, Problem | None]]:

@@ -524,7 +524,7 @@ def _parse_file(path: Path, problems: list[Problem]) -> Iterator[Parsed]:
 def _parse_yaml(path: Path, problems: list[Problem]) -> Iterator[Parsed]:
     document, wrong = read_yaml(path)
     problems += wrong
-    if document is None or document.data is None:
+    if document is None or document.data is None or wrong:
         return
     if not isinstance(document.data, dict):
         problems.append(Problem(str(path), "is no mapping of sections", f"sections: {', '.join(PLURALS)}"))

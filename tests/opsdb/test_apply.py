@@ -243,7 +243,14 @@ def test_an_archive_is_no_processing_location(apply, database, tmp_path):
         apply(GOOD)
 
 
-def test_an_unknown_location_is_a_warning(apply):
+def test_a_location_is_one_of_those_that_are_known(apply, database, tmp_path):
+    lines = '{"kind": "data_location", "name": "ramses", "location_type": "processing"}\n'
+    packages(database, tmp_path, 0, lines)
+    with pytest.raises(DefinitionsError, match="unknown data location 'local'; there are: ramses"):
+        apply(GOOD)
+
+
+def test_a_location_is_a_warning_while_none_is_known(apply):
     (warning,) = apply(GOOD).warnings
     assert "knows no data location 'local'" in warning
 
@@ -333,7 +340,7 @@ def test_an_unknown_key_hides_no_other_mistake(apply):
     with pytest.raises(DefinitionsError) as caught:
         apply(text)
     said = " | ".join(p.what for p in caught.value.problems)
-    assert said == "unknown key 'resource' | unknown data grouping 'al-data'"
+    assert said == "unknown data grouping 'al-data' | unknown key 'resource'"
 
 
 def test_a_wrong_fraction_is_said_once(apply):

@@ -104,6 +104,123 @@ def test_all_mistakes_are_told_at_once(database, tmp_path):
     assert len(mistakes(database, tmp_path, text)) == 2
 
 
+MANY = """
+software: [{name: cal, versions: [{version: 1.0.0, command: [cal]}]}]
+data_groupings: [{name: g, filter_rules: []}]
+pipelines:
+- name: p
+  data_grouping: gg
+  processing_location: local
+  trigger: {type: CRON, cron: "9 9 * * *", timezone: Mars/Base}
+  steps:
+  - {name: a, software: cal, group_by: [executed_obs_unit], depends_on: [b]}
+  - {name: b, software: cal, group_by: [nosuch], depends_on: [a]}
+  - {name: b, software: zzz, group_by: [], depends_on: [q]}
+  - {name: c, software: cal, group_by: [], depends_on: [x/y], version_policy: exact, resources: {cpu: many}}
+"""
+
+
+def in_short(found):
+    """(line, what) of each."""
+    return [(int(where.split(":")[1]), what.split(";")[0]) for where, what in found]
+
+
+def test_no_mistake_hides_another_and_all_are_in_the_order_of_lines(database, tmp_path):
+    assert in_short(mistakes(database, tmp_path, MANY)) == [
+        (6, "unknown data grouping 'gg'"),
+        (8, "pipelines.p.trigger.timezone: 'Mars/Base' is no time zone: use a name such as America/Santiago"),
+        (10, "steps depend on each other: p/a > p/b > p/a"),
+        (11, "unknown dimension 'nosuch'"),
+        (12, "two steps are called 'b'"),
+        (12, "unknown software 'zzz'"),
+        (12, "pipeline p has no step 'q'"),
+        (13, "pipelines.p.steps.c.resources.cpu is 'many'"),
+        (13, "pipelines.p.steps.c: version_policy exact needs version"),
+        (13, "unknown pipeline 'x'"),
+    ]
+
+
+def test_every_cycle_is_told(database, tmp_path):
+    text = GOOD.replace("depends_on: [a]}", "depends_on: [a, b]}").replace(
+        "_unit]}", "_unit], depends_on: [b]}"
+    )
+    assert in_short(mistakes(database, tmp_path, text)) == [
+        (13, "steps depend on each other: otf/a > otf/b > otf/a"),
+        (14, "steps depend on each other: otf/b > otf/b"),
+    ]
+
+
+def test_a_key_that_is_there_twice_hides_nothing_of_the_file(database, tmp_path):
+    text = GOOD.replace("  - name: otf\n", "  - name: otf\n    priority: 1\n    priority: 2\n")
+    text = text.replace("software: cal, group_by: []", "software: call, group_by: []")
+    assert in_short(mistakes(database, tmp_path, text)) == [
+        (11, "key 'priority' is there twice"),
+        (16, "unknown software 'call'"),
+    ]
+
+
+def test_what_is_defined_twice_is_checked_twice(database, tmp_path):
+    again = GOOD[GOOD.index("  - name: otf") :].replace("group_by: []", "group_by: [night]")
+    assert in_short(mistakes(database, tmp_path, GOOD + again)) == [
+        (15, "pipelines: otf is defined twice"),
+        (20, "unknown dimension 'night'"),
+    ]
+
+
+def test_a_wrong_rule_of_a_preset_is_told_where_it_stands_and_once(database, tmp_path):
+    preset = """presets:
+  - name: archived
+    filter_rules:
+      - {table: Source, column: name, operator: eq, value: NGC253}
+      - {any_of: [{table: Source, column: nam, operator: eq, value: x}]}
+"""
+    text = preset + GOOD.replace("filter_rules: []", "preset: archived")
+    assert in_short(mistakes(database, tmp_path, text)) == [
+        (5, "any_of[0]: table Source has no column 'nam'")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("- {name: a, software: cal, group_by: [executed_obs_unit]}", "- 5", ["is 5", "has no step 'a'"]),
+        ("versions: [{version: 1.0.0, command: [cal]}]", "versions: 5", ["is 5"]),
+        ("version: 1.0.0, command: [cal]", "version: 1 0, command: 5", ["is no version", "is 5"]),
+        (
+            "group_by: [executed_obs_unit]",
+            "group_by: [true, [x], source, {}]",
+            ["is True", "is ['x']", "name", "table", "column"],
+        ),
+        ("software: cal, group_by: []", "software: [cal]", ["is ['cal']", "group_by is missing"]),
+        (
+            "name: cal",
+            "nam: cal",
+            ["unknown key 'nam'", "name is missing", "unknown software 'cal'", "there are none yet"],
+        ),
+        (
+            "group_by: []",
+            "group_by: [], trigger: {type: MANUAL, cron: x}, retry: {lost: {times: -1}, luck: {}}, requires: 2",
+            ["no cron expression", "retry.luck", "times is -1", "nor a fraction"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_stands_in_for_a_wrong_value_is_never_told(database, tmp_path, old, new, said):
+    assert old in GOOD
+    found = mistakes(database, tmp_path, GOOD.replace(old, new, 1))
+    text = "\n".join(what for _, what in found)
+    assert "stand-in" not in text
+    assert [words for words in said if words not in text] == []
+    assert len(found) == len(said), text
+
+
+@pytest.mark.parametrize("text", ["[1]", "5", "x"])
+def test_a_file_that_is_no_mapping_is_told_what_it_should_be(database, tmp_path, text):
+    ((_, what),) = mistakes(database, tmp_path, text)
+    assert what == (
+        "is no mapping of sections; sections: software, references, presets, data_groupings, pipelines"
+    )
+
+
 def test_a_file_that_is_not_utf8_is_named(database, tmp_path):
     ((where, what),) = mistakes(database, tmp_path, b"software:\n  - name: \xff\n")
     assert (where, "not UTF-8" in what) == ("pipelines.yaml:2", True)

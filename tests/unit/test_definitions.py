@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from ccatwm.core.definitions import PipelineDefinition, StepDefinition, TriggerDefinition, find_cycle
+from ccatwm.core.definitions import PipelineDefinition, StepDefinition, TriggerDefinition, find_cycles
 from ccatwm.core.model import Resources
 from ccatwm.core.policy import StepPolicy, major, version_key
 
@@ -166,12 +166,24 @@ def test_the_major_version_is_what_stands_first(version, expected):
 
 
 def test_a_cycle_is_found_with_its_way():
-    assert find_cycle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c", "b"]
+    assert find_cycles({"a": ["b"], "b": ["c"], "c": ["b"]}) == [["b", "c", "b"]]
+
+
+def test_every_cycle_is_found():
+    graph = {"a": ["b", "a"], "b": ["a"], "c": ["d", "a"], "d": ["c"]}
+    assert find_cycles(graph) == [["a", "b", "a"], ["a", "a"], ["c", "d", "c"]]
 
 
 def test_a_diamond_is_no_cycle():
-    assert find_cycle({"a": ["b", "c"], "b": ["d"], "c": ["d"], "d": []}) is None
+    assert find_cycles({"a": ["b", "c"], "b": ["d"], "c": ["d"], "d": []}) == []
 
 
 def test_a_long_chain_is_no_cycle():
-    assert find_cycle({str(n): [str(n + 1)] for n in range(3000)}) is None
+    assert find_cycles({str(n): [str(n + 1)] for n in range(3000)}) == []
+
+
+def test_all_that_is_wrong_between_the_fields_of_a_step_is_told():
+    twice = [{"name": "c", "rules": []}] * 2
+    with pytest.raises(ValidationError) as caught:
+        step(version_policy="exact", raw_inputs=False, companions=twice)
+    assert len(caught.value.errors()[0]["ctx"]["mistakes"]) == 3

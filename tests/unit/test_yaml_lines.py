@@ -18,8 +18,7 @@ def data(text):
 
 
 def mistakes(text):
-    document, problems = parse_yaml(text, "f.yaml")
-    assert document is None
+    _, problems = parse_yaml(text, "f.yaml")
     return [(problem.where, problem.what) for problem in problems]
 
 
@@ -76,6 +75,13 @@ def test_a_tag_of_plain_data_says_nothing_new(value):
 def test_an_alias_is_refused_before_it_is_followed():
     bomb = "a: &a [x, x]\n" + "".join(f"b{n}: &b{n} [*a, *a]\n" for n in range(3))
     assert mistakes(bomb) == [("f.yaml:2", "an alias (*name)")]
+
+
+def test_what_is_refused_hides_nothing_of_the_rest():
+    document, problems = parse_yaml("a: !own text\nb: 1\nc: 2\nc: 3\n", "f.yaml")
+    assert len(problems) == 2
+    assert document.data == {"a": None, "b": 1, "c": 3}
+    assert document.wrong == {("a",), ("c",)}
 
 
 def test_a_merge_key_is_a_key_like_others():

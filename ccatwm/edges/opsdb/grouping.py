@@ -317,8 +317,15 @@ class GroupingEngine:
         ids = _keys(d("id"), [name_or_id])
         if row is None and ids:
             row = connection.execute(query.where(d("id").in_(ids))).first()
-        if row is None:
-            return None
+        return None if row is None else self._location(row)
+
+    def locations(self, connection: sa.Connection) -> list[Location]:
+        """All data locations."""
+        d = partial(self._tables.column, "DataLocation")
+        query = sa.select(*(d(column).label(column) for column in _LOCATION_COLUMNS)).order_by(d("id"))
+        return [self._location(row) for row in connection.execute(query)]
+
+    def _location(self, row: Any) -> Location:
         spoken = partial(self._tables.spoken, "DataLocation")
         types = spoken("location_type", row.location_type), spoken("storage_type", row.storage_type)
         return Location(str(row.id), row.name, *types, row.base_path)
