@@ -186,6 +186,12 @@ def test_an_idle_pass_opens_no_connection_and_a_busy_one_checks_the_base_directo
         assert (done.returncode, "belongs to the ops-db 'another'" in done.stderr) == (3, True), done.stderr
         assert not (made.base / "otf").exists()
         (made.base / MARK_FILE).write_text(right)
+        made.write_settings(made.site.key("stranger"))
+        told = [made("stage") for _ in range(3)]
+        assert [done.returncode for done in told] == [4, 4, 4]
+        assert "no new attempt before" in told[0].stderr
+        assert [done.stderr for done in told[1:]] == ["", ""], "told once"
+        made.write_settings(made.site.key("me"))
         report = json.loads(made("stage", "--json").stdout)
         assert [item["outcome"] for item in report["items"]] == ["staged", "staged"]
         assert made.server.logins() == logins + 2, "one connection each time"

@@ -203,11 +203,14 @@ def _refused_key(hop: Hop, ssh: SshSettings, shown: KnownKey, what: str, next: s
 
 
 def find_identities(ssh: SshSettings, stack: ExitStack) -> list[Identity]:
-    """What can be shown: the key file if it has no passphrase, then keys of the agent. Errors: LoginError for nothing."""
+    """What can be shown: the key file if it has no passphrase, else keys of the agent. Errors: LoginError for nothing.
+
+    Each key that is shown in vain counts as a failed login there: where one is named, no other is shown.
+    """
     own = _key_of_file(ssh) if ssh.key_file else None
-    held = list(_keys_of_agent(stack)) if ssh.agent else []
     if own is not None:
-        return [own, *(identity for identity in held if identity.key.asbytes() != own.key.asbytes())]
+        return [own]
+    held = list(_keys_of_agent(stack)) if ssh.agent else []
     if ssh.key_file:
         held = _only_named(Path(ssh.key_file).expanduser(), held)
     if not held:

@@ -155,20 +155,20 @@ class AgentSession:
                     raise WireError(f"an answer to call {answer['id']} came instead of {number}")
                 if not answer.get("alive"):
                     break
-        except (OSError, EOFError, WireError, TypeError, KeyError, AttributeError) as error:
+            error = None if "value" in answer else _error_of(answer["error"], self._where, name)
+        except (OSError, EOFError, WireError, TypeError, KeyError, AttributeError) as broken:
             self.close()
-            reason = str(error) or type(error).__name__
+            reason = str(broken) or type(broken).__name__
             raise ConnectionLostError(
                 f"no answer to {name} came: {reason}; it may have been done",
                 where=self._where,
                 next="the next pass looks at what became of it",
-            ) from error
+            ) from broken
         except BaseException:  # interrupted while the answer is on its way
             self.close()
             raise
-        if "error" in answer:
-            log.debug("%s: %s on the processing host: %s", self._where, name, answer["error"].get("trace"))
-            raise error_from_value(answer["error"], name)
+        if error is not None:
+            raise error
         return answer["value"]
 
     # --- reading ----------------------------------------------------------------------------------------------
@@ -189,6 +189,11 @@ class AgentSession:
         if not data:
             raise EOFError("the connection ended")
         self._received += data
+
+
+def _error_of(told: dict[str, Any], where: str, name: str) -> Exception:
+    log.debug("%s: %s on the processing host: %s", where, name, told["trace"])
+    return error_from_value(told, name)
 
 
 def _seconds_for(method: str, arguments: dict[str, Any]) -> float:
