@@ -28,6 +28,9 @@ pytestmark = pytest.mark.ssh
 
 E = {"PATH": "/usr/bin:/bin"}
 P = PurePosixPath
+own_account = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can make an account with a profile of its own"
+)
 
 
 @pytest.fixture(scope="module")
@@ -399,6 +402,7 @@ def _outcome(site: Site, settings: SshSettings, state: Path) -> type[TransportEr
 # --- logins that are not quiet --------------------------------------------------------------------------------------
 
 
+@own_account
 def test_what_a_login_prints_disturbs_nobody(
     site: Site, server: Server, settings: SshSettings, tmp_path: Path
 ) -> None:
@@ -409,6 +413,7 @@ def test_what_a_login_prints_disturbs_nobody(
     assert answer(site, settings, tmp_path) == b"here\n"
 
 
+@own_account
 def test_a_login_that_prints_without_end_is_given_up(
     site: Site, server: Server, settings: SshSettings, tmp_path: Path
 ) -> None:
@@ -424,7 +429,7 @@ def test_a_banner_disturbs_nobody(site: Site, tmp_path: Path) -> None:
         assert answer(site, server.settings(site.key("me")), tmp_path) == b"here\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give an account another shell")
+@own_account
 def test_the_login_shell_may_be_another_one(site: Site, settings: SshSettings, tmp_path: Path) -> None:
     run("usermod", "--shell", "/bin/dash", site.user)
     try:
