@@ -29,7 +29,7 @@ LEFT_SECONDS = (
 )
 
 FILE_METHODS = (
-    "make_trees", "make_exclusive", "modes", "write_files", "exists", "list_tree", "hash_files", "link_trees",
+    "make_trees", "make_exclusive", "modes", "write_files", "exists", "list_tree", "list_trees", "hash_files", "link_trees",
     "switch_link", "rename", "remove_trees", "space",
 )  # fmt: skip
 

@@ -128,6 +128,10 @@ class WorkFiles(Protocol):
         """All entries below `path`, sorted by path, links not followed; None if `path` is no directory."""
         ...
 
+    def list_trees(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[TreeEntry] | None]:
+        """`list_tree` of each; for many small trees."""
+        ...
+
     def hash_files(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, tuple[int, str] | None]:
         """(size, sha256 hex) by path, read without following links; None where absent or not a regular file."""
         ...

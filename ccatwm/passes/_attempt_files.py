@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from ccatwm.core.commands import RunFacts, attempt_directories, build_argv, build_argv_file
 from ccatwm.core.manifest import build_manifest
 from ccatwm.core.model import Attempt, ResolvedStep, Run, RunInput, StepRole
-from ccatwm.interfaces import EntryKind, FileWrite
+from ccatwm.interfaces import EntryKind, FileWrite, TreeEntry
 from ccatwm.passes._context import Context
 
 KILL_AFTER_SECONDS = 15
@@ -30,9 +30,9 @@ def attempt_folders(run: Run, attempt: Attempt) -> list[PurePosixPath]:
 
 
 def attempt_files(
-    context: Context, run: Run, attempt: Attempt, inputs: Sequence[RunInput]
+    context: Context, run: Run, attempt: Attempt, inputs: Sequence[RunInput], listed: bytes
 ) -> list[FileWrite]:
-    """Manifest, command, inputs and limits of an attempt."""
+    """Manifest, command, inputs (`listed`, of `inputs_lists`) and limits of an attempt."""
     folder = PurePosixPath(attempt.directory)
     step = _step_there(context, run.resolved_step)
     facts = _facts(context, run, attempt)
@@ -43,7 +43,7 @@ def attempt_files(
     limits += f"final={int(step.role is StepRole.FINAL)}\n"
     return [
         FileWrite(folder / "config" / "manifest.json", json.dumps(manifest, indent=1).encode()),
-        FileWrite(folder / "job" / "inputs.list", _inputs_list(context, PurePosixPath(run.directory))),
+        FileWrite(folder / "job" / "inputs.list", listed),
         FileWrite(folder / "job" / "limits", limits.encode()),
         FileWrite(folder / "job" / "argv", build_argv_file(build_argv(step, facts, runtime=runtime))),
     ]
@@ -73,12 +73,19 @@ def _facts(context: Context, run: Run, attempt: Attempt) -> RunFacts:
     )
 
 
-def _inputs_list(context: Context, run_folder: PurePosixPath) -> bytes:
-    """`size TAB path` of every input file whose name has no line break; the job compares before it starts."""
-    lines = []
-    for name in ("input", "workspace"):
-        for entry in context.workfiles.list_tree(run_folder / name) or ():
-            path = str(run_folder / name / entry.path)
-            if entry.kind is EntryKind.FILE and "\n" not in path:
-                lines.append(f"{entry.size_bytes}\t{path}\n")
-    return "".join(lines).encode("utf-8", "surrogateescape")
+def inputs_lists(context: Context, runs: Iterable[Run]) -> dict[int, bytes]:
+    """By run id `size TAB path` of every input file whose name has no line break; the job compares before it starts."""
+    folders = {run.id: PurePosixPath(run.directory) for run in runs}
+    places = {run_id: [folder / "input", folder / "workspace"] for run_id, folder in folders.items()}
+    trees = context.workfiles.list_trees([path for paths in places.values() for path in paths])
+    return {
+        run_id: b"".join(_lines(path, trees[path] or ()) for path in paths)
+        for run_id, paths in places.items()
+    }
+
+
+def _lines(folder: PurePosixPath, entries: Iterable[TreeEntry]) -> bytes:
+    lines = [
+        f"{entry.size_bytes}\t{folder / entry.path}" for entry in entries if entry.kind is EntryKind.FILE
+    ]
+    return "".join(f"{line}\n" for line in lines if "\n" not in line).encode("utf-8", "surrogateescape")

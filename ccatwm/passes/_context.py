@@ -27,7 +27,9 @@ class Context:
     make_host_files: Callable[[], HostFiles]
     read_uid: Callable[[], str]
     actor: str = "ccatwm"
-    connection: RemoteCalls | None = None  # to the processing host, shared by all ports; opened when one needs it
+    connection: RemoteCalls | None = (
+        None  # to the processing host, shared by all ports; opened when one needs it
+    )
 
     @cached_property
     def workfiles(self) -> WorkFiles:

@@ -361,7 +361,14 @@ def _with_root(context: Context, copy: PackageCopy) -> PackageCopy:
 
 
 def _report_copy(
-    frame: PassFrame, run: Run, package: RunInput, copy: PackageCopy, finding: str, message: str, *, news: bool
+    frame: PassFrame,
+    run: Run,
+    package: RunInput,
+    copy: PackageCopy,
+    finding: str,
+    message: str,
+    *,
+    news: bool,
 ) -> None:
     """A bad copy is remembered, is a warning of the run that met it, and is told when it is first met."""
     text = f"package {package.name}: its copy at {copy.location} ({copy.path}) is {finding}: {message}"

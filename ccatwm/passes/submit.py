@@ -24,7 +24,7 @@ from ccatwm.edges.opsdb.stores import attempts, leases, runs
 from ccatwm.edges.opsdb.stores.attempts import Submission
 from ccatwm.errors import CcatwmError, NoSpaceError
 from ccatwm.interfaces import FileWrite, Found, FoundJob, JobRequest, JobState, JobTask, SubmitResult
-from ccatwm.passes._attempt_files import attempt_files, attempt_folders, job_script
+from ccatwm.passes._attempt_files import attempt_files, attempt_folders, inputs_lists, job_script
 from ccatwm.passes._claims import supersede
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import record_failure
@@ -196,7 +196,12 @@ def _write_files(context: Context, submissions: Sequence[Submission]) -> None:
         inputs: dict[int, list[RunInput]] = runs.list_inputs(connection, run_ids)
     pairs = [(found[attempt.run_id], attempt) for s in submissions for attempt in s.attempts]
     context.workfiles.make_trees(folder for run, attempt in pairs for folder in attempt_folders(run, attempt))
-    files = [f for run, attempt in pairs for f in attempt_files(context, run, attempt, inputs[run.id])]
+    listed = inputs_lists(context, found.values())
+    files = [
+        f
+        for run, attempt in pairs
+        for f in attempt_files(context, run, attempt, inputs[run.id], listed[run.id])
+    ]
     context.workfiles.write_files([*files, *(file for s in submissions for file in _submission_files(s))])
 
 

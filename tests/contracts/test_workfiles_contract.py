@@ -335,6 +335,7 @@ def test_a_tree_is_listed_whole_and_sorted_without_following_links(
 def test_what_is_no_folder_has_no_tree(work: WorkFiles, base: Path) -> None:
     put(base, "file")
     assert work.list_tree(P("file")) is None
+    assert work.list_trees([P("t"), P("none")]) == {P("t"): work.list_tree(P("t")), P("none"): None}
     assert work.list_tree(P("none")) is None
 
 

@@ -223,6 +223,9 @@ class LocalWorkFiles:
                 return None
             return sorted(walk(folder), key=lambda entry: os.fsencode(str(entry.path)))
 
+    def list_trees(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[TreeEntry] | None]:
+        return {path: self.list_tree(path) for path in paths}
+
     def space(self) -> Space:
         with self._at(PurePosixPath()):
             found = os.statvfs(self._base)

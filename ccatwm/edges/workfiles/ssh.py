@@ -17,6 +17,7 @@ Members = Mapping[str, tuple[int, str | None]]
 
 TOGETHER = 2000  # paths of one call
 TOGETHER_BYTES = 16 << 20  # of content in one call
+TREES_TOGETHER = 200  # listed by one call: nobody knows how long a listing is
 
 
 class SshWorkFiles:
@@ -89,6 +90,12 @@ class SshWorkFiles:
     def list_tree(self, path: PurePosixPath) -> list[TreeEntry] | None:
         found: list[TreeEntry] | None = self._call("list_tree", path=path)
         return found
+
+    def list_trees(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[TreeEntry] | None]:
+        answers: dict[PurePosixPath, list[TreeEntry] | None] = {}
+        for some in _cut(paths, lambda _: TOGETHER_BYTES // TREES_TOGETHER):
+            answers |= self._call("list_trees", paths=some)
+        return answers
 
     def space(self) -> Space:
         found: Space = self._call("space")
