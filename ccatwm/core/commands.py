@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ CONTRACT_VERSION = 1
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CONTAINER = PurePosixPath("/workflow")
 END_OF_ARGV = "#end-of-argv"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 RESERVED = frozenset(
     {"HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR", "SOURCE_DATE_EPOCH", "OMP_NUM_THREADS", "PATH"}
 )  # fmt: skip
@@ -220,5 +222,5 @@ def build_argv_file(argv: Sequence[str]) -> bytes:
 def _refuse_control_characters(argv: Sequence[str]) -> None:
     """`apply` refuses them with a message; here it is a defect."""
     for argument in argv:
-        if any(ord(c) < 32 or ord(c) == 127 for c in argument):
+        if _CONTROL.search(argument):
             raise ValueError(f"a control character in the command line: {argument!r}")

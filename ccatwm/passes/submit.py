@@ -21,7 +21,7 @@ from ccatwm.core.model import FailureClass, Resources, Run, RunInput
 from ccatwm.core.staging import SUBMISSIONS
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.edges.opsdb.stores import attempts, leases, runs
-from ccatwm.edges.opsdb.stores.attempts import Submission
+from ccatwm.edges.opsdb.stores.attempts import NewAttempt, Submission
 from ccatwm.errors import CcatwmError, NoSpaceError
 from ccatwm.interfaces import FileWrite, Found, FoundJob, JobRequest, JobState, JobTask, SubmitResult
 from ccatwm.passes._attempt_files import attempt_files, attempt_folders, inputs_lists, job_script
@@ -164,28 +164,35 @@ def _commit_intent(frame: PassFrame, planned: Sequence[Planned]) -> list[Submiss
     ids = []
     with frame.context.database.write() as connection:
         for plan in planned:
-            taken = [r for r in plan.runs if _take(frame, connection, r)]
+            taken = _take(frame, connection, plan.runs)
             if not taken:
                 continue
             submission_id = attempts.insert_submission(
                 connection, plan.token, scheduler.backend, scheduler.cluster, frame.now
             )
             ids.append(submission_id)
-            for index, item in enumerate(taken):
-                number = item.attempt + 1
-                attempts.insert_attempt(
-                    connection, run_id=item.id, number=number, submission_id=submission_id, array_index=index,
-                    directory=f"{item.directory}/attempt-{number}", resources=plan.resources, now=frame.now,
-                )  # fmt: skip
+            attempts.insert_attempts(
+                connection,
+                submission_id,
+                [_new_attempt(item, index, plan.resources) for index, item in enumerate(taken)],
+                frame.now,
+            )
         unsettled = attempts.list_unsettled_submissions(connection, scheduler.backend, scheduler.cluster)
     return [s for s in unsettled if s.id in ids]
 
 
-def _take(frame: PassFrame, connection: sa.Connection, item: Run) -> bool:
-    return runs.record_event(
-        connection, item.id, RunEvent.SUBMIT_STARTED, expected=RunStatus.STAGED, now=frame.now,
-        by_pass="submit", attempt=item.attempt + 1,
+def _take(frame: PassFrame, connection: sa.Connection, planned: Sequence[Run]) -> list[Run]:
+    """Those that nobody else took or changed meanwhile."""
+    moved = runs.record_events(
+        connection, [item.id for item in planned], RunEvent.SUBMIT_STARTED, expected=RunStatus.STAGED, now=frame.now,
+        by_pass="submit", attempt=runs.next_attempt(),
     )  # fmt: skip
+    return [item for item in planned if item.id in moved]
+
+
+def _new_attempt(item: Run, index: int, resources: Resources) -> NewAttempt:
+    number = item.attempt + 1
+    return NewAttempt(item.id, number, index, f"{item.directory}/attempt-{number}", resources)
 
 
 def _write_files(context: Context, submissions: Sequence[Submission]) -> None:
@@ -315,15 +322,12 @@ def _record_released(frame: PassFrame, submission: Submission) -> None:
         if not attempts.change_submission(connection, submission.id, ("INTENDED", "HELD"), "RELEASED"):
             return
         found = runs.get_runs(connection, [a.run_id for a in submission.attempts])
-        accepted = [
-            runs.record_event(
-                connection, attempt.run_id, RunEvent.JOB_ACCEPTED, expected=RunStatus.SUBMITTING, now=frame.now,
-                by_pass="submit", due_at=None,
-            )
-            for attempt in submission.attempts
-        ]  # fmt: skip
-    for attempt, changed in zip(submission.attempts, accepted, strict=True):
-        if changed:
+        accepted = runs.record_events(
+            connection, [a.run_id for a in submission.attempts], RunEvent.JOB_ACCEPTED,
+            expected=RunStatus.SUBMITTING, now=frame.now, by_pass="submit", due_at=None,
+        )  # fmt: skip
+    for attempt in submission.attempts:
+        if attempt.run_id in accepted:
             frame.report.add("done", _item(found[attempt.run_id], "submitted", f"job {submission.job_id}"))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -54,25 +54,30 @@ def change_submission(
     return bool(changed == 1)
 
 
-def insert_attempt(
-    connection: sa.Connection,
-    *,
-    run_id: int,
-    number: int,
-    submission_id: int,
-    array_index: int,
-    directory: str,
-    resources: Resources,
-    now: datetime,
-) -> int:
-    result = connection.execute(
-        sa.insert(attempt).values(
-            run_id=run_id, number=number, submission_id=submission_id, array_index=array_index,
-            directory=directory, created_at=now, resources_asked=dataclasses.asdict(resources),
-        )
-    )  # fmt: skip
-    assert result.inserted_primary_key is not None
-    return int(result.inserted_primary_key[0])
+@dataclass(frozen=True)
+class NewAttempt:
+    """An attempt to be written down. `directory` is below the base directory."""
+
+    run_id: int
+    number: int
+    array_index: int
+    directory: str
+    resources: Resources
+
+
+def insert_attempts(
+    connection: sa.Connection, submission_id: int, new: Sequence[NewAttempt], now: datetime
+) -> None:
+    rows = [
+        {
+            "run_id": item.run_id, "number": item.number, "submission_id": submission_id,
+            "array_index": item.array_index, "directory": item.directory, "created_at": now,
+            "resources_asked": dataclasses.asdict(item.resources),
+        }
+        for item in new
+    ]  # fmt: skip
+    if rows:
+        connection.execute(sa.insert(attempt), rows)
 
 
 def update_attempt(connection: sa.Connection, attempt_id: int, **changes: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -31,7 +31,26 @@ def record_event(
     message: str | None = None,
     **changes: Any,
 ) -> bool:
-    """Move a run along the state machine if it still is in `expected`; False if somebody else was first.
+    """Move a run along the state machine if it still is in `expected`; False if somebody else was first."""
+    return run_id in record_events(
+        connection, [run_id], event, expected=expected, now=now, by_pass=by_pass, actor=actor, message=message,
+        **changes,
+    )  # fmt: skip
+
+
+def record_events(
+    connection: sa.Connection,
+    run_ids: Sequence[int],
+    event: RunEvent,
+    *,
+    expected: RunStatus | str,
+    now: datetime,
+    by_pass: str | None = None,
+    actor: str | None = None,
+    message: str | None = None,
+    **changes: Any,
+) -> set[int]:
+    """Move runs along the state machine, those that still are in `expected`: the ids of those that were moved.
 
     The only place that changes a run's status. `changes` are further columns. A FAILED run stays open while it has a
     retry (`due_at`) left.
@@ -39,28 +58,37 @@ def record_event(
     expected = RunStatus(expected)
     status = next_status(expected, event)
     if status is None:
-        return False
+        return set()
     is_open = status not in FINAL or (status is RunStatus.FAILED and changes.get("due_at") is not None)
     values: dict[str, Any] = {"status": status.value, "status_at": now, "is_open": is_open, **changes}
     if message is not None:
         values["message"] = message
     if not is_open:
         values.setdefault("ended_at", now)
-    changed = connection.execute(
-        sa.update(runs).where(runs.c.id == run_id, runs.c.status == expected.value).values(**values)
-    ).rowcount
-    if changed != 1:
-        return False
+    moved: dict[int, int] = {}  # run id -> sub-group id
+    for chunk in chunks(run_ids):
+        swap = sa.update(runs).where(runs.c.id.in_(chunk), runs.c.status == expected.value).values(**values)
+        moved |= {
+            row.id: row.sub_group_id
+            for row in connection.execute(swap.returning(runs.c.id, runs.c.sub_group_id))
+        }
+    if not moved:
+        return set()
+    record = {
+        "event": event.value, "from_status": expected.value, "to_status": status.value, "at": now,
+        "by_pass": by_pass, "actor": actor, "message": message,
+    }  # fmt: skip
     connection.execute(
-        sa.insert(t.run_event).values(
-            run_id=run_id, event=event.value, from_status=expected.value, to_status=status.value,
-            at=now, by_pass=by_pass, actor=actor, message=message,
-        )
-    )  # fmt: skip
+        sa.insert(t.run_event), [{"run_id": run_id, **record} for run_id in run_ids if run_id in moved]
+    )
     if not is_open:  # who waits for it may go on, whatever its end means to its own sub-group
-        ended = connection.execute(sa.select(runs.c.sub_group_id).where(runs.c.id == run_id)).scalar_one()
-        mark_downstream_due(connection, [ended], now)
-    return True
+        mark_downstream_due(connection, set(moved.values()), now)
+    return set(moved)
+
+
+def next_attempt() -> sa.ColumnElement[int]:
+    """The number after the one that a run has, for `record_events`."""
+    return runs.c.attempt + 1
 
 
 def update_run(connection: sa.Connection, run_id: int, **changes: Any) -> None:
