@@ -42,7 +42,10 @@ class Figure:
 def measure(
     name: str, ours: Callable[[], Any], bare: Callable[[], Any], aim: str, *, pairs: int = 9, times: int = 1
 ) -> Figure:
-    """Medians of interleaved pairs, after one of each that does not count. Each call does the operation `times`."""
+    """Medians of interleaved pairs, after one of each that does not count. Each call does the operation `times`.
+
+    A call that has something to prepare returns the seconds that count.
+    """
     ours(), bare()
     timed = [(_seconds(ours) / times, _seconds(bare) / times) for _ in range(max(pairs, MIN_PAIRS))]
     ratios = [mine / its for mine, its in timed]
@@ -52,5 +55,5 @@ def measure(
 
 def _seconds(call: Callable[[], Any]) -> float:
     begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
+    counted = call()
+    return counted if isinstance(counted, float) else time.perf_counter() - begun
