@@ -79,6 +79,12 @@ def test_a_percent_sign_in_the_base_directory_is_no_pattern_of_the_log():
     assert f"--chdir=/b%j/.submissions/{TOKEN}" in argv
 
 
+def test_a_backslash_in_the_base_directory_leaves_no_pattern_in_the_log():
+    argv = sbatch(request(), base="/b\\c%j")
+    assert f"--output=/b\\\\c%j/.submissions/{TOKEN}/slurm.log" in argv
+    assert f"--chdir=/b\\c%j/.submissions/{TOKEN}" in argv
+
+
 ERROR = b"sbatch: error: Batch job submission failed: "
 ANSWERS = [
     (0, b"2\n", b"", "accepted"),

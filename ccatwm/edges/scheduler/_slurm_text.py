@@ -49,14 +49,18 @@ def build_sbatch(job: JobRequest, base_dir: PurePosixPath, defaults: Defaults, *
     tasks = len(job.attempt_directories)
     return [
         program, "--parsable", "--hold", f"--job-name={job.name}", "--no-requeue", "--export=ALL",
-        f"--chdir={folder}", f"--output={_no_pattern(folder)}/slurm-%a.log", "--open-mode=append",
+        f"--chdir={folder}", f"--output={_log_file(folder)}", "--open-mode=append",
         f"--array=0-{tasks - 1}", *_resources(job, defaults), str(folder / "job.sh"), str(folder),
     ]  # fmt: skip
 
 
-def _no_pattern(path: PurePosixPath) -> str:
-    """sbatch(1), filename patterns: a percent sign begins one."""
-    return str(path).replace("%", "%%")
+def _log_file(folder: PurePosixPath) -> str:
+    """sbatch(1), filename patterns: a percent sign begins one, and a backslash anywhere ends them all: then backslashes
+    are taken off and nothing else is replaced (measured with 22.05), so all tasks append to one file."""
+    path = str(folder)
+    if "\\" in path:
+        return path.replace("\\", "\\\\") + "/slurm.log"
+    return path.replace("%", "%%") + "/slurm-%a.log"
 
 
 def _resources(job: JobRequest, defaults: Defaults) -> Iterator[str]:
