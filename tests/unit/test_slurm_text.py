@@ -145,14 +145,16 @@ m4rk|3|N/A|PENDING|2026-11-24T15:15:51|N/A||launch failed requeued held|good
 mark|99|0|COMPLETED|2026-11-24T15:15:51|N/A||None|ccatwm-aaa
 m4rk|6|[0-2,5%2]|PENDING|2026-11-24T15:15:51|N/A||Resources|ccatwm-bbb
 m4rk|7|0|PENDING
+m4rk|8|0|CANCELLED|2026-11-24T15:15:51|N/A||JobHeldUser|ccatwm-ccc
 """
 
 
 def test_tasks_of_the_queue_are_read_with_their_state_and_reason():
     rows = {(row.job_id, row.array_index): row for row in text.parse_squeue(QUEUE, "m4rk")}
-    assert sorted(rows) == [("2", 0), ("2", 1), ("3", 0), ("6", 0), ("6", 1), ("6", 2), ("6", 5)]
+    assert sorted(rows) == [("2", 0), ("2", 1), ("3", 0), ("6", 0), ("6", 1), ("6", 2), ("6", 5), ("8", 0)]
     assert rows["2", 0].started_at == datetime(2026, 11, 24, 15, 15, 51, tzinfo=UTC)
     assert (rows["2", 1].held, rows["2", 1].token) == (True, "aaa")
+    assert not rows["8", 0].held
     assert (rows["3", 0].reason, rows["3", 0].token) == ("launch failed requeued held", None)
 
 

@@ -168,7 +168,8 @@ class QueueRow:
 
     @property
     def held(self) -> bool:
-        return self.reason.startswith(("JobHeldUser", "JobHeldAdmin"))
+        """A job that was cancelled while it was held keeps that reason until Slurm forgets it (measured with 22.05)."""
+        return self.state == "PENDING" and self.reason.startswith(("JobHeldUser", "JobHeldAdmin"))
 
 
 def build_squeue(program: str, mark: str) -> list[str]:
