@@ -112,8 +112,8 @@ class Patience:
 @dataclass(frozen=True)
 class JobFacts:
     """What is known of one attempt. `state` and `cause` are the batch system's (JobState, FailureClass value);
-    `settled` False: it may say otherwise yet. `started`, `record`: the job's own records. `gone_seconds`: since when
-    it is out of the queue."""
+    `settled` False: it may say otherwise yet. `started`, `record`: the job's own records. `refused`: a job found the
+    attempt begun by another. `gone_seconds`: since when it is out of the queue. `limit_seconds`: its time limit."""
 
     state: str
     cause: str | None = None
@@ -121,7 +121,9 @@ class JobFacts:
     settled: bool = True
     record: ExitRecord | None = None
     started: bool = False
+    refused: bool = False
     gone_seconds: float = 0.0
+    limit_seconds: float = 0.0
     cancel_requested: bool = False
 
 
@@ -164,6 +166,8 @@ def _of_ended(
         return Conclusion(Verdict.FAILED, FailureClass(facts.cause), message=text)
     if facts.gone_seconds < patience.record:
         return Conclusion(Verdict.WAIT, message="the job has gone, its exit record has not shown yet")
+    if facts.started and facts.refused and facts.gone_seconds < patience.record + facts.limit_seconds:
+        return Conclusion(Verdict.WAIT, message="another job began its attempt before: that one's record is waited for")
     return Conclusion(Verdict.FAILED, FailureClass.LOST, message="the job has ended and left no exit record")
 
 

@@ -49,6 +49,7 @@ class Watched:
     record: ExitRecord | None
     stderr_tail: bytes
     restart: int = 0
+    refused: bool = False
 
 
 def run(context: Context, options: PassOptions) -> PassReport:
@@ -169,6 +170,9 @@ def _read_records(context: Context, seen: Sequence[tuple[Run, Attempt, JobReport
         if r is not None and r.exit_code == 255
     }
     tails = context.workfiles.read_tails(failed.values(), max_bytes=STDERR_TAIL_BYTES) if failed else {}
+    ended = {attempt.id for _, attempt, report in seen if report.state is JobState.ENDED}
+    silent = {a: folders[a] / "job" / "refused" for a, r in records.items() if r is None and a in ended}
+    refused = context.workfiles.exists(silent.values()) if silent else {}
     return [
         Watched(
             run,
@@ -180,6 +184,7 @@ def _read_records(context: Context, seen: Sequence[tuple[Run, Attempt, JobReport
             records.get(attempt.id),
             tails.get(failed[attempt.id]) or b"" if attempt.id in failed else b"",
             restarts.get(attempt.first_directory, attempt.restart),
+            attempt.id in silent and refused[silent[attempt.id]],
         )
         for run, attempt, report in seen
     ]
@@ -195,7 +200,9 @@ def _conclude(frame: PassFrame, item: Watched) -> Conclusion:
         settled=report.settled,
         record=item.record,
         started=item.started is not None,
+        refused=item.refused,
         gone_seconds=(frame.now - attempt.gone_at).total_seconds() if attempt.gone_at is not None else 0.0,
+        limit_seconds=attempt.resources.time_seconds,
         cancel_requested=item.run.cancel_requested_at is not None,
     )
     conclusion = conclude(

@@ -54,6 +54,12 @@ def test_an_absent_job_with_a_record_is_accepted_only_after_the_grace_period():
     assert (accepted.verdict, accepted.message) == (Verdict.SUCCEEDED, "the batch system never told of its end")
 
 
+def test_a_job_whose_attempt_another_began_is_not_lost_while_that_one_may_run():
+    assert judge("ended", refused=True, gone=61, limit_seconds=600).verdict is Verdict.WAIT
+    assert judge("ended", refused=True, gone=661, limit_seconds=600).failure is FailureClass.LOST
+    assert judge("ended", refused=True, started=False, gone=61, limit_seconds=600).failure is FailureClass.LOST
+
+
 def test_a_lost_job_that_never_began_is_lost_only_if_its_claim_is_won():
     assert judge("absent", gone=901, started=False).needs_claim
     assert not judge("absent", gone=901, started=True).needs_claim
