@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from ccatwm.edges.scheduler import _slurm_text as text
 from ccatwm.edges.scheduler._budget import CallBudget
+from ccatwm.edges.scheduler._refusals import Refusals
 from ccatwm.edges.scheduler._slurm_states import STATES, SlurmState, parse_state
 from ccatwm.errors import SchedulerUnavailableError, TransportError
 from ccatwm.interfaces import (
@@ -80,7 +81,9 @@ class SlurmScheduler:
         )
         per_minute = int(self._option("calls_per_minute", 60))
         self._budget = CallBudget(self._state_dir / f"{self.cluster}-calls.json", per_minute, setup.clock)
+        self._refusals = Refusals(self._state_dir / f"{self.cluster}-refusal.json", setup.clock)
         self._queue: list[text.QueueRow] | None = None
+        self._queued = 0  # tasks in the queue, as `limits` saw it and with those that were accepted since
 
     def _option(self, name: str, default: Any) -> Any:
         value = self._options.get(name)
@@ -94,16 +97,15 @@ class SlurmScheduler:
 
     def limits(self) -> SchedulerLimits:
         """Asks the queue in any case: where the controller is away nothing is begun."""
-        mine = len(
-            [row for row in self._ask_queue(fresh=True) if parse_state(row.state).state is not JobState.ENDED]
-        )
+        self._queued = len([row for row in self._ask_queue(fresh=True) if not _ended(row.state)])
         limits = self._cluster_limits
         most = self._options.get("max_queued")
-        highest = int(str(most)) if most is not None else limits.max_submit
+        told = [int(str(most)) if most is not None else limits.max_submit, self._refusals.most()]
         size = min(
             limits.max_array_size, int(str(self._options.get("max_array_size") or limits.max_array_size))
         )
-        return SchedulerLimits(size, None if highest is None else max(0, highest - mine))
+        known = [limit for limit in told if limit is not None]
+        return SchedulerLimits(size, max(0, min(known) - self._queued) if known else None)
 
     def submit(self, jobs: Sequence[JobRequest]) -> list[SubmitResult]:
         """Once Slurm takes no more, the rest is not tried."""
@@ -129,6 +131,10 @@ class SlurmScheduler:
             log.warning(
                 "submission %s: whether sbatch made the job is not known: %s", job.token, answer.message
             )
+        if answer.outcome == "accepted":
+            self._queued += len(job.attempt_directories)
+        elif answer.outcome == "throttled":
+            self._refusals.record(self._queued, len(job.attempt_directories))
         return SubmitResult(job.token, answer.outcome, answer.job_id, answer.message)
 
     def release(self, job_ids: Sequence[str]) -> dict[str, bool]:
