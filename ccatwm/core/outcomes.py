@@ -28,7 +28,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class ExitRecord:
-    """`job/exit.json` of an attempt. `reason`: payload, input-missing, no-space, signalled."""
+    """`job/exit.json` of an attempt. `reason`: payload, input-missing, out-of-memory, no-space, signalled."""
 
     token: str
     exit_code: int
@@ -208,6 +208,9 @@ def _from_record(
     if record.reason == "no-space" and cause is None:
         text = f"the program ended with exit code {code}, and its disk or quota is full"
         return Conclusion(Verdict.FAILED, FailureClass.NO_SPACE, code, text)
+    if record.reason == "out-of-memory" and cause is None:  # the batch system did not notice
+        text = f"the kernel ended a process of it for want of memory (exit code {code})"
+        return Conclusion(Verdict.FAILED, FailureClass.OUT_OF_MEMORY, code, text)
     if cause is not None:  # time limit, out of memory, ...: whatever the program made of it
         return Conclusion(Verdict.FAILED, FailureClass(cause), code, message or f"ended by {cause}")
     if record.signal:

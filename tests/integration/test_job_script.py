@@ -381,6 +381,103 @@ def test_an_output_folder_that_cannot_be_entered_is_told(foreign_attempt: Attemp
     assert foreign_attempt.record()["hash_exit_code"] != 0
 
 
+# --- memory ------------------------------------------------------------------------------------------------
+
+GREEDY = f"{sys.executable} -c 'held = bytearray(300 << 20)'"
+
+
+def make_control_group(parent: Path, name: str) -> Path:
+    """A control group of 60 MiB, below the memory hierarchy (v1) or the only one (v2). Skips where none can be made."""
+    version_1 = (parent / "memory").is_dir()
+    group = (parent / "memory" if version_1 else parent) / name
+    limit, swap = (
+        ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+        if version_1
+        else ("memory.max", "memory.swap.max")
+    )
+    try:
+        group.mkdir(parents=True)
+        (group / limit).write_text(str(60 << 20))
+        if (group / swap).exists():
+            (group / swap).write_text(str(60 << 20) if version_1 else "0")
+    except OSError as error:
+        remove_control_group(group)
+        pytest.skip(f"control groups cannot be written here: {error}")
+    return group
+
+
+def remove_control_group(group: Path) -> None:
+    until = time.monotonic() + 5
+    while group.is_dir():
+        try:
+            group.rmdir()
+        except OSError:
+            if time.monotonic() > until:
+                return
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def control_group() -> Iterator[Path]:
+    """That of job 77, as Slurm names it."""
+    top = f"ccatwm-test-{os.getpid()}"
+    group = make_control_group(Path("/sys/fs/cgroup"), f"{top}/job_77")
+    yield group
+    remove_control_group(group)
+    remove_control_group(group.parent)
+
+
+def run_in(group: Path, attempt: Attempt, job: str = "77") -> int:
+    def enter() -> None:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    return attempt.run(preexec_fn=enter, environment={"SLURM_JOB_ID": job})
+
+
+def test_a_program_that_the_kernel_ends_for_want_of_memory_is_told_from_one_that_fails(
+    attempt: Attempt, control_group: Path
+) -> None:
+    attempt.payload(f"exec {GREEDY}")
+    assert run_in(control_group, attempt) == 137
+    assert (attempt.record()["exit_code"], attempt.record()["reason"]) == (137, "out-of-memory")
+
+
+def test_a_program_that_lost_a_child_for_want_of_memory_and_failed_ran_out_of_it(
+    attempt: Attempt, control_group: Path
+) -> None:
+    attempt.payload(f"{GREEDY}; exit 3")
+    assert run_in(control_group, attempt) == 3
+    assert attempt.record()["reason"] == "out-of-memory"
+
+
+def test_in_a_control_group_of_many_a_program_that_failed_by_itself_is_not_blamed_for_another(
+    attempt: Attempt, control_group: Path
+) -> None:
+    attempt.payload(f"{GREEDY}; exit 3")
+    assert run_in(control_group, attempt, job="78") == 3
+    assert attempt.record()["reason"] == "payload"
+
+
+def test_a_program_that_lost_a_child_for_want_of_memory_and_went_on_has_succeeded(
+    attempt: Attempt, control_group: Path
+) -> None:
+    attempt.payload(f"{GREEDY}; exit 0")
+    assert run_in(control_group, attempt) == 0
+    assert attempt.record()["reason"] == "payload"
+
+
+def test_memory_that_ran_out_before_the_program_began_is_not_its_own(
+    attempt: Attempt, control_group: Path
+) -> None:
+    attempt.payload(f"{GREEDY}; exit 0")
+    run_in(control_group, attempt)
+    shutil.rmtree(attempt.folder / "job" / "claims" / "0")
+    (attempt.folder / "job" / "exit.json").unlink()
+    attempt.payload("exit 3")
+    assert run_in(control_group, attempt) == 3
+    assert attempt.record()["reason"] == "payload"
+
+
 # --- warnings and restarts --------------------------------------------------------------------------------
 
 

@@ -119,6 +119,13 @@ def test_an_input_gone_when_the_job_began_is_a_failure_of_staging():
     assert judge(exit_record=record(exit_code=76, reason="input-missing")).failure is FailureClass.STAGING
 
 
+def test_memory_that_ran_out_is_known_from_the_record_where_the_batch_system_did_not_notice():
+    killed = judge(exit_record=record(exit_code=137, reason="out-of-memory"))
+    assert (killed.failure, killed.exit_code) == (FailureClass.OUT_OF_MEMORY, 137)
+    both = judge(cause="timeout", exit_record=record(exit_code=1, reason="out-of-memory"))
+    assert both.failure is FailureClass.TIMEOUT
+
+
 def test_a_signal_from_outside_is_no_failure_of_the_program():
     assert judge(exit_record=record(signal="TERM", exit_code=0)).failure is FailureClass.CANCELLED_OUTSIDE
 

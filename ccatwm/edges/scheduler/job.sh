@@ -123,6 +123,44 @@ stop_killer() {
     killer=
 }
 
+# --- memory: the kernel counts the processes that it ended for want of it, by control group ---
+
+# Sets counter to the file of this control group, or nothing: memory.oom_control in cgroup v1 (Linux 4.13), memory.events
+# in v2. own_group says whether only this job is in it.
+find_oom_counter() {
+    counter=
+    own_group=
+    while IFS=: read -r _ controllers group; do
+        case ,$controllers, in
+            *,memory,*) file=/sys/fs/cgroup/memory$group/memory.oom_control ;;
+            ,,) file=/sys/fs/cgroup$group/memory.events ;;
+            *) continue ;;
+        esac
+        [ -r "$file" ] || continue
+        counter=$file
+        case $group/ in */job_"${SLURM_JOB_ID:-none}"/*) own_group=yes ;; esac
+        return
+    done 2>/dev/null </proc/self/cgroup
+}
+
+# Sets kills; empty where it is not known.
+read_oom_kills() {
+    kills=
+    [ -n "$counter" ] || return 0
+    while read -r key value _; do
+        case $key in oom_kill) case $value in '' | *[!0-9]*) ;; *) kills=$value ;; esac ;; esac
+    done 2>/dev/null <"$counter"
+}
+
+# Whether the payload, which ended with $1, lost a process that way. In a control group that others share only the end
+# by KILL shows that it was one of ours.
+ran_out_of_memory() {
+    [ -n "$kills_before" ] || return 1
+    [ -n "$own_group" ] || [ "$1" -eq 137 ] || return 1
+    read_oom_kills
+    [ -n "$kills" ] && [ "$kills" -gt "$kills_before" ]
+}
+
 # --- records ---
 
 write_record() { # $1 name, $2 text: whole or not at all
@@ -297,6 +335,9 @@ if env --default-signal=INT true 2>/dev/null; then
 else
     reset=
 fi
+find_oom_counter
+read_oom_kills
+kills_before=$kills
 # shellcheck disable=SC2086
 (
     trap - TERM INT HUP USR1
@@ -312,6 +353,7 @@ ended_at=$(now)
 write_record ended.json "$(printf '{"format":1,"exit_code":%d,"signal":%s,"ended_at":"%s"}' \
     "$code" "$(quoted_or_null "$signal")" "$ended_at")"
 [ -z "$signal" ] || finish "$code" signalled null
+if [ "$code" -ne 0 ] && ran_out_of_memory "$code"; then finish "$code" out-of-memory null; fi
 
 # A program that failed on a disk that is full now: the next attempt may find room.
 is_full() {
