@@ -56,6 +56,7 @@ class Member:
     size_bytes: int | None
     state: str
     ended: bool
+    observed_at: datetime | None = None  # when its executed obs unit began
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,12 @@ class SubGroupView:
     @property
     def current(self) -> RunFacts | None:
         return next((run for run in self.runs if run.id == self.current_run_id), None)
+
+    @property
+    def observed_at(self) -> datetime:
+        """When its newest observation began; now where no archived member says so."""
+        times = [m.observed_at for m in self.members if m.state == PackageState.ARCHIVED]
+        return max((time for time in times if time is not None), default=self.now)
 
 
 @dataclass(frozen=True)

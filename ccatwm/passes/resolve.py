@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -110,6 +111,7 @@ def _member_row(grouped: Any, frame: PassFrame) -> dict[str, Any]:
         "executed_obs_unit_id": grouped.executed_obs_unit_id,
         "instrument_module_id": grouped.instrument_module_id,
         "ended": grouped.ended,
+        "observed_at": grouped.observed_at,
         "since": frame.now,
     }
 
@@ -289,7 +291,7 @@ def _decide_rows(
     settled: list[int] = []
     for row in rows:
         decision = decide(views[row.id])
-        decision, run_id = _carry_out(frame, connection, step, row, decision)
+        decision, run_id = _carry_out(frame, connection, step, row, decision, views[row.id].observed_at)
         if decision.outcome in SETTLED:
             (changed if _differs(row, decision) else settled).append(row.id)
         # The run of a dry run never comes to be: its number is nobody's.
@@ -373,7 +375,12 @@ def _request(row: SubGroupRow) -> Request | None:
 
 
 def _carry_out(
-    frame: PassFrame, connection: sa.Connection, step: StepRecord, row: SubGroupRow, decision: Decision
+    frame: PassFrame,
+    connection: sa.Connection,
+    step: StepRecord,
+    row: SubGroupRow,
+    decision: Decision,
+    observed_at: datetime,
 ) -> tuple[Decision, int | None]:
     """Write the decision and, if it says so, its run; the decision as it came to be, and the run's id."""
     number = row.decision + 1
@@ -384,7 +391,7 @@ def _carry_out(
     run_id = None
     details = dict(decision.details)
     if decision.outcome is Outcome.RUN:
-        run_id = _create_run(frame, connection, step, row, decision, number)
+        run_id = _create_run(frame, connection, step, row, decision, number, observed_at)
         details["run"] = run_id
     values: dict[str, Any] = {
         "decision": number,
@@ -422,6 +429,7 @@ def _create_run(
     row: SubGroupRow,
     decision: Decision,
     number: int,
+    observed_at: datetime,
 ) -> int:
     assert decision.recipe is not None and decision.software is not None and decision.reason is not None
     resolved = build_resolved_step(step, decision.software)
@@ -432,6 +440,7 @@ def _create_run(
         sub_group_key=row.key, processing_location=step.location, decision=number, reason=decision.reason,
         reason_details=decision.details, recipe=decision.recipe.digest, recipe_parts=decision.recipe.to_json(),
         resolved_step=resolved.to_json(), priority=step.priority,
+        observed_at=observed_at,
         next_resources=dataclasses.asdict(resources) if resources != resolved.resources else None,
     )  # fmt: skip
     references = [

@@ -168,6 +168,7 @@ class World:
             "priority": 10,
             "warnings": [],
             "created_at": NOW - 4 * MINUTE,
+            "observed_at": NOW - 60 * MINUTE,
         }
         return self.insert(
             t.executed_reduction_step,

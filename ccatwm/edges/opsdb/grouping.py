@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PackageFacts:
-    """What the ops-db says of a raw data package. `ended`: its executed obs unit will send no more."""
+    """What the ops-db says of a raw data package. `ended`: its executed obs unit will send no more; `observed_at`:
+    when that began."""
 
     name: str
     checksum: str | None
@@ -38,6 +39,7 @@ class PackageFacts:
     executed_obs_unit_id: str | None
     instrument_module_id: str | None
     ended: bool
+    observed_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class GroupedPackage:
     executed_obs_unit_id: str | None
     instrument_module_id: str | None
     ended: bool
+    observed_at: datetime | None
     key: str
     dims: Mapping[str, str | None]
 
@@ -189,7 +192,8 @@ class GroupingEngine:
         columns: list[sa.ColumnElement[Any]] = [
             self._root(column).label(column) for column in _PACKAGE_COLUMNS
         ]
-        return [*columns, unit("end_time").label("unit_end"), unit("status").label("unit_status")]
+        times = [unit("start_time").label("unit_start"), unit("end_time").label("unit_end")]
+        return [*columns, *times, unit("status").label("unit_status")]
 
     def _dim_column(self, dim: Dimension, joins: Joins) -> sa.ColumnElement[Any]:
         table, column = self._tables.resolve(dim.table, dim.column)
@@ -208,6 +212,7 @@ class GroupingEngine:
             executed_obs_unit_id=facts.executed_obs_unit_id,
             instrument_module_id=facts.instrument_module_id,
             ended=facts.ended,
+            observed_at=facts.observed_at,
             key=sub_group_key([(dim.shown, value) for dim, value in zip(dims, values, strict=True)]),
             dims={dim.name: value for dim, value in zip(dims, values, strict=True)},
         )
@@ -230,6 +235,7 @@ class GroupingEngine:
             executed_obs_unit_id=None if unit is None else str(unit),
             instrument_module_id=None if module is None else str(module),
             ended=unit is None or row["unit_end"] is not None or status in FINAL_STATUSES,
+            observed_at=row["unit_start"],
         )
 
     def _root(self, column: str) -> sa.ColumnElement[Any]:

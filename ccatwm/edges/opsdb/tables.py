@@ -258,6 +258,7 @@ reduction_step = _table(
     Column("failures", Integer, nullable=False, server_default="0"),  # attempts that failed alike, without a success
     Column("failures_class", Text),
     Column("learned", Json),  # memory_gb, time_hours that retries had to grow to before a run succeeded
+    Column("oldest_first", Boolean, nullable=False, server_default=sa.false()),  # its `order`
     Column("definition", Json, nullable=False),  # the whole step as written, with defaults
     Column("updated_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("pipeline_id", "name"),
@@ -362,6 +363,7 @@ sub_group_member = _table(
     Column("executed_obs_unit_id", Text),
     Column("instrument_module_id", Text),
     Column("ended", Boolean, nullable=False),  # whether its executed obs unit has ended
+    Column("observed_at", UtcDateTime),  # when its executed obs unit began
     Column("since", UtcDateTime, nullable=False),
     sa.UniqueConstraint("scope_id", "package_id"),
     Index("ix_sub_group_member_key", "scope_id", "key"),
@@ -386,6 +388,7 @@ executed_reduction_step = _table(
     Column("recipe_parts", Json, nullable=False),
     Column("resolved_step", Json, nullable=False),
     Column("priority", Integer, nullable=False),
+    Column("observed_at", UtcDateTime, nullable=False),  # when its newest observation began, else when it was made
     Column("trial", Boolean, nullable=False, server_default=sa.false()),
     Column("attempt", Integer, nullable=False, server_default="0"),
     Column("retries_used", Integer, nullable=False, server_default="0"),

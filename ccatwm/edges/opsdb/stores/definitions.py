@@ -177,6 +177,7 @@ def put_step(
             sa.select(t.reduction_software.c.id).where(t.reduction_software.c.name == software)
         ).scalar_one(),
         "config_id": _put_config(connection, config, config_digest, now),
+        "oldest_first": values["definition"].get("order") == "oldest",
     }
     where = sa.and_(table.c.pipeline_id == pipeline_id, table.c.name == name)
     row = connection.execute(sa.select(table).where(where)).mappings().first()

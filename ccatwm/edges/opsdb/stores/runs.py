@@ -190,9 +190,10 @@ def list_open_runs(
     limit: int | None = None,
     due_by: datetime | None = None,
     include_held: bool = False,
-    after: tuple[int, int] | None = None,
 ) -> list[Run]:
-    """Open runs of a processing location, larger priority first, older first.
+    """Open runs of a processing location, larger priority first; of one priority as the `order` of their steps says.
+
+    That is the newest observations first; then the runs of steps with `oldest`, these with the oldest first.
 
     `due_by`: only those whose `due_at` is not later. Held runs (also by their sub-group, step or pipeline) and those with
     a request to cancel are left out unless `include_held`.
@@ -204,12 +205,11 @@ def list_open_runs(
         query = query.where(sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= due_by))
     if not include_held:
         query = query.where(runs.c.cancel_requested_at.is_(None), _not_held())
-    if after is not None:
-        priority, run_id = after
-        query = query.where(
-            sa.or_(runs.c.priority < priority, sa.and_(runs.c.priority == priority, runs.c.id > run_id))
-        )
-    query = query.order_by(runs.c.priority.desc(), runs.c.id)
+    oldest_first = t.reduction_step.c.oldest_first
+    newest_of_them = sa.case((oldest_first, None), else_=runs.c.observed_at)  # says nothing of the others
+    query = query.order_by(
+        runs.c.priority.desc(), oldest_first, newest_of_them.desc(), runs.c.observed_at, runs.c.id
+    )
     return [_run(row) for row in connection.execute(query.limit(limit) if limit else query)]
 
 

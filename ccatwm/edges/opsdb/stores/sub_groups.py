@@ -220,7 +220,9 @@ def list_members(connection: sa.Connection, scope_id: int, keys: Collection[str]
         query = sa.select(member).where(member.c.scope_id == scope_id, member.c.key.in_(chunk))
         for r in connection.execute(query):
             found[r.key].append(
-                Member(r.package_id, r.package_name, r.checksum, r.size_bytes, r.state, r.ended)
+                Member(
+                    r.package_id, r.package_name, r.checksum, r.size_bytes, r.state, r.ended, r.observed_at
+                )
             )
     return found
 

@@ -384,6 +384,7 @@ def upgrade() -> None:
         sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("failures_class", sa.Text(), nullable=True),
         sa.Column("learned", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
+        sa.Column("oldest_first", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("definition", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column("updated_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -441,6 +442,7 @@ def upgrade() -> None:
         sa.Column("executed_obs_unit_id", sa.Text(), nullable=True),
         sa.Column("instrument_module_id", sa.Text(), nullable=True),
         sa.Column("ended", sa.Boolean(), nullable=False),
+        sa.Column("observed_at", UtcDateTime(), nullable=True),
         sa.Column("since", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["scope_id"],
@@ -581,6 +583,7 @@ def upgrade() -> None:
         sa.Column("recipe_parts", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column("resolved_step", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("observed_at", UtcDateTime(), nullable=False),
         sa.Column("trial", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
         sa.Column("retries_used", sa.Integer(), server_default="0", nullable=False),
