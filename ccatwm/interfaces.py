@@ -404,6 +404,7 @@ class JobReport:
     settled: bool = True
     exit_code: int | None = None  # the batch system's own idea of it; the job's record wins
     queue_seconds: float | None = None  # from submission to start
+    metrics_later: bool = False  # accounting lags behind: asked again, it will tell what is missing of these numbers
 
 
 @dataclass(frozen=True)

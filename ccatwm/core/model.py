@@ -250,6 +250,7 @@ class Attempt:
     exit_code: int | None = None
     message: str | None = None
     restart: int = 0  # how often the batch system started it again by itself
+    resources_used: Mapping[str, Any] | None = None
 
     @property
     def first_directory(self) -> str:

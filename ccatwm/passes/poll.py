@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -27,6 +27,7 @@ from ccatwm.core.products import container_failure
 from ccatwm.core.retries import learned_resources
 from ccatwm.core.states import BEFORE_SUBMIT, RunEvent, RunStatus
 from ccatwm.edges.opsdb.stores import attempts, runs, streaks, sub_groups
+from ccatwm.errors import SchedulerUnavailableError
 from ccatwm.interfaces import JobReport, JobState, JobTask
 from ccatwm.passes._claims import list_restarts, supersede
 from ccatwm.passes._context import Context
@@ -35,7 +36,11 @@ from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, l
 
 log = logging.getLogger("ccatwm.passes.poll")
 STDERR_TAIL_BYTES = 4096
+METRICS = ("wall_seconds", "cpu_hours", "peak_memory_gb")
 STRAYS_DAYS = 1  # how long jobs of submissions that were given up are watched for
+METRICS_PER_PASS = 1000  # attempts whose metrics are asked for again
+METRICS_WAIT = timedelta(seconds=5)  # before the second time; it doubles
+METRICS_PATIENCE = timedelta(days=1)  # how far accounting may lag behind
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,10 @@ def _cancel_jobs(frame: PassFrame) -> None:
 
 def _watch_jobs(frame: PassFrame) -> None:
     """One question to the batch system for all jobs, one reading of all records, one transaction per run that moved."""
-    watched = _look(frame)
+    pairs, late = _list_watched(frame), _list_without_metrics(frame)
+    reports = _ask(frame, [attempt for _, attempt in pairs], late)
+    _fill_metrics(frame, late, reports)
+    watched = _read_records(frame.context, [(r, a, reports[a.id]) for r, a in pairs]) if pairs else []
     frame.report.selected = len(watched)
     held = []
     for item in watched:
@@ -135,20 +143,30 @@ def _watch_jobs(frame: PassFrame) -> None:
         frame.context.scheduler.release(held)
 
 
-def _look(frame: PassFrame) -> list[Watched]:
+def _list_watched(frame: PassFrame) -> list[tuple[Run, Attempt]]:
     with frame.context.database.read() as connection:
         selected = runs.list_open_runs(
             connection, location(frame.context), (RunStatus.SUBMITTED, RunStatus.RUNNING), include_held=True
         )
         newest = attempts.newest_attempts(connection, [r.id for r in selected])
-    pairs = [(r, newest[r.id]) for r in selected if r.id in newest and newest[r.id].job_id is not None]
-    if not pairs:
-        return []
-    reports = frame.context.scheduler.poll([_task(a) for _, a in pairs])
+    return [(r, newest[r.id]) for r in selected if r.id in newest and newest[r.id].job_id is not None]
+
+
+def _ask(frame: PassFrame, watched: Sequence[Attempt], late: Sequence[Attempt]) -> dict[int, JobReport]:
+    """What the batch system says of attempts, by their id. That it cannot tell of `late` ones is no failure."""
+    try:
+        reports = _poll(frame, [*watched, *late])
+    except SchedulerUnavailableError:
+        if not late:
+            raise
+        reports = _poll(frame, watched)
     by_job = {(report.job_id, report.array_index): report for report in reports}
     silent = JobReport("", 0, JobState.UNKNOWN)
-    seen = [(r, a, by_job.get((str(a.job_id), a.array_index), silent)) for r, a in pairs]
-    return _read_records(frame.context, seen)
+    return {a.id: by_job.get((str(a.job_id), a.array_index), silent) for a in (*watched, *late)}
+
+
+def _poll(frame: PassFrame, asked: Sequence[Attempt]) -> Sequence[JobReport]:
+    return frame.context.scheduler.poll([_task(attempt) for attempt in asked]) if asked else []
 
 
 def _task(attempt: Attempt) -> JobTask:
@@ -318,6 +336,7 @@ def _record_attempt_end(
         started_at=started,
         ended_at=(record.ended_at if record else None) or report.ended_at or frame.now,
         resources_used=_used(item),
+        metrics_at=frame.now if report.metrics_later else None,
     )  # fmt: skip
 
 
@@ -332,12 +351,55 @@ def _metrics(item: Watched) -> dict[str, Any]:
 
 def _used(item: Watched) -> dict[str, Any]:
     """What an attempt keeps of the batch system's accounting, which forgets: the metrics, node and queue wait too."""
-    report = item.report
-    return _metrics(item) | {
+    return _accounted(item.report) | _metrics(item)
+
+
+def _accounted(report: JobReport) -> dict[str, Any]:
+    return {
+        **{name: getattr(report, name) for name in METRICS},
         "node": report.host,
         "queue_seconds": report.queue_seconds,
         "scheduler_exit_code": report.exit_code,
     }
+
+
+# --- metrics that come later ----------------------------------------------------------------------------------------
+
+
+def _list_without_metrics(frame: PassFrame) -> list[Attempt]:
+    """Attempts that ended before accounting knew all of them: they are asked for together with the others."""
+    if frame.dry_run:
+        return []
+    settings = frame.context.settings
+    with frame.context.database.read() as connection:
+        return attempts.list_without_metrics(
+            connection, settings.hpc_backend, settings.cluster, frame.now, limit=METRICS_PER_PASS
+        )
+
+
+def _fill_metrics(frame: PassFrame, late: Sequence[Attempt], reports: Mapping[int, JobReport]) -> None:
+    """Keep what accounting says by now; ask again in twice the time where it is not all yet, for a day at most."""
+    if not late:
+        return
+    with frame.context.database.write() as connection:
+        found = runs.get_runs(connection, [attempt.run_id for attempt in late])
+        for attempt in late:
+            report = reports[attempt.id]
+            complete = report.state is JobState.ENDED and not report.metrics_later
+            said = {name: value for name, value in _accounted(report).items() if value is not None}
+            used = {**(attempt.resources_used or {}), **said}
+            next_at = None if complete else _next_metrics(attempt, frame.now)
+            attempts.update_attempt(connection, attempt.id, resources_used=used, metrics_at=next_at)
+            if found[attempt.run_id].attempt == attempt.number:
+                runs.update_run(connection, attempt.run_id, **{name: used.get(name) for name in METRICS})
+
+
+def _next_metrics(attempt: Attempt, now: datetime) -> datetime | None:
+    age = now - (attempt.gone_at or attempt.created_at)
+    return now + max(age, METRICS_WAIT) if age < METRICS_PATIENCE else None
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
 
 
 def _wait(frame: PassFrame, item: Watched, message: str) -> None:

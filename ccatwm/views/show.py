@@ -266,6 +266,8 @@ def _attempt_lines(attempts: Sequence[Mapping[str, Any]]) -> list[str]:
         )
         if a["message"]:
             lines.append(f"     {a['message']}")
+        if used := _pairs(a["used"] or {}):
+            lines.append(f"     used {used}")
     return lines
 
 

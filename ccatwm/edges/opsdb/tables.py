@@ -495,8 +495,15 @@ run_attempt = _table(
     Column("message", Text),
     Column("resources_asked", Json, nullable=False),
     Column("resources_used", Json),
+    Column("metrics_at", UtcDateTime),  # when accounting is asked again for what is missing of them
     sa.UniqueConstraint("run_id", "number"),
     sa.UniqueConstraint("submission_id", "array_index"),
+    Index(
+        "ix_run_attempt_metrics",
+        "metrics_at",
+        sqlite_where=sa.text("metrics_at IS NOT NULL"),
+        postgresql_where=sa.text("metrics_at IS NOT NULL"),
+    ),
 )
 run_event = _table(
     "run_event",

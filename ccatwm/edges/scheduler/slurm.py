@@ -10,7 +10,7 @@ import json
 import logging
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -179,7 +179,13 @@ class SlurmScheduler:
         queued = {(row.job_id, row.array_index): row for row in self._ask_queue(fresh=True)}
         rows = {task: _ours(queued.get((task.job_id, task.array_index)), task) for task in jobs}
         gone = [task for task, row in rows.items() if row is None or _ended(row.state)]
-        accounts = self._accounts(gone) if gone and self._accounting else {}
+        try:
+            accounts = self._accounts(gone) if gone and self._accounting else {}
+        except SchedulerUnavailableError as error:
+            if any(rows[task] is None for task in gone):
+                raise
+            log.warning("%s; the queue alone tells how jobs ended", error.message)
+            accounts = {}
         return [self._report(task, rows[task], accounts) for task in jobs]
 
     def _report(self, task: JobTask, row: text.QueueRow | None, accounts: _Accounts) -> JobReport:
@@ -189,7 +195,7 @@ class SlurmScheduler:
         if account is not None and (row is None or _ended(account.state)):
             return _ended_report(task, account, may_return=row is None)
         if row is not None:
-            return _ended_report(task, row, may_return=False)
+            return replace(_ended_report(task, row, may_return=False), metrics_later=self._accounting)
         return self._absent(task, known=any(job_id == task.job_id for job_id, _ in accounts))
 
     def _absent(self, task: JobTask, *, known: bool) -> JobReport:
@@ -378,6 +384,7 @@ def _from_account(task: JobTask, row: text.AccountRow, meaning: SlurmState, sett
         *task[:2], JobState.ENDED, cause, message, host=row.nodes or None, started_at=row.started_at,
         ended_at=row.ended_at, wall_seconds=row.wall_seconds, cpu_hours=row.cpu_hours,
         peak_memory_gb=row.peak_memory_gb, settled=settled, exit_code=row.exit_code, queue_seconds=waited,
+        metrics_later=row.started_at is not None and None in (row.cpu_hours, row.peak_memory_gb),
     )  # fmt: skip
 
 

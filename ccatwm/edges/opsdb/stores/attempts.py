@@ -134,6 +134,19 @@ def newest_attempts(connection: sa.Connection, run_ids: Collection[int]) -> dict
     return found
 
 
+def list_without_metrics(
+    connection: sa.Connection, backend: str, cluster: str, now: datetime, *, limit: int
+) -> list[Attempt]:
+    """Attempts that have ended and whose metrics accounting is to be asked for again by now."""
+    query = (
+        _select()
+        .where(attempt.c.metrics_at <= now, submission.c.backend == backend, submission.c.cluster == cluster)
+        .order_by(attempt.c.metrics_at, attempt.c.id)
+        .limit(limit)
+    )
+    return [_attempt(row) for row in connection.execute(query)]
+
+
 def _select() -> sa.Select[Any]:
     return sa.select(attempt, submission.c.token, submission.c.job_id, submission.c.submitted_at).join(
         submission, submission.c.id == attempt.c.submission_id
@@ -159,4 +172,5 @@ def _attempt(row: Any) -> Attempt:
         exit_code=row.exit_code,
         message=row.message,
         restart=row.restart,
+        resources_used=row.resources_used,
     )

@@ -737,6 +737,7 @@ def upgrade() -> None:
             "resources_asked", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),
         sa.Column("resources_used", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
+        sa.Column("metrics_at", UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(
             ["run_id"],
             ["ccatwm.executed_reduction_step.id"],
@@ -750,6 +751,15 @@ def upgrade() -> None:
         sa.UniqueConstraint("submission_id", "array_index"),
         schema="ccatwm",
         sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_run_attempt_metrics",
+        "run_attempt",
+        ["metrics_at"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("metrics_at IS NOT NULL"),
+        postgresql_where=sa.text("metrics_at IS NOT NULL"),
     )
     op.create_index(op.f("ix_run_attempt_run_id"), "run_attempt", ["run_id"], unique=False, schema="ccatwm")
     op.create_index(
