@@ -81,13 +81,11 @@ def backoff(used: int, own: Mapping[str, Any], limits: RetryLimits) -> timedelta
 def escalated(failure: FailureClass, resources: Resources, limits: RetryLimits) -> Resources:
     """More memory after `out-of-memory`, more time after `timeout`, up to the site's caps."""
     if failure is F.OUT_OF_MEMORY:
-        return replace(
-            resources, memory_gb=_capped(resources.memory_gb * MEMORY_FACTOR, limits.max_memory_gb)
-        )
+        memory_gb = _grown(resources.memory_gb, MEMORY_FACTOR, limits.max_memory_gb)
+        return replace(resources, memory_gb=memory_gb)
     if failure is F.TIMEOUT:
-        return replace(
-            resources, time_hours=_capped(resources.time_hours * TIME_FACTOR, limits.max_time_hours)
-        )
+        time_hours = _grown(resources.time_hours, TIME_FACTOR, limits.max_time_hours)
+        return replace(resources, time_hours=time_hours)
     return resources
 
 
@@ -111,5 +109,6 @@ def with_learned(definition: Resources, learned: Mapping[str, float] | None) -> 
     )
 
 
-def _capped(value: float, cap: float | None) -> float:
-    return value if cap is None else min(value, cap)
+def _grown(value: float, factor: float, cap: float | None) -> float:
+    """Never less than before: a cap is for what retries grow to, not for what a step asks for."""
+    return value * factor if cap is None else max(value, min(value * factor, cap))

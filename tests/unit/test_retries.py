@@ -66,6 +66,12 @@ def test_out_of_memory_gets_more_memory_up_to_the_cap():
     assert plan(FailureClass.OUT_OF_MEMORY, resources=Resources(memory_gb=7)).resources.memory_gb == 8
 
 
+@pytest.mark.parametrize("failure", [FailureClass.OUT_OF_MEMORY, FailureClass.TIMEOUT])
+def test_a_step_that_asks_for_more_than_the_cap_is_not_given_less_than_it_asks_for(failure):
+    asked = Resources(memory_gb=32, time_hours=12)
+    assert plan(failure, resources=asked).resources == asked
+
+
 def test_a_time_out_gets_more_time_and_no_more_memory():
     more = plan(FailureClass.TIMEOUT, resources=Resources(memory_gb=4, time_hours=2)).resources
     assert (more.memory_gb, more.time_hours) == (4, 3)
