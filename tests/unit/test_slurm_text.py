@@ -211,6 +211,26 @@ def test_noise_is_no_account(noise):
         assert row.job_id.isdigit()
 
 
+# --- refusals ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "advice"),
+    [
+        ("Invalid account or account/partition combination specified", {"account": "x"}, "account in the step"),
+        ("Invalid account or account/partition combination specified", {}, "set slurm.account"),
+        ("invalid partition specified: nowhere", {"partition": "nowhere"}, "partition in the step"),
+        ("Requested node configuration is not available", {"partition": "main"}, "lower them"),
+        ("Memory specification can not be satisfied", {}, "lower them"),
+        ("Invalid feature specification", {"constraint": "gpu80"}, "constraint in the step"),
+        ("Invalid qos specification", {}, "set slurm.qos"),
+        ("unrecognized option '--nope'", {}, "slurm.extra"),
+    ],
+)
+def test_a_refusal_says_what_to_do(words, options, advice):
+    assert advice in text.refusal_advice(words, options)
+
+
 # --- states ------------------------------------------------------------------------------------------------
 
 # squeue(1) and sacct(1), "JOB STATE CODES".

@@ -138,6 +138,24 @@ def parse_sbatch(exit_code: int | None, stdout: bytes, stderr: bytes) -> Answer:
     return Answer("unknown", message=message)
 
 
+# A word of a refusal, and which option it is about. The first that fits.
+_ABOUT = (
+    ("account", "account"), ("partition", "partition"), ("qos", "qos"), ("feature", "constraint"),
+)  # fmt: skip
+_TOO_MUCH = ("node configuration", "processors", "node count", "cpu count", "memory", "time limit", "generic resource")
+
+
+def refusal_advice(message: str, options: Mapping[str, object]) -> str:
+    """What a person may do about a job that sbatch refused; `options` are what its step asked for."""
+    words = message.lower()
+    if any(part in words for part in _TOO_MUCH):
+        return "the step's resources are more than the cluster or the partition has: lower them and apply"
+    for word, name in _ABOUT:
+        if word in words:
+            return f"correct {name} in the step's resources and apply" if options.get(name) else f"set slurm.{name}"
+    return "correct the step's resources, or slurm.extra in the settings"
+
+
 def _last_words(stderr: bytes) -> str:
     """The lines of an error in one, without the program's name before each."""
     lines = [line.strip() for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]

@@ -135,7 +135,10 @@ class SlurmScheduler:
             self._queued += len(job.attempt_directories)
         elif answer.outcome == "throttled":
             self._refusals.record(self._queued, len(job.attempt_directories))
-        return SubmitResult(job.token, answer.outcome, answer.job_id, answer.message)
+        message = answer.message
+        if answer.outcome == "refused":
+            message = f"sbatch refused it: {message}; {text.refusal_advice(message, job.options)}"
+        return SubmitResult(job.token, answer.outcome, answer.job_id, message)
 
     def release(self, job_ids: Sequence[str]) -> dict[str, bool]:
         """`scontrol release` in bulk; where it complains the queue tells which are held still."""
