@@ -107,6 +107,8 @@ class Wanted:
 def retry(database: Database, wanted: Wanted, *, now: datetime) -> ActReport:
     """Try FAILED (CANCELLED only where named or selected by status) runs again, as they were frozen.
 
+    Only what they ask of the batch system is what their step asks for now: somebody may have mended that.
+
     Errors: UsageError for no selection at all, unknown runs, or more than `confirm_runs` without `yes`.
     """
     statuses = wanted.selection.statuses or (RunStatus.FAILED.value,)
@@ -134,6 +136,7 @@ def _retry_run(connection: sa.Connection, row: Row, wanted: Wanted, now: datetim
             cancel_requested_at=None,
             cancel_reason=None,
             inputs_removed_at=None,
+            next_resources=control.find_resources_now(connection, row["run"]),
         )
         if not changed:
             return _acted(row, "refused", "it changed at this moment; look again")

@@ -77,6 +77,21 @@ def test_a_retried_run_is_what_stage_looks_for(world):
     assert [r.id for r in found] == [run]
 
 
+def test_a_retry_asks_for_what_its_step_asks_for_now(world):
+    run = failed(world, next_resources={"memory_gb": 64.0})
+    definition = world.row(t.reduction_step, world.steps["calibrate"])["definition"]
+    asked = {"resources": {"memory_gb": 8.0, "account": "mended"}}
+    world.update(
+        t.reduction_step,
+        world.steps["calibrate"],
+        definition={**definition, **asked},
+        learned={"memory_gb": 9.0},
+    )
+    retry(world.database, wanted(run), now=NOW)
+    asked_now = run_row(world, run)["next_resources"]
+    assert (asked_now["memory_gb"], asked_now["account"]) == (9.0, "mended")
+
+
 def test_a_run_that_waits_for_its_retry_can_be_tried_at_once(world):
     run = failed(world, is_open=True, blocking=False, due_at=NOW + MINUTE)
     retry(world.database, wanted(run), now=NOW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.model import ResolvedStep
+from ccatwm.core.policy import StepPolicy
+from ccatwm.core.retries import with_learned
 from ccatwm.core.selection import Selection
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores import views
@@ -73,6 +77,19 @@ def find_other_open_run(connection: sa.Connection, sub_group_id: int, run_id: in
     )
     found: int | None = connection.execute(query.limit(1)).scalar()
     return found
+
+
+def find_resources_now(connection: sa.Connection, run_id: int) -> dict[str, Any] | None:
+    """What a new run of the same step would ask for; None if that is what the run was made with."""
+    query = (
+        sa.select(runs.c.resolved_step, t.reduction_step.c.definition, t.reduction_step.c.learned)
+        .join(t.reduction_step, t.reduction_step.c.id == runs.c.step_id)
+        .where(runs.c.id == run_id)
+    )
+    row = connection.execute(query).one()
+    now = with_learned(StepPolicy.from_json(row.definition).resources, row.learned)
+    frozen = ResolvedStep.from_json(row.resolved_step).resources
+    return None if now == frozen else dataclasses.asdict(now)
 
 
 def request_cancel(connection: sa.Connection, run_id: int, reason: str, now: datetime) -> bool:
