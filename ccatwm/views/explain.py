@@ -523,7 +523,14 @@ def explain_lines(document: Mapping[str, Any]) -> list[str]:
             lines.append(f"{step['pipeline']}/{step['step']}: no sub-groups yet")
             lines += [f"  because {text}" for text in step["brakes"]]
             lines.append("  changes when its data grouping selects a package, and trigger and resolve ran")
+        if step["learned"]:
+            lines.append(f"{step['pipeline']}/{step['step']}: {_learned_text(step['learned'])}")
     return lines
+
+
+def _learned_text(learned: Mapping[str, float]) -> str:
+    values = ", ".join(f"{name} {value:.3g}" for name, value in sorted(learned.items()))
+    return f"its new runs begin with {values}, which retries had to grow to (other `resources` forget that)"
 
 
 def _paragraph(row: Mapping[str, Any]) -> list[str]:

@@ -37,7 +37,11 @@ def build_show(database: Database, workfiles: WorkFiles, run_id: int, *, now: da
         "schema": "ccatwm.show/1",
         "run": run_json(listed, now),
         "made": _made(full),
-        "resources": {"asked": _asked(full, attempts), "used": _used(full)},
+        "resources": {
+            "step": dict(full["resolved_step"]["resources"]),
+            "asked": _asked(full, attempts),
+            "used": _used(full),
+        },
         "paths": _paths(base, full, listed, attempts),
         "attempts": [_attempt(row, base) for row in attempts],
         "events": [_event(row) for row in events],
@@ -221,11 +225,18 @@ def _head_lines(document: Mapping[str, Any]) -> list[str]:
         )
     if made["config"]:
         lines.append(f"  config     {_pairs(made['config'])}")
-    lines += [f"  asked      {_pairs(document['resources']['asked'])}"]
+    lines += [f"  asked      {_pairs(document['resources']['asked'])}", *_grown_lines(document["resources"])]
     used = _pairs(document["resources"]["used"])
     lines += [f"  used       {used}"] if used else []
     lines += _trouble_lines(run)
     return lines
+
+
+def _grown_lines(resources: Mapping[str, Any]) -> list[str]:
+    """What is asked for more than the step says: because an attempt failed, or earlier runs had to learn it."""
+    step, asked = resources["step"], resources["asked"]
+    grown = {key: step[key] for key in ("memory_gb", "time_hours") if asked[key] > step[key]}
+    return [f"  grown      the step asks for {_pairs(grown)}; its retries had to ask for more"] if grown else []
 
 
 def _trouble_lines(run: Mapping[str, Any]) -> list[str]:
