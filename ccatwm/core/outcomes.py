@@ -101,7 +101,7 @@ class Patience:
 
     `record`: a job that has ended and left no record yet (a network file system takes its time).
     `requeue`: a job that accounting calls preempted or failed with its node, and that may come back to the queue.
-    `grace`: a job that neither queue nor accounting knows.
+    `grace`: a job that neither queue nor accounting knows, or that the batch system says it will not start.
     """
 
     record: float = 120.0
@@ -113,7 +113,8 @@ class Patience:
 class JobFacts:
     """What is known of one attempt. `state` and `cause` are the batch system's (JobState, FailureClass value);
     `settled` False: it may say otherwise yet. `started`, `record`: the job's own records. `refused`: a job found the
-    attempt begun by another. `gone_seconds`: since when it is out of the queue. `limit_seconds`: its time limit."""
+    attempt begun by another. `gone_seconds`: since when it is out of the queue, or (pending with a cause) waits there
+    for what no time brings. `limit_seconds`: its time limit."""
 
     state: str
     cause: str | None = None
@@ -138,6 +139,8 @@ def conclude(
     """The conclusion for one attempt: the verdict table of docs/explanation/verdicts.md."""
     if facts.record is not None and facts.record.token != token:
         facts = replace(facts, record=None)  # another attempt's record is no record
+    if facts.state == "pending" and facts.cause is not None:
+        return _of_hopeless(facts, patience)
     if facts.state in ("unknown", "pending"):
         return Conclusion(Verdict.WAIT, message=facts.message)
     if facts.state == "held":
@@ -147,6 +150,14 @@ def conclude(
     if facts.state == "absent":
         return _of_absent(facts, partial_exit_codes, container_failed, patience)
     return _of_ended(facts, partial_exit_codes, container_failed, patience)
+
+
+def _of_hopeless(facts: JobFacts, patience: Patience) -> Conclusion:
+    """The batch system has it, and says for what reason it will not start it. That may pass: a node was down."""
+    if facts.cancel_requested or facts.gone_seconds < patience.grace:
+        return Conclusion(Verdict.WAIT, message=facts.message)
+    text = f"the batch system took it and does not start it: {facts.message}"
+    return Conclusion(Verdict.FAILED, FailureClass(str(facts.cause)), message=text, needs_claim=True)
 
 
 def _of_ended(

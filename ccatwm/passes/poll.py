@@ -127,7 +127,7 @@ def _watch_jobs(frame: PassFrame) -> None:
     _fill_metrics(frame, late, reports)
     watched = _read_records(frame.context, [(r, a, reports[a.id]) for r, a in pairs]) if pairs else []
     frame.report.selected = len(watched)
-    held = []
+    held, hopeless = [], []
     for item in watched:
         if frame.time_is_up():
             return
@@ -137,10 +137,21 @@ def _watch_jobs(frame: PassFrame) -> None:
             held.append(str(item.attempt.job_id))
         elif frame.dry_run:
             frame.report.add("done", _item(item.run, f"would be {conclusion.verdict}", conclusion.message))
+        elif conclusion.verdict is Verdict.FAILED and item.report.state is JobState.PENDING:
+            hopeless.append((item, conclusion))
         else:
             _apply(frame, item, conclusion)
     if held and not frame.dry_run:
         frame.context.scheduler.release(held)
+    _give_up(frame, hopeless)
+
+
+def _give_up(frame: PassFrame, hopeless: Sequence[tuple[Watched, Conclusion]]) -> None:
+    """Jobs that would wait for ever: their claims are won, so they do nothing any more; they leave the queue."""
+    if hopeless:
+        frame.context.scheduler.cancel([_task(item.attempt) for item, _ in hopeless])
+    for item, conclusion in hopeless:
+        _apply(frame, item, conclusion)
 
 
 def _list_watched(frame: PassFrame) -> list[tuple[Run, Attempt]]:
@@ -245,6 +256,8 @@ def _conclude(frame: PassFrame, item: Watched) -> Conclusion:
 
 def _of_claimed(conclusion: Conclusion) -> Conclusion:
     """It had begun after all: a cancelled one is waited for, what is lost has lost its record too."""
+    if conclusion.failure is FailureClass.SUBMIT_REJECTED:
+        return Conclusion(Verdict.WAIT, message="it has begun after all")
     if conclusion.verdict is Verdict.CANCELLED:
         return Conclusion(Verdict.WAIT, message="it began before it was cancelled; its end has not shown yet")
     text = "it began, and neither the batch system nor its own record tells how it ended"
@@ -312,7 +325,7 @@ def _record_started(frame: PassFrame, connection: sa.Connection, item: Watched, 
         return False
     host = item.report.host or (item.started or {}).get("host")
     started_at = parse_time((item.started or {}).get("started_at")) or frame.now
-    attempts.update_attempt(connection, item.attempt.id, host=host, started_at=started_at)
+    attempts.update_attempt(connection, item.attempt.id, host=host, started_at=started_at, ended_at=None)
     return runs.record_event(
         connection, item.run.id, RunEvent.JOB_STARTED, expected=expected, now=frame.now, by_pass="poll"
     )
@@ -404,7 +417,8 @@ def _next_metrics(attempt: Attempt, now: datetime) -> datetime | None:
 
 def _wait(frame: PassFrame, item: Watched, message: str) -> None:
     """Nothing to conclude yet; remember since when a job has been gone without its record, and why it waits."""
-    gone = item.report.state in (JobState.ENDED, JobState.ABSENT)
+    hopeless = item.report.state is JobState.PENDING and item.report.cause is not None
+    gone = hopeless or item.report.state in (JobState.ENDED, JobState.ABSENT)
     known = item.report.state is not JobState.UNKNOWN
     with_news = (gone and item.attempt.gone_at is None) or (known and not gone and _has_news(item, message))
     if with_news:

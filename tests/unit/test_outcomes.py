@@ -139,6 +139,17 @@ def test_a_job_that_was_to_be_cancelled_is_cancelled_whatever_it_left():
     assert judge("running", cancel_requested=True).verdict is Verdict.STARTED
 
 
+def test_a_job_that_will_never_start_is_refused_after_the_grace_period_if_its_claim_is_won():
+    assert judge("pending", "submit-rejected", gone=899, started=False).verdict is Verdict.WAIT
+    late = judge("pending", "submit-rejected", gone=901, started=False)
+    assert (late.verdict, late.failure, late.needs_claim) == (
+        Verdict.FAILED,
+        FailureClass.SUBMIT_REJECTED,
+        True,
+    )
+    assert judge("pending", gone=901).verdict is Verdict.WAIT
+
+
 def test_a_held_job_is_let_go_again():
     assert judge("held").verdict is Verdict.RELEASE
 

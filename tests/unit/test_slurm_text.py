@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccatwm.edges.scheduler import _slurm_text as text
-from ccatwm.edges.scheduler._slurm_states import STATES, parse_state
+from ccatwm.edges.scheduler._slurm_states import STATES, never_starts, parse_state
 from ccatwm.interfaces import JobRequest, JobState
 
 pytestmark = pytest.mark.quick
@@ -211,6 +211,27 @@ def test_noise_is_no_account(noise):
         assert row.job_id.isdigit()
 
 
+# --- reasons to wait ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["BadConstraints", "PartitionConfig", "PartitionTimeLimit", "PartitionNodeLimit", "QOSMaxWallDurationPerJobLimit",
+     "AssocMaxCpuPerJobLimit", "InvalidQOS"],
+)  # fmt: skip
+def test_a_job_that_asks_for_what_is_not_there_never_starts(reason):
+    assert never_starts(reason)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["Resources", "Priority", "Dependency", "BeginTime", "None", "QOSMaxJobsPerUserLimit", "AssocGrpCpuLimit",
+     "ReqNodeNotAvail, UnavailableNodes:n1", "JobHeldUser", "Licenses", "QOSGrpCpuLimit", ""],
+)  # fmt: skip
+def test_a_job_that_waits_for_others_starts_one_day(reason):
+    assert not never_starts(reason)
+
+
 # --- refusals ----------------------------------------------------------------------------------------------
 
 
@@ -224,6 +245,8 @@ def test_noise_is_no_account(noise):
         ("Memory specification can not be satisfied", {}, "lower them"),
         ("Invalid feature specification", {"constraint": "gpu80"}, "constraint in the step"),
         ("Invalid qos specification", {}, "set slurm.qos"),
+        ("PartitionTimeLimit", {}, "lower them"),
+        ("InvalidQOS", {}, "set slurm.qos"),
         ("unrecognized option '--nope'", {}, "slurm.extra"),
     ],
 )

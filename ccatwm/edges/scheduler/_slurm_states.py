@@ -6,6 +6,7 @@ nothing: the job is waited for, and the word is logged.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ccatwm.interfaces import JobState
@@ -62,6 +63,19 @@ STATES: dict[str, SlurmState] = {
 }
 
 UNKNOWN = SlurmState(JobState.UNKNOWN)
+
+# Reasons of pending jobs (squeue(1), "JOB REASON CODES") that no other job's end takes away. Slurm accepts such jobs
+# unless EnforcePartLimits forbids it, and a held one nearly always (measured with 22.05). A node that is down for a
+# while gives some of them too.
+_HOPELESS = re.compile(
+    "BadConstraints|Partition(Config|NodeLimit|TimeLimit)|Invalid(Account|QOS)|(Account|QOS)NotAllowed"
+    r"|MaxMemPerLimit|(Assoc|QOS)\w*PerJob\w*|QOSMin\w+"
+)
+
+
+def never_starts(reason: str) -> bool:
+    """Whether a job that is pending for this reason waits for something that no time brings."""
+    return _HOPELESS.fullmatch(reason.split(",")[0].strip()) is not None
 
 
 def parse_state(text: str) -> SlurmState:

@@ -142,13 +142,18 @@ def parse_sbatch(exit_code: int | None, stdout: bytes, stderr: bytes) -> Answer:
 _ABOUT = (
     ("account", "account"), ("partition", "partition"), ("qos", "qos"), ("feature", "constraint"),
 )  # fmt: skip
-_TOO_MUCH = ("node configuration", "processors", "node count", "cpu count", "memory", "time limit", "generic resource")
+_TOO_MUCH = ("node configuration", "processors", "node count", "cpu count", "memory", "time limit", "gres")
+
+_TOO_MUCH_FOR = re.compile(r"BadConstraints|Partition(Config|NodeLimit|TimeLimit)|MaxMemPerLimit|PerJob")
 
 
 def refusal_advice(message: str, options: Mapping[str, object]) -> str:
-    """What a person may do about a job that sbatch refused; `options` are what its step asked for."""
+    """What a person may do about a job that was refused in these words, or does not start for this reason.
+
+    `options` are what its step asked for.
+    """
     words = message.lower()
-    if any(part in words for part in _TOO_MUCH):
+    if any(part in words for part in _TOO_MUCH) or _TOO_MUCH_FOR.search(message):
         return "the step's resources are more than the cluster or the partition has: lower them and apply"
     for word, name in _ABOUT:
         if word in words:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from ccatwm.edges.scheduler import _slurm_text as text
 from ccatwm.edges.scheduler._budget import CallBudget
 from ccatwm.edges.scheduler._refusals import Refusals
-from ccatwm.edges.scheduler._slurm_states import STATES, SlurmState, parse_state
+from ccatwm.edges.scheduler._slurm_states import STATES, SlurmState, never_starts, parse_state
 from ccatwm.errors import SchedulerUnavailableError, TransportError
 from ccatwm.interfaces import (
     CommandResult,
@@ -358,8 +358,11 @@ def _live(task: JobTask, row: text.QueueRow) -> JobReport:
     message = row.reason if meaning.state is JobState.PENDING and row.reason != "None" else ""
     if meaning.state is JobState.UNKNOWN:
         message = f"unknown state {row.state!r}"
+    hopeless = bool(message) and meaning.state is JobState.PENDING and never_starts(message)
+    if hopeless:
+        message = f"{message}; {text.refusal_advice(message, {})}"
     return JobReport(
-        *task[:2], meaning.state, message=message, host=row.nodes or None,
+        *task[:2], meaning.state, "submit-rejected" if hopeless else None, message=message, host=row.nodes or None,
         started_at=row.started_at if meaning.state is JobState.RUNNING else None,
     )  # fmt: skip
 
