@@ -149,7 +149,9 @@ class Site:
         result = CliRunner().invoke(app, argv, catch_exceptions=False)
         for logger, before in zip(loggers, handlers, strict=True):
             logger.handlers[:] = before  # what the command logged to is closed now
-        assert not check or result.exit_code == 0, f"{argv}: {result.exit_code}: {result.stderr}"
+        assert not check or result.exit_code == 0, (
+            f"{argv}: {result.exit_code}: {result.stdout}{result.stderr}"
+        )
         return result.stdout
 
     def execute(self, statement: str, **values: Any) -> None:
@@ -170,11 +172,15 @@ class Site:
         return {run["status"] for run in self.runs(pipeline)}
 
     def attempts(self, pipeline: str) -> list[dict[str, Any]]:
-        """Attempts in the order in which they were made, with the job of each."""
+        """Attempts in the order in which they were made, with job and task of each: alike runs share an array."""
         ids = {run["id"] for run in self.runs(pipeline)}
-        submissions = {s["id"]: s for s in rows(self.url, "submission")}
+        jobs = {s["id"]: s["job_id"] for s in rows(self.url, "submission")}
         return [
-            {**a, "job_id": submissions[a["submission_id"]]["job_id"]}
+            {
+                **a,
+                "job_id": jobs[a["submission_id"]],
+                "task": f"{jobs[a['submission_id']]}_{a['array_index']}",
+            }
             for a in rows(self.url, "run_attempt")
             if a["run_id"] in ids
         ]
@@ -218,9 +224,7 @@ def _definitions(cases: Sequence[Case]) -> dict[str, Any]:
         "data_groupings": [
             {
                 "name": case.name,
-                "filter_rules": [
-                    {"table": "Source", "column": "name", "operator": "eq", "value": case.name}
-                ],
+                "filter_rules": [{"table": "Source", "column": "name", "operator": "eq", "value": case.name}],
             }
             for case in cases
         ],
@@ -274,7 +278,9 @@ def _settings(cluster: Cluster, runtime: str, slurm: Mapping[str, Any]) -> str:
         "MIN_FREE_GB": 0,
     }
     lines = ["[default]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
-    return "\n".join([*lines, "[default.slurm]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]) + "\n"
+    return (
+        "\n".join([*lines, "[default.slurm]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]) + "\n"
+    )
 
 
 @contextmanager
