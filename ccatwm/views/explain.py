@@ -206,11 +206,7 @@ def _why(facts: Facts) -> tuple[list[str], list[str]]:
     why = _brakes(facts.step, facts.paused)
     if facts.group["held"]:
         why.append(f"the sub-group is held: {facts.group['held']}")
-    then = (
-        ["the brake is taken off (`ccatwm release`, `ccatwm resume`, or `ccatwm apply` of an enabled one)"]
-        if why
-        else []
-    )
+    then = _taking_off(facts)
     if facts.due and facts.group["decision"]:
         why.append(f"something changed after the last decision, at {clock_text(facts.group['due_at'])}")
     decided, next_ = _OUTCOMES.get(facts.group["outcome"] or "", _undecided)(facts)
@@ -249,6 +245,24 @@ def _learned(step: Mapping[str, Any]) -> list[str]:
         for key, what, unit in words
         if key in (step["learned"] or {})
     ]
+
+
+def _taking_off(facts: Facts) -> list[str]:
+    """What a person types to take each brake off."""
+    step, paused = facts.step, facts.paused
+    place = f"{step['pipeline']}/{step['step']}"
+    commands = ["ccatwm resume"] if paused else []
+    if not (step["enabled"] and step["pipeline_enabled"]):
+        commands.append("ccatwm apply FILE` with `enabled: true")
+    if step["pipeline_held"]:
+        commands.append(f"ccatwm release {shlex.quote(step['pipeline'])} --reason TEXT")
+    if step["tripped"]:
+        commands.append(f"ccatwm release {shlex.quote(place)} --retry --reason TEXT")
+    elif step["held"]:
+        commands.append(f"ccatwm release {shlex.quote(place)} --reason TEXT")
+    if facts.group["held"]:
+        commands.append(f"ccatwm release {shlex.quote(place + '/' + facts.group['key'])} --reason TEXT")
+    return [f"a person says `{command}`" for command in commands]
 
 
 def _when_looked_at(facts: Facts) -> str:
