@@ -1,0 +1,174 @@
+"""A step whose runs all fail alike is stopped, told once, and goes on when somebody says so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccatwm.core.selection import Selection
+from ccatwm.passes._frame import PassReport
+from ccatwm.upkeep.control import release
+from ccatwm.views.explain import build_explain, explain_lines
+from ccatwm.views.status import build_status, step_cells
+from tests.passes.conftest import Observatory
+
+SCANS = 300
+TRIP_AFTER = 20
+FIRST = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def write_night(folder: Path, archive: Path) -> None:
+    """Three hundred scans whose packages lie below one mount."""
+    archive.mkdir()
+    (folder / "base").mkdir()
+    packages, scans = [], []
+    for n in range(SCANS):
+        content = f"scan {n}\n".encode()
+        (archive / f"scan-{n}.dat").write_bytes(content)
+        start = FIRST + timedelta(minutes=10 * n)
+        scans.append({"name": f"scan-{n}", "obs_unit": "ou-1", "start_time": start.isoformat(),
+                      "end_time": (start + timedelta(minutes=9)).isoformat(), "status": "completed"})  # fmt: skip
+        packages.append({"name": f"scan-{n}", "executed_obs_unit": f"scan-{n}", "instrument_module": "CHAI/LFA",
+                         "state": "archived", "checksum": f"sha256:{hashlib.sha256(content).hexdigest()}",
+                         "size_bytes": len(content), "copies": [{"location": "raw", "path": f"scan-{n}.dat"}]})  # fmt: skip
+    places = [
+        {"name": "raw", "location_type": "long_term_archive", "base_path": str(archive)},
+        {"name": "local", "location_type": "processing", "base_path": str(folder / "base")},
+    ]
+    night = {
+        "sites": [{"name": "here"}],
+        "data_locations": [{**place, "storage_type": "disk", "site": "here"} for place in places],
+        "sources": [{"name": "NGC253", "kind": "fixed", "ra_deg": 11.9, "dec_deg": -25.3}],
+        "obs_units": [{"name": "ou-1", "source": "NGC253"}],
+        "executed_obs_units": scans,
+        "raw_data_packages": packages,
+    }
+    (folder / "night.yaml").write_text(json.dumps(night))
+    pipeline = {
+        "software": [{"name": "cal", "versions": [{"version": "1", "command": ["true"]}]}],
+        "data_groupings": [
+            {
+                "name": "all",
+                "filter_rules": [{"table": "Source", "column": "name", "operator": "eq", "value": "NGC253"}],
+            }
+        ],
+        "pipelines": [
+            {
+                "name": "otf",
+                "data_grouping": "all",
+                "processing_location": "local",
+                "trigger": {"type": "CONTINUOUS"},
+                "steps": [{"name": "calibrate", "software": "cal", "group_by": ["executed_obs_unit"]}],
+            }
+        ],
+    }
+    (folder / "pipeline.yaml").write_text(json.dumps(pipeline))
+
+
+def reduce(output: Path, manifest: dict[str, Any]) -> int:
+    (output / "science").mkdir(exist_ok=True)
+    (output / "science" / "out.txt").write_text(manifest["sub_group"])
+    return 0
+
+
+@pytest.fixture
+def dead_mount(empty_observatory: Observatory) -> Observatory:
+    """Three hundred runs are wanted, and the mount with their packages is gone."""
+    observatory = empty_observatory
+    observatory.program = reduce
+    observatory.settings_changes = {"trip_after": TRIP_AFTER}
+    archive = observatory.folder / "archive"
+    write_night(observatory.folder, archive)
+    observatory.arrive("night.yaml")
+    observatory.apply()
+    for name in ("trigger", "resolve"):
+        assert observatory.run_pass(name).error is None
+    archive.rename(observatory.folder / "unmounted")
+    return observatory
+
+
+def mount(observatory: Observatory) -> None:
+    (observatory.folder / "unmounted").rename(observatory.folder / "archive")
+
+
+def told(reports: Sequence[PassReport]) -> list[str]:
+    """What passes said of tripped steps."""
+    return [item.reason for report in reports for item in report.items if item.outcome == "tripped"]
+
+
+def statuses(observatory: Observatory) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for run in observatory.runs():
+        found[run["status"]] = found.get(run["status"], 0) + 1
+    return found
+
+
+def test_a_dead_mount_under_300_runs_trips_the_step_after_20_and_lets_the_others_be(
+    dead_mount: Observatory,
+) -> None:
+    report = dead_mount.run_pass("stage")
+    assert statuses(dead_mount) == {"FAILED": TRIP_AFTER, "PENDING": SCANS - TRIP_AFTER}
+    assert {r["failure_class"] for r in dead_mount.runs() if r["status"] == "FAILED"} == {"staging"}
+    (reason,) = told([report])
+    assert "all failed as staging" in reason
+    assert "ccatwm release otf/calibrate --retry" in reason
+
+
+def test_a_tripped_step_is_told_once(dead_mount: Observatory) -> None:
+    reports = [report for _ in range(6) for report in dead_mount.cycle()]
+    assert [report.error for report in reports if report.error] == []
+    assert len(told(reports)) == 1
+    assert statuses(dead_mount) == {"FAILED": TRIP_AFTER, "PENDING": SCANS - TRIP_AFTER}
+
+
+def test_what_is_told_of_a_dead_mount_is_bounded(dead_mount: Observatory) -> None:
+    """Each run that failed says so, and the copy that was not there; nothing is said of the other runs."""
+    reports = [report for _ in range(6) for report in dead_mount.cycle()]
+    said = [item for report in reports for item in report.items if item.outcome in ("failed", "bad-copy")]
+    assert len(said) <= 2 * TRIP_AFTER
+
+
+def test_status_and_explain_say_that_a_step_is_tripped_and_what_to_type(dead_mount: Observatory) -> None:
+    dead_mount.run_pass("stage")
+    context = dead_mount.context()
+    now = context.clock.now()
+    status = build_status(context.database, context.grouping, Selection(), now=now)
+    assert "tripped: staging" in str(step_cells(status["status"][0]))
+    command = "ccatwm release otf/calibrate --retry --reason TEXT"
+    assert command in status["next"]
+    explained = build_explain(context.database, "otf", "calibrate", now=now, limit=3)
+    assert explained["steps"][0]["brakes"] == [
+        "step calibrate is tripped: its last attempts all failed as staging"
+    ]
+    text = "\n".join(explain_lines(explained))
+    assert "tripped: its last attempts all failed as staging" in text
+    assert command in text
+
+
+def test_release_with_retry_goes_on_and_all_complete(dead_mount: Observatory) -> None:
+    dead_mount.run_pass("stage")
+    mount(dead_mount)
+    context = dead_mount.context()
+    now = context.clock.now()
+    done = release(
+        context.database, "otf/calibrate", reason="mounted", actor="ada", host="h", now=now, retry_failed=True
+    )
+    assert done.retried is not None and len(done.retried.done) == TRIP_AFTER
+    dead_mount.until_quiet()
+    assert statuses(dead_mount) == {"COMPLETED": SCANS}
+    assert len(dead_mount.rows("data_product")) == SCANS
+
+
+def test_a_mount_that_is_still_dead_trips_the_step_again_and_is_told_again(dead_mount: Observatory) -> None:
+    reports = dead_mount.cycle()
+    context = dead_mount.context()
+    release(context.database, "otf/calibrate", reason="?", actor="ada", host="h", now=context.clock.now(),
+            retry_failed=True)  # fmt: skip
+    reports += dead_mount.cycle()
+    assert len(told(reports)) == 2
