@@ -115,6 +115,7 @@ def apply(
         prune=prune,
         yes=yes,
         confirm_runs=context.settings.confirm_runs,
+        checksum_of=lambda path: context.host_files.digest(path),
     )
     _show_report(common, report)
     return 0

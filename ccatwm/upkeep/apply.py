@@ -1,12 +1,12 @@
 """Applies definitions: checks them whole, shows the difference, writes it in one transaction.
 
-Touches: the files read (also images and references, for their checksums), the ops-db.
+Touches: the files read, images and references where jobs see them (for their checksums), the ops-db.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,6 +30,7 @@ from ccatwm.core.model import PackageState, Resources
 from ccatwm.core.recipe import digest_of
 from ccatwm.core.subgroups import group_by_digest, group_by_json, parse_group_by
 from ccatwm.core.wording import count_text, size_text
+from ccatwm.edges.hostfiles.local import BareHostFiles
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import definitions as store
@@ -111,15 +112,19 @@ def apply_definitions(
     prune: bool = False,
     yes: bool = False,
     confirm_runs: int = 500,
+    checksum_of: Callable[[str], str | None] | None = None,
 ) -> ApplyReport:
-    """Apply files of definitions. Errors: DefinitionsError with every mistake; UsageError above `confirm_runs`."""
+    """Apply files of definitions. `checksum_of` reads an image or reference where jobs see it, else on this host.
+
+    Errors: DefinitionsError with every mistake; UsageError above `confirm_runs`; WorldError of `checksum_of`.
+    """
     if not paths:
         raise UsageError("no file to apply", next="ccatwm apply pipelines.yaml")
     defined = read_definitions(paths)
     with database.read() as connection:
         known = store.read_known(connection)
         locations = _location_types(connection, grouping)
-    files, changed, warnings = _file_checksums(defined, known)
+    files, changed, warnings = _file_checksums(defined, known, checksum_of or BareHostFiles().digest)
     problems = list_problems(defined, [*find_mistakes(defined, known, grouping, locations), *changed])
     if problems:
         raise _mistakes(problems)
@@ -232,9 +237,11 @@ def _location_warnings(defined: Defined, locations: Mapping[str, str | None]) ->
 # --- files ---------------------------------------------------------------------------------------------------------------
 
 
-def _file_checksums(defined: Defined, known: Known) -> tuple[dict[str, str | None], list[Mistake], list[str]]:
+def _file_checksums(
+    defined: Defined, known: Known, checksum_of: Callable[[str], str | None]
+) -> tuple[dict[str, str | None], list[Mistake], list[str]]:
     """Checksums of images and references by path, before any transaction; what is wrong, what is only missing."""
-    files = _Files(known)
+    files = _Files(known, checksum_of)
     for software in defined.software:
         for n, version in enumerate(software.item.versions):
             files.image(software, n, version)
@@ -247,15 +254,16 @@ def _file_checksums(defined: Defined, known: Known) -> tuple[dict[str, str | Non
 class _Files:
     """Each file is read once: several programs may share one image."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: Known, checksum_of: Callable[[str], str | None]) -> None:
         self.known = known
+        self._checksum_of = checksum_of
         self.checksums: dict[str, str | None] = {}
         self.mistakes: list[Mistake] = []
         self.warnings: list[str] = []
 
     def _checksum(self, path: str) -> str | None:
         if path not in self.checksums:
-            self.checksums[path] = checksum_of(Path(path))
+            self.checksums[path] = self._checksum_of(path)
         return self.checksums[path]
 
     def image(self, placed: Placed[SoftwareDefinition], n: int, version: SoftwareVersionDefinition) -> None:
@@ -290,24 +298,6 @@ class _Files:
         ):
             text = f"{what} was applied with another file"
             self.mistakes.append(placed.mistake(("versions", n, "path"), text, "add a new version for it"))
-
-
-def checksum_of(path: Path) -> str | None:
-    """`sha256:hex` of a file, of a folder its tree digest; None if there is none."""
-    from ccatwm.core.digests import tree_digest
-
-    try:
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file())
-            return f"sha256:{tree_digest((bytes(p.relative_to(path)), p.stat().st_size, _sha256(p)) for p in files)}"
-        return f"sha256:{_sha256(path)}" if path.is_file() else None
-    except OSError:
-        return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # --- writing --------------------------------------------------------------------------------------------------------------

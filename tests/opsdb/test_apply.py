@@ -255,6 +255,15 @@ def test_a_location_is_a_warning_while_none_is_known(apply):
     assert "knows no data location 'local'" in warning
 
 
+def test_checksums_are_those_of_the_host_where_jobs_run(apply, rows):
+    text = GOOD.replace("command:", "image: /there/a.sif, command:")
+    text += "references: [{name: r, versions: [{version: '1', path: /there/r}]}]\n"
+    report = apply(text, checksum_of={"/there/a.sif": "sha256:aa", "/there/r": "sha256:bb"}.get)
+    assert not [line for line in report.warnings if "not there" in line]
+    assert rows(t.reduction_software_version.c.image_digest) == ["sha256:aa"]
+    assert rows(t.reference_data_version.c.checksum) == ["sha256:bb"]
+
+
 def test_a_missing_image_is_a_warning_and_fixed_when_it_is_there(apply, rows, tmp_path):
     image = tmp_path / "a.sif"
     text = GOOD.replace("command:", f"image: {image}, command:")
