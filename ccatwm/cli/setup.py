@@ -56,7 +56,7 @@ def init(
     from ccatwm.upkeep.initialise import initialise
     from ccatwm.wiring import open_base_there
 
-    target = folder or Path(common.site or DEFAULT_FOLDER)
+    target = folder or (_folder_of(common.site) if common.site else Path(DEFAULT_FOLDER))
     report = initialise(
         target, now=SystemClock().now(), environ=os.environ, opsdb_url=opsdb, open_base_there=open_base_there
     )
@@ -65,6 +65,16 @@ def init(
     elif not common.quiet:
         _show_init(report)
     return 0
+
+
+def _folder_of(site: str) -> Path:
+    """The folder of a site that is there already under this name, else the folder to make."""
+    from ccatwm.settings.find import find_site
+
+    try:
+        return find_site(site, os.environ, Path.cwd()).folder or Path(site)
+    except SettingsError:
+        return Path(site)
 
 
 def _show_init(report: Any) -> None:

@@ -48,8 +48,9 @@ class InitReport:
     @property
     def next(self) -> list[str]:
         site = "" if self.folder == Path.cwd() / DEFAULT_FOLDER else f" --site {self.folder}"
+        raw = "" if self.settings.files_over_ssh else f" (in {self.folder / RAW})"
         return [
-            f"ccatwm{site} ingest OBSERVATIONS.yaml   # tell of raw data packages (in {self.folder / RAW})",
+            f"ccatwm{site} ingest OBSERVATIONS.yaml   # tell of raw data packages{raw}",
             f"ccatwm{site} apply PIPELINES.yaml       # say what to process, and how",
             f"ccatwm{site} cycle --until-idle         # do it",
             f"ccatwm{site} status                     # look at it",

@@ -38,6 +38,16 @@ def test_init_says_that_apptainer_was_not_found_only_where_it_looked(cli: Cli, m
     assert "uncontained: Apptainer was not found" in cli("init", "other").out
 
 
+def test_init_of_a_named_site_completes_it_where_its_settings_are(cli: Cli, monkeypatch, tmp_path) -> None:
+    shelf = tmp_path / "shelf"
+    cli("init", shelf / "cluster")
+    (shelf / "cluster" / "raw").rmdir()
+    monkeypatch.setattr("ccatwm.settings.find.project_sites", lambda: shelf)
+    answer = cli("--site", "cluster", "init", "--json")
+    assert answer.json["made"] == [f"{shelf}/cluster/raw/"]
+    assert not Path("cluster").exists()
+
+
 def test_config_show_begins_with_whose_settings_they_are(cli: Cli) -> None:
     cli("init")
     assert cli("config", "show").out.splitlines()[0] == f"settings of {Path('ccatwm-data').resolve()}"
