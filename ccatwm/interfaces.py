@@ -300,6 +300,9 @@ class Transport(Protocol):
 class RemoteCalls(Protocol):
     """One connection to our own program on the processing host, which has the same edges there."""
 
+    opened: int
+    """Connections made so far."""
+
     def call(self, part: str, method: str, /, **arguments: Any) -> Any:
         """Call `method` of `part` (`files`, `disk`, `host`, `commands`) there; values as `core.wire` carries them.
 

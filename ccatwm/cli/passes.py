@@ -146,7 +146,12 @@ def cycle(
     )
     reports = _show_rounds(common, rounds, dry_run)
     _tell_conditions(common, context, reports)
-    document: dict[str, Any] = {"schema": "ccatwm.cycle/1", "passes": [report.to_json() for report in reports]}
+    document: dict[str, Any] = {
+        "schema": "ccatwm.cycle/1",
+        "scheduler_calls": context.scheduler_calls,  # of all rounds: `passes` has those that did something
+        "connections": context.connections,
+        "passes": [report.to_json() for report in reports],
+    }
     in_reach = not any(report.error for report in reports)
     if until_idle and in_reach:
         document["left"] = _tell_left(common, context)
@@ -277,12 +282,11 @@ def _show_rounds(common: Common, rounds: Any, dry_run: bool) -> list[PassReport]
     for count, reports in enumerate(rounds, 1):
         kept += [r for r in last if r.changed]
         last = reports
-        if not common.json:
-            _clear_progress()
-            for report in reports:
-                if report.changed or report.error or report.skipped or dry_run:
-                    _show(common, report, dry_run)
-            _show_progress(common, count, time.monotonic() - begun, reports)
+        _clear_progress()
+        for report in reports:
+            if not common.json and (report.changed or report.error or report.skipped or dry_run):
+                _show(common, report, dry_run)
+        _show_progress(common, count, time.monotonic() - begun, reports)
     _clear_progress()
     if (
         common.terminal

@@ -44,6 +44,11 @@ class Context:
         """Commands given to the batch system so far: none if it was never needed."""
         return self.scheduler.calls if "scheduler" in self.__dict__ else 0
 
+    @property
+    def connections(self) -> int:
+        """Connections to the processing host so far: none if it was never needed, or is this host."""
+        return 0 if self.connection is None else self.connection.opened
+
     @cached_property
     def storages(self) -> Mapping[str, Storage]:
         return self.make_storages()

@@ -119,7 +119,9 @@ def test_a_run_is_asked_for_with_a_reason_only(world, cli):
 def test_a_cycle_until_idle_says_last_what_is_left(world, cli):
     answer = cli("cycle", "--until-idle")
     assert (answer.code, answer.out.splitlines()[-1]) == (0, "left: 1 run needs you: ccatwm show 1")
-    assert cli("cycle", "--until-idle", "--json").json["left"]["needs_you"] == [1]
+    document = cli("cycle", "--until-idle", "--json").json
+    assert document["left"]["needs_you"] == [1]
+    assert (document["scheduler_calls"], document["connections"]) == (0, 0)
 
 
 def test_hold_and_release_show_in_status(world, cli):
