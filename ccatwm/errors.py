@@ -94,6 +94,10 @@ class SchedulerUnavailableError(WorldError):
     """The batch system did not answer: nothing may be concluded about any job."""
 
 
+class CallBudgetError(SchedulerUnavailableError):
+    """The batch system was not asked: this host has used up its calls of this minute. It passes by itself."""
+
+
 class TransportError(WorldError):
     """The processing host was not reached, or the command could not begin there: nothing has happened."""
 

@@ -15,7 +15,7 @@ import typer
 
 from ccatwm.cli import _frame
 from ccatwm.cli._frame import Common, DryRun, Limit, Wait, command
-from ccatwm.errors import UsageError
+from ccatwm.errors import CallBudgetError, UsageError
 
 if TYPE_CHECKING:
     from ccatwm.passes._context import Context
@@ -263,7 +263,11 @@ def _rounds_until_idle(context: Context, options: PassOptions) -> Iterator[list[
     while True:
         reports = list(wiring.run_cycle(context, options))
         yield reports
-        if any(r.error is not None for r in reports) or all(r.skipped == "paused" for r in reports):
+        errors = [r.error for r in reports if r.error is not None]
+        if errors and all(isinstance(error, CallBudgetError) for error in errors):
+            time.sleep(MAX_IDLE_SLEEP_SECONDS)  # nobody asked for this brake to end the work
+            continue
+        if errors or all(r.skipped == "paused" for r in reports):
             return
         if any(r.changed for r in reports):
             pause = IDLE_SLEEP_SECONDS

@@ -9,6 +9,8 @@ import pytest
 
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.engine import Database
+from ccatwm.errors import CallBudgetError
+from ccatwm.passes._frame import PassReport
 from tests.cli.conftest import Cli
 from tests.opsdb.looked_at import World
 
@@ -122,6 +124,20 @@ def test_a_cycle_until_idle_says_last_what_is_left(world, cli):
     document = cli("cycle", "--until-idle", "--json").json
     assert document["left"]["needs_you"] == [1]
     assert (document["scheduler_calls"], document["connections"]) == (0, 0)
+
+
+def test_a_cycle_until_idle_waits_where_its_own_call_budget_is_used_up(world, cli, monkeypatch):
+    pauses, rounds = [], []
+
+    def run_cycle(context, options):
+        report = PassReport("poll", "site", context.clock.now())
+        report.error = CallBudgetError("60 commands were given") if len(rounds) < 2 else None
+        rounds.append(report)
+        return [report]
+
+    monkeypatch.setattr("ccatwm.wiring.run_cycle", run_cycle)
+    monkeypatch.setattr("ccatwm.cli.passes.time.sleep", pauses.append)
+    assert (cli("cycle", "--until-idle").code, len(rounds), pauses) == (0, 3, [5.0, 5.0])
 
 
 def test_hold_and_release_show_in_status(world, cli):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ccatwm.edges.scheduler._budget import CallBudget
-from ccatwm.errors import SchedulerUnavailableError
+from ccatwm.errors import CallBudgetError
 
 pytestmark = pytest.mark.quick
 
@@ -44,7 +44,7 @@ def test_a_wait_that_would_take_too_long_ends_the_pass(tmp_path):
     clock = HandClock()
     budget = CallBudget(tmp_path / "calls.json", 1, clock)
     budget.take()
-    with pytest.raises(SchedulerUnavailableError, match="1 commands were given"):
+    with pytest.raises(CallBudgetError, match="1 commands were given"):
         budget.take()
     assert clock.slept == 0
 

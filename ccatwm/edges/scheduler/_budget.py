@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from ccatwm.errors import SchedulerUnavailableError
+from ccatwm.errors import CallBudgetError
 from ccatwm.interfaces import Clock
 
 WINDOW_SECONDS = 60.0
@@ -26,11 +26,11 @@ class CallBudget:
         self._clock = clock
 
     def take(self) -> None:
-        """One call: wait for its turn. Errors: SchedulerUnavailableError when that would take too long."""
+        """One call: wait for its turn. Errors: CallBudgetError when that would take too long."""
         waited = 0.0
         while (seconds := self._try()) > 0:
             if waited + seconds > LONGEST_WAIT_SECONDS:
-                raise SchedulerUnavailableError(
+                raise CallBudgetError(
                     f"{self._per_minute} commands were given to the batch system within a minute; the rest waits",
                     next="nothing to do; slurm.calls_per_minute is the limit",
                 )
