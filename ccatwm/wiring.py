@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ccatwm.passes._context import Context
     from ccatwm.passes._frame import PassOptions, PassReport
     from ccatwm.settings.schema import Settings
+    from ccatwm.upkeep.doctor import Checked
 
 PASSES = ("trigger", "resolve", "stage", "submit", "poll", "collect")
 
@@ -169,6 +170,32 @@ def open_base_there(settings: Settings) -> Iterator[tuple[Transport, WorkFiles]]
     remote = build_connection(settings, effects, SystemClock())
     try:
         yield build_transport(effects, remote), build_workfiles(settings, effects, remote)
+    finally:
+        if remote is not None:
+            remote.close()
+
+
+@contextmanager
+def open_checkup(settings: Settings) -> Iterator[Checked]:
+    """What `ccatwm doctor` looks at, with nothing checked before."""
+    from ccatwm.edges.clock import SystemClock
+    from ccatwm.edges.opsdb.engine import Database
+    from ccatwm.edges.transport.local import LocalTransport
+    from ccatwm.upkeep.doctor import Checked
+
+    effects, clock = PlainEffects(), SystemClock()
+    remote = build_connection(settings, effects, clock)
+    try:
+        yield Checked(
+            settings=settings,
+            database=Database(settings.opsdb_url, effects),
+            clock=clock,
+            here=LocalTransport(effects),
+            there=build_transport(effects, remote),
+            files=build_workfiles(settings, effects, remote),
+            host_files=_host_files(settings, effects, remote),
+            make_scheduler=lambda: build_scheduler(settings, effects, clock, remote),
+        )
     finally:
         if remote is not None:
             remote.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ccatwm.cli import _frame, acting, looking, passes, setup
+from ccatwm.cli import _frame, acting, caring, looking, passes, setup
 
 app = _frame.build_app(
     "Runs the science pipelines of the CCAT Data Center, one pass at a time.", name="ccatwm"
@@ -15,6 +15,7 @@ passes.register(app)
 setup.register(app)
 looking.register(app)
 acting.register(app)
+caring.register(app)
 setup.register_groups(app)
 
 

@@ -53,7 +53,7 @@ def take_lease(
     connection: sa.Connection, pass_name: str, location: str, holder: Holder, *, fence: int, seconds: int
 ) -> int | None:
     """Take the lease if its fence is still `fence`; the new fence, or None if somebody else was first."""
-    now = _now(connection)
+    now = read_clock(connection)
     changed = connection.execute(
         sa.update(lease)
         .where(lease.c.pass_name == pass_name, lease.c.location == location, lease.c.fence == fence)
@@ -69,7 +69,7 @@ def renew_lease(
     connection: sa.Connection, pass_name: str, location: str, *, fence: int, seconds: int
 ) -> bool:
     """Put the expiry off; False if the lease was taken over."""
-    expires_at = _now(connection) + timedelta(seconds=seconds)
+    expires_at = read_clock(connection) + timedelta(seconds=seconds)
     changed = connection.execute(
         sa.update(lease)
         .where(lease.c.pass_name == pass_name, lease.c.location == location, lease.c.fence == fence)
@@ -86,7 +86,8 @@ def release_lease(connection: sa.Connection, pass_name: str, location: str, *, f
     )
 
 
-def _now(connection: sa.Connection) -> datetime:
+def read_clock(connection: sa.Connection) -> datetime:
+    """What time it is for the database."""
     now: datetime = connection.execute(sa.select(database_now(connection.dialect.name))).scalar_one()
     return now
 

@@ -1,0 +1,154 @@
+"""Commands that take care of a site: `doctor`. Touches: nothing itself; with --as-cron a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ccatwm.cli import _frame
+from ccatwm.cli._frame import Common, command
+from ccatwm.errors import CcatwmError, SettingsError
+
+if TYPE_CHECKING:
+    from ccatwm.core.checkup import Finding
+    from ccatwm.settings.schema import Settings
+
+NoJob = Annotated[bool, typer.Option("--no-job", help="Submit no job to try a compute node.")]
+WaitSeconds = Annotated[
+    float, typer.Option("--wait", min=0, metavar="S", help="How long that job may take to start.")
+]
+AsCron = Annotated[bool, typer.Option("--as-cron", help="Check with the environment that cron has.")]
+PASSED_TO_CRON = ("HOME", "LOGNAME", "USER")  # crontab(5) sets HOME, LOGNAME and SHELL
+
+
+@dataclass(frozen=True)
+class _How:
+    """Options of a check."""
+
+    job: bool
+    wait_seconds: float
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, panel=_frame.CARE)(doctor)
+
+
+def doctor(common: Common, no_job: NoJob = False, wait: WaitSeconds = 60.0, as_cron: AsCron = False) -> int:
+    """Check the site from top to bottom, and say for each finding what to do."""
+    from ccatwm.core.checkup import exit_code
+
+    how = _How(not no_job, wait)
+    findings: list[Finding] = []
+    for finding in _as_cron(common, how) if as_cron else _examine(common, how):
+        findings.append(finding)
+        if not common.json:
+            _show(common, finding)
+    if common.json:
+        from ccatwm.upkeep.doctor import document
+
+        _frame.emit_json(document(_site_name(common), findings))
+    elif not common.quiet:
+        print(_summary(findings))
+    return exit_code(findings)
+
+
+def _examine(common: Common, how: _How) -> Iterator[Finding]:
+    """Findings as they are made; wrong settings are findings, too."""
+    from ccatwm.core.checkup import error_findings
+
+    try:
+        settings = _load(common)
+    except SettingsError as error:
+        yield from error_findings("settings", error)
+        return
+    from ccatwm.upkeep.doctor import examine
+    from ccatwm.wiring import open_checkup
+
+    with open_checkup(settings) as site:
+        yield from examine(site, job=how.job, wait_seconds=how.wait_seconds)
+
+
+def _site_name(common: Common) -> str | None:
+    """None where no site was found."""
+    from ccatwm.settings.find import find_site
+
+    try:
+        return find_site(common.site, os.environ, Path.cwd()).name
+    except SettingsError:
+        return None
+
+
+def _load(common: Common) -> Settings:
+    from ccatwm.settings.load import load_settings
+
+    return load_settings(common.site, os.environ, Path.cwd())
+
+
+def _show(common: Common, finding: Finding) -> None:
+    """One line, and what to do below it."""
+    from ccatwm.core.checkup import Judgement
+
+    quiet = finding.state in (Judgement.OK, Judgement.SKIPPED)
+    if common.quiet and quiet:
+        return
+    word = finding.state.value if quiet or finding.state is Judgement.WARNING else finding.state.value.upper()
+    print(_frame.printable(f"{word:<8} {finding.name:<22} {finding.found}"))
+    if finding.next:
+        print(_frame.printable(f"{'':<31} next: {finding.next}"))
+    sys.stdout.flush()
+
+
+def _summary(findings: list[Finding]) -> str:
+    from ccatwm.core.checkup import Judgement
+
+    wrong = sum(f.state is Judgement.WRONG for f in findings)
+    warnings = sum(f.state is Judgement.WARNING for f in findings)
+    skipped = sum(f.state is Judgement.SKIPPED for f in findings)
+    counts = [f"{wrong} wrong" if wrong else "nothing is wrong"]
+    counts += [f"{warnings} warning{'s' * (warnings > 1)}"] if warnings else []
+    counts += [f"{skipped} skipped"] if skipped else []
+    return ", ".join(counts)
+
+
+# --- as cron -------------------------------------------------------------------------------------------------------
+
+
+def _as_cron(common: Common, how: _How) -> Iterator[Finding]:
+    """The same check by a process that has what crontab(5) gives, and the site by its folder."""
+    from ccatwm.core.checkup import CRON_PATH, Finding, Judgement, judge_cron_environment
+    from ccatwm.settings.find import PREFIX, find_site
+
+    ours = sorted(
+        k for k in os.environ if (k.startswith(PREFIX) and k != f"{PREFIX}SITE") or k == "ENV_FOR_DYNACONF"
+    )
+    yield judge_cron_environment("cron-environment", ours, agent="SSH_AUTH_SOCK" in os.environ)
+    environment = {name: os.environ[name] for name in PASSED_TO_CRON if name in os.environ}
+    environment |= {"PATH": CRON_PATH, "SHELL": "/bin/sh"}
+    site: list[str] = []
+    try:
+        folder = find_site(common.site, os.environ, Path.cwd()).folder
+        site = ["--site", str(folder)] if folder is not None else []
+    except SettingsError:
+        pass  # the check tells
+    options = ["--json", "--wait", str(how.wait_seconds), *([] if how.job else ["--no-job"])]
+    done = subprocess.run(
+        [sys.executable, "-m", "ccatwm", *site, "doctor", *options],
+        env=environment, cwd=os.environ.get("HOME", "/"), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    try:
+        told = json.loads(done.stdout)["findings"]
+    except (ValueError, KeyError) as error:
+        raise CcatwmError(
+            f"the check under cron's environment said nothing: {done.stderr.strip()[-500:]}"
+        ) from error
+    for entry in told:
+        yield Finding(entry["name"], Judgement(entry["state"]), entry["found"], entry["next"], entry["away"])
