@@ -98,11 +98,11 @@ def test_a_path_lies_on_the_latest_of_the_longest_mounts_above_it() -> None:
 
 def test_a_network_file_system_is_wrong_for_sqlite_a_warning_for_locks_and_fine_for_runs() -> None:
     nfs = Mount("/home", "nfs4")
-    assert judge_local_disk("a", "/home/db", nfs, "no", needed=True).state == "wrong"
-    assert judge_local_disk("a", "/home/state", nfs, "no", needed=False).state == "warning"
+    assert judge_local_disk("a", "/users/db", nfs, "no", needed=True).state == "wrong"
+    assert judge_local_disk("a", "/users/state", nfs, "no", needed=False).state == "warning"
     assert judge_local_disk("a", "/var", Mount("/", "xfs"), "no", needed=True).state == "ok"
-    assert judge_base_mount("a", "/home/runs", nfs).state == "ok"
-    assert judge_base_mount("a", "/home/runs", Mount("/home", "nfs4", ("ro",))).state == "wrong"
+    assert judge_base_mount("a", "/users/runs", nfs).state == "ok"
+    assert judge_base_mount("a", "/users/runs", Mount("/home", "nfs4", ("ro",))).state == "wrong"
 
 
 @pytest.mark.parametrize(
