@@ -95,6 +95,8 @@ class PassReport:
         """Count `item` as `done`, `waiting` or `failed`."""
         setattr(self, kind, getattr(self, kind) + 1)
         self.items.append(item)
+        if not log.isEnabledFor(_LEVELS[kind]):
+            return
         log.log(
             _LEVELS[kind],
             "%s: %s%s",

@@ -27,6 +27,7 @@ from ccatwm.core.products import container_failure
 from ccatwm.core.retries import learned_resources
 from ccatwm.core.states import BEFORE_SUBMIT, RunEvent, RunStatus
 from ccatwm.edges.opsdb.stores import attempts, runs, streaks, sub_groups
+from ccatwm.edges.opsdb.stores.attempts import OpenJob
 from ccatwm.errors import SchedulerUnavailableError
 from ccatwm.interfaces import JobReport, JobState, JobTask
 from ccatwm.passes._claims import list_restarts, supersede
@@ -122,13 +123,14 @@ def _cancel_jobs(frame: PassFrame) -> None:
 
 def _watch_jobs(frame: PassFrame) -> None:
     """One question to the batch system for all jobs, one reading of all records, one transaction per run that moved."""
-    pairs, late = _list_watched(frame), _list_without_metrics(frame)
-    reports = _ask(frame, [attempt for _, attempt in pairs], late)
+    with frame.context.database.read() as connection:
+        open_jobs = attempts.list_open_jobs(connection, location(frame.context))
+    late = _list_without_metrics(frame)
+    reports = _ask(frame, open_jobs, late)
     _fill_metrics(frame, late, reports)
-    watched = _read_records(frame.context, [(r, a, reports[a.id]) for r, a in pairs]) if pairs else []
-    frame.report.selected = len(watched)
+    frame.report.selected = len(open_jobs)
     held, hopeless = [], []
-    for item in watched:
+    for item in _look_closer(frame, _tell_quiet(frame, open_jobs, reports), reports):
         if frame.time_is_up():
             return
         frame.checkpoint()
@@ -154,30 +156,64 @@ def _give_up(frame: PassFrame, hopeless: Sequence[tuple[Watched, Conclusion]]) -
         _apply(frame, item, conclusion)
 
 
-def _list_watched(frame: PassFrame) -> list[tuple[Run, Attempt]]:
+def _tell_quiet(
+    frame: PassFrame, open_jobs: Sequence[OpenJob], reports: Mapping[int, JobReport]
+) -> list[OpenJob]:
+    """Count those that wait or run as before; why they wait is written down. The others are to be looked at closer."""
+    news = []
+    said_anew: dict[str, list[int]] = {}
+    for job in open_jobs:
+        report = reports[job.attempt_id]
+        if not _is_quiet(job, report):
+            news.append(job)
+            continue
+        if job.gone_at is not None or (job.message or "") != report.message:
+            said_anew.setdefault(report.message, []).append(job.attempt_id)
+        place = (job.run_id, job.pipeline, job.step, job.sub_group)
+        frame.report.add("waiting", PassItem(job.status, _of_job(report, report.message), *place))
+    if said_anew and not frame.dry_run:
+        with frame.context.database.write() as connection:
+            for message, attempt_ids in said_anew.items():
+                attempts.record_alive(connection, attempt_ids, message or None)
+    return news
+
+
+def _is_quiet(job: OpenJob, report: JobReport) -> bool:
+    """Whether a job is where its run says it is."""
+    if report.state is JobState.PENDING:
+        return report.cause is None and job.status == RunStatus.SUBMITTED
+    return report.state is JobState.RUNNING and job.status == RunStatus.RUNNING
+
+
+def _look_closer(
+    frame: PassFrame, news: Sequence[OpenJob], reports: Mapping[int, JobReport]
+) -> list[Watched]:
+    if not news:
+        return []
     with frame.context.database.read() as connection:
-        selected = runs.list_open_runs(
-            connection, location(frame.context), (RunStatus.SUBMITTED, RunStatus.RUNNING), include_held=True
-        )
-        newest = attempts.newest_attempts(connection, [r.id for r in selected])
-    return [(r, newest[r.id]) for r in selected if r.id in newest and newest[r.id].job_id is not None]
+        found = runs.get_runs(connection, [job.run_id for job in news])
+        newest = attempts.newest_attempts(connection, [job.run_id for job in news])
+    pairs = [(found[job.run_id], newest[job.run_id]) for job in news]
+    return _read_records(frame.context, [(r, a, reports[a.id]) for r, a in pairs if a.id in reports])
 
 
-def _ask(frame: PassFrame, watched: Sequence[Attempt], late: Sequence[Attempt]) -> dict[int, JobReport]:
+def _ask(frame: PassFrame, watched: Sequence[OpenJob], late: Sequence[Attempt]) -> dict[int, JobReport]:
     """What the batch system says of attempts, by their id. That it cannot tell of `late` ones is no failure."""
+    asked = {j.attempt_id: JobTask(j.job_id, j.array_index, j.token, j.submitted_at) for j in watched}
+    more = {attempt.id: _task(attempt) for attempt in late}
     try:
-        reports = _poll(frame, [*watched, *late])
+        reports = _poll(frame, asked | more)
     except SchedulerUnavailableError:
         if not late:
             raise
-        reports = _poll(frame, watched)
-    by_job = {(report.job_id, report.array_index): report for report in reports}
+        reports = _poll(frame, asked)
     silent = JobReport("", 0, JobState.UNKNOWN)
-    return {a.id: by_job.get((str(a.job_id), a.array_index), silent) for a in (*watched, *late)}
+    return {attempt_id: reports.get(task[:2], silent) for attempt_id, task in (asked | more).items()}
 
 
-def _poll(frame: PassFrame, asked: Sequence[Attempt]) -> Sequence[JobReport]:
-    return frame.context.scheduler.poll([_task(attempt) for attempt in asked]) if asked else []
+def _poll(frame: PassFrame, asked: Mapping[int, JobTask]) -> dict[tuple[str, int], JobReport]:
+    reports = frame.context.scheduler.poll(list(asked.values())) if asked else []
+    return {(report.job_id, report.array_index): report for report in reports}
 
 
 def _task(attempt: Attempt) -> JobTask:
@@ -432,8 +468,11 @@ def _wait(frame: PassFrame, item: Watched, message: str) -> None:
     if not known:
         log.warning("run %s: the batch system says nothing that is understood of job %s: %s", item.run.id,
                     item.attempt.job_id, item.report.message)  # fmt: skip
-    reason = f"its job is {item.report.state.value}" + (f": {message}" if message else "")
-    frame.report.add("waiting", _item(item.run, item.run.status, reason))
+    frame.report.add("waiting", _item(item.run, item.run.status, _of_job(item.report, message)))
+
+
+def _of_job(report: JobReport, message: str) -> str:
+    return f"its job is {report.state.value}" + (f": {message}" if message else "")
 
 
 def _has_news(item: Watched, message: str) -> bool:

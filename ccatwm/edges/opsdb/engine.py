@@ -139,9 +139,7 @@ class Database:
         """A missing right, which a person gives, or the world's silence, which the next pass outlasts."""
         if _is_denied(error):
             return _missing_right(self.url, self.safe_url, error)
-        return OpsDbUnavailableError(
-            f"the ops-db did not answer: {_first_line(error)}", where=self.safe_url
-        )
+        return OpsDbUnavailableError(f"the ops-db did not answer: {_first_line(error)}", where=self.safe_url)
 
     @property
     def safe_url(self) -> str:

@@ -255,7 +255,9 @@ reduction_step = _table(
     Column("enabled", Boolean, nullable=False),
     Column("held", Text),
     Column("tripped", Text),  # failure class that tripped it
-    Column("failures", Integer, nullable=False, server_default="0"),  # attempts that failed alike, without a success
+    Column(
+        "failures", Integer, nullable=False, server_default="0"
+    ),  # attempts that failed alike, without a success
     Column("failures_class", Text),
     Column("learned", Json),  # memory_gb, time_hours that retries had to grow to before a run succeeded
     Column("oldest_first", Boolean, nullable=False, server_default=sa.false()),  # its `order`
@@ -388,7 +390,9 @@ executed_reduction_step = _table(
     Column("recipe_parts", Json, nullable=False),
     Column("resolved_step", Json, nullable=False),
     Column("priority", Integer, nullable=False),
-    Column("observed_at", UtcDateTime, nullable=False),  # when its newest observation began, else when it was made
+    Column(
+        "observed_at", UtcDateTime, nullable=False
+    ),  # when its newest observation began, else when it was made
     Column("trial", Boolean, nullable=False, server_default=sa.false()),
     Column("attempt", Integer, nullable=False, server_default="0"),
     Column("retries_used", Integer, nullable=False, server_default="0"),
@@ -461,7 +465,9 @@ submission = _table(
     Column("state", Text, nullable=False),  # INTENDED, HELD, RELEASED, ABSENT
     Column("job_id", Text, index=True),
     Column("message", Text),
-    Column("doubtful", Boolean, nullable=False, server_default=sa.false()),  # given up, its job may appear yet
+    Column(
+        "doubtful", Boolean, nullable=False, server_default=sa.false()
+    ),  # given up, its job may appear yet
     Column("created_at", UtcDateTime, nullable=False),
     Column("submitted_at", UtcDateTime),
     Index(

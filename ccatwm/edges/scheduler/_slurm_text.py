@@ -157,7 +157,11 @@ def refusal_advice(message: str, options: Mapping[str, object]) -> str:
         return "the step's resources are more than the cluster or the partition has: lower them and apply"
     for word, name in _ABOUT:
         if word in words:
-            return f"correct {name} in the step's resources and apply" if options.get(name) else f"set slurm.{name}"
+            return (
+                f"correct {name} in the step's resources and apply"
+                if options.get(name)
+                else f"set slurm.{name}"
+            )
     return "correct the step's resources, or slurm.extra in the settings"
 
 
@@ -339,7 +343,7 @@ def _with_memory(row: AccountRow, peak: float | None) -> AccountRow:
 def _time(text: str) -> datetime | None:
     """Slurm prints local time without a zone: its commands are run with TZ=UTC."""
     try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
     except ValueError:
         return None  # Unknown, N/A, None
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -122,6 +122,54 @@ def _attempts_of(connection: sa.Connection, submission_ids: list[int]) -> dict[i
         for row in connection.execute(query):
             found[row.submission_id].append(_attempt(row))
     return found
+
+
+def record_alive(connection: sa.Connection, attempt_ids: Sequence[int], message: str | None) -> None:
+    """Their jobs are in the queue, maybe again; `message` is why they wait there."""
+    for chunk in chunks(attempt_ids):
+        connection.execute(
+            sa.update(attempt).where(attempt.c.id.in_(chunk)).values(ended_at=None, message=message)
+        )
+
+
+class OpenJob(NamedTuple):
+    """What a poll asks about: a run that has a job, with its newest attempt. Light: there are thousands."""
+
+    run_id: int
+    pipeline: str
+    step: str
+    sub_group: str
+    status: str
+    cancel_requested: bool
+    attempt_id: int
+    array_index: int
+    gone_at: datetime | None
+    message: str | None
+    job_id: str
+    token: str
+    submitted_at: datetime | None
+
+
+def list_open_jobs(connection: sa.Connection, location: str) -> list[OpenJob]:
+    """Runs SUBMITTED or RUNNING at a processing location whose job's id is known, larger priority first."""
+    runs = t.executed_reduction_step
+    query = (
+        sa.select(
+            runs.c.id, runs.c.pipeline_name, runs.c.step_name, runs.c.sub_group_key, runs.c.status,
+            runs.c.cancel_requested_at.isnot(None), attempt.c.id, attempt.c.array_index, attempt.c.ended_at,
+            attempt.c.message, submission.c.job_id, submission.c.token, submission.c.submitted_at,
+        )
+        .join(attempt, sa.and_(attempt.c.run_id == runs.c.id, attempt.c.number == runs.c.attempt))
+        .join(submission, submission.c.id == attempt.c.submission_id)
+        .where(
+            runs.c.is_open,
+            runs.c.processing_location == location,
+            runs.c.status.in_(["SUBMITTED", "RUNNING"]),
+            submission.c.job_id.isnot(None),
+        )
+        .order_by(runs.c.priority.desc(), runs.c.id)
+    )  # fmt: skip
+    return [OpenJob(*row) for row in connection.execute(query)]
 
 
 def newest_attempts(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, Attempt]:
