@@ -179,7 +179,8 @@ def _of_ended(
         return Conclusion(Verdict.WAIT, message="the job has gone, its exit record has not shown yet")
     if facts.started and facts.refused and facts.gone_seconds < patience.record + facts.limit_seconds:
         return Conclusion(Verdict.WAIT, message="another job began its attempt before: that one's record is waited for")
-    return Conclusion(Verdict.FAILED, FailureClass.LOST, message="the job has ended and left no exit record")
+    text = "the job has ended and left no exit record"
+    return Conclusion(Verdict.FAILED, FailureClass.LOST, message=text, needs_claim=not facts.started)
 
 
 def _of_absent(

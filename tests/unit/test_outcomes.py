@@ -54,6 +54,12 @@ def test_an_absent_job_with_a_record_is_accepted_only_after_the_grace_period():
     assert (accepted.verdict, accepted.message) == (Verdict.SUCCEEDED, "the batch system never told of its end")
 
 
+def test_an_ended_job_without_a_trace_is_lost_only_if_its_claim_is_won():
+    """Without accounting a job that is out of the queue may never have begun."""
+    assert judge("ended", gone=61, started=False).needs_claim
+    assert not judge("ended", gone=61, started=True).needs_claim
+
+
 def test_a_job_whose_attempt_another_began_is_not_lost_while_that_one_may_run():
     assert judge("ended", refused=True, gone=61, limit_seconds=600).verdict is Verdict.WAIT
     assert judge("ended", refused=True, gone=661, limit_seconds=600).failure is FailureClass.LOST
