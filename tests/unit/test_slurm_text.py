@@ -205,6 +205,12 @@ def test_a_cancelled_array_is_one_row_for_all_its_tasks():
     assert {key for key in accounts() if key[0] == "9"} == {("9", 0), ("9", 2)}
 
 
+def test_a_later_record_that_is_not_wanted_hides_none_and_lends_no_memory():
+    other = ACCOUNTS.replace(b"T15:15:", b"T16:15:").replace(b"ccatwm-aaa", b"other").replace(b"|2G|", b"|9G|")
+    (row,) = text.parse_sacct(ACCOUNTS + other, lambda row: row.name == "ccatwm-aaa")
+    assert (row.job_id, row.array_index, row.name, row.peak_memory_gb) == ("2", 0, "ccatwm-aaa", 2.0)
+
+
 @given(st.binary(max_size=300))
 def test_noise_is_no_account(noise):
     for row in text.parse_sacct(noise):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -288,18 +288,24 @@ def build_sacct_names(program: str, names: Sequence[str], since: datetime) -> li
     ]  # fmt: skip
 
 
-def parse_sacct(stdout: bytes) -> list[AccountRow]:
-    """The newest record of each task; peak memory is the largest of its steps."""
+def parse_sacct(stdout: bytes, wanted: Callable[[AccountRow], bool] = lambda row: True) -> list[AccountRow]:
+    """The newest record of each task, of those that are `wanted`; peak memory is the largest of its steps.
+
+    The steps of a record follow it.
+    """
     newest: dict[tuple[str, int | None], AccountRow] = {}
     memory: dict[tuple[str, int | None], float] = {}
+    foreign: set[tuple[str, int | None]] = set()
     for fields in _sacct_fields(stdout):
         base, _, step = fields[0].partition(".")
         for key in _task_keys(base):
-            if (peak := _gib(fields[8])) is not None:
-                memory[key] = max(peak, memory.get(key, 0.0))
             if not step:
                 row = _account_row(key, fields)
-                newest[key] = row if key not in newest else _newer(newest[key], row)
+                (foreign.discard if wanted(row) else foreign.add)(key)
+                if key not in foreign:
+                    newest[key] = row if key not in newest else _newer(newest[key], row)
+            if key not in foreign and (peak := _gib(fields[8])) is not None:
+                memory[key] = max(peak, memory.get(key, 0.0))
     return [_with_memory(row, memory.get(key)) for key, row in newest.items()]
 
 

@@ -194,7 +194,7 @@ class SlurmScheduler:
     def _report(self, task: JobTask, row: text.QueueRow | None, accounts: _Accounts) -> JobReport:
         if row is not None and not _ended(row.state):
             return _live(task, row)
-        account = _ours(accounts.get(task[:2]) or _whole_array(accounts.get((task.job_id, None))), task)
+        account = accounts.get(task[:2]) or _whole_array(accounts.get((task.job_id, None)))
         if account is not None and (row is None or _ended(account.state)):
             return _ended_report(task, account, may_return=row is None)
         if row is not None:
@@ -219,10 +219,15 @@ class SlurmScheduler:
         return self._queue
 
     def _accounts(self, tasks: Sequence[JobTask]) -> _Accounts:
+        """The newest record of each task, of ours: a later job of the same id may be on record too."""
+        by_job = {task.job_id: task for task in tasks}  # tasks of one job have one token
         found: dict[tuple[str, int | None], text.AccountRow] = {}
-        for chunk in text.in_chunks(sorted({task.job_id for task in tasks})):
+        for chunk in text.in_chunks(sorted(by_job)):
             result = self._demand(text.build_sacct("sacct", chunk), "sacct")
-            found |= {(row.job_id, row.array_index): row for row in text.parse_sacct(result.stdout)}
+            rows = text.parse_sacct(
+                result.stdout, lambda row: row.job_id in by_job and _ours(row, by_job[row.job_id]) is not None
+            )
+            found |= {(row.job_id, row.array_index): row for row in rows}
         return found
 
     def _accounts_by_name(self, tokens: Sequence[str]) -> Iterable[text.AccountRow]:
