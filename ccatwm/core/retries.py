@@ -34,10 +34,12 @@ class RetryLimits:
 
 @dataclass(frozen=True)
 class RetryPlan:
-    """`due_at` None: no retry, a person is needed. `free`: not charged. `resources`: for the next attempt."""
+    """`due_at` None: no retry, a person is needed. `free`: not charged, but counted; `counted` False: not even that.
+    `resources`: for the next attempt."""
 
     due_at: datetime | None
     free: bool = False
+    counted: bool = True
     resources: Resources | None = None
 
 
@@ -61,7 +63,8 @@ def plan_retry(
     times = int(own.get("times", max_retries))
     asked = failure is F.NON_ZERO_EXIT and exit_code == EXIT_TRY_AGAIN
     if failure is F.NO_SPACE:  # waits for room, however long that takes
-        return RetryPlan(now + timedelta(seconds=NO_SPACE_SECONDS), free=True, resources=resources)
+        due_at = now + timedelta(seconds=NO_SPACE_SECONDS)
+        return RetryPlan(due_at, free=True, counted=False, resources=resources)
     if failure in FREE:
         if free_retries_used >= MAX_FREE_RETRIES:
             return RetryPlan(None)

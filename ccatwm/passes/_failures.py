@@ -123,7 +123,7 @@ def _values(
     }
     if plan.due_at is not None:
         used = "free_retries_used" if plan.free else "retries_used"
-        values[used] = getattr(run, used) + 1
+        values[used] = getattr(run, used) + plan.counted
         if plan.resources is not None and plan.resources != run.resolved_step.resources:
             values["next_resources"] = dataclasses.asdict(plan.resources)
     return values

@@ -53,6 +53,12 @@ def test_what_is_nobodys_fault_is_not_charged_but_bounded(failure):
     assert plan(failure, free_used=MAX_FREE_RETRIES).due_at is None
 
 
+def test_a_full_disk_is_waited_out_and_uses_up_nothing():
+    waits = plan(FailureClass.NO_SPACE, used=3, free_used=MAX_FREE_RETRIES)
+    assert (waits.free, waits.counted) == (True, False)
+    assert waits.due_at == NOW + timedelta(seconds=300)
+
+
 def test_the_back_off_doubles_up_to_the_maximum():
     waits = [
         (plan(FailureClass.LOST, used=used, max_retries=9).due_at - NOW).total_seconds() for used in range(6)
