@@ -33,6 +33,7 @@ from ccatwm.settings.schema import Settings
 from ccatwm.upkeep.schema_versions import upgrade_schema
 
 PROCESSING, RAW = "local", "raw"
+PLAIN = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}  # environment of commands on the processing host
 
 
 @dataclass
@@ -93,17 +94,23 @@ def initialise(
     there: list[str] = []
     _write_settings(folder, environ, opsdb_url, made, there)
     settings = load_settings(str(folder), environ, folder.parent)
-    over_ssh = settings.files_over_ssh and open_base_there is not None
-    for path in () if over_ssh else (settings.pipeline_base_dir, folder / RAW):
-        _make_folder(path, made, there)
-    _make_folder(settings.state_dir, made, there)
-    uid = _prepare_database(settings, folder, now, made, there)
-    if over_ssh and open_base_there is not None:
+    if settings.files_over_ssh and open_base_there is not None:
         with open_base_there(settings) as (transport, files):
+            transport.run(["true"], environment=PLAIN)  # a host that is not reached leaves nothing half made
+            uid = _prepare_here(settings, folder, now, made, there)
             _prepare_base_there(transport, files, settings.ssh.host, uid, made, there)
     else:
+        for path in (settings.pipeline_base_dir, folder / RAW):
+            _make_folder(path, made, there)
+        uid = _prepare_here(settings, folder, now, made, there)
         _write_mark(settings, folder, uid, made, there)
     return InitReport(folder, settings, uid, made, there)
+
+
+def _prepare_here(settings: Settings, folder: Path, now: datetime, made: list[str], there: list[str]) -> str:
+    """State and ops-db, whose uid it gives."""
+    _make_folder(settings.state_dir, made, there)
+    return _prepare_database(settings, folder, now, made, there)
 
 
 # --- files -------------------------------------------------------------------------------------------------
@@ -250,9 +257,7 @@ def _prepare_base_there(
 
 
 def _make_base_there(transport: Transport, root: PurePosixPath, host: str) -> None:
-    result = transport.run(
-        ["mkdir", "-p", "--", str(root)], environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
-    )
+    result = transport.run(["mkdir", "-p", "--", str(root)], environment=PLAIN)
     if result.exit_code != 0:
         raise FilesUnavailableError(
             f"the base directory cannot be made: {result.stderr.decode('utf-8', 'replace').strip()[-300:]}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from ccatwm.edges.opsdb.engine import Database
@@ -46,6 +47,18 @@ def test_init_of_a_named_site_completes_it_where_its_settings_are(cli: Cli, monk
     answer = cli("--site", "cluster", "init", "--json")
     assert answer.json["made"] == [f"{shelf}/cluster/raw/"]
     assert not Path("cluster").exists()
+
+
+def test_init_makes_nothing_where_the_processing_host_is_not_reached(cli: Cli) -> None:
+    site = Path("over-there")
+    site.mkdir()
+    text = '[default]\nPIPELINE_BASE_DIR = "/base"\nPROCESSING_LOCATION_ID = "there"\nHPC_BACKEND = "slurm"\n'
+    text += 'TRANSPORT = "ssh"\nSTATE_DIR = "new/state"\n[default.ssh]\nhost = "127.0.0.1"\nport = 9\nagent = false\n'
+    paramiko.ECDSAKey.generate().write_private_key_file("key")
+    (site / "settings.toml").write_text(text + f'key_file = "{Path("key").resolve()}"\n')
+    answer = cli("init", site)
+    assert (answer.code, "cannot be reached" in answer.err) == (4, True)
+    assert [path.name for path in site.iterdir()] == ["settings.toml"]
 
 
 def test_config_show_begins_with_whose_settings_they_are(cli: Cli) -> None:
