@@ -13,7 +13,7 @@ from typing import Any
 import lifecycle
 import processes
 import services
-from layout import DEFAULT_DIR, CannotError, ClusterError, Layout, read_layout
+from layout import DEFAULT_DIR, DEFAULT_SSH_PORT, DEFAULT_USER, CannotError, ClusterError, Layout, read_layout
 
 CANNOT = 77
 DESCRIPTION = """\
@@ -143,6 +143,10 @@ def _print_status(document: dict[str, Any]) -> None:
     )
     print(f"here:   export SLURM_CONF={document['slurm_conf']}")
     print(f"by SSH: ssh -F {folder}/ssh/config sandbox")
+    ssh = document["ssh"]
+    if folder == DEFAULT_DIR and (ssh["port"], ssh["user"]) != (DEFAULT_SSH_PORT, DEFAULT_USER):
+        prefix = "CCAT_WORKFLOW_MANAGER_SSH__"
+        print(f"site sandbox needs: export {prefix}PORT={ssh['port']} {prefix}USER={ssh['user']}")
 
 
 def _env(options: argparse.Namespace) -> int:

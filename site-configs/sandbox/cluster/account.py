@@ -8,10 +8,8 @@ import pwd
 import subprocess
 from pathlib import Path
 
-from layout import ACCOUNT, CLUSTER, HOST, ClusterError, Layout, own_folder, save_layout
+from layout import ACCOUNT, CLUSTER, DEFAULT_USER, HOST, ClusterError, Layout, own_folder, save_layout
 from services import must_run, run
-
-USER = "ccatwm-sandbox"
 
 
 def ensure_user(layout: Layout) -> None:
@@ -19,7 +17,7 @@ def ensure_user(layout: Layout) -> None:
     if not _is_ours(layout):
         with open("/run/lock/ccatwm-cluster-users.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            layout.user = _free_name()
+            layout.user = _free_name(layout)
             # Known before it exists: `down` finds it whatever happens in between.
             save_layout(layout)
             _add_user(layout)
@@ -48,9 +46,10 @@ def _is_ours(layout: Layout) -> bool:
         return False
 
 
-def _free_name() -> str:
+def _free_name(layout: Layout) -> str:
+    """The name without a number is left to the cluster in the default folder."""
     taken = {entry.pw_name for entry in pwd.getpwall()}
-    names = [USER, *(f"{USER}-{number}" for number in range(2, 1000))]
+    names = [DEFAULT_USER] * layout.is_default + [f"{DEFAULT_USER}-{number}" for number in range(2, 1000)]
     return next(name for name in names if name not in taken)
 
 

@@ -22,6 +22,9 @@ HOST = "127.0.0.1"
 # Below Linux's ephemeral ports (32768 and up), so that no outgoing connection sits on one.
 PORTS = range(20000, 30000)
 LISTENERS = ("slurmctld", "slurmd", "slurmdbd", "sshd")
+# Of the cluster in the default folder, if they are free: site-configs/sandbox/settings.toml names them.
+DEFAULT_SSH_PORT = 20022
+DEFAULT_USER = "ccatwm-sandbox"
 # A socket's path may have 107 bytes (unix(7)); slurmd's and munge's names take some of them.
 LONGEST_DIR = 70
 
@@ -45,6 +48,10 @@ class Layout:
     """Lines of slurm.conf that whoever started it wanted otherwise."""
     memory: str = "unknown"
     """How memory limits are enforced: a cgroup plugin of Slurm, `none`, or `unknown` before the first start."""
+
+    @property
+    def is_default(self) -> bool:
+        return self.dir == Path(DEFAULT_DIR)
 
     @property
     def slurm_conf(self) -> Path:
@@ -98,6 +105,8 @@ class Layout:
 def make_layout(directory: Path, settings: dict[str, str]) -> Layout:
     """A new cluster in an empty folder: ports are chosen, and its marker is written."""
     layout = Layout(directory, _free_ports(), "", settings)
+    if layout.is_default and _is_free(DEFAULT_SSH_PORT):
+        layout.ports["sshd"] = DEFAULT_SSH_PORT
     save_layout(layout)
     return layout
 
@@ -179,7 +188,7 @@ def _free_ports() -> dict[str, int]:
     found: list[int] = []
     while len(found) < len(LISTENERS):
         port = random.choice(PORTS)
-        if port not in found and _is_free(port):
+        if port not in (*found, DEFAULT_SSH_PORT) and _is_free(port):
             found.append(port)
     return dict(zip(LISTENERS, found, strict=True))
 
