@@ -1,0 +1,163 @@
+"""Where the demo takes place: on this machine alone, or on a private cluster (`cluster_place.py`). Touches: its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parent.parent
+LAUNCHER = PROJECT / "bin" / "ccatwm"
+PROGRAMS = ("chai-calibrate", "chai-baseline", "chai-grid")
+
+
+def say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+class Site:
+    """The demo's site, driven by the command line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *arguments: str) -> None:
+        """One command, shown and run; the demo ends with it if it fails."""
+        self.show(*arguments)
+        code = subprocess.run([LAUNCHER, "--site", self.folder, *arguments], check=False).returncode
+        if code != 0:
+            sys.exit(f"bin/demo: this command ended with exit code {code}")
+
+    def show(self, *arguments: str) -> None:
+        print(f"$ bin/ccatwm --site {self.folder} {' '.join(arguments)}", flush=True)
+
+    def ask(self, *arguments: str) -> Any:
+        """The JSON that a command prints."""
+        command = [LAUNCHER, "--site", self.folder, *arguments, "--json"]
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE)
+        if done.returncode != 0:
+            sys.exit(f"bin/demo: {' '.join(arguments)} ended with exit code {done.returncode}")
+        return json.loads(done.stdout)
+
+    def cycle(self) -> None:
+        """All passes until nothing is left to do."""
+        self.run("cycle", "--until-idle")
+
+    def current(self, name: str) -> dict[str, Any]:
+        """The current product whose path ends with `name`."""
+        products = self.ask("products", "--pipeline", "ngc253-otf", "--step", "grid")["products"]
+        return next(p for p in products if p["path"].endswith(name))
+
+    def make(self) -> None:
+        print(f"$ bin/ccatwm init {self.folder}", flush=True)
+        if subprocess.run([LAUNCHER, "init", self.folder, "--quiet"], check=False).returncode != 0:
+            sys.exit("bin/demo: the site could not be made")
+
+
+class LocalPlace:
+    """This machine: SQLite, the local batch system, programs in containers where Apptainer is."""
+
+    words = "SQLite, local batch system"
+    location = "local"
+
+    def check_folder(self, folder: Path) -> None:
+        """Before anything is made or started. Ends the demo where the folder cannot do."""
+
+    def bring_up(self) -> None:
+        """What must run before there is a folder."""
+
+    def new_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(prefix="ccatwm-demo-"))
+
+    def why_no_containers(self, image: Path) -> str | None:
+        """Why this image cannot be run here, or None."""
+        return None
+
+    def make_site(self, folder: Path, image: Path | None) -> Site:
+        """`ccatwm init`, and the container runtime that this demo uses."""
+        site = Site(folder / "site")
+        site.make()
+        settings = site.folder / "settings.toml"
+        lines = [
+            f'CONTAINER_RUNTIME = "{runtime(image)}"' if line.startswith("CONTAINER_RUNTIME") else line
+            for line in settings.read_text().splitlines()
+        ]
+        if "[default.local]" not in lines:
+            lines += ["", "[default.local]", f"slots = {max(2, os.cpu_count() or 2)}"]
+        settings.write_text("\n".join(lines) + "\n")
+        return site
+
+    def interpreter(self) -> list[str]:
+        """The Python that programs run with where there are no containers."""
+        return [sys.executable]
+
+    def clear(self, folder: Path) -> None:
+        """End what an interrupted demo left running: it would write into the new one."""
+        if (folder / "site" / "opsdb.sqlite").exists():
+            end_jobs(folder / "site")
+
+    def told_at_end(self) -> str | None:
+        return None
+
+    def how_to_look(self, folder: Path) -> list[str]:
+        return []
+
+    def how_to_end(self, folder: Path) -> list[str]:
+        return [f"rm -r {folder}   # when you have seen enough"]
+
+
+def runtime(image: Path | None) -> str:
+    return "apptainer" if image is not None else "none"
+
+
+def end_jobs(site: Path) -> None:
+    open_runs = ("--status", "SUBMITTING,SUBMITTED,RUNNING", "--reason", "the demo begins anew", "--yes")
+    for command in (("cancel", *open_runs), ("poll",), ("poll",)):
+        subprocess.run([LAUNCHER, "--site", site, *command, "--quiet"], check=False, capture_output=True)
+
+
+def apptainer_works() -> str | None:
+    """None where Apptainer can run containers, else why not."""
+    program = shutil.which("apptainer")
+    if program is None:
+        return "Apptainer is not installed"
+    done = subprocess.run([program, "version"], check=False, capture_output=True, text=True)
+    return None if done.returncode == 0 else f"apptainer does not work: {done.stderr.strip()[:200]}"
+
+
+def build_image(folder: Path) -> tuple[Path | None, str]:
+    """The demo's image, or why there is none."""
+    builder = PROJECT / "bin" / "build-demo-image"
+    if not builder.exists():
+        return None, "no image can be built here"
+    image = folder / "images" / "chai-demo-1.0.0.sif"
+    if image.exists():
+        return image, ""
+    image.parent.mkdir(parents=True, exist_ok=True)
+    command = [builder, image, "--programs", HERE / "programs"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        return None, f"the image could not be built: {(done.stderr or done.stdout).strip()[-300:]}"
+    return image, ""
+
+
+def write_pipelines(place: LocalPlace, site: Site, image: Path | None) -> Path:
+    text = (HERE / "pipelines.yaml").read_text()
+    text = text.replace("processing_location: local", f"processing_location: {place.location}")
+    if image is not None:
+        text = text.replace("{image}", f"image: {json.dumps(str(image))}, ")
+        text = text.replace("{programs}/", "/opt/ccatwm-demo/bin/")
+    else:
+        text = text.replace("{image}", "")
+        for name in PROGRAMS:
+            command = [*place.interpreter(), str(HERE / "programs" / name)]
+            text = text.replace(f"[{{programs}}/{name}]", json.dumps(command))
+    path = site.folder / "pipelines.yaml"
+    path.write_text(text)
+    return path
