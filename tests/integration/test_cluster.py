@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,11 @@ def test_accounting_shows_how_a_job_ended(cluster: Cluster) -> None:
     cluster.wait_for_accounting(bad, "FAILED")
     fields = "jobid,state,exitcode,account,partition,user"
     expected = [str(bad), "FAILED", "3:0", cluster.account, "main", cluster.user]
-    assert cluster.sacct(f"--jobs={bad}", fields=fields) == [expected]
+    # For a moment accounting has the end of a job and not yet its partition.
+    until = time.monotonic() + 10
+    while (told := cluster.sacct(f"--jobs={bad}", fields=fields)) != [expected] and time.monotonic() < until:
+        time.sleep(0.2)
+    assert told == [expected]
 
 
 def test_an_array_has_its_tasks(cluster: Cluster) -> None:
