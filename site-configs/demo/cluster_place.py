@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from places import HERE, LAUNCHER, PROGRAMS, PROJECT, LocalPlace, Site, end_jobs, runtime, say
+from places import HERE, LAUNCHER, PROGRAMS, PROJECT, LocalPlace, Site, runtime, say
 from postgresql import PostgreSql
 
 CLUSTER = PROJECT / "bin" / "cluster"
@@ -170,12 +170,6 @@ class ClusterPlace(LocalPlace):
         )  # fmt: skip
 
     # --- the end --------------------------------------------------------------------------------------------
-
-    def clear(self, folder: Path) -> None:
-        database = PostgreSql(folder / "opsdb")
-        if database.url_file.exists():
-            end_jobs(folder / "site")
-        database.stop()
 
     def told_at_end(self) -> str | None:
         site = self._site

@@ -63,6 +63,7 @@ def main() -> None:
     place = ClusterPlace(apptainer=not options.no_apptainer) if options.slurm else LocalPlace()
     wanted = options.dir.resolve() if options.dir is not None else None
     if wanted is not None:
+        refuse_complete(wanted)
         place.check_folder(wanted)
     try:
         place.bring_up()
@@ -111,17 +112,22 @@ def prepare_folder(folder: Path, place: LocalPlace) -> Path:
     if state is None and any(folder.iterdir()):
         sys.exit(f"bin/demo: {folder} is not empty and holds no demo; name a folder that is new or empty")
     lock_folder(folder)
-    if state == "complete":
-        sys.exit(
-            f"bin/demo: {folder} holds a demo already; look at it with `bin/ccatwm --site {folder}/site status`, "
-            f"or remove it (rm -r {folder}) and begin anew"
-        )
+    refuse_complete(folder)  # another may have been at work in it
     if state is not None:
         say(f"the demo in {folder} was interrupted: it begins anew")
         place.clear(folder)
         clear_folder(folder)
     write_state(folder, "begun")
     return folder
+
+
+def refuse_complete(folder: Path) -> None:
+    if read_state(folder) == "complete":
+        stop = f"{folder}/opsdb/ctl stop; " if (folder / "opsdb" / "ctl").exists() else ""
+        sys.exit(
+            f"bin/demo: {folder} holds a demo already; look at it with `bin/ccatwm --site {folder}/site status`, "
+            f"or remove it ({stop}rm -r {folder}) and begin anew"
+        )
 
 
 def read_state(folder: Path) -> str | None:

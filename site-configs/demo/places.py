@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from postgresql import PostgreSql
+
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 LAUNCHER = PROJECT / "bin" / "ccatwm"
@@ -98,9 +100,11 @@ class LocalPlace:
         return [sys.executable]
 
     def clear(self, folder: Path) -> None:
-        """End what an interrupted demo left running: it would write into the new one."""
-        if (folder / "site" / "opsdb.sqlite").exists():
+        """End what an interrupted demo, of whatever place, left running: it would write into the new one."""
+        database = PostgreSql(folder / "opsdb")
+        if (folder / "site" / "opsdb.sqlite").exists() or database.url_file.exists():
             end_jobs(folder / "site")
+        database.stop()
 
     def told_at_end(self) -> str | None:
         return None

@@ -111,8 +111,12 @@ def test_an_idle_pass_opens_no_connection_and_one_that_looks_opens_one(
     assert logins(session_cluster) == before + 2
 
 
-def test_the_printed_commands_stop_the_ops_db_and_start_it(told: tuple[Path, str, int]) -> None:
+def test_the_printed_commands_stop_the_ops_db_and_start_it(
+    told: tuple[Path, str, int], session_cluster: Cluster
+) -> None:
     demo, said, _ = told
+    again = run_demo(session_cluster, "--dir", demo)
+    assert (again.returncode, f"({demo}/opsdb/ctl stop; rm -r {demo})" in again.stderr) == (1, True)
     stop = next(line.split("#")[0].split() for line in said.splitlines() if "opsdb/ctl stop" in line)
     start = [*stop[:-1], "start"]
     assert " ".join(start) in said
