@@ -193,7 +193,7 @@ def test_an_idle_pass_opens_no_connection_and_a_busy_one_checks_the_base_directo
         assert [done.stderr for done in told[1:]] == ["", ""], "told once"
         made.write_settings(made.site.key("me"))
         report = json.loads(made("stage", "--json").stdout)
-        assert [item["outcome"] for item in report["items"]] == ["staged", "bad-copy", "staged"]
+        assert sorted(item["outcome"] for item in report["items"]) == ["bad-copy", "staged", "staged"]
         assert made.server.logins() == logins + 2, "one connection each time"
     finally:
         shutil.rmtree(made.site.folder / "campaign")
