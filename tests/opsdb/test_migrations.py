@@ -119,6 +119,32 @@ def test_on_postgresql_our_tables_lie_in_our_schema_alone(empty: Database) -> No
     assert "ccatwm_version" in table_names(empty, "ccatwm")
 
 
+@pytest.mark.postgres
+@pytest.mark.parametrize("path", ["DEFAULT", '"$user", public', 'public, "$user"'])
+def test_a_role_called_as_our_schema_has_observations_outside_of_it(server: str, path: str) -> None:
+    url = sa.make_url(server).set(drivername="postgresql+psycopg2")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for statement in (
+            "DROP DATABASE IF EXISTS of_ccatwm", "DROP ROLE IF EXISTS ccatwm", "CREATE ROLE ccatwm LOGIN",
+            "CREATE DATABASE of_ccatwm OWNER ccatwm", f"ALTER ROLE ccatwm SET search_path TO {path}",
+        ):  # fmt: skip
+            connection.execute(sa.text(statement))
+    engine.dispose()
+    database = Database(url.set(username="ccatwm", database="of_ccatwm").render_as_string(hide_password=False))
+    upgrade_tables(database)
+    assert list_differences(database) == []
+    tables = schemas_of(database)
+    assert (tables["raw_data_package"], tables["sub_group"]) == ("public", "ccatwm")
+    database.dispose()
+
+
+def schemas_of(database: Database) -> dict[str, str]:
+    with database.read() as connection:
+        found = connection.execute(sa.text("SELECT tablename, schemaname FROM pg_tables"))
+        return {row.tablename: row.schemaname for row in found}
+
+
 def test_two_upgrades_at_once_both_succeed(empty_url: str) -> None:
     program = (
         "import sys\nfrom ccatwm.edges.opsdb.engine import Database\n"

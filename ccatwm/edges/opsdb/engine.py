@@ -220,15 +220,32 @@ def _build_engine(url: sa.URL, busy_seconds: float) -> sa.Engine:
             sa.event.listen(engine, "checkout", partial(_refuse_other_file, str(url.database)))
         return engine.execution_options(schema_translate_map={SCHEMA: None})
     if url.get_backend_name() == "postgresql":
-        return sa.create_engine(
+        engine = sa.create_engine(
             url,
             poolclass=NullPool,
             connect_args=POSTGRESQL_CONNECT,
         )
+        # Before SQLAlchemy asks for the default schema.
+        sa.event.listen(engine, "connect", _leave_out_own_schema, insert=True)
+        return engine
     raise SchemaVersionError(
         f"OPSDB_URL names a database of kind {url.get_backend_name()!r}",
         next="use sqlite:/// or postgresql://",
     )
+
+
+def _leave_out_own_schema(connection: Any, _record: Any) -> None:
+    """PostgreSQL looks first in the schema that is called as the role is. Where that is ours, tables without a schema
+    (observations) would be made and sought among ours, and ours would be reflected as if they had none.
+    """
+    if connection.info.user != SCHEMA:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('search_path', regexp_replace(regexp_replace("
+            """current_setting('search_path'), '"\\$user",\\s*', ''), ',?\\s*"\\$user"', ''), false)"""
+        )
+    connection.commit()  # else it is undone with the first transaction that is rolled back
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
