@@ -1,4 +1,4 @@
-"""Commands by which people act: `retry cancel hold release`. Touches: nothing; they write the ops-db."""
+"""Commands by which people act: `retry cancel hold release pause resume`. Touches: nothing; they write the ops-db."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     for function in (retry, cancel, hold, release):
         command(app, panel=_frame.ACT)(function)
+    for pausing in (pause, resume):
+        command(app, panel=_frame.CARE)(pausing)
 
 
 def _open(common: Common) -> Context:
@@ -173,6 +175,56 @@ def release(
         host=socket.gethostname(),
         now=context.clock.now(),
         retry_failed=retry_failed,
+    )
+    _print_report(common, report, report.to_json())
+    return 0
+
+
+# --- all passes ---------------------------------------------------------------------------------------------
+
+
+def pause(
+    common: Common,
+    reason: Reason = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until no pass is at work any more.")] = False,
+    timeout: Timeout = None,
+) -> int:
+    """Pause all passes, on all hosts, for an upgrade; jobs go on."""
+    from ccatwm.upkeep import pausing
+
+    context = _open(common)
+    report = pausing.pause(
+        context.database,
+        reason=reason or "",
+        actor=context.actor,
+        host=socket.gethostname(),
+        now=context.clock.now(),
+    )
+    if not wait:
+        _print_report(common, report, report.to_json())
+        return 0
+    _print_report(common, report, None)
+    from ccatwm.passes._frame import holder_is_gone
+
+    pausing.wait_until_still(context.database, context.clock, is_gone=holder_is_gone, timeout_seconds=timeout)
+    if common.json:
+        _frame.emit_json({**report.to_json(), "at_work": []})
+    elif not common.quiet:
+        print("no pass is at work")
+    return 0
+
+
+def resume(common: Common, reason: Reason = None) -> int:
+    """Let paused passes go on."""
+    from ccatwm.upkeep import pausing
+
+    context = _open(common)
+    report = pausing.resume(
+        context.database,
+        reason=reason or "",
+        actor=context.actor,
+        host=socket.gethostname(),
+        now=context.clock.now(),
     )
     _print_report(common, report, report.to_json())
     return 0

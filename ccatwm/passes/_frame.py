@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from ccatwm.edges.opsdb.stores import leases
 from ccatwm.edges.opsdb.stores.leases import Holder, Lease
 from ccatwm.errors import CcatwmError, ConflictError, SchemaVersionError, WorldError
@@ -187,6 +189,8 @@ class PassFrame:
                 fence=self._fence,
                 seconds=lease_seconds,
             )
+            if leases.read_brakes(connection)[0] is not None:
+                self._budget = 0.0  # somebody waits for us: no more units of work
         if not kept:
             raise LeaseLostError(f"the lease of {self.report.pass_name} was taken over by another process")
         self._renewed = self.context.clock.monotonic()
@@ -219,7 +223,10 @@ def run_framed(
                 _run_leased(context, report, options, body)
     except SchemaVersionError as error:
         error.exit_code = 4  # for cron an upgrade in progress is the world's business
-        report.error = error
+        if _is_paused(context):
+            report.skipped = "paused"  # that is what the pause is for
+        else:
+            report.error = error
     except WorldError as error:
         report.error = error
     report.seconds = context.clock.monotonic() - begun
@@ -228,6 +235,15 @@ def run_framed(
         report.error.next = report.error.next or "the next pass tries again"
     _log_summary(report)
     return report
+
+
+def _is_paused(context: Context) -> bool:
+    """Also with the tables of another release, as far as they can be read."""
+    try:
+        with context.database.read() as connection:
+            return leases.read_brakes(connection)[0] is not None
+    except (CcatwmError, sa.exc.DBAPIError):  # no such table or column
+        return False
 
 
 def _log_summary(report: PassReport) -> None:
@@ -289,7 +305,8 @@ def _take_lease(context: Context, report: PassReport) -> int | None:
     """The fence of the lease, or None when another holder is alive or all passes are paused."""
     name, place, seconds = report.pass_name, location(context), context.settings.lease_seconds
     with context.database.write() as connection:
-        paused, _ = leases.read_brakes(connection)
+        # Shared: a pause waits for this lease and then sees it, or is seen here.
+        paused, _ = leases.read_brakes(connection, share=True)
         if paused is not None:
             report.skipped = "paused"
             return None

@@ -11,7 +11,7 @@ from ccatwm.core.states import OPEN
 from ccatwm.core.wording import span_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
-from ccatwm.edges.opsdb.stores import leases, views
+from ccatwm.edges.opsdb.stores import leases, pausing, views
 from ccatwm.views.copies import list_bad_copies
 from ccatwm.views.runs import run_json
 
@@ -33,6 +33,7 @@ def build_status(
     with database.read() as connection:
         views.check_selection(connection, selection)
         paused, blocked = leases.read_brakes(connection)
+        by = pausing.read_pause(connection) if paused is not None else None
         steps = [
             s for s in views.list_steps(connection, selection.pipeline) if selection.step in (None, s["step"])
         ]
@@ -46,6 +47,8 @@ def build_status(
         "schema": "ccatwm.status/1",
         "at": utc_text(now),
         "paused": paused,
+        "paused_by": by[0] if by else None,
+        "paused_at": utc_text(by[1]) if by else None,
         "submission_blocked": blocked,
         "status": [_step(row, counts) for row in steps],
         "attention": [run_json(row, now) for row in attention],
@@ -112,9 +115,9 @@ def _lease(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _next(document: Mapping[str, Any], now: datetime) -> list[str]:
-    if not document["status"]:
-        return ["ccatwm apply FILE"]
     commands = ["ccatwm resume"] if document["paused"] else []
+    if not document["status"]:
+        return [*commands, "ccatwm apply FILE"]
     if document["submission_blocked"]:
         commands.append("ccatwm doctor --reconcile")
     commands += _for_attention(document["attention"])
@@ -179,7 +182,8 @@ def _notes(row: Mapping[str, Any]) -> list[str]:
 
 def brake_lines(document: Mapping[str, Any]) -> list[str]:
     """What stops everything, first of all."""
-    lines = [f"ALL PASSES ARE PAUSED: {document['paused']}"] if document["paused"] else []
+    since = f" ({document['paused_by']}, {document['paused_at']})" if document["paused_by"] else ""
+    lines = [f"ALL PASSES ARE PAUSED: {document['paused']}{since}"] if document["paused"] else []
     if document["submission_blocked"]:
         lines.append(f"SUBMISSION IS BLOCKED: {document['submission_blocked']}")
     return lines

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 
-from ccatwm.edges.opsdb.stores import leases
+from ccatwm.edges.opsdb.stores import leases, pausing, places
 from ccatwm.edges.opsdb.stores.leases import Holder
 from ccatwm.passes._frame import boot_id, this_process
 
@@ -51,6 +52,26 @@ def test_a_paused_system_does_nothing(observatory):
     )
     assert {r.skipped for r in observatory.cycle()} == {"paused"}
     assert observatory.runs() == []
+
+
+def test_a_pass_at_work_notices_a_pause_when_it_renews_its_lease(observatory):
+    from ccatwm.passes._frame import PassFrame, PassOptions, run_framed
+
+    context = observatory.context()
+    with context.database.write() as connection:
+        places.record_uid(connection, "uid", context.clock.now())
+    context.settings = replace(context.settings, max_seconds=1e9)
+    seen = []
+
+    def body(frame: PassFrame) -> None:
+        for unit in frame.units(["a", "b", "c"]):
+            seen.append(unit)
+            with context.database.write() as connection:
+                pausing.write_paused(connection, "upgrade")
+            frame._renewed -= 1e6  # a third of the lease has gone by
+
+    assert run_framed(context, "trigger", PassOptions(), body).error is None
+    assert seen == ["a", "b"]
 
 
 def test_an_unknown_schema_version_ends_a_pass_with_4(observatory):

@@ -109,9 +109,13 @@ def record_pass(
         connection.execute(sa.update(record).where(record.c.id == row.id).values(**new))
 
 
-def read_brakes(connection: sa.Connection) -> tuple[str | None, str | None]:
-    """(why passes are paused, why submission is blocked), each None normally."""
-    row = connection.execute(sa.select(t.ops_db.c.paused, t.ops_db.c.submission_blocked)).first()
+def read_brakes(connection: sa.Connection, *, share: bool = False) -> tuple[str | None, str | None]:
+    """(why passes are paused, why submission is blocked), each None normally.
+
+    With `share`, in a write transaction, nobody changes them before it has ended.
+    """
+    query = sa.select(t.ops_db.c.paused, t.ops_db.c.submission_blocked)
+    row = connection.execute(query.with_for_update(read=True) if share else query).first()
     return (row.paused, row.submission_blocked) if row is not None else (None, None)
 
 
