@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,8 @@ CHOICES = {
     "TRANSPORT": ("local", "ssh"),
     "WORKFILES": ("local", "ssh"),
 }
+PLACEHOLDER = re.compile(r"<[^<>]+>")  # in settings to begin with, site-configs/README.md
+PATHS_OF_SSH = {"SSH.key_file", "SSH.certificate_file", "SSH.known_hosts"}  # on this host
 BUILT_IN_BACKENDS = ("local", "slurm")
 MAY_BE_ZERO = {
     "MIN_FREE_GB", "KEEP_FAILED_INPUTS_HOURS", "RETRY_BASE_SECONDS", "GRACE_SECONDS", "CONFIRM_RUNS",
@@ -238,6 +241,9 @@ class _Check:
             self._wrong(key, f"{value!r} is no text", "text")
             return None
         text = str(value)
+        if left := PLACEHOLDER.findall(text):
+            self.problems.append(Problem(f"{self._origin(key)}: {key}", "is to be filled in", ", ".join(left)))
+            return None
         if key in CHOICES and text not in CHOICES[key]:
             self._wrong(key, f"{text!r} is not known", ", ".join(CHOICES[key]))
             return None
@@ -246,6 +252,8 @@ class _Check:
             if text not in backends:
                 self._wrong(key, f"{text!r} is no batch system that is installed", ", ".join(backends))
                 return None
+        if key in PATHS_OF_SSH and text:
+            return str(self._folder_of(key) / Path(text).expanduser())
         if key == "OBS_TIMEZONE" and not _is_timezone(text):
             self._wrong(key, f"{text!r} is no time zone", "an IANA name such as America/Santiago")
             return None
@@ -347,7 +355,8 @@ class _Check:
 
     def _check_connection(self, fields: dict[str, Any]) -> None:
         over_ssh = "ssh" in (fields.get("transport"), fields.get("workfiles"))
-        if over_ssh and not fields.get("ssh", SshSettings()).host:
+        told = any(problem.where.endswith("SSH.host") for problem in self.problems)
+        if over_ssh and not told and not fields.get("ssh", SshSettings()).host:
             self._missing("SSH.host", 'the host to connect to: [default.ssh] host = "..."')
         if fields.get("workfiles") == "ssh" and fields.get("transport") != "ssh":
             self._wrong(
