@@ -71,6 +71,7 @@ def test_the_wheel_holds_migrations_job_script_and_type_marker(wheel: Path) -> N
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "ccatwm/py.typed",
+        "ccatwm/testing/scheduler.py",
         "ccatwm/edges/opsdb/migrations/env.py",
         "ccatwm/edges/opsdb/migrations/script.py.mako",
         "ccatwm/edges/opsdb/migrations/versions/pipeline_0001.py",
