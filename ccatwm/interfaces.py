@@ -21,6 +21,7 @@ from ccatwm.core.model import TreeEntry as TreeEntry
 from ccatwm.errors import MissingCopyError
 
 INTERFACE_VERSION = 1
+"""Raised when a plug-in has to be changed. Its scheduler says as `interface_version` what it was written for."""
 
 
 # --- effects -------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ccatwm.errors import SchemaVersionError, SettingsError, WorldError
 from ccatwm.interfaces import (
+    INTERFACE_VERSION,
     Clock,
     Effects,
     HostFiles,
@@ -25,6 +26,8 @@ from ccatwm.interfaces import (
 )
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from ccatwm.edges.opsdb.engine import Database
     from ccatwm.edges.opsdb.grouping import GroupingEngine
     from ccatwm.passes._context import Context
@@ -219,7 +222,7 @@ def build_scheduler(
             next="set HPC_BACKEND to the batch system of the processing host, or TRANSPORT = local",
         )
     factory: Callable[[SchedulerSetup], Scheduler] = found[settings.hpc_backend].load()
-    return factory(
+    scheduler = factory(
         SchedulerSetup(
             cluster=settings.cluster,
             state_dir=str(settings.state_dir),
@@ -231,6 +234,20 @@ def build_scheduler(
             grace_seconds=settings.grace_seconds,
         )
     )
+    _check_interface(scheduler, found[settings.hpc_backend])
+    return scheduler
+
+
+def _check_interface(scheduler: Scheduler, point: EntryPoint) -> None:
+    """A plug-in says by `interface_version` what it was written for; one that says nothing was for the first."""
+    written_for = getattr(scheduler, "interface_version", 1)
+    if written_for != INTERFACE_VERSION:
+        package = point.dist.name if point.dist is not None else point.value
+        raise SettingsError(
+            f"the batch system {point.name!r} of {package} was written for version {written_for} of ccatwm.interfaces, "
+            f"this release has version {INTERFACE_VERSION}",
+            next=f"install a release of {package} for this release of ccatwm",
+        )
 
 
 def _scheduler_options(settings: Settings) -> dict[str, object]:
