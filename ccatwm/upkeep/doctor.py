@@ -443,8 +443,8 @@ def _batch_system(site: Checked, probe: Probe, *, job: bool, wait_seconds: float
 
 def _limits(site: Checked) -> list[Finding]:
     limits = site.make_scheduler().limits()
-    free = "any number" if limits.free_tasks is None else limits.free_tasks
-    return [ok("batch-system", f"{site.settings.hpc_backend} answers: {free} of jobs may be handed over now")]
+    free = "any number of" if limits.free_tasks is None else limits.free_tasks
+    return [ok("batch-system", f"{site.settings.hpc_backend} answers: {free} jobs may be handed over now")]
 
 
 class _Slurm:
