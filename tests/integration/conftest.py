@@ -66,16 +66,16 @@ class SlurmSites:
 
 
 @pytest.fixture(scope="session")
-def _slurm_sites(session_cluster: Cluster, upgraded_sqlite: Path) -> Iterator[SlurmSites]:
+def all_slurm_sites(session_cluster: Cluster, upgraded_sqlite: Path) -> Iterator[SlurmSites]:
     root = Path(tempfile.mkdtemp(prefix="sites-", dir=session_cluster.scratch))
     yield SlurmSites(session_cluster, root, upgraded_sqlite)
     shutil.rmtree(root)
 
 
 @pytest.fixture
-def slurm_sites(_slurm_sites: SlurmSites, cluster: Cluster) -> SlurmSites:
+def slurm_sites(all_slurm_sites: SlurmSites, cluster: Cluster) -> SlurmSites:
     """Sites on the session's cluster, which is tidied up afterwards."""
-    return _slurm_sites
+    return all_slurm_sites
 
 
 @pytest.fixture

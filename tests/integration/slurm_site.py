@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from ccatwm import wiring
 from ccatwm.edges.clock import SystemClock
+from ccatwm.edges.opsdb.stores.control import request_cancel
 from ccatwm.interfaces import Effects, PlainEffects
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
@@ -190,6 +191,13 @@ class SlurmSite:
         assert code in (0, KILLED, -KILLED), f"the pass ended with {code}"
         return code != 0
 
+    def cancel(self, run: int) -> None:
+        """As a person asks for it."""
+        context = self.context()
+        with context.database.write() as connection:
+            assert request_cancel(connection, run, "not wanted", context.clock.now())
+        context.database.dispose()
+
     def later(self, seconds: float) -> None:
         """What happens in this time happens in no time."""
         self.clock.shift += seconds
@@ -219,6 +227,15 @@ class SlurmSite:
         while not (seen := {row[1] for row in self.queue()}) or not seen <= set(states):
             assert time.monotonic() < until, f"{self.queue()} instead of {states}"
             time.sleep(0.05)
+
+    def wait_for_accounting(self, rows: int = 1, seconds: float = 30.0) -> None:
+        """Until accounting knows our newest job by its name; before, it may have a short one as `allocation`."""
+        until = time.monotonic() + seconds
+        wanted = [f"--jobs={self.job()}", "--duplicates"]
+        name = f"ccatwm-{self.submissions()[-1]['token']}"
+        while len([r for r in self.cluster.sacct(*wanted, fields="jobname,state") if r[0] == name]) < rows:
+            assert time.monotonic() < until, self.cluster.sacct(*wanted, fields="jobid,jobname,state")
+            time.sleep(0.1)
 
     def wait_for_file(self, path: Path, seconds: float = 30.0) -> None:
         until = time.monotonic() + seconds
@@ -291,7 +308,7 @@ class SlurmSite:
 
 
 WORK = {
-    "stage": {"PENDING", "STAGING"},
+    "stage": {"PENDING", "STAGING_DATA"},
     "submit": {"STAGED", "SUBMITTING"},
     "poll": {"SUBMITTED", "RUNNING", "FAILED"},
     "collect": {"COLLECTING_RESULTS"},

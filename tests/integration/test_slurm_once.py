@@ -56,7 +56,9 @@ def window(site: SlurmSite) -> range:
     site.until_quiet()
     site.check()
     first_file = next(n for n, name in enumerate(recorder.names, 1) if name.startswith("file."))
-    release = next(n for n, name in enumerate(recorder.names, 1) if name == "slurm.scontrol" and n > first_file)
+    release = next(
+        n for n, name in enumerate(recorder.names, 1) if name == "slurm.scontrol" and n > first_file
+    )
     recorded = recorder.names.index("db.commit", release) + 1
     assert recorder.names[first_file - 2] == "db.commit"
     return range(first_file - 1, recorded + 1)
@@ -141,7 +143,9 @@ def test_a_job_whose_answer_was_lost_is_adopted(slurm_sites: SlurmSites, how: st
 
 def test_noise_around_the_answer_does_not_hide_it(slurm_sites: SlurmSites) -> None:
     site = slurm_sites(2)
-    noise = "echo 'Welcome to the cluster'; echo 'sbatch: warning: 42 is deprecated' >&2; real \"$@\"; echo Bye"
+    noise = (
+        "echo 'Welcome to the cluster'; echo 'sbatch: warning: 42 is deprecated' >&2; real \"$@\"; echo Bye"
+    )
     site.commands().once("sbatch", noise)
     site.submit()
     assert site.statuses() == ["SUBMITTED", "SUBMITTED"]
@@ -236,7 +240,9 @@ def test_a_controller_that_died_right_after_it_accepted_a_job(slurm_sites: Slurm
     site.check()
 
 
-def test_without_accounting_for_a_while_jobs_go_out_and_their_end_is_waited_for(slurm_sites: SlurmSites) -> None:
+def test_without_accounting_for_a_while_jobs_go_out_and_their_end_is_waited_for(
+    slurm_sites: SlurmSites,
+) -> None:
     site = slurm_sites(2)
     site.cluster.stop("slurmdbd")
     site.submit()
@@ -409,7 +415,7 @@ def test_an_array_that_a_step_s_own_qos_does_not_take_goes_out_in_parts(
 
 # --- names -----------------------------------------------------------------------------------------------------------
 
-HOSTILE = "it's \"100%j\" $(touch pwned) `touch pwned` \\ ;& #"
+HOSTILE = 'it\'s "100%j" $(touch pwned) `touch pwned` \\ ;& #'
 
 
 def test_no_name_reaches_a_shell(slurm_sites: SlurmSites, tmp_path: Path) -> None:
