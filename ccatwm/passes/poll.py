@@ -270,11 +270,12 @@ def _conclude(frame: PassFrame, item: Watched) -> Conclusion:
         limit_seconds=attempt.resources.time_seconds,
         cancel_requested=item.run.cancel_requested_at is not None,
     )
+    contained = item.run.resolved_step.software.image is not None and settings.container_runtime != "none"
     conclusion = conclude(
         facts,
         token=attempt.token,
         partial_exit_codes=item.run.resolved_step.partial_exit_codes,
-        container_failed=lambda code: container_failure(code, item.stderr_tail),
+        container_failed=lambda code: contained and container_failure(code, item.stderr_tail),
         patience=Patience(
             settings.record_wait_seconds,
             settings.slurm.requeue_seconds,
