@@ -258,3 +258,13 @@ def test_a_full_comparison_of_a_quiet_system_makes_no_run(observatory):
     observatory.run_pass("trigger", full=True)
     observatory.until_quiet()
     assert len(observatory.runs()) == 3
+
+
+def test_a_program_without_a_container_that_says_fatal_has_failed_itself(observatory):
+    def fatal(output: Path, manifest: dict) -> int:
+        (output.parent / "logs" / "stderr.log").write_text("FATAL:   no such map\n")
+        return 255
+
+    observatory.program = fatal
+    observatory.until_quiet()
+    assert {r["failure_class"] for r in observatory.runs()} == {"non-zero-exit"}
