@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ Cli = Callable[..., Answer]
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
     """Run `ccatwm ARGUMENT...` in an empty folder; what a person would see as a traceback is raised."""
     from ccatwm.cli.main import app
 
@@ -39,4 +40,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
         return Answer(result.exit_code, result.stdout, result.stderr)
 
-    return run
+    logger = logging.getLogger("ccatwm")  # a command sets up logging for its process, which here is everybody's
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield run
+    logger.handlers[:], logger.level, logger.propagate = before
