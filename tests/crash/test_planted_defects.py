@@ -30,8 +30,8 @@ DEFECTS = (
     Defect(
         "products committed before they are published",
         "ccatwm/passes/collect.py",
-        "        _publish(frame.context, collected)\n",
-        "        _record(frame, collected)\n        _publish(frame.context, collected)\n",
+        "        _publish_checked(frame.context, collected)\n",
+        "        _record(frame, collected)\n        _publish_checked(frame.context, collected)\n",
         ("--match", "run.json", "--mode", "fail"),
         "run.json",
     ),
