@@ -13,6 +13,7 @@ import pytest
 
 from tests.integration.cluster import Cluster, find_cluster, start_cluster
 from tests.integration.slurm_site import RESOURCES, SlurmSite, copy_site, make_site
+from tests.opsdb.databases import memory_folder
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +68,8 @@ class SlurmSites:
 
 @pytest.fixture(scope="session")
 def all_slurm_sites(session_cluster: Cluster, upgraded_sqlite: Path) -> Iterator[SlurmSites]:
-    root = Path(tempfile.mkdtemp(prefix="sites-", dir=session_cluster.scratch))
+    # In memory: node and tests are one machine, and these tests are not about disks.
+    root = Path(tempfile.mkdtemp(prefix="ccatwm-slurm-", dir=memory_folder() or session_cluster.scratch))
     yield SlurmSites(session_cluster, root, upgraded_sqlite)
     shutil.rmtree(root)
 

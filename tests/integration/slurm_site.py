@@ -115,7 +115,7 @@ def die() -> None:
 
 @dataclass
 class SlurmSite:
-    """One site: its folder on the cluster's scratch, its ops-db, its passes."""
+    """One site: its folder, its ops-db, its passes."""
 
     cluster: Cluster
     folder: Path

@@ -6,6 +6,7 @@ The program counts its own executions; `check` reads ops-db, disk and queue once
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,15 +51,15 @@ def named(site: SlurmSite) -> str:
 
 
 def window(site: SlurmSite) -> range:
-    """The numbers of the effects from the commit of the intent to the commit of the release, both included."""
+    """The numbers of the effects from the commit of the intent to the commit of the release, both included; the
+    cluster's limits are known."""
+    site.context().scheduler.limits()
     recorder = Recorder()
     site.submit(recorder)
     site.until_quiet()
     site.check()
     first_file = next(n for n, name in enumerate(recorder.names, 1) if name.startswith("file."))
-    release = next(
-        n for n, name in enumerate(recorder.names, 1) if name == "slurm.scontrol" and n > first_file
-    )
+    release = recorder.names.index("slurm.scontrol") + 1
     recorded = recorder.names.index("db.commit", release) + 1
     assert recorder.names[first_file - 2] == "db.commit"
     return range(first_file - 1, recorded + 1)
@@ -67,16 +68,14 @@ def window(site: SlurmSite) -> range:
 def test_a_submit_pass_killed_at_any_effect_leaves_every_run_to_be_executed_once(
     slurm_sites: SlurmSites,
 ) -> None:
-    points = window(slurm_sites(2))
+    first = slurm_sites(2)
+    points = window(first)
     killed = []
-    for at in points:
+    # After one effect is before the next.
+    for at, when in [(points[0], "before"), *((at, "after") for at in points)]:
         site = slurm_sites(2)
-        # After one effect is before the next.
-        if at == points[0]:
-            other = slurm_sites(2)
-            assert other.killed("submit", Strike(die, at=at, when="before"))
-            killed.append(other)
-        assert site.killed("submit", Strike(die, at=at, when="after"))
+        shutil.copy(first.folder / "state" / "sandbox-limits.json", site.folder / "state")
+        assert site.killed("submit", Strike(die, at=at, when=when))
         killed.append(site)
     assert len(killed) > 60
     until_quiet(killed, 180)
@@ -425,3 +424,30 @@ def test_no_name_reaches_a_shell(slurm_sites: SlurmSites, tmp_path: Path) -> Non
     site.check()
     assert not list(site.folder.rglob("pwned"))
     assert not Path("/pwned").exists()
+
+
+VARIABLES = {
+    "SBATCH_PARTITION": "nowhere", "SBATCH_ACCOUNT": "nobody", "SBATCH_JOB_NAME": "other", "SBATCH_REQUEUE": "1",
+    "SBATCH_TIMELIMIT": "9-0", "SBATCH_ARRAY_INX": "0-9", "SBATCH_EXPORT": "NONE", "SLURM_CONF": "/nowhere",
+    "SQUEUE_FORMAT": "%i", "SQUEUE_STATES": "RUNNING", "SQUEUE_PARTITION": "high", "SQUEUE_USERS": "nobody",
+    "SACCT_FORMAT": "jobid", "SLURM_TIME_FORMAT": "relative", "SLURM_CLUSTERS": "other", "TZ": "Asia/Tokyo",
+}  # fmt: skip
+
+
+def test_variables_of_slurm_in_the_environment_change_nothing(
+    slurm_sites: SlurmSites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = slurm_sites(2)
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    site.until_quiet()
+    site.check()
+
+
+def test_a_job_whose_name_looks_like_a_line_of_the_queue_is_not_believed(slurm_site: SlurmSite) -> None:
+    slurm_site.slurm["extra"] = ("--begin=now+1hour",)
+    slurm_site.submit()
+    forged = f"good\n|{slurm_site.job()}|0|CANCELLED|||||{named(slurm_site).partition('=')[2]}"
+    slurm_site.cluster.run("sbatch", "--hold", f"--job-name={forged}", "--wrap", "true")
+    slurm_site.poll()
+    assert slurm_site.statuses() == ["SUBMITTED"]

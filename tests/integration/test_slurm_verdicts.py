@@ -15,11 +15,14 @@ import pytest
 from ccatwm.edges.scheduler._slurm_states import STATES
 from ccatwm.interfaces import JobState
 from tests.integration.conftest import SlurmSites
-from tests.integration.slurm_site import GRACE, RECORD_WAIT, REQUEUE, SlurmSite, copy_site
+from tests.integration.slurm_site import SlurmSite, copy_site
 from tests.passes.conftest import as_json
 
 pytestmark = pytest.mark.slurm
-NO_RETRY = {"retry_base_seconds": 600, "retry_max_seconds": 600}
+# Of these periods nothing goes by while a slow machine runs a test: they are skipped by `later`.
+GRACE = 400
+REQUEUE = 200
+RECORD_WAIT = 300
 NO_CONTROLLER = (
     "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1"
 )
@@ -57,13 +60,24 @@ def verdict(site: SlurmSite) -> tuple[str, str | None]:
     return run["status"], run["failure_class"]
 
 
+def be_patient(site: SlurmSite) -> None:
+    """Failed runs are not tried again, and nothing is concluded before its time."""
+    site.changes |= {
+        "retry_base_seconds": 9999,
+        "retry_max_seconds": 9999,
+        "grace_seconds": GRACE,
+        "record_wait_seconds": RECORD_WAIT,
+    }
+    site.slurm["requeue_seconds"] = REQUEUE
+
+
 def waits_and_then(site: SlurmSite, seconds: float) -> tuple[str, str | None]:
     """The verdict after this time; until then there is none."""
     site.poll()
-    site.later(seconds - 1.5)
+    site.later(seconds - 60)
     site.poll()
     assert verdict(site) == ("SUBMITTED", None)
-    site.later(2)
+    site.later(61)
     site.poll()
     return verdict(site)
 
@@ -71,7 +85,7 @@ def waits_and_then(site: SlurmSite, seconds: float) -> tuple[str, str | None]:
 @pytest.fixture(scope="module")
 def pending_one(all_slurm_sites: SlurmSites) -> SlurmSite:
     site = all_slurm_sites(1)
-    site.changes |= NO_RETRY
+    be_patient(site)
     site.slurm["extra"] = NEVER
     site.submit()
     assert site.statuses() == ["SUBMITTED"]
@@ -87,7 +101,7 @@ def pending(pending_one: SlurmSite, slurm_sites: SlurmSites) -> SlurmSite:
 @pytest.fixture(scope="module")
 def finished_one(all_slurm_sites: SlurmSites) -> SlurmSite:
     site = all_slurm_sites(1)
-    site.changes |= NO_RETRY
+    be_patient(site)
     site.submit()
     site.wait_for_jobs("COMPLETED")
     site.wait_for_accounting()
@@ -183,7 +197,7 @@ def test_exit_codes_are_the_program_s_own(slurm_sites: SlurmSites) -> None:
     """Accounting has others: before Slurm 25.11 it takes 128 off."""
     codes = [1, 127, 128, 137, 200, 255]
     site = slurm_sites(len(codes))
-    site.changes |= NO_RETRY
+    be_patient(site)
     cases = " ".join(f"{run}) exit {code} ;;" for run, code in enumerate(codes, 1))
     site.behave(f"case $WORKFLOW_RUN_ID in {cases} esac")
     site.submit()
@@ -255,7 +269,7 @@ ENDS = ("non-zero-exit", "out-of-memory", "cancelled-outside")
 def bad_ends(all_slurm_sites: SlurmSites) -> SlurmSite:
     """Three runs that ended as `ENDS` says; the queue has forgotten them. A time limit would take up to 30 s."""
     site = all_slurm_sites(3)
-    site.changes |= NO_RETRY
+    be_patient(site)
     site.behave(PROGRAM)
     site.submit()
     until = time.monotonic() + 30
@@ -331,7 +345,7 @@ def test_a_job_that_came_back_is_alive(finished: SlurmSite) -> None:
     commands.accounts(accounted(finished, "NODE_FAIL"))
     finished.poll()
     commands.queue(queued(finished, "PENDING", "BeginTime"))
-    finished.later(100)
+    finished.later(1000)
     finished.poll()
     assert verdict(finished) == ("SUBMITTED", None)
     assert finished.attempt()["ended_at"] is None
@@ -377,7 +391,7 @@ def test_a_job_that_nobody_knows_and_that_left_no_record_is_lost_after_the_grace
 
 def test_the_claim_of_a_lost_job_is_taken_so_that_it_does_nothing_if_it_starts(slurm_site: SlurmSite) -> None:
     slurm_site.slurm["extra"] = NEVER
-    slurm_site.changes |= NO_RETRY
+    be_patient(slurm_site)
     slurm_site.submit()
     commands = slurm_site.commands()
     commands.queue()
@@ -560,7 +574,7 @@ def test_a_submission_over_the_budget_leaves_its_run_staged(slurm_site: SlurmSit
 def waiting_array(slurm_sites: SlurmSites) -> SlurmSite:
     """Three runs, one array, none of it begun."""
     site = slurm_sites(3)
-    site.changes |= NO_RETRY
+    be_patient(site)
     site.slurm["extra"] = NEVER
     site.submit()
     site.wait_for_accounting()
@@ -618,7 +632,7 @@ def test_slurm_does_not_requeue_what_asks_not_to_be(slurm_site: SlurmSite) -> No
 
 
 def test_a_job_that_is_requeued_all_the_same_works_in_a_folder_of_its_own(slurm_site: SlurmSite) -> None:
-    slurm_site.behave('case $attempt in *.r1) ;; *) exec sleep 60 ;; esac')
+    slurm_site.behave("case $attempt in *.r1) ;; *) exec sleep 60 ;; esac")
     slurm_site.submit()
     slurm_site.poll_until(lambda: slurm_site.statuses() == ["RUNNING"])
     task = f"{slurm_site.job()}_0"
