@@ -97,8 +97,6 @@ def _retry_note(row: dict[str, Any], now: datetime) -> str:
     if not row["is_open"] or row["due_at"] is None:
         return "needs you"
     when = until_text(row["due_at"], now)
-    if row["failure_class"] == FailureClass.NO_SPACE:
-        return f"waits for room, again {when}"
     if row["failure_class"] in FREE:
         return f"retry {when}, not counted"
     return f"retry {row['retries_used']} of {row['max_retries']} {when}"

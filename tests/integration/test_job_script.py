@@ -58,7 +58,8 @@ class Attempt:
 
     def start(self, *, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [DASH, str(SCRIPT), str(self.submission), "1"],
+            # As a batch system starts it, whatever these tests were started from.
+            ["env", "--default-signal=INT,QUIT", DASH, str(SCRIPT), str(self.submission), "1"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

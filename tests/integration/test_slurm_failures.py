@@ -416,7 +416,7 @@ def test_a_job_that_finds_its_disk_full_waits_for_room_and_is_not_charged(cluste
         run = made.run("large")
         assert (run["failure_class"], run["is_open"], run["blocking"]) == ("no-space", 1, 0)
         assert (run["retries_used"], run["free_retries_used"]) == (0, 0)
-        assert "waits for room" in made.document("show", run["id"])["run"]["state"]
+        assert "no space, again in" in made.document("show", run["id"])["run"]["state"]
         assert "full" in run["message"]
         record = made.attempt_file(made.attempts("large")[0], "job/exit.json")
         assert json.loads(record.read_bytes())["reason"] == "no-space"
