@@ -49,6 +49,7 @@ pipelines:
       - name: reduce
         software: cal
         group_by: [source, executed_obs_unit]
+        order: oldest
         resources: RESOURCES
 """
 RESOURCES = "{cpu: 1, memory_gb: 0.05, time_hours: 0.1}"
