@@ -154,8 +154,9 @@ def test_noise_around_the_answer_does_not_hide_it(slurm_sites: SlurmSites) -> No
 
 def test_a_late_job_of_a_submission_that_was_given_up_is_cancelled(slurm_site: SlurmSite) -> None:
     commands = slurm_site.commands()
-    late = '( sleep 7; real "$@"; touch "$here/late" ) >/dev/null 2>&1 & '
+    late = '( sleep 4; real "$@"; touch "$here/late" ) >/dev/null 2>&1 & '
     commands.once("sbatch", f"{late}{TIMED_OUT}; exit 1")
+    slurm_site.changes["grace_seconds"] = 1
     slurm_site.submit()
     slurm_site.until_quiet()
     assert [s["state"] for s in slurm_site.submissions()] == ["ABSENT", "RELEASED"]
@@ -206,7 +207,7 @@ def test_a_job_that_a_silent_controller_makes_later_is_adopted(slurm_sites: Slur
 
 def test_a_dead_controller_during_the_submission_is_waited_for(slurm_sites: SlurmSites) -> None:
     site = slurm_sites(2)
-    site.slurm["command_timeout_seconds"] = 3
+    site.slurm["command_timeout_seconds"] = 2
     site.submit(Strike(lambda: site.cluster.kill("slurmctld"), "slurm.sbatch"))
     assert site.statuses() == ["SUBMITTING", "SUBMITTING"]
     assert site.submit().exit_code == 4
@@ -230,7 +231,7 @@ def test_a_silent_controller_at_the_release_leaves_the_job_held(slurm_sites: Slu
 def test_a_controller_that_died_right_after_it_accepted_a_job(slurm_sites: SlurmSites) -> None:
     """It may have forgotten it."""
     site = slurm_sites(2)
-    site.slurm["command_timeout_seconds"] = 3
+    site.slurm["command_timeout_seconds"] = 2
     site.submit(Strike(lambda: site.cluster.kill("slurmctld"), "slurm.sbatch", when="after"))
     assert site.submissions()[0]["state"] == "HELD"
     site.slurm["command_timeout_seconds"] = 30
@@ -316,7 +317,8 @@ def test_a_job_that_was_started_again_by_hand_is_executed_once(slurm_sites: Slur
 
 
 def test_a_job_that_was_begun_by_hand_before_ours_is_executed_once(slurm_site: SlurmSite) -> None:
-    slurm_site.behave(f"sleep {slurm_site.settings().record_wait_seconds + 3}")
+    slurm_site.changes["record_wait_seconds"] = 1
+    slurm_site.behave("sleep 4")
     assert slurm_site.killed("submit", Strike(die, "slurm.scontrol", 2))
     other = twin(slurm_site, "--job-name=again")
     slurm_site.cluster.wait_for(other, "RUNNING")
