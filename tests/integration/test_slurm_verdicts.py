@@ -546,6 +546,7 @@ def test_a_poll_without_jobs_asks_nobody(slurm_site: SlurmSite) -> None:
 
 
 def test_passes_share_a_budget_of_calls_and_what_is_over_it_waits(finished: SlurmSite) -> None:
+    finished.later(61)  # the calls of its submission are of the past
     finished.slurm["calls_per_minute"] = 2
     commands = finished.commands()
     commands.queue(queued(finished, "RUNNING"))
