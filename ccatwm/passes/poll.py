@@ -483,7 +483,7 @@ def _has_news(item: Watched, message: str) -> bool:
 def _record_alive(connection: sa.Connection, item: Watched, message: str = "") -> None:
     """It is in the queue, maybe again; `message` is why it waits there."""
     if _has_news(item, message):
-        attempts.update_attempt(connection, item.attempt.id, ended_at=None, message=message or None)
+        attempts.record_alive(connection, [item.attempt.id], message or None)
 
 
 # --- strays ------------------------------------------------------------------------------------------------------------

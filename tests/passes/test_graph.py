@@ -54,7 +54,8 @@ def test_fan_out_gives_each_scan_the_one_product_marked_outside(observatory):
     assert roles == {"outside"}
 
 
-def test_a_new_reference_version_is_a_reason(observatory):
+def use_reference(observatory):
+    """Apply the pipeline with a reference for its first step: the reference's file, and the pipeline's text."""
     reference = observatory.folder / "pointing.json"
     reference.write_text("{}")
     text = (observatory.folder / "pipeline.yaml").read_text() + WITH_REFERENCE.replace(
@@ -63,6 +64,11 @@ def test_a_new_reference_version_is_a_reason(observatory):
     text = text.replace("config: {mode: hot_cold}", "config: {mode: hot_cold}, references: [pointing]")
     (observatory.folder / "pipeline.yaml").write_text(text)
     observatory.apply()
+    return reference, text
+
+
+def test_a_new_reference_version_is_a_reason(observatory):
+    reference, text = use_reference(observatory)
     observatory.until_quiet()
     reference.with_name("two.json").write_text('{"x": 1}')
     second = f'{{version: "2", path: {reference.with_name("two.json")}}}]'
@@ -76,14 +82,7 @@ def test_a_new_reference_version_is_a_reason(observatory):
 
 
 def test_a_reference_that_was_changed_in_place_is_no_silent_new_recipe(observatory):
-    reference = observatory.folder / "pointing.json"
-    reference.write_text("{}")
-    text = (observatory.folder / "pipeline.yaml").read_text() + WITH_REFERENCE.replace(
-        "REFERENCE", str(reference)
-    )
-    text = text.replace("config: {mode: hot_cold}", "config: {mode: hot_cold}, references: [pointing]")
-    (observatory.folder / "pipeline.yaml").write_text(text)
-    observatory.apply()
+    reference, _ = use_reference(observatory)
     reference.write_text('{"changed": 1}')
     observatory.cycle()
     assert {(r["failure_class"], r["attempt"]) for r in observatory.runs()} == {("staging", 0)}
