@@ -8,11 +8,14 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from ccatwm.edges.opsdb import tables
 from tests.demo.science import PROJECT, Science, ask
 from tests.integration.cluster import Cluster
 
@@ -32,6 +35,24 @@ def run_demo(cluster: Cluster, *arguments: object) -> subprocess.CompletedProces
 def logins(cluster: Cluster) -> int:
     log = (cluster.dir / "log" / "sshd.log").read_text(errors="replace")
     return len(re.findall(rf"Accepted publickey for {cluster.user} ", log))
+
+
+def wait_for_metrics(demo: Path) -> None:
+    """Accounting may lag behind a job's end: until it has told all, `poll` has something to ask, and is not idle."""
+    url = sa.make_url((demo / "opsdb" / "url").read_text().strip())
+    engine = sa.create_engine(url.set(drivername="postgresql+psycopg2"))
+    awaited = sa.select(sa.func.count()).where(tables.run_attempt.c.metrics_at.is_not(None))
+    end = time.monotonic() + 60
+    try:
+        while time.monotonic() < end:
+            with engine.connect() as connection:
+                if connection.scalar(awaited) == 0:
+                    return
+            ask(demo, "cycle")
+            time.sleep(1)
+    finally:
+        engine.dispose()
+    raise AssertionError("accounting has not told all within a minute")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +120,7 @@ def test_a_cycle_has_one_connection_and_the_demo_says_what_was_needed(told: tupl
 def test_an_idle_pass_opens_no_connection_and_one_that_looks_opens_one(
     demo: Path, session_cluster: Cluster
 ) -> None:
+    wait_for_metrics(demo)
     before = logins(session_cluster)
     assert ask(demo, "cycle")["connections"] == 0
     assert logins(session_cluster) == before
