@@ -240,7 +240,7 @@ def run_app(app: typer.Typer, prog_name: str | None = None) -> int:
     except SystemExit as end:
         code = end.code
     except OSError as error:  # help and usage are printed outside of `run_guarded`
-        code = _tell_os(Common(), error, 0)
+        code = _tell_os(Common(), error, getattr(error.__context__, "exit_code", 0))
     if isinstance(code, str):
         print(code, file=sys.stderr)
     return code if isinstance(code, int) else int(code is not None)
@@ -454,6 +454,15 @@ def _is_plain(character: str) -> bool:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def show_report(common: Common, report: Any) -> None:
+    """What a command did: one JSON document for scripts, lines for people."""
+    if common.json:
+        emit_json(report.to_json())
+    elif not common.quiet:
+        for line in report.lines():
+            print(printable(line))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

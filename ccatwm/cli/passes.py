@@ -54,6 +54,7 @@ def trigger(
     sub_group: SubGroup = None,
     force: Force = False,
     reason: _frame.Reason = None,
+    yes: _frame.Yes = False,
     full: Full = False,
     limit: Limit = None,
     dry_run: DryRun = False,
@@ -62,9 +63,9 @@ def trigger(
 ) -> int:
     """Find which steps are due; with --pipeline, ask for runs by hand."""
     if pipeline is not None:
-        return _request(common, pipeline, step, sub_group, force, reason, dry_run)
-    if step or sub_group or force or reason:
-        raise UsageError("--step, --sub-group, --force and --reason need --pipeline")
+        return _request(common, pipeline, step, sub_group, force, reason, dry_run, yes)
+    if step or sub_group or force or reason or yes:
+        raise UsageError("--step, --sub-group, --force, --yes and --reason need --pipeline")
     return _run_pass("trigger", common, limit, dry_run, wait, max_seconds, full=full)
 
 
@@ -205,6 +206,7 @@ def _request(
     force: bool,
     reason: str | None,
     dry_run: bool,
+    yes: bool,
 ) -> int:
     if dry_run:
         raise UsageError("--dry-run shows what the pass would do; it does not go with --pipeline")
@@ -214,6 +216,7 @@ def _request(
     context.database.check_schema(observations=context.settings.observations)
     report = request_runs(
         context.database,
+        context.grouping,
         pipeline,
         step=step,
         sub_group=sub_group,
@@ -221,13 +224,10 @@ def _request(
         reason=reason or "",
         actor=context.actor,
         now=context.clock.now(),
+        yes=yes,
+        confirm_runs=context.settings.confirm_runs,
     )
-    if common.json:
-        _frame.emit_json(report.to_json())
-    elif not common.quiet:
-        print(
-            f"asked for runs of {pipeline}: {', '.join(report.steps)}; `ccatwm resolve` decides on them next"
-        )
+    _frame.show_report(common, report)
     return 0
 
 

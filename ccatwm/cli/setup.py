@@ -127,7 +127,7 @@ def apply(
         confirm_runs=context.settings.confirm_runs,
         checksum_of=lambda path: context.host_files.digest(path),
     )
-    _show_report(common, report)
+    _frame.show_report(common, report)
     return 0
 
 
@@ -151,16 +151,8 @@ def ingest(common: Common, files: Files, dry_run: DryRun = False) -> int:
         host=os.uname().nodename,
         dry_run=dry_run,
     )
-    _show_report(common, report)
+    _frame.show_report(common, report)
     return 0
-
-
-def _show_report(common: Common, report: Any) -> None:
-    if common.json:
-        _frame.emit_json(report.to_json())
-    elif not common.quiet:
-        for line in report.lines():
-            print(_frame.printable(line))
 
 
 # --- config, schema, db ------------------------------------------------------------------------------------
@@ -168,18 +160,19 @@ def _show_report(common: Common, report: Any) -> None:
 
 def config_show(common: Common) -> int:
     """Print every setting with its value and where it comes from; secrets are masked."""
-    from ccatwm.settings.load import show_settings
+    from ccatwm.settings.load import flat_settings, show_settings
 
     settings = _settings(common)
-    rows = show_settings(settings)
     if common.json:
+        rows = show_settings(settings)
         entries = [{"key": key, "value": value, "origin": origin} for key, value, origin in rows]
         site_dir = str(settings.site_dir) if settings.site_dir else None
         _frame.emit_json(
             {"schema": "ccatwm.config/1", "site": settings.site, "site_dir": site_dir, "settings": entries}
         )
     else:
-        _frame.print_table(f"settings of {settings.site_dir or settings.site}", ("setting", "value", "from"), rows)
+        title = f"settings of {settings.site_dir or settings.site}"
+        _frame.print_table(title, ("setting", "value", "from"), flat_settings(settings))
     return 0
 
 

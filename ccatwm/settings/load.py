@@ -191,11 +191,16 @@ class _Check:
                     fields[field.name] = value
         self._fill_in(fields)
         if self.problems:
-            raise SettingsError("the settings are wrong", where=self._subject(), problems=self.problems)
+            raise SettingsError("the settings are wrong", where=self._wrong_one(), problems=self.problems)
         return Settings(site=self.site.name, site_dir=self.site.folder, origins=self._all_origins(), **fields)
 
     def _subject(self) -> str:
         return str(self.site.file or "environment variables")
+
+    def _wrong_one(self) -> str:
+        """The settings file where any mistake is in it."""
+        in_file = any(problem.where.startswith(str(self.site.file)) for problem in self.problems)
+        return str(self.site.file) if in_file else "environment variables"
 
     def _wrong(self, key: str, what: str, allowed: str) -> None:
         self.problems.append(Problem(f"{self._origin(key)}: {key}", what, f"allowed: {allowed}"))
@@ -523,6 +528,20 @@ def show_settings(settings: Settings) -> list[tuple[str, Any, str]]:
         key = KEY_OF_FIELD.get(field.name, field.name.upper())
         shown.append((key, _masked(key, getattr(settings, field.name)), settings.origins.get(key, BUILT_IN)))
     return sorted(shown, key=lambda row: row[0])
+
+
+def flat_settings(settings: Settings) -> list[tuple[str, Any, str]]:
+    """(key, value, origin) as people read them: each key of a table is a row, `SLURM.partition`."""
+
+    def flat(key: str, value: Any, origin: str) -> Iterator[tuple[str, Any, str]]:
+        origin = settings.origins.get(key, origin)
+        if isinstance(value, Mapping) and value:
+            for name, content in value.items():
+                yield from flat(f"{key}.{name}", content, origin)
+        else:
+            yield key, None if value in ("", {}, (), []) else value, origin
+
+    return [row for key, value, origin in show_settings(settings) for row in flat(key, value, origin)]
 
 
 def _masked(key: str, value: Any) -> Any:

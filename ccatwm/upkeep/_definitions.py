@@ -25,8 +25,10 @@ from ccatwm.core.definitions import (
 )
 from ccatwm.errors import Problem
 from ccatwm.upkeep._yaml import Document, Location, read_yaml
+from ccatwm.upkeep.ingest import PLURALS as OBSERVED
 
 STAND_IN = "stand-in-"  # how their names begin
+INGEST = "observations are read by `ccatwm ingest FILE`"
 MAX_ROUNDS = 20  # a stand-in for a mapping has its own keys filled in one round later
 T = TypeVar("T", bound=BaseModel)
 
@@ -81,7 +83,10 @@ def read_definitions(paths: Sequence[Path]) -> Defined:
     """Read files, and check each thing by itself."""
     defined = Defined()
     for path in paths:
-        document, problems = read_yaml(Path(path))
+        if Path(path).suffix.lower() in (".jsonl", ".ndjson"):
+            defined.unreadable.append(Problem(str(path), "is no YAML", INGEST))
+            continue
+        document, problems = read_yaml(Path(path), too_large=f"split it; {INGEST}")
         defined.unreadable += problems
         if document is not None:
             defined.documents.append(document)
@@ -231,6 +236,8 @@ class _Mending:
         kind, context = error["type"], error.get("ctx", {})
         if not location:
             return "is no mapping of sections", f"sections: {', '.join(Definitions.model_fields)}"
+        if kind == "extra_forbidden" and location[0] in OBSERVED and len(location) == 1:
+            return f"{location[0]} are observations, no definitions", INGEST
         if kind == "extra_forbidden":
             return f"unknown key {location[-1]!r}", _allowed_keys(location)
         name, value = self._shown(location), short_text(_get_at(self._data, location))

@@ -80,11 +80,14 @@ def read_text(path: Path) -> tuple[str | None, list[Problem]]:
         ]
 
 
-def read_yaml(path: Path) -> tuple[Document | None, list[Problem]]:
-    """A YAML file as plain data with lines, and all that is wrong with it; no document where it cannot be read."""
+def read_yaml(path: Path, *, too_large: str) -> tuple[Document | None, list[Problem]]:
+    """A YAML file as plain data with lines, and all that is wrong with it; no document where it cannot be read.
+
+    `too_large` is the hint for a file that is.
+    """
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         what = f"is larger than {MAX_BYTES >> 20} MiB"
-        return None, [Problem(str(path), what, "use JSON Lines for many objects")]
+        return None, [Problem(str(path), what, too_large)]
     text, problems = read_text(path)
     return parse_yaml(text, str(path)) if text is not None else (None, problems)
 

@@ -26,10 +26,8 @@ from ccatwm.core.definitions import (
     StepDefinition,
 )
 from ccatwm.core.gap import config_changes
-from ccatwm.core.model import PackageState, Resources
 from ccatwm.core.recipe import digest_of
 from ccatwm.core.subgroups import group_by_digest, group_by_json, parse_group_by
-from ccatwm.core.wording import count_text, size_text
 from ccatwm.edges.hostfiles.local import BareHostFiles
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
@@ -48,9 +46,9 @@ from ccatwm.upkeep._definitions import (
     read_definitions,
     short_text,
 )
+from ccatwm.upkeep._estimate import Estimate, estimate_runs
 
 MAX_SHOWN = 40
-PACKAGES_PER_PAGE = 5000
 
 
 @dataclass
@@ -60,9 +58,7 @@ class ApplyReport:
     dry_run: bool
     changes: list[str] = field(default_factory=list)
     unchanged: int = 0
-    sub_groups: int = 0  # looked at: those that fall due, and all that have archived packages now
-    bytes: int = 0  # of archived packages that were not grouped before
-    core_hours: float = 0.0  # what runs of all of them ask for, at most
+    follows: Estimate = field(default_factory=Estimate)
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -71,22 +67,9 @@ class ApplyReport:
             "dry_run": self.dry_run,
             "changes": self.changes,
             "unchanged": self.unchanged,
-            "sub_groups": self.sub_groups,
-            "bytes": self.bytes,
-            "core_hours": round(self.core_hours, 2),
+            **self.follows.to_json(),
             "warnings": self.warnings,
         }
-
-    def what_follows(self, are: str) -> str:
-        """The sub-groups that `are`, or `would be`, looked at, and what comes of it."""
-        if not self.sub_groups:
-            return f"no sub-group {'is' if are == 'are' else are} looked at"
-        new = f" ({size_text(self.bytes)} of packages not grouped before)" if self.bytes else ""
-        are = "is" if (are, self.sub_groups) == ("are", 1) else are
-        return (
-            f"{count_text(self.sub_groups, 'sub-group')} {are} looked at{new}: at most as many runs, "
-            f"{count_text(self.core_hours, 'core hour')}"
-        )
 
     def lines(self) -> list[str]:
         """For people."""
@@ -95,7 +78,7 @@ class ApplyReport:
             return [*shown, f"nothing to change ({self.unchanged} definitions are as they should be)"]
         shown.append(
             f"{len(self.changes)} changed, {self.unchanged} unchanged; "
-            + self.what_follows("would be" if self.dry_run else "are")
+            + self.follows.text("would be" if self.dry_run else "are")
         )
         return shown
 
@@ -136,61 +119,15 @@ def apply_definitions(
         if prune:
             keep = {(p.item.name, s.name) for p in defined.pipelines for s in p.item.steps}
             report.changes += [f"- {what}: disabled" for what in store.disable_others(connection, keep, now)]
-        _count(connection, grouping, store.list_concerned(connection, due, groupings), now, report)
-        if report.sub_groups > confirm_runs and not (yes or dry_run):
-            raise UsageError(
-                f"{report.what_follows('would be')}, more than CONFIRM_RUNS ({confirm_runs})",
-                next="look at it with --dry-run, then say --yes",
-            )
+        concerned = store.list_concerned(connection, due, groupings)
+        report.follows = estimate_runs(connection, grouping, concerned, now)
+        if not dry_run:
+            report.follows.confirm(confirm_runs, yes=yes, next="look at it with --dry-run, then say --yes")
         for step_id in dict.fromkeys(due):  # last: others wait for these rows
             mark_step_due(connection, step_id, now)
         if report.changes:
             _record(connection, defined, now, actor, host, report)
     return report
-
-
-def _count(
-    connection: sa.Connection,
-    grouping: GroupingEngine,
-    scopes: Sequence[store.Concerned],
-    now: datetime,
-    report: ApplyReport,
-) -> None:
-    """What the next passes will look at: nothing of it is written.
-
-    The rules are asked, not the members known so far: packages may have come that no pass has grouped yet.
-    """
-    for scope in scopes:
-        keys, size = _sub_groups_of(connection, grouping, scope, now)
-        report.bytes += size
-        for resources, known in scope.steps:
-            count = len(keys | known)
-            report.sub_groups += count
-            report.core_hours += count * _core_hours(resources)
-
-
-def _sub_groups_of(
-    connection: sa.Connection, grouping: GroupingEngine, scope: store.Concerned, now: datetime
-) -> tuple[set[str], int]:
-    """Keys of the sub-groups that have archived packages, and the bytes of those packages that are no members yet."""
-    keys: set[str] = set()
-    size, last = 0, None
-    while True:
-        page = grouping.members(
-            connection, scope.filter_rules, scope.group_by, now=now, after_id=last, limit=PACKAGES_PER_PAGE
-        )
-        archived = [p for p in page if p.state == PackageState.ARCHIVED]
-        members = store.grouped_packages(connection, scope.scope_id, [p.package_id for p in archived])
-        keys |= {p.key for p in archived}
-        size += sum(p.size_bytes or 0 for p in archived if p.package_id not in members)
-        if len(page) < PACKAGES_PER_PAGE:
-            return keys, size
-        last = page[-1].package_id
-
-
-def _core_hours(resources: Mapping[str, Any]) -> float:
-    asked = Resources.from_json(resources)
-    return asked.cpu * asked.tasks * asked.time_hours
 
 
 def _transaction(database: Database, dry_run: bool) -> AbstractContextManager[sa.Connection]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,13 +12,18 @@ import sqlalchemy as sa
 
 from ccatwm.core.selection import Selection
 from ccatwm.core.states import FINAL, RunEvent, RunStatus
+from ccatwm.core.wording import span_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import control, runs, sub_groups, views
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.errors import CcatwmError, UsageError
 from ccatwm.interfaces import Clock
 
+log = logging.getLogger(__name__)
+
 POLL_SECONDS = 2.0
+QUIET_SECONDS = 120.0  # so long without any pass, and somebody who waits is told
+REPEAT_SECONDS = 1800.0  # and told again
 RETRYABLE = (RunStatus.FAILED.value, RunStatus.CANCELLED.value)
 
 Row = dict[str, Any]
@@ -360,12 +366,14 @@ def wait_until_ended(
 ) -> dict[int, str]:
     """Watch until every run is final and nothing more happens to it by itself; its status by run id.
 
-    Errors: CcatwmError when the time is over first.
+    Warns when no pass has begun for two minutes. Errors: CcatwmError when the time is over first.
     """
     begun = clock.monotonic()
+    last_pass, warned = clock.now(), -REPEAT_SECONDS
     while True:
         with database.read() as connection:
             rows = views.list_runs_by_id(connection, run_ids)
+            last_pass = max([last_pass, *(record["started_at"] for record in views.list_pass_records(connection))])
         waiting = [row for row in rows.values() if row["is_open"] or row["status"] not in FINAL]
         if not waiting:
             return {run_id: str(row["status"]) for run_id, row in rows.items()}
@@ -375,4 +383,9 @@ def wait_until_ended(
                 f"not carried out after {timeout_seconds:.0f} s: {states}",
                 next="passes carry it out; see `ccatwm status`",
             )
+        quiet = (clock.now() - last_pass).total_seconds()
+        if quiet >= QUIET_SECONDS and clock.monotonic() - warned >= REPEAT_SECONDS:
+            warned = clock.monotonic()
+            log.warning("still waiting, but no pass has begun for %s: is cron at work? `ccatwm cycle` runs all passes "
+                        "by hand", span_text(quiet))  # fmt: skip
         clock.sleep(POLL_SECONDS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from ccatwm.upkeep._yaml import find_unstorable, read_json_lines, read_yaml
 
 LINES_PER_TRANSACTION = 2000
 MAX_PROBLEMS = 50
+MAX_NAMES = 20  # of each kind, in a report for scripts
 # In the order in which parents come before children.
 ORDER = (
     "site", "data_location", "observatory", "telescope", "instrument", "instrument_module", "observing_program",
@@ -36,6 +37,7 @@ ORDER = (
 # What others name without saying what it is: in JSON Lines these come first, wherever they stand.
 FIRST = ("data_location", "instrument_module")
 PLURALS = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in ORDER}
+DEFINED = ("software", "references", "presets", "data_groupings", "pipelines")  # sections of `ccatwm apply`
 
 
 class WrongValueError(Exception):
@@ -279,6 +281,13 @@ class IngestReport:
     files: list[str]
     dry_run: bool = False
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    named: dict[str, set[str]] = field(default_factory=dict)  # made because somebody named them: nothing more is known
+
+    def made_by_name(self, kind: str, names: Iterable[str]) -> None:
+        self.named.setdefault(kind, set()).update(names)
+
+    def described(self, kind: str, names: Iterable[str]) -> None:
+        self.named.get(kind, set()).difference_update(names)
 
     def count(self, kind: str, done: store.Upserted) -> None:
         mine = self.counts.setdefault(kind, {"new": 0, "changed": 0, "unchanged": 0})
@@ -296,6 +305,7 @@ class IngestReport:
             "files": self.files,
             "dry_run": self.dry_run,
             "ingest": self.counts,
+            "named_only": {kind: sorted(names)[:MAX_NAMES] for kind, names in self.named.items() if names},
         }
 
     def lines(self) -> list[str]:
@@ -304,7 +314,17 @@ class IngestReport:
             f"{kind.replace('_', ' ')}: {c['new']} new, {c['changed']} changed, {c['unchanged']} unchanged"
             for kind, c in self.counts.items()
         ]
+        shown += [
+            f"made from the name only: {kind.replace('_', ' ')} {_some(sorted(names))}"
+            for kind, names in self.named.items()
+            if names
+        ]
         return shown or ["nothing to ingest"]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - 5
+    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
 
 
 def ingest_files(
@@ -433,11 +453,23 @@ def _check_all(database: Database, paths: Sequence[Path]) -> list[Checked]:
     with database.read() as connection:
         problems += _check_names(connection, checked)
     if problems:
+        problems = _in_order(problems, paths)
         more = len(problems) - MAX_PROBLEMS
         shown = problems[:MAX_PROBLEMS] + ([Problem("", f"and {more} more")] if more > 0 else [])
         noun = "mistake" if len(problems) == 1 else "mistakes"
         raise DefinitionsError(f"{len(problems)} {noun}; nothing was written", problems=shown)
     return checked
+
+
+def _in_order(problems: Sequence[Problem], paths: Sequence[Path]) -> list[Problem]:
+    """As they stand in the files."""
+    order = {str(path): n for n, path in enumerate(paths)}
+
+    def place(problem: Problem) -> tuple[int, int]:
+        file, _, line = problem.where.rpartition(":")
+        return (order[file], int(line)) if line.isdecimal() and file in order else (order.get(problem.where, -1), 0)
+
+    return sorted(problems, key=place)
 
 
 def _check_file(path: Path, problems: list[Problem]) -> Checked:
@@ -522,7 +554,7 @@ def _parse_file(path: Path, problems: list[Problem]) -> Iterator[Parsed]:
 
 
 def _parse_yaml(path: Path, problems: list[Problem]) -> Iterator[Parsed]:
-    document, wrong = read_yaml(path)
+    document, wrong = read_yaml(path, too_large="use JSON Lines for many objects")
     problems += wrong
     if document is None or document.data is None or wrong:
         return
@@ -532,11 +564,8 @@ def _parse_yaml(path: Path, problems: list[Problem]) -> Iterator[Parsed]:
     for section, items in document.data.items():
         kind = PLURALS.get(section)
         if kind is None:
-            problems.append(
-                Problem(
-                    document.where((section,)), f"unknown section {section!r}", _choices(section, PLURALS)
-                )
-            )
+            hint = "definitions: `ccatwm apply FILE`" if section in DEFINED else _choices(str(section), PLURALS)
+            problems.append(Problem(document.where((section,)), f"unknown section {section!r}", hint))
             continue
         if not isinstance(items, list):
             problems.append(Problem(document.where((section,)), f"{section} is not a list"))
@@ -670,6 +699,7 @@ def _write_kinds(
         if not mine:
             continue
         rows = _with_parents(connection, kind, mine, now, report)
+        report.described(kind, [item.row[KINDS[kind].key] for item in mine])
         keys = ("instrument_id", "name") if kind == "instrument_module" else (KINDS[kind].key,)
         defaults = dict(KINDS[kind].defaults)
         if kind == "raw_data_package":
@@ -708,14 +738,11 @@ def _parent_ids(
     known = store.find_ids(connection, parent, (key,), [(name,) for name in names])
     missing = [{key: name} for name in names if (name,) not in known]
     if missing:
-        done = store.upsert(connection, parent, (key,), missing, now, _parent_defaults(parent))
+        done = store.upsert(connection, parent, (key,), missing, now, dict(KINDS[parent].defaults))
         report.count(parent, done)
+        report.made_by_name(parent, [row[key] for row in missing])
         known |= done.ids
     return {name: known[(name,)] for name in names}
-
-
-def _parent_defaults(parent: str) -> dict[str, Any]:
-    return dict(KINDS[parent].defaults)
 
 
 def _module_ids(

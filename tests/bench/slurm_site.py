@@ -82,8 +82,9 @@ class BenchSite:
     def ask(self, context: Context) -> None:
         """Runs of every sub-group, whatever there is of it."""
         request_runs(
-            context.database, "p", force=True, reason="bench", actor="bench", now=context.clock.now()
-        )
+            context.database, context.grouping, "p", force=True, reason="bench", actor="bench",
+            now=context.clock.now(), yes=True,
+        )  # fmt: skip
 
     def run_passes(self, context: Context, *names: str) -> None:
         for name in names:

@@ -123,6 +123,10 @@ def test_a_reader_who_leaves_early_does_not_hide_a_failure(tmp_path: Path) -> No
     assert (done.returncode, done.stderr) == (3, "")
 
 
+def test_a_wrong_command_is_a_usage_error_where_nobody_can_be_told(tmp_path):
+    assert shell("ccatwm nosuch 2>/dev/full", tmp_path).returncode == 2
+
+
 @pytest.mark.parametrize("command", ["--help", "schema pipeline", "config show", "config show --json"])
 def test_a_full_output_is_one_line_on_stderr(tmp_path: Path, command: str) -> None:
     (tmp_path / "ccatwm-data").mkdir()

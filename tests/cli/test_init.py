@@ -61,6 +61,19 @@ def test_init_makes_nothing_where_the_processing_host_is_not_reached(cli: Cli) -
     assert [path.name for path in site.iterdir()] == ["settings.toml"]
 
 
+def test_config_show_has_a_line_for_each_key_of_a_table(cli: Cli) -> None:
+    cli("init")
+    lines = cli("config", "show").out.splitlines()
+    assert any(line.split()[:2] == ["SLURM.calls_per_minute", "60"] for line in lines)
+    assert not any("{" in line for line in lines)
+
+
+def test_what_is_wrong_in_the_environment_alone_is_not_put_on_the_file(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("init")
+    monkeypatch.setenv("CCAT_WORKFLOW_MANAGER_CONFIRM_RUNS", "many")
+    assert cli("status").err.startswith("ccatwm: environment variables: the settings are wrong")
+
+
 def test_config_show_begins_with_whose_settings_they_are(cli: Cli) -> None:
     cli("init")
     assert cli("config", "show").out.splitlines()[0] == f"settings of {Path('ccatwm-data').resolve()}"

@@ -123,7 +123,7 @@ class World:
             software_id=self.software,
             config_id=self.config,
             enabled=True,
-            definition={"name": name, "software": "cal", "cooldown_seconds": 60, **definition},
+            definition={"name": name, "software": "cal", "cooldown_seconds": 60, "resources": {}, **definition},
             updated_at=NOW,
         )
 

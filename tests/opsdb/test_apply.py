@@ -112,8 +112,8 @@ def test_a_changed_configuration_is_shown_and_its_sub_groups_fall_due(apply, row
     grouped(database, "a", ["x", "y"])
     report = apply(GOOD.replace("{name: a,", "{name: a, config: {order: 2},"), now=LATER)
     assert report.changes == ["~ step otf/a: config.order None -> 2"]
-    assert report.sub_groups == 2
-    assert report.core_hours == 2 * 2 * 0.5
+    assert report.follows.sub_groups == 2
+    assert report.follows.core_hours == 2 * 2 * 0.5
     assert rows(t.sub_group.c.due_at) == [LATER, LATER]
 
 
@@ -136,7 +136,7 @@ def test_a_dependency_taken_out_is_gone_and_the_step_is_looked_at(apply, rows, d
 def test_nothing_falls_due_by_an_apply_that_changes_nothing(apply, rows, database):
     apply(GOOD)
     grouped(database, "a", ["x"])
-    assert apply(GOOD, now=LATER).sub_groups == 0
+    assert apply(GOOD, now=LATER).follows.sub_groups == 0
     assert rows(t.sub_group.c.due_at) == [None]
 
 
@@ -155,7 +155,7 @@ def test_a_new_step_has_its_scope_grouped_anew(apply, rows, database):
 def test_what_a_first_apply_will_make_is_counted_before(apply, database, tmp_path):
     packages(database, tmp_path, 4, '{"kind": "raw_data_package", "name": "late", "state": "waiting"}\n')
     report = apply(GOOD, dry_run=True)
-    assert (report.sub_groups, report.bytes, report.core_hours) == (5, 8000, 4 * 2 * 0.5 + 1)
+    assert (report.follows.sub_groups, report.follows.bytes, report.follows.core_hours) == (5, 8000, 4 * 2 * 0.5 + 1)
 
 
 def test_a_first_apply_over_a_full_archive_needs_a_yes(apply, rows, database, tmp_path):
@@ -163,7 +163,7 @@ def test_a_first_apply_over_a_full_archive_needs_a_yes(apply, rows, database, tm
     with pytest.raises(UsageError, match="5 sub-groups"):
         apply(GOOD, confirm_runs=4)
     assert rows(t.pipeline.c.id) == []
-    assert apply(GOOD, confirm_runs=4, yes=True).sub_groups == 5
+    assert apply(GOOD, confirm_runs=4, yes=True).follows.sub_groups == 5
 
 
 def test_a_changed_grouping_counts_all_its_sub_groups(apply, database, tmp_path):
@@ -171,7 +171,7 @@ def test_a_changed_grouping_counts_all_its_sub_groups(apply, database, tmp_path)
     apply(GOOD)
     grouped(database, "a", ["executed_obs_unit=1"])
     rule = "filter_rules: [{table: RawDataPackage, column: name, operator: neq, value: p0}]"
-    assert apply(GOOD.replace("filter_rules: []", rule), now=LATER).sub_groups == 3 + 1
+    assert apply(GOOD.replace("filter_rules: []", rule), now=LATER).follows.sub_groups == 3 + 1
 
 
 def test_packages_that_no_pass_has_grouped_yet_are_counted_with_what_depends_on_them(
@@ -185,7 +185,7 @@ def test_packages_that_no_pass_has_grouped_yet_are_counted_with_what_depends_on_
     with pytest.raises(UsageError, match="5 sub-groups would be looked at"):
         apply(changed, now=LATER, confirm_runs=4)
     report = apply(changed, now=LATER, dry_run=True)
-    assert (report.sub_groups, report.core_hours) == (4 + 1, 4 * 2 * 0.5 + 1)
+    assert (report.follows.sub_groups, report.follows.core_hours) == (4 + 1, 4 * 2 * 0.5 + 1)
 
 
 def test_what_is_looked_at_is_said_in_good_grammar(apply, database, tmp_path):
@@ -200,7 +200,7 @@ def test_what_is_looked_at_is_said_in_good_grammar(apply, database, tmp_path):
 def test_a_disabled_pipeline_makes_nothing(apply, database, tmp_path):
     packages(database, tmp_path, 4)
     text = GOOD.replace("    data_grouping: all", "    enabled: false\n    data_grouping: all")
-    assert apply(text, confirm_runs=1).sub_groups == 0
+    assert apply(text, confirm_runs=1).follows.sub_groups == 0
 
 
 def test_a_step_that_no_file_names_any_more_still_counts_in_the_graph(apply):
@@ -358,3 +358,15 @@ def test_a_wrong_fraction_is_said_once(apply):
     assert [p.what.endswith("is neither all nor a fraction such as 0.8") for p in caught.value.problems] == [
         True
     ]
+
+
+def test_observations_are_for_ingest(apply, database, tmp_path):
+    with pytest.raises(DefinitionsError) as caught:
+        apply("sites: [{name: cologne}]\n")
+    (problem,) = caught.value.problems
+    assert (problem.what, "`ccatwm ingest FILE`" in problem.next) == ("sites are observations, no definitions", True)
+    lines = tmp_path / "packages.jsonl"
+    lines.write_text('{"kind": "raw_data_package", "name": "p"}\n')
+    engine = GroupingEngine(ObservationTables.managed(), database.dialect, "UTC")
+    with pytest.raises(DefinitionsError, match="`ccatwm ingest FILE`"):
+        apply_definitions(database, engine, [lines], now=NOW, actor="me", host="h")

@@ -313,6 +313,22 @@ def test_holding_what_is_not_there_says_what_is(world):
 # --- waiting ------------------------------------------------------------------------------------------------
 
 
+class Standing:
+    """A clock that moves on by sleeping only, and nobody does anything meanwhile."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def now(self):
+        return NOW + timedelta(seconds=self.seconds)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
 class CarryingOut:
     """A clock during whose third sleep a pass carries it out."""
 
@@ -334,6 +350,14 @@ class CarryingOut:
 def test_waiting_ends_when_it_is_carried_out(world):
     run = world.run(world.sub_group("grid", "all"), "RUNNING")
     assert wait_until_ended(world.database, [run], CarryingOut(world, run)) == {run: "CANCELLED"}
+
+
+def test_waiting_without_any_pass_says_so_once_in_half_an_hour(world, caplog):
+    run = world.run(world.sub_group("grid", "all"), "RUNNING")
+    with pytest.raises(CcatwmError):
+        wait_until_ended(world.database, [run], Standing(), timeout_seconds=600)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "no pass has begun for 2 min" in said and "`ccatwm cycle`" in said
 
 
 def test_waiting_gives_up_and_says_where_it_stands(world):

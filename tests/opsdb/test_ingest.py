@@ -75,6 +75,29 @@ def test_parents_that_are_only_named_are_made(ingest, rows):
     assert None not in rows(t.raw_data_package.c.instrument_module_id)
 
 
+def test_what_was_made_from_its_name_alone_is_told(ingest):
+    lines = [
+        {"kind": "executed_obs_unit", "name": "s1", "obs_unit": "mistyped"},
+        {"kind": "executed_obs_unit", "name": "s2", "obs_unit": "u"},
+        {"kind": "obs_unit", "name": "u", "source": "NGC253"},
+    ]
+    report = ingest(lines)
+    assert report.to_json()["named_only"] == {"source": ["NGC253"], "obs_unit": ["mistyped"]}
+    assert "made from the name only: obs unit mistyped" in report.lines()
+    assert ingest(lines).to_json()["named_only"] == {}
+
+
+def test_mistakes_stand_as_in_the_files(mistakes):
+    bad = package(copies=[{"location": "nowhere", "path": "x.tar"}])
+    found = mistakes([bad, package("q", size_bytes=-1)], [package("r", state="gone")])
+    assert [line.split(": ")[0] for line in found] == ["0.jsonl:1", "0.jsonl:2", "1.jsonl:1"]
+
+
+def test_definitions_are_for_apply(mistakes):
+    (found,) = mistakes("pipelines: []")
+    assert "`ccatwm apply FILE`" in found
+
+
 def test_the_chain_from_observatory_to_module_is_written(ingest, rows):
     ingest(
         """

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from ccatwm.errors import UsageError
+from ccatwm.upkeep.requests import request_runs
 from tests.crash.campaign import program
 from tests.passes.conftest import as_json
 
@@ -193,26 +197,36 @@ def test_each_pass_twice_in_a_row_is_like_once(observatory):
     assert [r["attempt"] for r in observatory.runs()] == [1, 1, 1]
 
 
-def test_a_manual_request_with_force_runs_again(observatory):
-    from ccatwm.upkeep.requests import request_runs
-
-    observatory.until_quiet()
+def ask(observatory, **options):
     context = observatory.context()
-    request_runs(
-        context.database, "otf", step="grid", force=True, reason="check", actor="me", now=context.clock.now()
+    return request_runs(
+        context.database, context.grouping, "otf", reason="tonight", actor="me", now=context.clock.now(), **options
     )
+
+
+def test_a_manual_request_tells_what_follows_and_asks_above_the_limit(observatory):
+    with pytest.raises(UsageError, match=r"3 sub-groups would be looked at .*more than CONFIRM_RUNS"):
+        ask(observatory, confirm_runs=2)
+    assert ask(observatory, confirm_runs=2, yes=True).follows.sub_groups == 3
+    observatory.until_quiet()
+    assert ask(observatory, confirm_runs=2).follows.sub_groups == 0, "all is up to date"
+    with pytest.raises(UsageError, match="3 sub-groups would be looked at"):
+        ask(observatory, confirm_runs=2, force=True)
+    assert ask(observatory, confirm_runs=0, step="grid", sub_group="all", force=True).follows is None
+
+
+def test_a_manual_request_with_force_runs_again(observatory):
+    observatory.until_quiet()
+    ask(observatory, step="grid", force=True)
     observatory.until_quiet()
     assert [r["reason"] for r in observatory.runs("grid")] == ["new-sub-group", "requested"]
 
 
 def test_a_manual_pipeline_runs_only_when_asked(observatory):
-    from ccatwm.upkeep.requests import request_runs
-
     observatory.edit("trigger: {type: CONTINUOUS}", "trigger: {type: MANUAL}")
     observatory.until_quiet()
     assert observatory.runs() == []
-    context = observatory.context()
-    request_runs(context.database, "otf", reason="tonight", actor="me", now=context.clock.now())
+    ask(observatory)
     observatory.until_quiet()
     assert [(r["step_name"], r["status"], r["reason"]) for r in observatory.runs()] == [
         ("calibrate", "COMPLETED", "requested"),

@@ -137,7 +137,7 @@ def test_only_so_many_levels_are_taken():
 def test_bytes_that_are_no_utf8_are_named_with_line_and_byte(tmp_path):
     path = tmp_path / "f.yaml"
     path.write_bytes(b"a: 1\nb: \xff\n")
-    document, (problem,) = read_yaml(path)
+    document, (problem,) = read_yaml(path, too_large="split it")
     assert document is None
     assert (problem.where, problem.what, problem.next) == (f"{path}:2", "is not UTF-8", "byte 8 is 0xff")
 
@@ -145,12 +145,12 @@ def test_bytes_that_are_no_utf8_are_named_with_line_and_byte(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
     path = tmp_path / "f.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\n")
-    document, problems = read_yaml(path)
+    document, problems = read_yaml(path, too_large="split it")
     assert (document.data, problems) == ({"a": 1}, [])
 
 
 def test_a_folder_is_no_file(tmp_path):
-    document, (problem,) = read_yaml(tmp_path)
+    document, (problem,) = read_yaml(tmp_path, too_large="split it")
     assert document is None
     assert problem.what.startswith("cannot be read")
 

@@ -27,13 +27,22 @@ class Known:
 
 
 @dataclass(frozen=True)
+class ConcernedStep:
+    """A step that the next passes look at: its resources, and the keys of its sub-groups that fall due."""
+
+    id: int
+    resources: dict[str, Any]
+    keys: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Concerned:
-    """A scope of steps that the next passes look at: of each its resources and the sub-group keys that fall due."""
+    """A scope of steps that the next passes look at."""
 
     scope_id: int
     filter_rules: Any
     group_by: Any
-    steps: tuple[tuple[dict[str, Any], frozenset[str]], ...]
+    steps: tuple[ConcernedStep, ...]
 
 
 def read_known(connection: sa.Connection) -> Known:
@@ -307,7 +316,7 @@ def list_concerned(
             continue
         keys = _known_keys(connection, row.id) if row.id in step_ids else frozenset()
         before = found[row.scope_id].steps if row.scope_id in found else ()
-        steps = (*before, (row.definition["resources"], keys))
+        steps = (*before, ConcernedStep(row.id, row.definition["resources"], keys))
         found[row.scope_id] = Concerned(row.scope_id, row.filter_rules, row.group_by, steps)
     return list(found.values())
 

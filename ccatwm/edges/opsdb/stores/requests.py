@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -35,3 +36,12 @@ def sub_group_keys(connection: sa.Connection, step_id: int) -> set[str]:
     return set(
         connection.execute(sa.select(t.sub_group.c.key).where(t.sub_group.c.step_id == step_id)).scalars()
     )
+
+
+def settled_keys(connection: sa.Connection, step_id: int, outcomes: Sequence[str]) -> frozenset[str]:
+    """Sub-groups on which the last decision was one of `outcomes`, and which nothing has touched since."""
+    group = t.sub_group
+    query = sa.select(group.c.key).where(
+        group.c.step_id == step_id, group.c.outcome.in_(outcomes), group.c.due_at.is_(None)
+    )
+    return frozenset(connection.execute(query).scalars())

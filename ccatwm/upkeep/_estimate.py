@@ -1,0 +1,92 @@
+"""What follows from an act, told before it is done: sub-groups, bytes, core hours. Touches: the ops-db (reads)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.model import PackageState, Resources
+from ccatwm.core.wording import count_text, size_text
+from ccatwm.edges.opsdb.grouping import GroupingEngine
+from ccatwm.edges.opsdb.stores import definitions as store
+from ccatwm.errors import UsageError
+
+PACKAGES_PER_PAGE = 5000
+
+
+@dataclass
+class Estimate:
+    """What the next passes will look at, at most."""
+
+    sub_groups: int = 0  # those that fall due, and all that have archived packages now
+    bytes: int = 0  # of archived packages that were not grouped before
+    core_hours: float = 0.0  # what runs of all of them ask for
+
+    def to_json(self) -> dict[str, Any]:
+        return {"sub_groups": self.sub_groups, "bytes": self.bytes, "core_hours": round(self.core_hours, 2)}
+
+    def text(self, are: str) -> str:
+        """The sub-groups that `are`, or `would be`, looked at, and what comes of it."""
+        if not self.sub_groups:
+            return f"no sub-group {'is' if are == 'are' else are} looked at"
+        new = f" ({size_text(self.bytes)} of packages not grouped before)" if self.bytes else ""
+        are = "is" if (are, self.sub_groups) == ("are", 1) else are
+        return (
+            f"{count_text(self.sub_groups, 'sub-group')} {are} looked at{new}: at most as many runs, "
+            f"{count_text(self.core_hours, 'core hour')}"
+        )
+
+    def confirm(self, confirm_runs: int, *, yes: bool, next: str) -> None:
+        """Errors: UsageError where it is more than `confirm_runs` and nobody said `yes`."""
+        if self.sub_groups > confirm_runs and not yes:
+            raise UsageError(f"{self.text('would be')}, more than CONFIRM_RUNS ({confirm_runs})", next=next)
+
+
+def estimate_runs(
+    connection: sa.Connection,
+    grouping: GroupingEngine,
+    scopes: Sequence[store.Concerned],
+    now: datetime,
+    settled: Mapping[int, frozenset[str]] | None = None,
+) -> Estimate:
+    """What the next passes look at in these scopes, less the keys that are `settled` for a step.
+
+    The rules are asked, not the members known so far: packages may have come that no pass has grouped yet.
+    """
+    found = Estimate()
+    for scope in scopes:
+        keys, size = _sub_groups_of(connection, grouping, scope, now)
+        found.bytes += size
+        for step in scope.steps:
+            count = len((keys | step.keys) - (settled or {}).get(step.id, frozenset()))
+            found.sub_groups += count
+            found.core_hours += count * _core_hours(step.resources)
+    return found
+
+
+def _sub_groups_of(
+    connection: sa.Connection, grouping: GroupingEngine, scope: store.Concerned, now: datetime
+) -> tuple[set[str], int]:
+    """Keys of the sub-groups that have archived packages, and the bytes of those packages that are no members yet."""
+    keys: set[str] = set()
+    size, last = 0, None
+    while True:
+        page = grouping.members(
+            connection, scope.filter_rules, scope.group_by, now=now, after_id=last, limit=PACKAGES_PER_PAGE
+        )
+        archived = [p for p in page if p.state == PackageState.ARCHIVED]
+        members = store.grouped_packages(connection, scope.scope_id, [p.package_id for p in archived])
+        keys |= {p.key for p in archived}
+        size += sum(p.size_bytes or 0 for p in archived if p.package_id not in members)
+        if len(page) < PACKAGES_PER_PAGE:
+            return keys, size
+        last = page[-1].package_id
+
+
+def _core_hours(resources: Mapping[str, Any]) -> float:
+    asked = Resources.from_json(resources)
+    return asked.cpu * asked.tasks * asked.time_hours
