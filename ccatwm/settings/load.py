@@ -85,7 +85,9 @@ def _read_layers(site: Site, environ: Mapping[str, str]) -> tuple[dict[str, Any]
     layers.update(given)
     for key in given:
         # `LOCAL__SLOTS` is one key of a table: the others keep their own origin.
-        origins |= dict.fromkeys((key.split("__")[0], _dotted(key.split("__"))), f"{FROM_ENVIRONMENT} {PREFIX}{key}")
+        parts, value = key.split("__"), given[key]
+        inside = _keys_inside(value, tuple(parts)) if isinstance(value, dict) else ()
+        origins |= dict.fromkeys((parts[0], _dotted(parts), *inside), f"{FROM_ENVIRONMENT} {PREFIX}{key}")
     merged = {key: value for key, value in layers.as_dict().items() if key in origins}
     return merged, origins
 
@@ -451,7 +453,8 @@ class _Check:
             for f in dataclasses.fields(Settings)
             if f.name not in COMPUTED
         }
-        return {key: self.origins.get(key, BUILT_IN) for key in sorted(keys)}
+        inside = {name: origin for name, origin in self.origins.items() if "." in name}
+        return {key: self.origins.get(key, BUILT_IN) for key in sorted(keys)} | inside
 
 
 def known_keys() -> set[str]:
@@ -533,15 +536,15 @@ def show_settings(settings: Settings) -> list[tuple[str, Any, str]]:
 def flat_settings(settings: Settings) -> list[tuple[str, Any, str]]:
     """(key, value, origin) as people read them: each key of a table is a row, `SLURM.partition`."""
 
-    def flat(key: str, value: Any, origin: str) -> Iterator[tuple[str, Any, str]]:
-        origin = settings.origins.get(key, origin)
+    def flat(key: str, value: Any) -> Iterator[tuple[str, Any, str]]:
+        origin = settings.origins.get(_dotted(key.split(".")), BUILT_IN)
         if isinstance(value, Mapping) and value:
             for name, content in value.items():
-                yield from flat(f"{key}.{name}", content, origin)
+                yield from flat(f"{key}.{name}", content)
         else:
             yield key, None if value in ("", {}, (), []) else value, origin
 
-    return [row for key, value, origin in show_settings(settings) for row in flat(key, value, origin)]
+    return [row for key, value, _ in show_settings(settings) for row in flat(key, value)]
 
 
 def _masked(key: str, value: Any) -> Any:

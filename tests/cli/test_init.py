@@ -61,11 +61,13 @@ def test_init_makes_nothing_where_the_processing_host_is_not_reached(cli: Cli) -
     assert [path.name for path in site.iterdir()] == ["settings.toml"]
 
 
-def test_config_show_has_a_line_for_each_key_of_a_table(cli: Cli) -> None:
+def test_config_show_has_a_line_for_each_key_of_a_table(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     cli("init")
-    lines = cli("config", "show").out.splitlines()
-    assert any(line.split()[:2] == ["SLURM.calls_per_minute", "60"] for line in lines)
-    assert not any("{" in line for line in lines)
+    monkeypatch.setenv("CCAT_WORKFLOW_MANAGER_SLURM__PARTITION", "smp")
+    lines = [line.split(maxsplit=2) for line in cli("config", "show").out.splitlines()]
+    assert ["SLURM.calls_per_minute", "60", "built-in"] in lines
+    assert ["SLURM.partition", "smp", "environment variable CCAT_WORKFLOW_MANAGER_SLURM__PARTITION"] in lines
+    assert not any("{" in word for line in lines for word in line)
 
 
 def test_what_is_wrong_in_the_environment_alone_is_not_put_on_the_file(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
