@@ -35,7 +35,7 @@ COMPUTED = {"site", "site_dir", "origins", "extra"}
 CHOICES = {
     "OBSERVATIONS": ("managed", "foreign"),
     "CONTAINER_RUNTIME": ("apptainer", "singularity", "none"),
-    "STAGING_MODE": ("fetch", "request"),
+    "STAGING_MODE": ("fetch",),
     "TRANSPORT": ("local", "ssh"),
     "WORKFILES": ("local", "ssh"),
 }

@@ -95,7 +95,7 @@ class Settings:
     sif_cache_dir: Path | None = None
     slurm_partition: str = ""  # the original's name of slurm.partition
     obs_timezone: str = "America/Santiago"
-    staging_mode: str = "fetch"  # fetch | request
+    staging_mode: str = "fetch"  # the one mode of this release
     cache_max_gb: float | None = None
     min_free_gb: float = 1.0
     keep_failed_inputs_hours: float = 48.0

@@ -101,7 +101,7 @@ def test_a_mistake_names_file_key_and_what_is_allowed(tmp_path: Path) -> None:
     folder = write_site(tmp_path / "s", 'STAGING_MODE = "push"\n')
     [text] = problems(folder)
     assert (
-        f"{folder}/settings.toml [default]: STAGING_MODE: 'push' is not known; allowed: fetch, request"
+        f"{folder}/settings.toml [default]: STAGING_MODE: 'push' is not known; allowed: fetch"
         in text
     )
 
