@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from ccatwm.core.model import ResolvedStep, StepRole
+from ccatwm.core.model import ResolvedStep, Resources, StepRole
 
 CONTRACT_VERSION = 1
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -41,6 +41,7 @@ class RunFacts:
     cpu: int
     memory_gb: float
     gpu_flag: str = "--nv"
+    launcher: tuple[str, ...] = ()  # what starts the program instead of the job script itself
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,17 @@ def build_argv(
     else:
         argv = _container_argv(step, facts, environment, runtime, program or runtime, host_path)
     _refuse_control_characters(argv)
-    return tuple(argv)
+    return (*facts.launcher, *argv)
+
+
+def srun_launcher(resources: Resources, srun: str = "srun") -> tuple[str, ...]:
+    """What starts a step of several tasks on Slurm; nothing for one task.
+
+    The CPUs of a task are said again: srun takes them over from sbatch no more since Slurm 22.05 (its release notes).
+    """
+    if resources.tasks <= 1:
+        return ()
+    return (srun, f"--ntasks={resources.tasks}", f"--cpus-per-task={resources.cpu}", "--kill-on-bad-exit=1")
 
 
 def _container_argv(

@@ -57,7 +57,7 @@ def plan_retry(
 ) -> RetryPlan:
     """Whether and when a run that failed with `failure` is tried again.
 
-    `step_retry` is the step's `retry`: failure class -> {"times", "backoff_seconds"}.
+    `step_retry` is the step's `retry`: failure class -> {"times", "backoff_seconds", "factor"}.
     """
     own: Mapping[str, Any] = step_retry.get(failure.value) or {}
     times = int(own.get("times", max_retries))
@@ -72,7 +72,7 @@ def plan_retry(
     if not (failure in CHARGED or asked or own) or retries_used >= times:
         return RetryPlan(None)
     due_at = now + backoff(retries_used, own, limits)
-    return RetryPlan(due_at, resources=escalated(failure, resources, limits))
+    return RetryPlan(due_at, resources=escalated(failure, resources, limits, own.get("factor")))
 
 
 def backoff(used: int, own: Mapping[str, Any], limits: RetryLimits) -> timedelta:
@@ -81,13 +81,16 @@ def backoff(used: int, own: Mapping[str, Any], limits: RetryLimits) -> timedelta
     return timedelta(seconds=min(base * 2**used, max(base, limits.max_seconds)))
 
 
-def escalated(failure: FailureClass, resources: Resources, limits: RetryLimits) -> Resources:
-    """More memory after `out-of-memory`, more time after `timeout`, up to the site's caps."""
+def escalated(
+    failure: FailureClass, resources: Resources, limits: RetryLimits, factor: float | None = None
+) -> Resources:
+    """More memory after `out-of-memory`, more time after `timeout`: half as much more, or times `factor`; up to the
+    site's caps."""
     if failure is F.OUT_OF_MEMORY:
-        memory_gb = _grown(resources.memory_gb, MEMORY_FACTOR, limits.max_memory_gb)
+        memory_gb = _grown(resources.memory_gb, factor or MEMORY_FACTOR, limits.max_memory_gb)
         return replace(resources, memory_gb=memory_gb)
     if failure is F.TIMEOUT:
-        time_hours = _grown(resources.time_hours, TIME_FACTOR, limits.max_time_hours)
+        time_hours = _grown(resources.time_hours, factor or TIME_FACTOR, limits.max_time_hours)
         return replace(resources, time_hours=time_hours)
     return resources
 

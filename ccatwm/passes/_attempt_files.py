@@ -9,9 +9,9 @@ from functools import cache
 from importlib.resources import files
 from pathlib import PurePosixPath
 
-from ccatwm.core.commands import RunFacts, attempt_directories, build_argv, build_argv_file
+from ccatwm.core.commands import RunFacts, attempt_directories, build_argv, build_argv_file, srun_launcher
 from ccatwm.core.manifest import build_manifest
-from ccatwm.core.model import Attempt, ResolvedStep, Run, RunInput, StepRole
+from ccatwm.core.model import Attempt, ResolvedStep, Resources, Run, RunInput, StepRole
 from ccatwm.interfaces import EntryKind, FileWrite, TreeEntry
 from ccatwm.passes._context import Context
 
@@ -70,7 +70,15 @@ def _facts(context: Context, run: Run, attempt: Attempt) -> RunFacts:
         cpu=attempt.resources.cpu,
         memory_gb=attempt.resources.memory_gb,
         gpu_flag=context.settings.container_gpu_flag,
+        launcher=_launcher(context, attempt.resources),
     )
+
+
+def _launcher(context: Context, resources: Resources) -> tuple[str, ...]:
+    settings = context.settings
+    if settings.hpc_backend != "slurm":
+        return ()
+    return srun_launcher(resources, f"{settings.slurm.bin_dir}/srun" if settings.slurm.bin_dir else "srun")
 
 
 def inputs_lists(context: Context, runs: Iterable[Run]) -> dict[int, bytes]:

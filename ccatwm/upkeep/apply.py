@@ -111,7 +111,7 @@ def apply_definitions(
     problems = list_problems(defined, [*find_mistakes(defined, known, grouping, locations), *changed])
     if problems:
         raise _mistakes(problems)
-    report = ApplyReport(dry_run, warnings=warnings + _location_warnings(defined, locations))
+    report = ApplyReport(dry_run, warnings=warnings + _location_warnings(defined, locations) + _idle_warnings(defined))
     with _transaction(database, dry_run) as connection:
         if store.lock_and_read_known(connection) != known:
             raise ConflictError("somebody else applied definitions at this moment", next="apply again")
@@ -161,6 +161,20 @@ def _location_types(connection: sa.Connection, engine: GroupingEngine) -> dict[s
     except KeyError:  # the observation tables of this site tell nothing of data locations
         return {}
     return {key: place.location_type for place in found for key in (place.id, place.name)}
+
+
+IDLE = ("companions", "max_concurrent", "retention", "scratch")  # keys of a step that nothing acts on in this release
+
+
+def _idle_warnings(defined: Defined) -> list[str]:
+    found = []
+    for pipeline in defined.pipelines:
+        for step in pipeline.item.steps:
+            said = step.model_dump(include=set(IDLE), exclude_defaults=True)
+            if said:
+                where = f"{pipeline.item.name}/{step.name}"
+                found.append(f"{where}: {', '.join(said)}: kept, but nothing acts on it in this release")
+    return found
 
 
 def _location_warnings(defined: Defined, locations: Mapping[str, str | None]) -> list[str]:

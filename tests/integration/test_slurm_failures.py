@@ -410,6 +410,28 @@ def test_metrics_are_shown_when_slurm_has_forgotten_the_job(story: Story) -> Non
     assert len(story.site.commands.given) == given
 
 
+# --- several tasks ------------------------------------------------------------------------------------------
+
+
+def test_several_tasks_are_started_by_srun_and_each_is_warned(cluster: Cluster) -> None:
+    program = (
+        f"trap 'echo half >>science/saved' USR1; echo begun >>science/begun; {FIRST} || exit 0; "
+        "until [ -e science/saved ]; do sleep 0.1; done; sleep 1; exit 75"
+    )
+    with site(cluster, "tasks") as made:
+        made.prepare([Case("wide", program, resources={"tasks": 3, "memory_gb": 0.2})])
+        made.until_status({"wide": "RUNNING"})
+        (attempt,) = made.attempts("wide")
+        begun = made.attempt_file(attempt, "output/science/begun")
+        made.until(lambda: begun.exists() and len(begun.read_text().splitlines()) == 3, "all tasks have begun")
+        made.cluster.run("scancel", "--batch", "--signal=USR1", attempt["task"])
+        made.until_status({"wide": "COMPLETED"})
+        first, second = made.attempts("wide")
+        saved = made.attempt_file(first, "output/science/saved").read_text()
+        assert (saved, first["exit_code"]) == ("half\n" * 3, 75)
+        assert len(made.attempt_file(second, "output/science/begun").read_text().splitlines()) == 3
+
+
 # --- a full disk --------------------------------------------------------------------------------------------
 
 

@@ -370,3 +370,10 @@ def test_observations_are_for_ingest(apply, database, tmp_path):
     engine = GroupingEngine(ObservationTables.managed(), database.dialect, "UTC")
     with pytest.raises(DefinitionsError, match="`ccatwm ingest FILE`"):
         apply_definitions(database, engine, [lines], now=NOW, actor="me", host="h")
+
+
+def test_what_nothing_acts_on_is_told(apply):
+    idle = "max_concurrent: 2, scratch: node, group_by: []"
+    report = apply(GOOD.replace("group_by: []", idle))
+    told = "otf/b: max_concurrent, scratch: kept, but nothing acts on it in this release"
+    assert [text for text in report.warnings if "nothing acts" in text] == [told]

@@ -18,6 +18,7 @@ from ccatwm.core.commands import (
     build_environment,
     build_mount,
     build_mounts,
+    srun_launcher,
 )
 from ccatwm.core.model import (
     ReferenceVersion,
@@ -171,3 +172,11 @@ def test_what_a_person_wrote_is_one_argument_each(runtime):
 def test_a_control_character_never_reaches_the_argv_file():
     with pytest.raises(ValueError, match="control character"):
         build_argv_file(["a\nb"])
+
+
+def test_several_tasks_are_started_by_srun_before_the_environment_is_cleared():
+    launcher = srun_launcher(Resources(cpu=2, tasks=4))
+    argv = build_argv(STEP, replace(FACTS, launcher=launcher), runtime="apptainer")
+    assert argv[:4] == ("srun", "--ntasks=4", "--cpus-per-task=2", "--kill-on-bad-exit=1")
+    assert argv[4:6] == ("/usr/bin/env", "-i")
+    assert srun_launcher(Resources(cpu=2)) == ()

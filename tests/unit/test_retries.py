@@ -72,6 +72,14 @@ def test_out_of_memory_gets_more_memory_up_to_the_cap():
     assert plan(FailureClass.OUT_OF_MEMORY, resources=Resources(memory_gb=7)).resources.memory_gb == 8
 
 
+def test_a_step_may_say_how_much_more_a_retry_asks_for():
+    twice = {"out-of-memory": {"factor": 2.0}, "timeout": {"factor": 1.0}}
+    asked = Resources(memory_gb=3, time_hours=1)
+    more = plan(FailureClass.OUT_OF_MEMORY, resources=asked, retry=twice).resources
+    assert (more.memory_gb, more.time_hours) == (6, 1)
+    assert plan(FailureClass.TIMEOUT, resources=asked, retry=twice).resources == asked
+
+
 @pytest.mark.parametrize("failure", [FailureClass.OUT_OF_MEMORY, FailureClass.TIMEOUT])
 def test_a_step_that_asks_for_more_than_the_cap_is_not_given_less_than_it_asks_for(failure):
     asked = Resources(memory_gb=32, time_hours=12)

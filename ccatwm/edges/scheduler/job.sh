@@ -61,9 +61,17 @@ read_status() {
     [ -n "$mask" ]
 }
 
-# The payload and all its descendants, as words.
+# The payload and all its descendants, as words. Tasks that srun started are children of Slurm's own supervisor of a step
+# on this node: its command line is `slurmstepd: [JOB.STEP]` (measured with 22.05).
 list_family() {
     family=" $pid "
+    [ -z "${SLURM_JOB_ID-}" ] || for folder in /proc/[0-9]*; do
+        read -r key value _ <"$folder/cmdline" || :
+        case $key$value in
+            "slurmstepd:[$SLURM_JOB_ID.batch]"* | "slurmstepd:[$SLURM_JOB_ID.extern]"*) ;;
+            "slurmstepd:[$SLURM_JOB_ID."*) family="$family${folder#/proc/} " ;;
+        esac
+    done 2>/dev/null
     while :; do
         before=$family
         for folder in /proc/[0-9]*; do
@@ -83,7 +91,9 @@ warn_payload() {
     list_family
     for member in $family; do
         read_status "$member" || continue
-        case $name in starter* | apptainer* | Apptainer* | singularity* | Singularity* | appinit | sinit) continue ;; esac
+        case $name in
+            srun | slurmstepd | starter* | apptainer* | Apptainer* | singularity* | Singularity* | appinit | sinit) continue ;;
+        esac
         # USR1 is signal 10: bit 9 of the mask.
         case $mask in *[2367abef]??) kill -s USR1 "$member" 2>/dev/null ;; esac
     done
