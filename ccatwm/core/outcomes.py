@@ -218,7 +218,7 @@ def _from_record(
         text = "an input was gone or had another size when the job began"
         return Conclusion(Verdict.FAILED, FailureClass.STAGING, code, text)
     if record.reason == "no-space" and cause is None:
-        text = f"the program ended with exit code {code}, and its disk or quota is full"
+        text = f"the job ended with exit code {code}, and its disk or quota is full"
         return Conclusion(Verdict.FAILED, FailureClass.NO_SPACE, code, text)
     if record.reason == "out-of-memory" and cause is None:  # the batch system did not notice
         text = f"the kernel ended a process of it for want of memory (exit code {code})"

@@ -78,13 +78,8 @@ def plan_products(
     products_json: bytes | None,
     *,
     role: StepRole,
-    exit_code: int,
-    partial: bool,
 ) -> ProductPlan:
-    """The products of an output with these entries, whose files the job hashed.
-
-    `partial`: the exit code is one of the step's partial ones; such a run may have made nothing.
-    """
+    """The products of an output with these entries, whose files the job hashed."""
     declaration = parse_declaration(products_json)
     problems = (
         list(declaration.problems) + _foreign_problems(entries, declaration) + _hash_problems(entries, hashes)
@@ -99,7 +94,7 @@ def plan_products(
             problem=_joined(f"products.json declares {_shown(p)}, which is not there" for p in missing)
         )
     planned = _plan(files, folders, hashes, declaration, role)
-    if not planned and not partial:
+    if not planned:
         return ProductPlan(problem="the program ended well but left no product")
     if too_long := [p.path for p in planned if len(_shown(p.path).encode()) > LONGEST_PATH]:
         return ProductPlan(

@@ -145,7 +145,7 @@ def _collect(context: Context, item: Run, attempt: Attempt, inputs: Sequence[Run
     step = item.resolved_step
     exit_code = attempt.exit_code or 0
     partial = exit_code != 0 and exit_code in step.partial_exit_codes
-    plan = plan_products(entries, hashes, declared, role=step.role, exit_code=exit_code, partial=partial)
+    plan = plan_products(entries, hashes, declared, role=step.role)
     if plan.problem is not None:
         raise BadOutputError(plan.problem)
     warnings = [*item.warnings, *plan.warnings]

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from ccatwm.core.outcomes import parse_exit_record
+from tests.disks import small_disk
 
 pytestmark = pytest.mark.quick
 SCRIPT = Path(__file__).parents[2] / "ccatwm" / "edges" / "scheduler" / "job.sh"
@@ -522,3 +523,38 @@ def test_a_start_that_was_ended_from_outside_may_be_started_again(attempt: Attem
     attempt.payload("exit 0")
     assert attempt.run(environment={"SLURM_RESTART_COUNT": "1"}) == 0
     assert attempt.run(environment={"SLURM_RESTART_COUNT": "2"}) == 77  # the second start came to an end
+
+
+# --- a full disk --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Attempt]:
+    """An attempt on a disk of 4 MB, all of whose blocks can be taken."""
+    base = tmp_path / "small"
+    base.mkdir()
+    with small_disk(base, megabytes=4):
+        yield Attempt(base)
+
+
+def fill(folder: Path) -> str:
+    return f"head -c 64M /dev/zero >{folder}/filler 2>/dev/null;"
+
+
+def test_a_disk_that_is_full_before_the_inputs_are_compared_is_no_missing_input(small: Attempt) -> None:
+    names = [f"an-input-with-a-long-name-{n}" for n in range(400)]
+    (small.base / "data").mkdir()
+    for name in names:
+        (small.base / "data" / name).touch()
+    small.inputs(*((0, f"data/{name}") for name in names))
+    # Room for the reserved record, and for a page or two.
+    subprocess.run(["sh", "-c", f"{fill(small.base)} truncate -s -8192 {small.base}/filler"], check=True)
+    small.run()
+    assert small.record()["reason"] == "no-space"
+
+
+def test_a_disk_that_is_full_when_the_outputs_are_hashed_is_no_bad_output(small: Attempt) -> None:
+    small.payload(f"for n in $(seq 300); do echo $n >output-$n; mv output-$n ../output/; done; {fill(small.base)} exit 0")
+    small.run()
+    record = small.record()
+    assert (record["exit_code"], record["reason"]) == (0, "no-space")

@@ -31,13 +31,12 @@ def plan(
     *,
     declared: Any = None,
     role: StepRole = StepRole.FINAL,
-    partial: bool = False,
     hashes: dict[PurePosixPath, str] | None = None,
 ) -> ProductPlan:
     if hashes is None:
         hashes = {e.path: DIGEST for e in entries if e.kind is EntryKind.FILE}
     content = declared if isinstance(declared, bytes | None) else json.dumps(declared).encode()
-    return plan_products(entries, hashes, content, role=role, exit_code=0, partial=partial)
+    return plan_products(entries, hashes, content, role=role)
 
 
 def types(made: ProductPlan) -> dict[str, ProductType]:
@@ -97,10 +96,6 @@ def test_success_without_any_product_is_bad_output(role):
 
 def test_empty_folders_are_no_products():
     assert "no product" in problem(plan([TreeEntry(PurePosixPath("science"), EntryKind.DIRECTORY)]))
-
-
-def test_a_partial_success_may_leave_nothing():
-    assert plan([], partial=True) == ProductPlan()
 
 
 # --- trees ---------------------------------------------------------------------------------------------------------
@@ -288,6 +283,6 @@ def test_the_digest_of_a_tree_is_that_of_the_documentation():
 @pytest.mark.parametrize("text", [b'"\\ud800"', b'"a\\u0000b"', b"1e999"])
 def test_what_no_ops_db_could_take_is_bad_output_and_no_crash(text):
     for declared in (b'{"quality": {"x": ' + text + b"}}", b'{"products": [{"path": ' + text + b"}]}"):
-        plan = plan_products([], {}, declared, role=StepRole.FINAL, exit_code=0, partial=False)
+        plan = plan_products([], {}, declared, role=StepRole.FINAL)
         assert plan.problem is not None
         plan.problem.encode("utf-8")

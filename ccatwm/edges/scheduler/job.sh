@@ -290,9 +290,20 @@ if [ -r job/limits ]; then
     done <job/limits
 fi
 
+is_full() {
+    { head -c 65536 /dev/zero >"job/.space.$restart" && sync "job/.space.$restart"; } 2>/dev/null
+    full=$?
+    rm -f "job/.space.$restart"
+    [ "$full" -ne 0 ]
+}
+
 # --- 3. inputs: sizes and paths as they were when the job was made ---
 
 refuse_input() {
+    if is_full; then # what could not be written looks like what is not there
+        ended_at=$(now)
+        finish $INPUT_MISSING no-space null
+    fi
     printf 'job.sh: %s\n' "$1" >>logs/stderr.log
     ended_at=$(now)
     finish $INPUT_MISSING input-missing null
@@ -366,13 +377,6 @@ write_record ended.json "$(printf '{"format":1,"exit_code":%d,"signal":%s,"ended
 if [ "$code" -ne 0 ] && ran_out_of_memory "$code"; then finish "$code" out-of-memory null; fi
 
 # A program that failed on a disk that is full now: the next attempt may find room.
-is_full() {
-    { head -c 65536 /dev/zero >"job/.space.$restart" && sync "job/.space.$restart"; } 2>/dev/null
-    full=$?
-    rm -f "job/.space.$restart"
-    [ "$full" -ne 0 ]
-}
-
 if [ "$code" -ne 0 ] && is_full; then finish "$code" no-space null; fi
 
 # --- 6. checksums of what it wrote ---
@@ -387,4 +391,5 @@ pid=
 stop_killer
 [ -n "$signal" ] || mv -f "job/.outputs.sha256.$restart" job/outputs.sha256 || hash_code=1
 if [ -n "$signal" ]; then finish "$code" signalled "$hash_code"; fi
+if [ "$hash_code" -ne 0 ] && is_full; then finish "$code" no-space "$hash_code"; fi
 finish "$code" payload "$hash_code"
