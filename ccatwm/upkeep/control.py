@@ -126,6 +126,9 @@ def _retry_run(connection: sa.Connection, row: Row, wanted: Wanted, now: datetim
     if refusal:
         return _acted(row, "refused", refusal)
     if not wanted.dry_run:
+        # To want it again is a newer decision than the one that found another run good enough meanwhile.
+        counts = row["wanted_recipe"] in (None, row["recipe"])
+        decided = {"decision": sub_groups.next_decision(connection, row["sub_group_id"])} if counts else {}
         changed = runs.record_event(
             connection,
             row["run"],
@@ -143,6 +146,7 @@ def _retry_run(connection: sa.Connection, row: Row, wanted: Wanted, now: datetim
             cancel_reason=None,
             inputs_removed_at=None,
             next_resources=control.find_resources_now(connection, row["run"]),
+            **decided,
         )
         if not changed:
             return _acted(row, "refused", "it changed at this moment; look again")

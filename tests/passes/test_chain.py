@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ccatwm.errors import UsageError
+from ccatwm.upkeep.control import Wanted, cancel, retry
 from ccatwm.upkeep.requests import request_runs
 from tests.crash.campaign import program
 from tests.passes.conftest import as_json
@@ -138,8 +139,6 @@ def test_a_program_that_fails_needs_a_person_and_downstream_waits(observatory):
 
 
 def test_a_retry_by_a_person_goes_on(observatory):
-    from ccatwm.upkeep.control import Wanted, retry
-
     observatory.program = failing("calibrate", 3)
     observatory.until_quiet()
     observatory.program = program
@@ -148,6 +147,24 @@ def test_a_retry_by_a_person_goes_on(observatory):
     observatory.until_quiet()
     assert {r["status"] for r in observatory.runs()} == {"COMPLETED"}
     assert [r["attempt"] for r in observatory.runs("calibrate")] == [2, 2]
+
+
+def test_a_forced_run_that_failed_counts_when_a_retry_of_it_succeeds(observatory):
+    observatory.until_quiet()
+    first = observatory.sub_group("grid", "all")["current_run_id"]
+    ask(observatory, step="grid", force=True)
+    observatory.program = failing("grid", 3)
+    observatory.until_quiet()
+    assert observatory.sub_group("grid", "all")["outcome"] == "up-to-date", "the first run still counts"
+    (failed,) = [run["id"] for run in observatory.runs("grid") if run["status"] == "FAILED"]
+    observatory.program = program
+    context = observatory.context()
+    wanted = Wanted(run_ids=(failed,), reason="mended", actor="me", host="h")
+    assert retry(context.database, wanted, now=context.clock.now()).exit_code == 0
+    observatory.until_quiet()
+    group = observatory.sub_group("grid", "all")
+    assert (group["current_run_id"], group["outcome"]) == (failed, "up-to-date")
+    assert failed != first
 
 
 def test_exit_code_75_is_tried_again_until_the_retries_are_used(observatory):
@@ -167,8 +184,6 @@ def test_a_final_step_without_products_is_bad_output(observatory):
 
 
 def test_a_cancelled_recipe_stays_cancelled(observatory):
-    from ccatwm.upkeep.control import Wanted, cancel
-
     observatory.cycle()
     wanted = Wanted(
         tuple(r["id"] for r in observatory.runs("calibrate")), reason="not now", actor="me", host="h"

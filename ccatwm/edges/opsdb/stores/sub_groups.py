@@ -381,6 +381,12 @@ def record_decision(connection: sa.Connection, sub_group_id: int, **values: Any)
     connection.execute(sa.update(sub_group).where(sub_group.c.id == sub_group_id).values(**values))
 
 
+def next_decision(connection: sa.Connection, sub_group_id: int) -> int:
+    """The number of a decision that a person makes now."""
+    query = sa.update(sub_group).where(sub_group.c.id == sub_group_id).values(decision=sub_group.c.decision + 1)
+    return int(connection.execute(query.returning(sub_group.c.decision)).scalar_one())
+
+
 def set_current_run(
     connection: sa.Connection, sub_group_id: int, run_id: int, decision: int, stale: str | None = None
 ) -> bool:
