@@ -295,13 +295,18 @@ def run_cycle(context: Context, options: PassOptions) -> Iterator[PassReport]:
 
 
 RETRY_PATIENCE_SECONDS = 120  # how long `cycle --until-idle` waits for a retry
+PATIENCE_SECONDS = 20  # and for anything else that falls due by itself
 
 
 def work_is_left(context: Context) -> bool:
-    """Whether more passes would do something without anybody doing anything: jobs run, retries are due soon."""
+    """Whether more passes would do something soon without anybody doing anything: jobs, retries, what falls due."""
     now = context.clock.now()
-    soon = now + timedelta(seconds=RETRY_PATIENCE_SECONDS)
+    retries_by, soon = (now + timedelta(seconds=s) for s in (RETRY_PATIENCE_SECONDS, PATIENCE_SECONDS))
+    location = context.settings.processing_location
     from ccatwm.edges.opsdb.stores.runs import any_active_run
+    from ccatwm.edges.opsdb.stores.views import list_later_due
 
     with context.database.read() as connection:
-        return any_active_run(connection, context.settings.processing_location, now, retries_by=soon)
+        if any_active_run(connection, location, now, soon=soon, retries_by=retries_by):
+            return True
+        return any(due_at <= soon for due_at in list_later_due(connection, location, now))

@@ -1,4 +1,4 @@
-"""Decides which runs are missing, and makes them. Touches: the ops-db.
+"""Decides which runs are missing, and makes them. Touches: the ops-db; looks whether products that count again are there.
 
 First the changed packages are grouped again: sub-groups whose members changed fall due. Then every open event's step
 has its due sub-groups decided on, upstream steps first, in chunks of one transaction each.
@@ -7,9 +7,11 @@ has its due sub-groups decided on, upstream steps first, in chunks of one transa
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,7 +30,7 @@ from ccatwm.core.model import (
 )
 from ccatwm.core.retries import with_learned
 from ccatwm.core.states import RunEvent
-from ccatwm.edges.opsdb.stores import runs, sub_groups, triggers
+from ccatwm.edges.opsdb.stores import products, runs, sub_groups, triggers
 from ccatwm.edges.opsdb.stores.steps import StepRecord, get_step_record, step_depths
 from ccatwm.edges.opsdb.stores.sub_groups import Feed, Scope, SubGroupRow
 from ccatwm.edges.opsdb.stores.triggers import OpenEvent
@@ -36,6 +38,7 @@ from ccatwm.errors import ConflictError
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
 
+log = logging.getLogger("ccatwm.passes.resolve")
 PACKAGES_PER_CHUNK = 500
 SUB_GROUPS_PER_CHUNK = 100
 WAITING = frozenset({Outcome.WAITING_FOR_DATA, Outcome.WAITING_FOR_UPSTREAM, Outcome.WAITING_FOR_IMAGE})
@@ -290,7 +293,7 @@ def _decide_rows(
     changed: list[int] = []
     settled: list[int] = []
     for row in rows:
-        decision = decide(views[row.id])
+        decision = _decide_with_files(frame, connection, views[row.id])
         decision, run_id = _carry_out(frame, connection, step, row, decision, views[row.id].observed_at)
         if decision.outcome in SETTLED:
             (changed if _differs(row, decision) else settled).append(row.id)
@@ -300,6 +303,27 @@ def _decide_rows(
     # They were looked at again, for nothing; who found them due meanwhile waits for them still.
     sub_groups.mark_downstream_due(connection, settled, frame.now, waiting_only=True)
     return items
+
+
+def _decide_with_files(frame: PassFrame, connection: sa.Connection, view: SubGroupView) -> Decision:
+    """The decision, where an older run is to count again after a look whether its files are there."""
+    while True:
+        decision = decide(view)
+        if decision.outcome is not Outcome.RESTORED or decision.current_run_id is None:
+            return decision
+        paths = products.paths_of_run(connection, decision.current_run_id)
+        there = frame.context.workfiles.exists(PurePosixPath(path) for path in paths.values())
+        missing = {product: path for product, path in paths.items() if not there[PurePosixPath(path)]}
+        if not missing:
+            return decision
+        log.warning("run %d is made again: of its products %s is gone, %d in all", decision.current_run_id,
+                    min(missing.values()), len(missing))  # fmt: skip
+        products.record_missing(connection, missing)
+        facts = [
+            dataclasses.replace(run, files_present=run.files_present and run.id != decision.current_run_id)
+            for run in view.runs
+        ]
+        view = dataclasses.replace(view, runs=facts)
 
 
 def _differs(row: SubGroupRow, decision: Decision) -> bool:
@@ -315,7 +339,7 @@ def _build_views(
     members = sub_groups.list_members(connection, step.scope_id, keys)
     names = {key: {m.name for m in found} for key, found in members.items()}
     feeds = sub_groups.list_feeds(connection, step, keys, frame.now)
-    products = sub_groups.list_feeding_products(connection, [f for fs in feeds.values() for f in fs], names)
+    fed = sub_groups.list_feeding_products(connection, [f for fs in feeds.values() for f in fs], names)
     facts = runs.list_run_facts(connection, [row.id for row in rows])
     current_ids = sub_groups.current_runs_inputs(connection, rows)
     inputs = runs.list_inputs(connection, current_ids)
@@ -323,7 +347,7 @@ def _build_views(
         run.id: dict(run.resolved_step.config) for run in runs.get_runs(connection, current_ids).values()
     }
     return {
-        row.id: _view(frame, step, row, members[row.key], feeds[row.key], products.get(row.key, []), facts[row.id],
+        row.id: _view(frame, step, row, members[row.key], feeds[row.key], fed.get(row.key, []), facts[row.id],
                       inputs, configs)
         for row in rows
     }  # fmt: skip

@@ -278,7 +278,9 @@ def _record_refused(frame: PassFrame, submission: Submission, message: str) -> N
             )  # fmt: skip
 
 
-def _record_absent(frame: PassFrame, submission: Submission, message: str, *, doubtful: bool = False) -> None:
+def _record_absent(
+    frame: PassFrame, submission: Submission, message: str, *, outcome: str = "throttled", doubtful: bool = False
+) -> None:
     """Not there: the runs go back to STAGED, for a new attempt with a new token. `doubtful`: not for certain, but
     its claims are won."""
     due_at = frame.now + timedelta(seconds=1)
@@ -295,7 +297,7 @@ def _record_absent(frame: PassFrame, submission: Submission, message: str, *, do
                 connection, attempt.run_id, RunEvent.JOB_ABSENT, expected=RunStatus.SUBMITTING, now=frame.now,
                 by_pass="submit", message=message, due_at=due_at,
             )  # fmt: skip
-            frame.report.add("waiting", PassItem("throttled", message, attempt.run_id))
+            frame.report.add("waiting", PassItem(outcome, message, attempt.run_id))
 
 
 def _release(frame: PassFrame, submissions: Sequence[Submission]) -> None:
@@ -383,7 +385,7 @@ def _keep_first(job: FoundJob) -> tuple[bool, int, str]:
 def _give_up(frame: PassFrame, submission: Submission) -> None:
     """Win the claim of every attempt first: a job that appears later will find it taken and do nothing."""
     if all(supersede(frame.context.workfiles, attempt.directory) for attempt in submission.attempts):
-        _record_absent(frame, submission, "the batch system never had the job", doubtful=True)
+        _record_absent(frame, submission, "the batch system never had the job", outcome="absent", doubtful=True)
     else:
         _adopt_running(frame, submission)
 

@@ -128,7 +128,7 @@ def _retry_run(connection: sa.Connection, row: Row, wanted: Wanted, now: datetim
     if not wanted.dry_run:
         # To want it again is a newer decision than the one that found another run good enough meanwhile.
         counts = row["wanted_recipe"] in (None, row["recipe"])
-        decided = {"decision": sub_groups.next_decision(connection, row["sub_group_id"])} if counts else {}
+        decided: dict[str, Any] = {"decision": sub_groups.next_decision(connection, row["sub_group_id"])} if counts else {}
         changed = runs.record_event(
             connection,
             row["run"],

@@ -63,9 +63,18 @@ def test_a_retry_counts_as_work_on_its_way_when_it_is_due_in_time(world, seconds
         assert any_active_run(connection, "local", NOW, retries_by=soon) is waited_for
 
 
+@pytest.mark.parametrize(("seconds", "waited_for"), [(1, True), (60, False)])
+def test_what_goes_on_in_a_moment_counts_as_work_on_its_way(world, seconds, waited_for):
+    group = world.sub_group("calibrate", "a", outcome="run")
+    world.run(group, "STAGED", due_at=NOW + timedelta(seconds=seconds))
+    with world.database.read() as connection:
+        assert any_active_run(connection, "local", NOW, soon=NOW + timedelta(seconds=20)) is waited_for
+
+
 def test_a_run_that_waits_for_space_is_not_waited_for(world):
     group = world.sub_group("calibrate", "a", outcome="run")
     world.run(group, "STAGING_DATA", due_at=NOW + timedelta(seconds=60), failure_class="no-space")
     with world.database.read() as connection:
-        assert not any_active_run(connection, "local", NOW, retries_by=NOW + timedelta(seconds=120))
+        later = NOW + timedelta(seconds=120)
+        assert not any_active_run(connection, "local", NOW, soon=later, retries_by=later)
     assert line(world) == "1 run is tried again, in 60 s"

@@ -16,6 +16,7 @@ from ccatwm.passes._frame import PassReport
 from ccatwm.upkeep.control import release
 from ccatwm.views.explain import build_explain, explain_lines
 from ccatwm.views.status import build_status, step_cells
+from tests.passes import bad_world
 from tests.passes.conftest import Observatory
 
 SCANS = 300
@@ -79,12 +80,17 @@ def reduce(output: Path, manifest: dict[str, Any]) -> int:
 
 @pytest.fixture
 def dead_mount(empty_observatory: Observatory) -> Observatory:
-    """Three hundred runs are wanted, and the mount with their packages is gone."""
-    observatory = empty_observatory
+    return lose_mount(empty_observatory)
+
+
+def lose_mount(observatory: Observatory, step: str = "") -> Observatory:
+    """Three hundred runs are wanted, and the mount with their packages is gone. `step`: more of its definition."""
     observatory.program = reduce
     observatory.settings_changes = {"trip_after": TRIP_AFTER}
     archive = observatory.folder / "archive"
     write_night(observatory.folder, archive)
+    path = observatory.folder / "pipeline.yaml"
+    path.write_text(path.read_text().replace('"software": "cal", "group_by"', f'"software": "cal", {step}"group_by"'))
     observatory.arrive("night.yaml")
     observatory.apply()
     for name in ("trigger", "resolve"):
@@ -125,6 +131,13 @@ def test_a_tripped_step_is_told_once(dead_mount: Observatory) -> None:
     assert [report.error for report in reports if report.error] == []
     assert len(told(reports)) == 1
     assert statuses(dead_mount) == {"FAILED": TRIP_AFTER, "PENDING": SCANS - TRIP_AFTER}
+
+
+def test_a_trip_is_one_line_whatever_is_decided_on_the_runs_that_failed(empty_observatory: Observatory) -> None:
+    observatory = lose_mount(empty_observatory, '"max_retries": 0, ')
+    lines = [line for _ in range(4) for line in bad_world.told(observatory, observatory.cycle())]
+    assert len([line for line in lines if "tripped" in line]) == 1, lines
+    assert "tripped" in {group["outcome"] for group in observatory.rows("sub_group")}
 
 
 def test_what_is_told_of_a_dead_mount_is_bounded(dead_mount: Observatory) -> None:

@@ -114,6 +114,22 @@ def test_from_a_to_b_and_back_to_a_ends_at_the_product_of_a(observatory):
     assert (group["current_run_id"], len(observatory.runs())) == (first, count)
 
 
+def test_what_is_gone_is_made_again_and_not_restored(observatory):
+    observatory.until_quiet()
+    group = observatory.sub_group("calibrate", "executed_obs_unit=1")
+    first = group["current_run_id"]
+    observatory.edit("mode: hot_cold", "mode: other")
+    observatory.until_quiet()
+    lost = next(p for p in observatory.rows("data_product") if p["run_id"] == first and p["type"] == "INTERMEDIATE")
+    (observatory.base / lost["full_path"]).unlink()
+    observatory.edit("mode: other", "mode: hot_cold")
+    observatory.until_quiet()
+    after = observatory.sub_group("calibrate", "executed_obs_unit=1")
+    assert after["current_run_id"] not in (first, None)
+    assert {p["id"]: p["status"] for p in observatory.rows("data_product")}[lost["id"]] == "missing"
+    assert observatory.sub_group("calibrate", "executed_obs_unit=2")["outcome"] == "restored"
+
+
 def test_a_slow_old_run_that_ends_last_does_not_win(observatory):
     observatory.until_quiet()
     first = observatory.sub_group("calibrate", "executed_obs_unit=1")["current_run_id"]

@@ -534,7 +534,7 @@ data_product = _table(
     Column("sha256", Text, nullable=False),  # hex; of a directory its tree digest
     Column("dims", Json),
     Column("quality", Json),
-    Column("status", Text, nullable=False),  # present, deletion_possible, deleted
+    Column("status", Text, nullable=False),  # present, deletion_possible, deleted, missing
     Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("run_id", "path"),
 )

@@ -32,3 +32,17 @@ def product_paths(connection: sa.Connection, product_ids: Collection[int]) -> di
         query = sa.select(product.c.id, product.c.full_path).where(product.c.id.in_(chunk))
         found |= {row.id: row.full_path for row in connection.execute(query)}
     return found
+
+
+def paths_of_run(connection: sa.Connection, run_id: int) -> dict[int, str]:
+    """Paths below the base directory of a run's products that should be there, by product id."""
+    query = sa.select(product.c.id, product.c.full_path).where(
+        product.c.run_id == run_id, product.c.status == "present"
+    )
+    return {row.id: row.full_path for row in connection.execute(query)}
+
+
+def record_missing(connection: sa.Connection, product_ids: Collection[int]) -> None:
+    """Products whose files are gone though nobody here removed them."""
+    for chunk in chunks(sorted(product_ids)):
+        connection.execute(sa.update(product).where(product.c.id.in_(chunk)).values(status="missing"))

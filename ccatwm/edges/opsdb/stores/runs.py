@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.gap import RunFacts
-from ccatwm.core.model import InputKind, InputRole, ResolvedStep, Resources, Run, RunInput
+from ccatwm.core.model import FailureClass, InputKind, InputRole, ResolvedStep, Resources, Run, RunInput
 from ccatwm.core.recipe import Recipe
 from ccatwm.core.states import FINAL, RunEvent, RunStatus, next_status
 from ccatwm.edges.opsdb import tables as t
@@ -347,19 +347,26 @@ def record_inputs_removed(connection: sa.Connection, run_id: int, now: datetime)
 
 
 def any_active_run(
-    connection: sa.Connection, location: str, now: datetime, *, retries_by: datetime | None = None
+    connection: sa.Connection,
+    location: str,
+    now: datetime,
+    *,
+    soon: datetime | None = None,
+    retries_by: datetime | None = None,
 ) -> bool:
-    """Whether a run is on its way that nobody holds and that does not wait for a later moment.
+    """Whether a run is on its way that nobody holds and that does not wait for a moment later than `soon`.
 
-    A retry that is due by `retries_by` counts as on its way: their number is bounded, that of other waits is not.
+    A retry that is due by `retries_by` counts as on its way: their number is bounded, that of waits for space is not.
     """
     retry = sa.and_(runs.c.status == RunStatus.FAILED.value, runs.c.due_at <= (retries_by or now))
+    no_space = sa.func.coalesce(runs.c.failure_class, "") == FailureClass.NO_SPACE.value
+    due_soon = sa.and_(sa.not_(no_space), runs.c.due_at <= (soon or now))
     query = (
         _select_runs()
         .where(
             runs.c.is_open,
             runs.c.processing_location == location,
-            sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= now, retry),
+            sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= now, due_soon, retry),
             sa.or_(
                 _not_held(), runs.c.status.in_(["SUBMITTING", "SUBMITTED", "RUNNING", "COLLECTING_RESULTS"])
             ),
