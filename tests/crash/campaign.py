@@ -76,6 +76,8 @@ def write_campaign(folder: Path) -> None:
     (folder / "one-step.yaml").write_text(
         (folder / "pipeline.yaml").read_text().partition("      - {name: grid")[0]
     )
+    small = "depends_on: [], resources: {cpu: 1, memory_gb: 0.05, time_hours: 0.1}, config:"
+    (folder / "array.yaml").write_text((folder / "one-step.yaml").read_text().replace("config:", small))
     (folder / "one-scan.yaml").write_text(re.sub(r"(?m)^.*scan-2.*\n", "", night))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -24,7 +25,19 @@ import sqlalchemy as sa
 
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.upgrade import upgrade_tables
-from tests.crash.rig import World, arrive, check, first_night, late_scan, prepare, raw_digest, snapshot
+from tests.crash import over_ssh
+from tests.crash.rig import (
+    World,
+    arrive,
+    check,
+    first_night,
+    late_scan,
+    prepare,
+    raw_digest,
+    rebase,
+    snapshot,
+)
+from tests.integration.cluster import CANNOT
 
 MODES = ("before", "after", "fail")
 
@@ -210,7 +223,7 @@ def run_point(recording: Recording, k: int, mode: str) -> list[str]:
     folder = fast_folder()
     url = copy_world(Path(stop.folder), stop.url, folder / "w", recording.store)
     try:
-        _rebase(folder / "w", url, Path(stop.folder))
+        rebase(folder / "w", url, Path(stop.folder))
         world = recording.campaign.world(folder / "w", url, kill_at=k, mode=mode, tick=stop.tick)
         if not stop.late:  # the late scan's story begins from the very state that this must end in
             world.wanted, world.scans = dict(recording.campaign.wanted_before), 2
@@ -226,20 +239,6 @@ def run_point(recording: Recording, k: int, mode: str) -> list[str]:
         recording.store.drop(url)
 
 
-def _rebase(folder: Path, url: str, source: Path) -> None:
-    """Raw data are found where this copy lies."""
-    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        for name, place in (("raw", "raw"), ("buffer", "buffer"), ("local", "base")):
-            connection.execute(
-                sa.text("UPDATE data_location SET base_path=:path WHERE name=:name"),
-                {"path": str(folder / place), "name": name},
-            )
-    engine.dispose()
-    late = folder / "late.yaml"
-    late.write_text(late.read_text().replace(str(source), str(folder)))
-
-
 def _second_cycle(world: World) -> list[str]:
     """Once quiet, a cycle does nothing to the ops-db's content."""
     before = snapshot(world.url)
@@ -251,7 +250,7 @@ def points(
     recording: Recording, every: int = 1, modes: Sequence[str] = MODES, match: str = ""
 ) -> list[tuple[int, str]]:
     """All (k, mode). `before` k+1 leaves the very state of `after` k, so `before` is only taken at the first effect."""
-    numbers = [k for k, name in enumerate(recording.names, 1) if match in name][::every]
+    numbers = [k for k, name in enumerate(recording.names, 1) if re.search(match, name)][::every]
     found = [(1, "before")] if "before" in modes and not match else []
     return found + [(k, mode) for mode in ("after", "fail") if mode in modes for k in numbers]
 
@@ -275,14 +274,16 @@ def main() -> int:
         "--all", action="store_true", help="every effect in every mode, on SQLite and PostgreSQL"
     )
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
-    parser.add_argument("--campaign", choices=("whole", "local", "twice"), default="whole")
+    parser.add_argument("--campaign", choices=("whole", "local", "twice", "ssh"), default="whole")
     parser.add_argument("--every", type=int, default=1, help="only every n-th effect")
-    parser.add_argument("--only", type=int, help="only this effect")
-    parser.add_argument("--match", default="", help="only effects whose name contains this")
-    parser.add_argument("--mode", choices=MODES, help="only this fault")
+    parser.add_argument("--only", type=int, help="only this effect (campaign ssh: this point)")
+    parser.add_argument("--match", default="", help="only effects whose name matches this pattern")
+    parser.add_argument("--mode", choices=(*MODES, *over_ssh.MODES[2:]), help="only this fault")
     parser.add_argument("--names", action="store_true", help="list the effects of a faultless run")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    if options.mode not in (None, *(over_ssh.MODES if options.campaign == "ssh" else MODES)):
+        parser.error(f"the campaign {options.campaign} has no mode {options.mode}")
     logging.disable(logging.CRITICAL)
     databases = ("sqlite", "postgresql") if options.all else (options.database,)
     return max(_main(options, database) for database in databases)
@@ -302,6 +303,8 @@ def _main(options: argparse.Namespace, database: str) -> int:
 
 
 def _run(root: Path, options: argparse.Namespace, store: Store, database: str) -> int:
+    if options.campaign == "ssh":
+        return _run_over_ssh(root, options, store, database)
     start = time.monotonic()
     campaign = {"whole": WHOLE, "local": LOCAL, "twice": TWICE}[options.campaign]
     try:
@@ -324,6 +327,34 @@ def _run(root: Path, options: argparse.Namespace, store: Store, database: str) -
     seconds = time.monotonic() - start
     print(
         f"{database}: {recording.effects} effects, {len(wanted)} points, {len(wrong)} wrong, {seconds:.0f} s"
+    )
+    return 1 if wrong else 0
+
+
+def _run_over_ssh(root: Path, options: argparse.Namespace, store: Store, database: str) -> int:
+    start = time.monotonic()
+    with over_ssh.running_cluster() as cluster:
+        if cluster is None:
+            return CANNOT
+        try:
+            rehearse(root, store)
+            recording = over_ssh.record(root, cluster, store)
+        except AssertionError as error:
+            print(f"wrong without any fault: {error}")
+            return 1
+        modes = (options.mode,) if options.mode else over_ssh.MODES
+        wanted = over_ssh.points(recording, options.every, modes, options.match)
+        if options.only is not None:
+            wanted = wanted[options.only - 1 : options.only]
+        if options.names:
+            print("\n".join(f"{k} {point}" for k, point in enumerate(wanted, 1)))
+            return 0
+        wrong = over_ssh.run_points(recording, store, root, wanted, options.jobs)
+    for point, what in wrong.items():
+        print(f"{point}: {'; '.join(what)}")
+    seconds = time.monotonic() - start
+    print(
+        f"{database}: {len(recording.effects)} effects, {len(wanted)} points, {len(wrong)} wrong, {seconds:.0f} s"
     )
     return 1 if wrong else 0
 

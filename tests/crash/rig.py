@@ -180,7 +180,7 @@ class World:
         if pid == 0:
             self._child(act)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        assert status in (0, KILLED), f"a pass ended with {status} after effect {self.counter.get()}"
+        assert status in (0, KILLED, -KILLED), f"a pass ended with {status} after effect {self.counter.get()}"
         return status == 0
 
     def _child(self, act: Callable[[Context], None]) -> None:
@@ -309,6 +309,20 @@ def snapshot(url: str) -> str:
         for name in TABLES:
             digest.update(repr(rows(url, name)).encode())
     return digest.hexdigest()
+
+
+def rebase(folder: Path, url: str, source: Path) -> None:
+    """Raw data are found where this copy lies."""
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        for name, place in (("raw", "raw"), ("buffer", "buffer"), ("local", "base")):
+            connection.execute(
+                sa.text("UPDATE data_location SET base_path=:path WHERE name=:name"),
+                {"path": str(folder / place), "name": name},
+            )
+    engine.dispose()
+    late = folder / "late.yaml"
+    late.write_text(late.read_text().replace(str(source), str(folder)))
 
 
 def raw_digest(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -56,15 +57,20 @@ DEFECTS = (
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda d: d.name)
 def test_a_planted_defect_is_caught(defect: Defect, tmp_path: Path):
+    check_that_it_is_caught(defect, tmp_path)
+
+
+def check_that_it_is_caught(defect: Defect, tmp_path: Path, **environment: str) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
-    for name in ("ccatwm", "tests"):
+    for name in ("ccatwm", "tests", "bin", "site-configs"):
         shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     source = copy / defect.file
     text = source.read_text()
     assert text.count(defect.old) == 1, "the place of the defect has changed: mend this test"
     source.write_text(text.replace(defect.old, defect.new))
     command = [sys.executable, "-m", "tests.crash.points", *defect.arguments]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 1, done.stdout + done.stderr
     assert defect.finding in done.stdout

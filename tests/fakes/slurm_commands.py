@@ -36,10 +36,12 @@ END-OF-ACCOUNTS
 
 
 class SlurmCommands:
-    """A folder of such programs. Scripts are plain sh; `real "$@"` in them calls Slurm's own."""
+    """A folder of such programs, made where there is none. Scripts are plain sh; `real "$@"` in them calls Slurm's own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if folder.is_dir():
+            return
         folder.mkdir(parents=True)
         for name in NAMES:
             program = folder / name
