@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -26,6 +27,7 @@ import pytest
 
 from ccatwm import wiring
 from ccatwm.edges.clock import SystemClock
+from ccatwm.edges.transport._protocol import GREETING
 from ccatwm.errors import WorldError
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions
@@ -47,10 +49,10 @@ from tests.crash.rig import (
 from tests.fakes.slurm_commands import SlurmCommands
 from tests.integration.cluster import Cluster, find_cluster, start_cluster
 
-MODES = ("before", "after", "adrift", "late", "agent", "agent-first", "agent-last")
-"""What is killed: the pass before or after an effect; the pass while the agent has a call that it begins only later,
-beside the next passes or once all is quiet; the agent in the middle of a call; the agent by a command of Slurm's before
-or after this has done its work."""
+MODES = ("before", "amid", "after", "adrift", "late", "agent", "agent-first", "agent-last")
+"""What is killed: the pass before or after an effect, or amid the opening of its connection; the pass while the agent
+has a call that it begins only later, beside the next passes or once all is quiet; the agent in the middle of a call; the
+agent by a command of Slurm's before or after this has done its work."""
 ORPHANED = ("adrift", "late")
 ADRIFT_SECONDS = (0.05, 0.4, 1.0)  # after the pass was killed its agent goes on
 SENT_SECONDS = 0.15  # a call is with sshd by then
@@ -136,6 +138,8 @@ class StrikingEffects:
         self._world.mark_struck()
         if point.mode == "before":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif point.mode == "amid":
+            _later(point.seconds / 2, os.getpid())
         elif point.mode in ORPHANED:
             agent = self._agent()
             os.kill(agent, signal.SIGSTOP)
@@ -330,6 +334,23 @@ def _gone(pid: int) -> bool:
     return True
 
 
+def list_left_agents(cluster: Cluster) -> list[str]:
+    """Agents of the cluster's user, once every connection was closed or broke; they get some time to notice."""
+    uid, until = pwd.getpwnam(cluster.user).pw_uid, time.monotonic() + 5
+    while left := [p.name for p in Path("/proc").glob("[0-9]*") if _is_agent(p, uid)]:
+        if time.monotonic() > until:
+            return [f"agent {pid} has outlived its connection" for pid in left]
+        time.sleep(0.1)
+    return []
+
+
+def _is_agent(process: Path, uid: int) -> bool:
+    try:
+        return process.stat().st_uid == uid and GREETING.encode() in (process / "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 # --- the faultless run --------------------------------------------------------------------------------------------------
 
 
@@ -449,6 +470,8 @@ def points(
 def _goes_with(mode: str, effect: str) -> bool:
     if effect.startswith("slurm.") and "remote.call" not in effect:  # its call is an effect of its own
         return mode in AGENT_KILLED_BY
+    if mode == "amid":
+        return effect == "ssh.connect"
     called = "remote.call" in effect and not effect.startswith("db.commit")
     return called if mode in (*ORPHANED, "agent") else mode in ("before", "after")
 
@@ -463,7 +486,7 @@ def run_point(recording: Recording, store: Any, root: Path, point: Point) -> lis
         survived = world.run(point.pass_name)
         if not world.struck:
             return ["the effect was not reached"]
-        if survived is (point.mode in ("before", "after", *ORPHANED)):
+        if survived is (point.mode in ("before", "amid", "after", *ORPHANED)):
             return ["the pass survived" if survived else "the pass was killed"]
         world.until_quiet()
         if point.mode == "late":

@@ -278,7 +278,9 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="only every n-th effect")
     parser.add_argument("--only", type=int, help="only this effect (campaign ssh: this point)")
     parser.add_argument("--match", default="", help="only effects whose name matches this pattern")
-    parser.add_argument("--mode", choices=(*MODES, *over_ssh.MODES[2:]), help="only this fault")
+    parser.add_argument(
+        "--mode", choices=(*MODES, *sorted({*over_ssh.MODES} - {*MODES})), help="only this fault"
+    )
     parser.add_argument("--names", action="store_true", help="list the effects of a faultless run")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -350,13 +352,15 @@ def _run_over_ssh(root: Path, options: argparse.Namespace, store: Store, databas
             print("\n".join(f"{k} {point}" for k, point in enumerate(wanted, 1)))
             return 0
         wrong = over_ssh.run_points(recording, store, root, wanted, options.jobs)
+        left = over_ssh.list_left_agents(cluster)
+    print("".join(f"{line}\n" for line in left), end="")
     for point, what in wrong.items():
         print(f"{point}: {'; '.join(what)}")
     seconds = time.monotonic() - start
     print(
         f"{database}: {len(recording.effects)} effects, {len(wanted)} points, {len(wrong)} wrong, {seconds:.0f} s"
     )
-    return 1 if wrong else 0
+    return 1 if wrong or left else 0
 
 
 if __name__ == "__main__":
