@@ -158,6 +158,25 @@ def kill_all_of_it(site: Site, token: str) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("script_too", [False, True])
+def test_a_job_that_lost_its_supervisor_keeps_its_time_limit(site: Site, script_too: bool) -> None:
+    job = site.start("a", "touch ../output/ready; sleep 60", time_seconds=3)
+    wait_until(site.output("a", "ready"))
+    if script_too:
+        script = int(json.loads(job_file(site, "a", "script.json").read_bytes())["pid"])
+    os.kill(supervisor(site, "a"), signal.SIGKILL)
+    wait_dead(supervisor(site, "a"))
+    if script_too:
+        os.kill(script, signal.SIGKILL)
+    assert site.report(job).state is JobState.RUNNING
+    assert site.wait(job, JobState.ENDED).cause == "timeout"
+    assert site.report(job).cause == "timeout"
+    until = time.monotonic() + 10
+    while processes_of(site.root):  # what it left behind goes, too
+        site.report(job)
+        assert time.monotonic() < until
+
+
 def test_a_job_whose_every_process_was_killed_is_lost(site: Site) -> None:
     job = site.start("a", "touch ../output/ready; sleep 60")
     wait_until(site.output("a", "ready"))

@@ -179,6 +179,10 @@ class LocalScheduler:
         standing = self._standing(job_id)
         process = _read_json(self._jobs / job_id / "process.json") or {}
         started = _read_json(self._jobs / job_id / "started.json") or {}
+        folder = self._jobs / job_id
+        left = standing.state is JobState.ENDED and (folder / "overdue").exists() and _is_held(folder / "lock")
+        if left or (standing.state is JobState.RUNNING and not _lives(process)):
+            self._end_overdue(folder, _time(started.get("started_at")))
         ended = standing.ended or {}
         return JobReport(
             job_id, index, standing.state, standing.cause, standing.message,
@@ -209,7 +213,8 @@ class LocalScheduler:
         tended = any(_lives(_read_json(folder / name)) for name in ("process.json", "script.json"))
         if tended or not self._exit_record(folder).exists() or (folder / "ended.json").exists():
             return Standing(JobState.RUNNING)
-        return Standing(JobState.ENDED, message="processes that it left behind still run")
+        cause = "timeout" if (folder / "overdue").exists() else None
+        return Standing(JobState.ENDED, cause, "processes that it left behind still run")
 
     def _exit_record(self, folder: Path) -> Path:
         record = _read_json(folder / "record.json") or {}
@@ -220,6 +225,8 @@ class LocalScheduler:
         if not self._base_dir.is_dir():
             return Standing(JobState.UNKNOWN, message=f"{self._base_dir} is not there")
         job = self._exit_record(folder).parent
+        if (folder / "overdue").exists():
+            return Standing(JobState.ENDED, "timeout", "it reached its time limit; its supervisor had been killed")
         if (job / "exit.json").exists():
             return Standing(JobState.ENDED, message="its supervisor was killed; the job's own record stands")
         if (job / "claims").is_dir() and any((job / "claims").iterdir()):
@@ -235,6 +242,21 @@ class LocalScheduler:
         return Standing(JobState.ENDED, "lost", "its processes were killed before they recorded an end")
 
     # --- ending ---------------------------------------------------------------------------------------------
+
+    def _end_overdue(self, folder: Path, started_at: datetime | None) -> None:
+        """The time limit of a job that lost its supervisor, who would have kept to it."""
+        record = _read_json(folder / "record.json") or {}
+        if started_at is None or "time_seconds" not in record:
+            return
+        overdue = (self._clock.now() - started_at).total_seconds() - float(record["time_seconds"])
+        if overdue <= 0:
+            return
+        if not (folder / "overdue").exists():
+            self._write(folder / "overdue", {"format": 1, "at": self._clock.now().isoformat()})
+        if overdue <= float(record["kill_after_seconds"]) and not self._exit_record(folder).exists():
+            self._end(folder)
+        else:
+            self._kill(folder)
 
     def list_held(self) -> list[FoundJob]:
         """None to be swept: nothing starts a held job here but a release, and `_sweep` forgets it."""
@@ -256,6 +278,9 @@ class LocalScheduler:
             process = _read_json(folder / name)
             if process is not None and self._signal(process, folder.name):
                 return
+        self._kill(folder)
+
+    def _kill(self, folder: Path) -> None:
         for pid in _list_holders(folder / "lock"):
             with self._effects.around("process.signal", folder.name), contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
