@@ -37,7 +37,7 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
             return None
         if isinstance(value, datetime):
             return value.astimezone(UTC)
-        return datetime.strptime(value, SQLITE_FORMAT).replace(tzinfo=UTC)
+        return datetime.fromisoformat(value)
 
 
 class _Jsonb(sa.types.TypeDecorator[Any]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ccatwm.interfaces import JobState
 
@@ -73,11 +74,13 @@ _HOPELESS = re.compile(
 )
 
 
+@lru_cache  # thousands of jobs wait for a few reasons
 def never_starts(reason: str) -> bool:
     """Whether a job that is pending for this reason waits for something that no time brings."""
     return _HOPELESS.fullmatch(reason.split(",")[0].strip()) is not None
 
 
+@lru_cache
 def parse_state(text: str) -> SlurmState:
     """The meaning of a state as printed: its first word decides (`CANCELLED by 1000`), a cut word is unknown."""
     word = text.split(maxsplit=1)[0] if text.strip() else ""

@@ -12,7 +12,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from ccatwm.interfaces import JobRequest
 
@@ -175,9 +177,8 @@ def _last_words(stderr: bytes) -> str:
 # --- the queue -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class QueueRow:
-    """One task in the queue. Times aware UTC."""
+class QueueRow(NamedTuple):
+    """One task in the queue. Times aware UTC. Light: there are thousands."""
 
     job_id: str
     array_index: int
@@ -212,25 +213,17 @@ def parse_squeue(stdout: bytes, mark: str) -> list[QueueRow]:
         if len(fields) != 9 or fields[0] != mark or not fields[1].isdigit():
             continue
         for index in _indices(fields[2]):
-            rows.append(
-                QueueRow(
-                    fields[1],
-                    index,
-                    fields[3],
-                    _time(fields[4]),
-                    _time(fields[5]),
-                    fields[6],
-                    fields[7],
-                    fields[8],
-                )
-            )
+            _, job_id, _, state, submitted_at, started_at, *rest = fields
+            rows.append(QueueRow(job_id, index, state, _time(submitted_at), _time(started_at), *rest))
     return rows
 
 
 def _indices(text: str) -> Iterable[int]:
     """`7`, `N/A` (no array: index 0), `[0,2-5%3]` or `0,2-5`."""
+    if text.isdigit():
+        return (int(text),)
     if text in ("N/A", ""):
-        return [0]
+        return (0,)
     found: list[int] = []
     for part in text.strip("[]").partition("%")[0].split(","):
         first, dash, last = part.partition("-")
@@ -346,6 +339,7 @@ def _with_memory(row: AccountRow, peak: float | None) -> AccountRow:
     return row if peak is None else replace(row, peak_memory_gb=peak)
 
 
+@lru_cache  # all tasks of an array were submitted at once
 def _time(text: str) -> datetime | None:
     """Slurm prints local time without a zone: its commands are run with TZ=UTC."""
     try:

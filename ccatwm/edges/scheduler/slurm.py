@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -349,6 +349,7 @@ def _whole_array(row: text.AccountRow | None) -> text.AccountRow | None:
     return row if row is not None and row.state.startswith("CANCELLED") else None
 
 
+@lru_cache  # all tasks of an array have one name
 def _token_of(name: str) -> str | None:
     match = text.JOB_NAME.fullmatch(name)
     return match[1] if match else None
