@@ -22,6 +22,7 @@ from tests.fakes.sshd import Server, connected, open_site, why_not
 from tests.integration.cluster import Cluster
 
 COMMANDS = 20  # of one measurement
+OPEN_JOBS = 5000
 
 
 def run_group() -> Iterator[Figure]:
@@ -213,35 +214,52 @@ def _down(cluster: Cluster) -> Iterator[None]:
 
 
 def poll_5000(cluster: Cluster, folder: Path) -> Figure:
-    """5,000 open jobs beside the same `squeue` and `sacct`, read as lines. One job is unknown to the queue, so that
-    accounting is asked for too."""
-    site = make_site(folder, cluster, 5000)
+    """5,000 open jobs beside the same `squeue` and `sacct`, read as lines.
+
+    The jobs are real: arrays of 1,000 tasks that the pass `submit` handed over, 16 of them running, the others
+    pending. One that was submitted alone is recorded under an id that nobody knows, as if Slurm had forgotten it: so
+    accounting is asked for too, each time. Only `stage` did not run: the jobs have no inputs.
+    """
+    site = make_site(folder, cluster, OPEN_JOBS, script="exec sleep 1800", hours=1)
     context = site.context()
     site.ask(context)
-    site.run_passes(context, "resolve", "stage")
+    site.run_pass(context, "resolve")
+    site.call_staged(context)
     with _down(cluster):
-        site.run_pass(context, "submit")
+        for most in [1000, 1000, 1000, 1000, 999, 1]:
+            site.run_pass(context, "submit", limit=most)
+        unknown = "999999"
         with sqlite3.connect(folder / "opsdb.sqlite") as connection:
-            jobs = [row[0] for row in connection.execute("SELECT DISTINCT job_id FROM submission")]
-            one = connection.execute("SELECT min(submission_id) FROM run_attempt").fetchone()[0]
-            connection.execute("UPDATE submission SET job_id = '999999' WHERE id = ?", (one,))
+            connection.execute(
+                "UPDATE submission SET job_id = ? WHERE id = (SELECT max(id) FROM submission)", (unknown,)
+            )
         connection.close()
-        site.run_pass(context, "poll")  # what it finds new is written down
+        _start_some(cluster, 16)
+        while _count(folder, "RUNNING") < 16:  # what is found new is written down before
+            site.run_pass(context, "poll")
 
         def ours() -> None:
             report = site.run_pass(context, "poll")
-            assert report.scheduler_calls == 2, report.scheduler_calls
+            assert (report.scheduler_calls, report.waiting) == (2, OPEN_JOBS), report
 
         def bare() -> None:
-            queue = cluster.run(*text.build_squeue("squeue", "m"), as_user=False)
-            accounts = cluster.run(*text.build_sacct("sacct", [*jobs[1:], "999999"][-1:]), as_user=False)
-            assert len(queue.stdout.splitlines()) >= 4000
+            queue = cluster.run(*text.build_squeue("squeue", "m"))
+            accounts = cluster.run(*text.build_sacct("sacct", [unknown]))
+            assert len(queue.stdout.splitlines()) >= OPEN_JOBS
             accounts.stdout.splitlines()
 
-        figure = measure("poll-5000", ours, bare, "<=2.0", pairs=7)
+        figure = measure("poll-5000", ours, bare, "<=2.0", pairs=9)
     context.close()
     shutil.rmtree(folder)
     return figure
+
+
+def _start_some(cluster: Cluster, jobs: int) -> None:
+    """So many jobs begin, as many as the node holds; the partition is down before and after."""
+    cluster.scontrol("update", "partitionname=main", "state=up")
+    while len(cluster.squeue("--me", "--states=R")) < jobs:
+        time.sleep(0.2)
+    cluster.scontrol("update", "partitionname=main", "state=down")
 
 
 # --- from end to end ----------------------------------------------------------------------------------------------
@@ -258,7 +276,7 @@ def array_200(cluster: Cluster, folder: Path) -> Figure:
     def ours() -> None:
         site.ask(context)
         wanted = 200 * next(rounds)
-        while _completed(folder) < wanted:
+        while _count(folder, "COMPLETED") < wanted:
             site.run_passes(context, "trigger", "resolve", "stage", "submit", "poll", "collect")
             time.sleep(0.2)
 
@@ -283,9 +301,9 @@ def array_200(cluster: Cluster, folder: Path) -> Figure:
     return figure
 
 
-def _completed(folder: Path) -> int:
+def _count(folder: Path, status: str) -> int:
     with sqlite3.connect(folder / "opsdb.sqlite") as connection:
-        query = "SELECT count(*) FROM executed_reduction_step WHERE status = 'COMPLETED'"
-        found = int(connection.execute(query).fetchone()[0])
+        query = "SELECT count(*) FROM executed_reduction_step WHERE status = ?"
+        found = int(connection.execute(query, (status,)).fetchone()[0])
     connection.close()
     return found

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ccatwm import wiring
+from ccatwm.core.states import RunEvent, RunStatus
+from ccatwm.edges.opsdb.stores import runs
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
 from ccatwm.settings.load import load_settings
@@ -34,8 +36,9 @@ pipelines:
     trigger: {{type: MANUAL}}
     steps:
       - {{name: one, software: noop, group_by: [executed_obs_unit],
-          resources: {{cpu: 1, memory_gb: 0.05, time_hours: 0.02}}}}
+          resources: {{cpu: 1, memory_gb: 0.05, time_hours: {hours}}}}}
 """
+WRITE_ONE_FILE = 'echo x >"$WORKFLOW_OUTPUT_DIR/science/x"'  # a job that does nothing else
 SETTINGS = """
 [default]
 PIPELINE_BASE_DIR = "pipelines"
@@ -67,15 +70,15 @@ def bench_cluster() -> Iterator[Cluster]:
 
 @dataclass
 class BenchSite:
-    """A site in `folder` whose runs write one small file each."""
+    """A site in `folder`, its ops-db on SQLite."""
 
     folder: Path
 
     def context(self) -> Context:
         return wiring.build_context(load_settings(str(self.folder), {}, self.folder), actor="bench")
 
-    def run_pass(self, context: Context, name: str) -> PassReport:
-        report = wiring.run_pass(name, context, PassOptions(max_seconds=600))
+    def run_pass(self, context: Context, name: str, *, limit: int | None = None) -> PassReport:
+        report = wiring.run_pass(name, context, PassOptions(limit=limit, max_seconds=600))
         assert report.exit_code == 0, (name, report.error, report.items[:3])
         return report
 
@@ -90,16 +93,29 @@ class BenchSite:
         for name in names:
             self.run_pass(context, name)
 
+    def call_staged(self, context: Context) -> None:
+        """All runs in the status that `stage` leaves them in, without their inputs: for jobs that read none."""
+        with context.database.write() as connection:
+            pending = runs.list_open_runs(connection, "local", [RunStatus.PENDING])
+            ids, now = [run.id for run in pending], context.clock.now()
+            for event, before in (
+                (RunEvent.STAGE_STARTED, RunStatus.PENDING),
+                (RunEvent.INPUTS_STAGED, RunStatus.STAGING_DATA),
+            ):
+                runs.record_events(connection, ids, event, expected=before, now=now, by_pass="stage")
 
-def make_site(folder: Path, cluster: Cluster, scans: int) -> BenchSite:
-    """Ops-db, raw packages and a pipeline of one step by hand."""
+
+def make_site(
+    folder: Path, cluster: Cluster, scans: int, *, script: str = WRITE_ONE_FILE, hours: float = 0.02
+) -> BenchSite:
+    """Ops-db, raw packages and a pipeline of one step by hand, whose program is the shell line `script`."""
     subprocess.run([sys.executable, "-m", "ccatwm", "init", folder], check=True, stdout=subprocess.DEVNULL)
     (folder / "settings.toml").write_text(SETTINGS.format(conf=cluster.slurm_conf))
     program = folder / "noop"
-    program.write_text('#!/bin/sh\necho x >"$WORKFLOW_OUTPUT_DIR/science/x"\n')
+    program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     (folder / "observations.jsonl").write_text("".join(_observations(folder / "raw", scans)))
-    (folder / "pipelines.yaml").write_text(PIPELINE.format(program=program))
+    (folder / "pipelines.yaml").write_text(PIPELINE.format(program=program, hours=hours))
     site = BenchSite(folder)
     context = site.context()
     now = context.clock.now()
