@@ -28,6 +28,7 @@ from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, l
 
 PRODUCTS_JSON = PurePosixPath("products.json")
 CLEAN_UP_PER_PASS = 200
+CLEAN_UP_AT_ONCE = 50
 
 
 class BadOutputError(CcatwmError):
@@ -255,11 +256,13 @@ def _remove_inputs(frame: PassFrame) -> None:
         final = runs.list_runs_with_inputs(
             connection, location(frame.context), failed_before=failed_before, limit=CLEAN_UP_PER_PASS
         )
-    for run_id, directory in final:
+    for start in range(0, len(final), CLEAN_UP_AT_ONCE):
         if frame.time_is_up():
             return
         frame.checkpoint()
-        folder = PurePosixPath(directory)
-        frame.context.workfiles.remove_trees([folder / "input", folder / "workspace"])
+        some = final[start : start + CLEAN_UP_AT_ONCE]
+        frame.context.workfiles.remove_trees(
+            PurePosixPath(directory) / name for _, directory in some for name in ("input", "workspace")
+        )
         with frame.context.database.write() as connection:
-            runs.record_inputs_removed(connection, run_id, frame.now)
+            runs.record_inputs_removed(connection, [run_id for run_id, _ in some], frame.now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,6 +29,14 @@ def mark_downstream_due(
 
     `waiting_only`: only those that wait for an upstream sub-group.
     """
+    for chunk in chunks(sorted(sub_group_ids)):
+        fed = connection.execute(_select_fed(waiting_only), {"sub_groups": chunk}).scalars()
+        mark_due(connection, list(fed), now)
+
+
+@cache  # six aliases take longer to make than the query to run
+def _select_fed(waiting_only: bool) -> sa.Select[Any]:
+    """The sub-groups that those in the parameter `sub_groups` feed."""
     up, up_step, down_step = (
         sub_group.alias("up"),
         t.reduction_step.alias("up_step"),
@@ -35,28 +44,25 @@ def mark_downstream_due(
     )
     up_member, down_member = member.alias("up_member"), member.alias("down_member")
     down, dependency = sub_group.alias("down"), t.reduction_step_dependency
-    for chunk in chunks(sorted(sub_group_ids)):
-        fed = (
-            sa.select(down.c.id)
-            .select_from(up)
-            .join(up_step, up_step.c.id == up.c.step_id)
-            .join(dependency, dependency.c.upstream_step_id == up_step.c.id)
-            .join(down_step, down_step.c.id == dependency.c.step_id)
-            .join(up_member, sa.and_(up_member.c.scope_id == up_step.c.scope_id, up_member.c.key == up.c.key))
-            .join(
-                down_member,
-                sa.and_(
-                    down_member.c.package_id == up_member.c.package_id,
-                    down_member.c.scope_id == down_step.c.scope_id,
-                ),
-            )
-            .join(down, sa.and_(down.c.step_id == down_step.c.id, down.c.key == down_member.c.key))
-            .where(up.c.id.in_(chunk))
-            .distinct()
+    fed = (
+        sa.select(down.c.id)
+        .select_from(up)
+        .join(up_step, up_step.c.id == up.c.step_id)
+        .join(dependency, dependency.c.upstream_step_id == up_step.c.id)
+        .join(down_step, down_step.c.id == dependency.c.step_id)
+        .join(up_member, sa.and_(up_member.c.scope_id == up_step.c.scope_id, up_member.c.key == up.c.key))
+        .join(
+            down_member,
+            sa.and_(
+                down_member.c.package_id == up_member.c.package_id,
+                down_member.c.scope_id == down_step.c.scope_id,
+            ),
         )
-        if waiting_only:
-            fed = fed.where(down.c.outcome == "waiting-for-upstream")
-        mark_due(connection, list(connection.execute(fed).scalars()), now)
+        .join(down, sa.and_(down.c.step_id == down_step.c.id, down.c.key == down_member.c.key))
+        .where(up.c.id.in_(sa.bindparam("sub_groups", expanding=True)))
+        .distinct()
+    )
+    return fed.where(down.c.outcome == "waiting-for-upstream") if waiting_only else fed
 
 
 def mark_where_due(

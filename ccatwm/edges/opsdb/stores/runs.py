@@ -340,10 +340,11 @@ def list_runs_with_inputs(
     ]
 
 
-def record_inputs_removed(connection: sa.Connection, run_id: int, now: datetime) -> None:
-    connection.execute(
-        sa.update(runs).where(runs.c.id == run_id, sa.not_(runs.c.is_open)).values(inputs_removed_at=now)
-    )
+def record_inputs_removed(connection: sa.Connection, run_ids: Sequence[int], now: datetime) -> None:
+    for chunk in chunks(run_ids):
+        connection.execute(
+            sa.update(runs).where(runs.c.id.in_(chunk), sa.not_(runs.c.is_open)).values(inputs_removed_at=now)
+        )
 
 
 def any_active_run(
