@@ -44,6 +44,8 @@ from ccatwm.passes._frame import (
 CLAIM_HOURS = 6  # a claim whose process cannot be looked at (another host) ends after this
 SPACE_WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
 MARKER = ".ccatwm-run.json"
+RUNS_AT_ONCE = 20  # that begin, and end, in one transaction
+TELL_AFTER_SECONDS = 1.0  # that a run is staged is not kept back longer while others take their time
 
 
 class StagingError(CcatwmError):
@@ -68,23 +70,54 @@ def _body(frame: PassFrame) -> None:
             connection, location(frame.context), (RunStatus.PENDING, RunStatus.STAGING_DATA), due_by=frame.now
         )
     frame.report.selected = len(selected)
-    for item in frame.units(selected):
-        if frame.dry_run:
+    if frame.dry_run:
+        for item in frame.units(selected):
             frame.report.add("done", _item(item, "would be staged"))
-        elif item.step_id not in frame.tripped:
-            _stage_run(frame, item)
+    else:
+        _stage_runs(frame, selected[: frame.options.limit])
+
+
+def _stage_runs(frame: PassFrame, selected: Sequence[Run]) -> None:
+    """Runs begin some at a time, and are written down as staged some at a time, no later than after a moment.
+
+    The more goes well, the more begin at once: of a step that trips none is left half-way.
+    """
+    clock = frame.context.clock
+    begun: dict[int, list[RunInput]] = {}
+    ready: list[Run] = []
+    at_once, next_begin, told_at = 1, 0, clock.monotonic()
+    try:
+        for count, item in enumerate(frame.units(list(selected))):
+            if count == next_begin:
+                begun = _begin(frame, [r for r in selected[count : count + at_once] if _may_begin(frame, r)])
+                next_begin, at_once = count + at_once, min(2 * at_once, RUNS_AT_ONCE)
+            if item.id not in begun or not _may_begin(frame, item):
+                continue
+            if _stage_run(frame, item, begun[item.id]):
+                ready.append(item)
+            else:
+                at_once = 1
+            if len(ready) >= RUNS_AT_ONCE or clock.monotonic() - told_at > TELL_AFTER_SECONDS:
+                _finish(frame, ready)
+                ready, told_at = [], clock.monotonic()
+    except CcatwmError:  # a world that is away for one is no reason to stage the others again
+        _finish(frame, ready)
+        raise
+    _finish(frame, ready)
+
+
+def _may_begin(frame: PassFrame, item: Run) -> bool:
+    return item.step_id not in frame.tripped
 
 
 def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
     return PassItem(outcome, reason, run.id, run.pipeline, run.step, run.sub_group)
 
 
-def _stage_run(frame: PassFrame, run: Run) -> None:
-    """One run from PENDING to STAGED; its failure is its own, the pass goes on."""
-    if not _begin(frame, run):
-        return
+def _stage_run(frame: PassFrame, run: Run, inputs: Sequence[RunInput]) -> bool:
+    """Whether all is there that the run needs; its failure is its own, the pass goes on."""
     try:
-        _bring_inputs(frame, run)
+        _bring_inputs(frame, run, inputs)
     except ClaimedElsewhereError as error:
         frame.report.add("waiting", _item(run, "waiting", error.message))
     except NoSpaceError as error:
@@ -96,27 +129,33 @@ def _stage_run(frame: PassFrame, run: Run) -> None:
     except CcatwmError as error:
         fail_run(frame, run, RunStatus.STAGING_DATA, FailureClass.STAGING, error.message, by_pass="stage")
     else:
-        _finish(frame, run)
-
-
-def _begin(frame: PassFrame, run: Run) -> bool:
-    if run.status == RunStatus.STAGING_DATA:
         return True
+    return False
+
+
+def _begin(frame: PassFrame, some: Sequence[Run]) -> dict[int, list[RunInput]]:
+    """The inputs of those that are STAGING_DATA now, whoever began them."""
+    pending = [run.id for run in some if run.status == RunStatus.PENDING]
+    going_on = {run.id for run in some} - set(pending)
     with frame.context.database.write() as connection:
-        return runs.record_event(
-            connection, run.id, RunEvent.STAGE_STARTED, expected=run.status, now=frame.now, by_pass="stage",
+        begun = runs.record_events(
+            connection, pending, RunEvent.STAGE_STARTED, expected=RunStatus.PENDING, now=frame.now, by_pass="stage",
             inputs_removed_at=None, ended_at=None,
         )  # fmt: skip
+        return runs.list_inputs(connection, sorted(begun | going_on))
 
 
-def _finish(frame: PassFrame, run: Run) -> None:
+def _finish(frame: PassFrame, ready: Sequence[Run]) -> None:
+    if not ready:
+        return
     with frame.context.database.write() as connection:
-        changed = runs.record_event(
-            connection, run.id, RunEvent.INPUTS_STAGED, expected=RunStatus.STAGING_DATA, now=frame.now,
-            by_pass="stage", due_at=None, failure_class=None,
+        changed = runs.record_events(
+            connection, [run.id for run in ready], RunEvent.INPUTS_STAGED, expected=RunStatus.STAGING_DATA,
+            now=frame.now, by_pass="stage", due_at=None, failure_class=None,
         )  # fmt: skip
-    if changed:
-        frame.report.add("done", _item(run, "staged"))
+    for run in ready:
+        if run.id in changed:
+            frame.report.add("done", _item(run, "staged"))
 
 
 def _wait_for_space(frame: PassFrame, run: Run, error: NoSpaceError) -> None:
@@ -137,10 +176,8 @@ def _wait_for_space(frame: PassFrame, run: Run, error: NoSpaceError) -> None:
 # --- one run ------------------------------------------------------------------------------------------------------
 
 
-def _bring_inputs(frame: PassFrame, run: Run) -> None:
+def _bring_inputs(frame: PassFrame, run: Run, inputs: Sequence[RunInput]) -> None:
     context = frame.context
-    with context.database.read() as connection:
-        inputs = runs.list_inputs(connection, [run.id])[run.id]
     _check_host_files(context, run)
     _make_run_directory(context, run)
     again = run.attempt > 0 and run.failure_class == FailureClass.STAGING
@@ -210,8 +247,10 @@ def _link_inputs(context: Context, run: Run, inputs: Sequence[RunInput]) -> None
         (cache_directory(p.identity, p.name, p.checksum), folder / input_path(p)) for p in packages_of(inputs)
     ]
     upstream = products_of(inputs)
-    with context.database.read() as connection:
-        paths = products.product_paths(connection, [int(p.identity) for p in upstream])
+    paths: dict[int, str] = {}
+    if upstream:
+        with context.database.read() as connection:
+            paths = products.product_paths(connection, [int(p.identity) for p in upstream])
     for product in upstream:
         source = decode_path(PurePosixPath(paths[int(product.identity)]))
         links.append((source, folder / decode_path(workspace_path(run.resolved_step, product))))
