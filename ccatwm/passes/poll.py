@@ -28,7 +28,7 @@ from ccatwm.core.retries import learned_resources
 from ccatwm.core.states import BEFORE_SUBMIT, RunEvent, RunStatus
 from ccatwm.edges.opsdb.stores import attempts, runs, streaks, sub_groups
 from ccatwm.edges.opsdb.stores.attempts import OpenJob
-from ccatwm.errors import SchedulerUnavailableError
+from ccatwm.errors import CcatwmError, ConflictError, SchedulerUnavailableError
 from ccatwm.interfaces import JobReport, JobState, JobTask
 from ccatwm.passes._claims import list_restarts, supersede
 from ccatwm.passes._context import Context
@@ -37,6 +37,7 @@ from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, l
 
 log = logging.getLogger("ccatwm.passes.poll")
 STDERR_TAIL_BYTES = 4096
+GOOD_AT_ONCE = 50  # starts and successes that are written down in one transaction
 METRICS = ("wall_seconds", "cpu_hours", "peak_memory_gb")
 STRAYS_DAYS = 1  # how long jobs of submissions that were given up are watched for
 METRICS_PER_PASS = 1000  # attempts whose metrics are asked for again
@@ -122,15 +123,27 @@ def _cancel_jobs(frame: PassFrame) -> None:
 
 
 def _watch_jobs(frame: PassFrame) -> None:
-    """One question to the batch system for all jobs, one reading of all records, one transaction per run that moved."""
+    """One question to the batch system for all jobs, one reading of all records; a transaction for each run that failed,
+    and one for many that did well."""
     with frame.context.database.read() as connection:
         open_jobs = attempts.list_open_jobs(connection, location(frame.context))
     late = _list_without_metrics(frame)
     reports = _ask(frame, open_jobs, late)
     _fill_metrics(frame, late, reports)
     frame.report.selected = len(open_jobs)
+    good: list[tuple[Watched, Conclusion]] = []
+    try:
+        _act(frame, _look_closer(frame, _tell_quiet(frame, open_jobs, reports), reports), good)
+    except CcatwmError:  # what went wrong with one says nothing of those before it
+        _apply_together(frame, good)
+        raise
+    _apply_together(frame, good)
+
+
+def _act(frame: PassFrame, looked_at: Sequence[Watched], good: list[tuple[Watched, Conclusion]]) -> None:
+    """Conclude and write down; `good` is what is left to be written: starts and successes go together."""
     held, hopeless = [], []
-    for item in _look_closer(frame, _tell_quiet(frame, open_jobs, reports), reports):
+    for item in looked_at:
         if frame.time_is_up():
             return
         frame.checkpoint()
@@ -141,8 +154,14 @@ def _watch_jobs(frame: PassFrame) -> None:
             frame.report.add("done", _item(item.run, f"would be {conclusion.verdict}", conclusion.message))
         elif conclusion.verdict is Verdict.FAILED and item.report.state is JobState.PENDING:
             hopeless.append((item, conclusion))
+        elif conclusion.verdict in (Verdict.STARTED, Verdict.SUCCEEDED):
+            good.append((item, conclusion))
         else:
+            if conclusion.verdict is Verdict.FAILED:
+                _apply_together(frame, good)  # a success before it ended the streak of failures
             _apply(frame, item, conclusion)
+        if len(good) == GOOD_AT_ONCE:
+            _apply_together(frame, good)
     if held and not frame.dry_run:
         frame.context.scheduler.release(held)
     _give_up(frame, hopeless)
@@ -310,6 +329,24 @@ def _apply(frame: PassFrame, item: Watched, conclusion: Conclusion) -> None:
         changed = _record(frame, connection, item, conclusion)
     if changed and conclusion.verdict is not Verdict.FAILED:
         frame.report.add("done", _item(item.run, conclusion.verdict.value, conclusion.message))
+
+
+def _apply_together(frame: PassFrame, good: list[tuple[Watched, Conclusion]]) -> None:
+    """The same in one transaction for all, which takes them out of `good`; where a row is refused, one by one."""
+    if not good:
+        return
+    some = good.copy()
+    good.clear()
+    try:
+        with frame.context.database.write() as connection:
+            changed = [_record(frame, connection, item, conclusion) for item, conclusion in some]
+    except ConflictError:
+        for item, conclusion in some:
+            _apply(frame, item, conclusion)
+        return
+    for (item, conclusion), moved in zip(some, changed, strict=True):
+        if moved:
+            frame.report.add("done", _item(item.run, conclusion.verdict.value, conclusion.message))
 
 
 def _record(frame: PassFrame, connection: sa.Connection, item: Watched, conclusion: Conclusion) -> bool:
