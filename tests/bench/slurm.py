@@ -257,8 +257,12 @@ def poll_5000(cluster: Cluster, folder: Path) -> Figure:
 def _start_some(cluster: Cluster, jobs: int) -> None:
     """So many jobs begin, as many as the node holds; the partition is down before and after."""
     cluster.scontrol("update", "partitionname=main", "state=up")
-    while len(cluster.squeue("--me", "--states=R")) < jobs:
+    for _ in range(300):
+        if len(cluster.squeue("--me", "--states=R")) >= jobs:
+            break
         time.sleep(0.2)
+    else:
+        raise SystemExit(f"{jobs} jobs did not start within a minute: does the cluster run others?")
     cluster.scontrol("update", "partitionname=main", "state=down")
 
 
