@@ -95,10 +95,11 @@ def _conditions(report: PassReport) -> dict[str, str]:
     if report.error is not None:
         found[f"{type(report.error).__name__} {report.error.where}"] = str(report.error)
     for outcome, words in HELD_BACK.items():
-        waiting = [item for item in report.items if item.outcome == outcome]
+        waiting = [item for item in report.items if item.outcome == outcome and not item.intended]
         if waiting:
+            many = count_text(sum(item.count for item in waiting), "run")
             found[f"{report.pass_name} {outcome}"] = (
-                f"{report.pass_name}: {count_text(len(waiting), 'run')} held back, {words}: {waiting[0].reason}"
+                f"{report.pass_name}: {many} held back, {words}: {waiting[0].reason}"
             )
     return found
 

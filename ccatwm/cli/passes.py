@@ -328,6 +328,7 @@ def _show(common: Common, report: PassReport, dry_run: bool) -> None:
     if dry_run or common.verbose:
         for item in report.items:
             place = "/".join(part for part in (item.pipeline, item.step, item.sub_group) if part)
+            place = f"{item.count} more runs" if item.count > 1 else place
             run = f"run {item.run} " if item.run is not None else ""
             print(
                 _frame.printable(

@@ -356,6 +356,7 @@ class PipelineDefinition(Strict):
     description: str | None = None
     trigger: TriggerDefinition = TriggerDefinition(type="CONTINUOUS")
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
+    max_concurrent: Annotated[int, Field(ge=1)] | None = None
     enabled: bool = True
     steps: Annotated[list[StepDefinition], Field(min_length=1)]
 

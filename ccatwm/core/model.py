@@ -226,7 +226,11 @@ class Run:
     @property
     def directory(self) -> str:
         """The run's folder below the base directory, as text with forward slashes."""
-        return f"{self.pipeline}/{self.step}/{self.sub_group}/run-{self.id}"
+        return run_directory(self.pipeline, self.step, self.sub_group, self.id)
+
+
+def run_directory(pipeline: str, step: str, sub_group: str, run_id: int) -> str:
+    return f"{pipeline}/{step}/{sub_group}/run-{run_id}"
 
 
 @dataclass(frozen=True)

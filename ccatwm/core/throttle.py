@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from ccatwm.core.model import Resources
+from ccatwm.core.model import Resources, run_directory
 from ccatwm.core.wording import count_text
 
 AHEAD = 2  # `stage` brings inputs for so many times what may be under way, so that jobs never wait for them
@@ -32,6 +32,10 @@ class WaitingRun:
     attempt: int = 0
     counted: bool = False
     resources: Resources = field(default_factory=Resources)
+
+    @property
+    def directory(self) -> str:
+        return run_directory(self.pipeline, self.step, self.sub_group, self.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -39,7 +39,8 @@ class PassOptions:
 class PassItem:
     """What a pass did with one run (or sub-group): `outcome` is a word, `reason` a sentence.
 
-    `needs_you`: nothing more happens to the run until a person acts.
+    `needs_you`: nothing more happens to the run until a person acts. `count`: how many runs it stands for.
+    `intended`: people have set it so, there is no news in it.
     """
 
     outcome: str
@@ -49,6 +50,8 @@ class PassItem:
     step: str | None = None
     sub_group: str | None = None
     needs_you: bool = False
+    count: int = 1
+    intended: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,6 +62,7 @@ class PassItem:
             "outcome": self.outcome,
             "reason": self.reason,
             "needs_you": self.needs_you,
+            "count": self.count,
         }
 
 
@@ -95,7 +99,7 @@ class PassReport:
 
     def add(self, kind: str, item: PassItem) -> None:
         """Count `item` as `done`, `waiting` or `failed`."""
-        setattr(self, kind, getattr(self, kind) + 1)
+        setattr(self, kind, getattr(self, kind) + item.count)
         self.items.append(item)
         if not log.isEnabledFor(_LEVELS[kind]):
             return
@@ -195,7 +199,7 @@ class PassFrame:
             raise LeaseLostError(f"the lease of {self.report.pass_name} was taken over by another process")
         self._renewed = self.context.clock.monotonic()
 
-    def units(self, items: list[Any]) -> Iterator[Any]:
+    def units(self, items: Sequence[Any]) -> Iterator[Any]:
         """The items one by one until the time or the limit is up, with a checkpoint before each."""
         for count, item in enumerate(items):
             if self.time_is_up() or (self.options.limit is not None and count >= self.options.limit):

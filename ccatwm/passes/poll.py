@@ -554,11 +554,10 @@ def _retry_due(frame: PassFrame) -> None:
             due_by=frame.now,
             limit=frame.options.limit,
         )
-    for item in due:
+    for item in frame.units(due):
         if frame.dry_run:
             frame.report.add("done", _item(item, "would be tried again"))
             continue
-        frame.checkpoint()
         with frame.context.database.write() as connection:
             changed = runs.record_event(
                 connection, item.id, RunEvent.RETRY_DUE, expected=RunStatus.FAILED, now=frame.now, by_pass="poll",

@@ -23,8 +23,9 @@ from ccatwm.core.staging import (
     workspace_path,
 )
 from ccatwm.core.states import RunEvent, RunStatus
+from ccatwm.core.throttle import WaitingRun, admit
 from ccatwm.core.wording import size_text
-from ccatwm.edges.opsdb.stores import products, runs, staged
+from ccatwm.edges.opsdb.stores import products, runs, staged, throttles
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, CorruptCopyError, MissingCopyError, NoSpaceError
 from ccatwm.interfaces import FileWrite, PackageCopy, Received
 from ccatwm.passes._context import Context
@@ -40,6 +41,7 @@ from ccatwm.passes._frame import (
     run_framed,
     this_process,
 )
+from ccatwm.passes._throttled import report_throttled, waiting_item
 
 CLAIM_HOURS = 6  # a claim whose process cannot be looked at (another host) ends after this
 SPACE_WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
@@ -65,36 +67,40 @@ def run(context: Context, options: PassOptions) -> PassReport:
 
 
 def _body(frame: PassFrame) -> None:
+    most = frame.context.settings.max_concurrent
     with frame.context.database.read() as connection:
-        selected = runs.list_open_runs(
-            connection, location(frame.context), (RunStatus.PENDING, RunStatus.STAGING_DATA), due_by=frame.now
-        )
-    frame.report.selected = len(selected)
+        demand = throttles.read_for_stage(connection, location(frame.context), frame.now, most)
+    frame.report.selected = len(demand.waiting)
+    admission = admit(*demand)
+    report_throttled(frame, admission.throttled)
     if frame.dry_run:
-        for item in frame.units(selected):
-            frame.report.add("done", _item(item, "would be staged"))
+        for waiting in frame.units(admission.admitted):
+            frame.report.add("done", waiting_item(waiting, "would be staged"))
     else:
-        _stage_runs(frame, selected[: frame.options.limit])
+        _stage_in_turn(frame, admission.admitted)
 
 
-def _stage_runs(frame: PassFrame, selected: Sequence[Run]) -> None:
+def _stage_in_turn(frame: PassFrame, admitted: Sequence[WaitingRun]) -> None:
     """Runs begin some at a time, and are written down as staged some at a time, no later than after a moment.
 
-    The more goes well, the more begin at once: of a step that trips none is left half-way.
+    They are read shortly before it is their turn: many thousands may wait. The more goes well, the more begin at once:
+    of a step that trips none is left half-way.
     """
     clock = frame.context.clock
-    begun: dict[int, list[RunInput]] = {}
+    begun: dict[int, tuple[Run, list[RunInput]]] = {}
     ready: list[Run] = []
     at_once, next_begin, told_at = 1, 0, clock.monotonic()
     try:
-        for count, item in enumerate(frame.units(list(selected))):
+        for count, waiting in enumerate(frame.units(admitted)):
             if count == next_begin:
-                begun = _begin(frame, [r for r in selected[count : count + at_once] if _may_begin(frame, r)])
+                turn = admitted[count : count + at_once]
+                begun = _begin(frame, [w.id for w in turn if w.step_id not in frame.tripped])
                 next_begin, at_once = count + at_once, min(2 * at_once, RUNS_AT_ONCE)
-            if item.id not in begun or not _may_begin(frame, item):
+            if waiting.id not in begun or waiting.step_id in frame.tripped:
                 continue
-            if _stage_run(frame, item, begun[item.id]):
-                ready.append(item)
+            run, inputs = begun[waiting.id]
+            if _stage_run(frame, run, inputs):
+                ready.append(run)
             else:
                 at_once = 1
             if len(ready) >= RUNS_AT_ONCE or clock.monotonic() - told_at > TELL_AFTER_SECONDS:
@@ -106,8 +112,9 @@ def _stage_runs(frame: PassFrame, selected: Sequence[Run]) -> None:
     _finish(frame, ready)
 
 
-def _may_begin(frame: PassFrame, item: Run) -> bool:
-    return item.step_id not in frame.tripped
+def _still_waits(run: Run) -> bool:
+    """Nothing became of it since it was selected."""
+    return run.status in (RunStatus.PENDING, RunStatus.STAGING_DATA) and run.cancel_requested_at is None
 
 
 def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
@@ -133,16 +140,18 @@ def _stage_run(frame: PassFrame, run: Run, inputs: Sequence[RunInput]) -> bool:
     return False
 
 
-def _begin(frame: PassFrame, some: Sequence[Run]) -> dict[int, list[RunInput]]:
-    """The inputs of those that are STAGING_DATA now, whoever began them."""
-    pending = [run.id for run in some if run.status == RunStatus.PENDING]
-    going_on = {run.id for run in some} - set(pending)
+def _begin(frame: PassFrame, run_ids: Sequence[int]) -> dict[int, tuple[Run, list[RunInput]]]:
+    """Those that are STAGING_DATA now, whoever began them, with their inputs."""
     with frame.context.database.write() as connection:
+        some = {run.id: run for run in runs.get_runs(connection, run_ids).values() if _still_waits(run)}
+        pending = [run.id for run in some.values() if run.status == RunStatus.PENDING]
         begun = runs.record_events(
             connection, pending, RunEvent.STAGE_STARTED, expected=RunStatus.PENDING, now=frame.now, by_pass="stage",
             inputs_removed_at=None, ended_at=None,
         )  # fmt: skip
-        return runs.list_inputs(connection, sorted(begun | going_on))
+        going_on = some.keys() - set(pending)
+        inputs = runs.list_inputs(connection, sorted(begun | going_on))
+    return {run_id: (some[run_id], found) for run_id, found in inputs.items()}
 
 
 def _finish(frame: PassFrame, ready: Sequence[Run]) -> None:

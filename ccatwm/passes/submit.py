@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from ccatwm.core.model import FailureClass, Resources, Run, RunInput
 from ccatwm.core.staging import SUBMISSIONS
 from ccatwm.core.states import RunEvent, RunStatus
-from ccatwm.edges.opsdb.stores import attempts, leases, runs
+from ccatwm.core.throttle import WaitingRun, admit
+from ccatwm.edges.opsdb.stores import attempts, leases, runs, throttles
 from ccatwm.edges.opsdb.stores.attempts import NewAttempt, Submission
 from ccatwm.errors import CcatwmError, NoSpaceError
 from ccatwm.interfaces import FileWrite, Found, FoundJob, JobRequest, JobState, JobTask, SubmitResult
@@ -29,6 +30,7 @@ from ccatwm.passes._claims import supersede
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import record_failure
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
+from ccatwm.passes._throttled import report_queue_full, report_throttled, waiting_item
 
 log = logging.getLogger("ccatwm.passes.submit")
 SUBMISSIONS_PER_CHUNK = 20
@@ -41,7 +43,7 @@ class Planned:
 
     token: str
     resources: Resources
-    runs: tuple[Run, ...]
+    runs: tuple[WaitingRun, ...]
 
     @property
     def directory(self) -> PurePosixPath:
@@ -67,23 +69,22 @@ def _body(frame: PassFrame) -> None:
 
 def _preview(frame: PassFrame) -> None:
     for item in _select(frame):
-        frame.report.add("done", _item(item, "would be submitted"))
+        frame.report.add("done", waiting_item(item, "would be submitted"))
 
 
 def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
     return PassItem(outcome, reason, run.id, run.pipeline, run.step, run.sub_group)
 
 
-def _select(frame: PassFrame) -> list[Run]:
+def _select(frame: PassFrame) -> list[WaitingRun]:
+    """Runs that may be handed over now, the first ones first; those that a ceiling holds back are told."""
+    most = frame.context.settings.max_concurrent
     with frame.context.database.read() as connection:
-        selected = runs.list_open_runs(
-            connection,
-            location(frame.context),
-            (RunStatus.STAGED,),
-            limit=frame.options.limit,
-            due_by=frame.now,
-        )
-    frame.report.selected = len(selected)
+        demand = throttles.read_for_submit(connection, location(frame.context), frame.now, most)
+    admission = admit(*demand)
+    selected = admission.admitted[: frame.options.limit]
+    frame.report.selected = len(selected) + len(admission.throttled)
+    report_throttled(frame, admission.throttled)
     return selected
 
 
@@ -96,9 +97,9 @@ def _submit_staged(frame: PassFrame) -> None:
         return
     limits = frame.context.scheduler.limits()
     if limits.free_tasks is not None:
-        for item in selected[limits.free_tasks :]:
-            frame.report.add("waiting", _item(item, "throttled", "the batch system takes no more jobs now"))
-        selected = selected[: max(0, limits.free_tasks)]
+        free = max(0, limits.free_tasks)
+        report_queue_full(frame, selected[free:])
+        selected = selected[:free]
     planned = plan_submissions(selected, limits.max_array_size)
     for chunk in chunks_of(planned):
         if frame.time_is_up():
@@ -123,9 +124,9 @@ def chunks_of(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
         yield chunk
 
 
-def plan_submissions(selected: Sequence[Run], max_array_size: int) -> list[Planned]:
+def plan_submissions(selected: Sequence[WaitingRun], max_array_size: int) -> list[Planned]:
     """Alike runs (same resources) leave together, chunked to `max_array_size`; the order of `selected` is kept."""
-    alike: dict[Resources, list[Run]] = {}
+    alike: dict[Resources, list[WaitingRun]] = {}
     for item in selected:
         alike.setdefault(item.resources, []).append(item)
     return [
@@ -181,7 +182,7 @@ def _commit_intent(frame: PassFrame, planned: Sequence[Planned]) -> list[Submiss
     return [s for s in unsettled if s.id in ids]
 
 
-def _take(frame: PassFrame, connection: sa.Connection, planned: Sequence[Run]) -> list[Run]:
+def _take(frame: PassFrame, connection: sa.Connection, planned: Sequence[WaitingRun]) -> list[WaitingRun]:
     """Those that nobody else took or changed meanwhile."""
     moved = runs.record_events(
         connection, [item.id for item in planned], RunEvent.SUBMIT_STARTED, expected=RunStatus.STAGED, now=frame.now,
@@ -190,7 +191,7 @@ def _take(frame: PassFrame, connection: sa.Connection, planned: Sequence[Run]) -
     return [item for item in planned if item.id in moved]
 
 
-def _new_attempt(item: Run, index: int, resources: Resources) -> NewAttempt:
+def _new_attempt(item: WaitingRun, index: int, resources: Resources) -> NewAttempt:
     number = item.attempt + 1
     return NewAttempt(item.id, number, index, f"{item.directory}/attempt-{number}", resources)
 

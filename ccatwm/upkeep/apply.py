@@ -163,7 +163,7 @@ def _location_types(connection: sa.Connection, engine: GroupingEngine) -> dict[s
     return {key: place.location_type for place in found for key in (place.id, place.name)}
 
 
-IDLE = ("companions", "max_concurrent", "retention", "scratch")  # keys of a step that nothing acts on in this release
+IDLE = ("companions", "retention", "scratch")  # keys of a step that nothing acts on in this release
 
 
 def _idle_warnings(defined: Defined) -> list[str]:

@@ -251,6 +251,17 @@ def test_work_that_is_held_back_is_told_once_while_it_lasts(tmp_path: Path) -> N
     assert over.endswith("stage: 2 runs held back, no space: the disk is full")
 
 
+def test_runs_that_wait_for_a_ceiling_are_no_news_and_those_of_a_full_queue_are_counted(tmp_path: Path) -> None:
+    report = PassReport("submit", "site", NOON)
+    report.add("waiting", PassItem("throttled", "1 run of p/s under way", 1, "p", "s", "k", intended=True))
+    assert tell_news(tmp_path, [report], NOON) == []
+    report.add("waiting", PassItem("throttled", "the queue is full", 2, "p", "s", "k"))
+    report.add("waiting", PassItem("throttled", "the queue is full", count=30))
+    (line,) = tell_news(tmp_path, [report], NOON)
+    assert line.startswith("ccatwm: submit: 31 runs held back, ")
+    assert report.waiting == 32
+
+
 def test_a_condition_is_not_over_while_one_pass_still_meets_it() -> None:
     known = [Condition("away", "the ops-db is away", ("poll", "collect"), NOON, NOON)]
     lines, known = plan_news(known, {}, ["poll"], NOON)

@@ -97,6 +97,13 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert len(problems(folder)) == 3
 
 
+def test_a_site_has_no_ceiling_unless_it_says_so_and_none_of_zero(tmp_path: Path) -> None:
+    assert load_site(write_site(tmp_path / "s")).max_concurrent is None
+    assert load_site(write_site(tmp_path / "t", "MAX_CONCURRENT = 4\n")).max_concurrent == 4
+    [text] = problems(write_site(tmp_path / "u", "MAX_CONCURRENT = 0\n"))
+    assert "MAX_CONCURRENT: 0 is too small; allowed: a whole number, more than 0" in text
+
+
 def test_a_mistake_names_file_key_and_what_is_allowed(tmp_path: Path) -> None:
     folder = write_site(tmp_path / "s", 'STAGING_MODE = "push"\n')
     [text] = problems(folder)

@@ -372,8 +372,37 @@ def test_observations_are_for_ingest(apply, database, tmp_path):
         apply_definitions(database, engine, [lines], now=NOW, actor="me", host="h")
 
 
+def test_ceilings_are_kept_told_when_they_change_and_taken_away(apply, database):
+    from ccatwm.edges.opsdb.stores.throttles import read_ceilings
+
+    def ceilings():
+        with database.read() as connection:
+            return read_ceilings(connection, "local", None)
+
+    apply(GOOD)
+    assert not ceilings()
+    text = GOOD.replace("group_by: []", "max_concurrent: 2, group_by: []")
+    text = text.replace("    steps:", "    max_concurrent: 7\n    steps:")
+    report = apply(text)
+    assert not any("nothing acts" in warning for warning in report.warnings)
+    assert [line for line in report.changes if "max_concurrent" in line] == [
+        "~ pipeline otf: max_concurrent None -> 7", "~ step otf/b: max_concurrent None -> 2"
+    ]  # fmt: skip
+    assert (list(ceilings().pipelines.values()), list(ceilings().steps.values())) == ([7], [2])
+    apply(GOOD)
+    assert not ceilings()
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "many"])
+def test_a_ceiling_of_none_is_no_ceiling_but_a_mistake(apply, wrong):
+    text = GOOD.replace("    steps:", f"    max_concurrent: {wrong}\n    steps:")
+    with pytest.raises(DefinitionsError) as caught:
+        apply(text)
+    assert [problem.what.split(" is ")[0] for problem in caught.value.problems] == ["pipelines.otf.max_concurrent"]
+
+
 def test_what_nothing_acts_on_is_told(apply):
-    idle = "max_concurrent: 2, scratch: node, group_by: []"
+    idle = "retention: {keep_days: 9}, scratch: node, group_by: []"
     report = apply(GOOD.replace("group_by: []", idle))
-    told = "otf/b: max_concurrent, scratch: kept, but nothing acts on it in this release"
+    told = "otf/b: retention, scratch: kept, but nothing acts on it in this release"
     assert [text for text in report.warnings if "nothing acts" in text] == [told]

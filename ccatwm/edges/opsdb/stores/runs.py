@@ -9,7 +9,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.gap import RunFacts
-from ccatwm.core.model import FailureClass, InputKind, InputRole, ResolvedStep, Resources, Run, RunInput
+from ccatwm.core.model import (
+    FailureClass,
+    InputKind,
+    InputRole,
+    ResolvedStep,
+    Resources,
+    Run,
+    RunInput,
+    run_directory,
+)
 from ccatwm.core.recipe import Recipe
 from ccatwm.core.states import FINAL, RunEvent, RunStatus, next_status
 from ccatwm.edges.opsdb import tables as t
@@ -198,24 +207,41 @@ def list_open_runs(
     `due_by`: only those whose `due_at` is not later. Held runs (also by their sub-group, step or pipeline) and those with
     a request to cancel are left out unless `include_held`.
     """
-    query = _select_runs().where(
-        runs.c.is_open, runs.c.processing_location == location, runs.c.status.in_([s.value for s in statuses])
-    )
+    query = select_open(_RUN_COLUMNS, location, statuses)
     if due_by is not None:
-        query = query.where(sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= due_by))
+        query = query.where(is_due(due_by))
     if not include_held:
-        query = query.where(runs.c.cancel_requested_at.is_(None), _not_held())
-    oldest_first = t.reduction_step.c.oldest_first
-    newest_of_them = sa.case((oldest_first, None), else_=runs.c.observed_at)  # says nothing of the others
-    query = query.order_by(
-        runs.c.priority.desc(), oldest_first, newest_of_them.desc(), runs.c.observed_at, runs.c.id
-    )
+        query = query.where(nobody_holds())
+    query = query.order_by(*first_ones())
     return [_run(row) for row in connection.execute(query.limit(limit) if limit else query)]
 
 
-def _select_runs() -> sa.Select[Any]:
+def select_open(columns: Sequence[Any], location: str, statuses: Collection[RunStatus]) -> sa.Select[Any]:
+    """Open runs of a processing location, with their steps, pipelines and sub-groups."""
+    return _select_runs(columns).where(
+        runs.c.is_open, runs.c.processing_location == location, runs.c.status.in_([s.value for s in statuses])
+    )
+
+
+def first_ones() -> list[sa.ColumnElement[Any]]:
+    """Which of many runs go first: larger priority, then as the `order` of their steps says."""
+    oldest_first = t.reduction_step.c.oldest_first
+    newest_of_them = sa.case((oldest_first, None), else_=runs.c.observed_at)  # says nothing of the others
+    return [runs.c.priority.desc(), oldest_first, newest_of_them.desc(), runs.c.observed_at, runs.c.id]
+
+
+def is_due(now: datetime) -> sa.ColumnElement[bool]:
+    return sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= now)
+
+
+def nobody_holds() -> sa.ColumnElement[bool]:
+    """Runs that people neither hold nor asked to cancel."""
+    return sa.and_(runs.c.cancel_requested_at.is_(None), _not_held())
+
+
+def _select_runs(columns: Sequence[Any] = _RUN_COLUMNS) -> sa.Select[Any]:
     return (
-        sa.select(*_RUN_COLUMNS)
+        sa.select(*columns)
         .join(t.reduction_step, t.reduction_step.c.id == runs.c.step_id)
         .join(t.pipeline, t.pipeline.c.id == t.reduction_step.c.pipeline_id)
         .join(t.sub_group, t.sub_group.c.id == runs.c.sub_group_id)
@@ -335,7 +361,7 @@ def list_runs_with_inputs(
         .limit(limit)
     )
     return [
-        (row.id, f"{row.pipeline_name}/{row.step_name}/{row.sub_group_key}/run-{row.id}")
+        (row.id, run_directory(row.pipeline_name, row.step_name, row.sub_group_key, row.id))
         for row in connection.execute(query)
     ]
 
