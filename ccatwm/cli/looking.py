@@ -41,6 +41,12 @@ def _base_dir(context: Context) -> PurePosixPath:
     return PurePosixPath(context.settings.pipeline_base_dir)
 
 
+def _site_most(context: Context) -> dict[str, int]:
+    """MAX_CONCURRENT of the location that this site serves."""
+    settings = context.settings
+    return {} if settings.max_concurrent is None else {settings.processing_location: settings.max_concurrent}
+
+
 def _print_lines(lines: list[str]) -> None:
     for line in lines:
         print(_frame.printable(line))
@@ -59,7 +65,9 @@ def status(
     context = _open(common)
     now = context.clock.now()
     selection = read_selection(now, pipeline, step, sub_group, None, None, None, None)
-    document = build_status(context.database, context.grouping, selection, now=now, limit=limit)
+    document = build_status(
+        context.database, context.grouping, selection, now=now, limit=limit, site_most=_site_most(context)
+    )
     if common.json:
         _frame.emit_json(document)
     else:
@@ -110,7 +118,10 @@ def runs(
     context = _open(common)
     now = context.clock.now()
     selection = read_selection(now, pipeline, step, sub_group, status, failure_class, since, until)
-    document = build_runs(context.database, selection, now=now, limit=limit or DEFAULT_LIMIT)
+    most = _site_most(context)
+    document = build_runs(
+        context.database, selection, now=now, limit=limit or DEFAULT_LIMIT, site_most=most
+    )
     _show_rows(common, document, "runs", COLUMNS, [run_cells(row) for row in document["runs"]])
     return 0
 
@@ -171,7 +182,8 @@ def show(common: Common, run: Run) -> int:
     from ccatwm.views.show import build_show, show_lines
 
     context = _open(common)
-    document = build_show(context.database, context.workfiles, run, now=context.clock.now())
+    most = _site_most(context)
+    document = build_show(context.database, context.workfiles, run, now=context.clock.now(), site_most=most)
     if common.json:
         _frame.emit_json(document)
     else:
@@ -229,8 +241,9 @@ def explain(
 
     context = _open(common)
     document = build_explain(
-        context.database, pipeline, step, key, now=context.clock.now(), limit=limit or DEFAULT_LIMIT
-    )
+        context.database, pipeline, step, key, now=context.clock.now(), limit=limit or DEFAULT_LIMIT,
+        site_most=_site_most(context),
+    )  # fmt: skip
     if common.json:
         _frame.emit_json(document)
     else:

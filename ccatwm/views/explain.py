@@ -22,7 +22,8 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import leases, views
 from ccatwm.edges.opsdb.stores.steps import get_step_record
 from ccatwm.edges.opsdb.stores.sub_groups import list_feeds
-from ccatwm.views.runs import run_state, waits_for_space
+from ccatwm.views.runs import NO_CEILING, run_state, waits_for_space
+from ccatwm.views.throttled import add_throttles
 
 DEFAULT_LIMIT = 100
 SHOWN_NAMES = 5
@@ -37,7 +38,7 @@ class Facts:
     step: Mapping[str, Any]
     group: Mapping[str, Any]
     trigger: StepTrigger
-    runs: Sequence[Mapping[str, Any]]  # newest first
+    runs: Sequence[dict[str, Any]]  # newest first
     members: Mapping[str, int]
     upstream: Sequence[UpstreamGroup]
     events: Sequence[Mapping[str, Any]]
@@ -83,6 +84,7 @@ def build_explain(
     *,
     now: datetime,
     limit: int = DEFAULT_LIMIT,
+    site_most: Mapping[str, int] = NO_CEILING,
 ) -> dict[str, Any]:
     """The document `ccatwm.explain/1`.
 
@@ -95,6 +97,7 @@ def build_explain(
         facts: list[Facts] = []
         for row in steps:
             facts += _list_facts(connection, row, sub_group, paused, now, limit)
+        add_throttles(connection, [run for one in facts for run in one.runs], now, site_most)
     return {
         "schema": "ccatwm.explain/1",
         "at": utc_text(now),
@@ -319,6 +322,8 @@ def _of_run(run: Mapping[str, Any] | None) -> list[str]:
         return []
     if waits_for_space(run):
         return [f"there is room: {run['message']}"]
+    if run["throttle"]:
+        return [f"other runs end: {run['throttle'].reason}"]
     if run["status"] in _NEXT_PASS:
         return [_NEXT_PASS[run["status"]]]
     if run["status"] == "FAILED":

@@ -10,27 +10,40 @@ from ccatwm.core.model import FailureClass
 from ccatwm.core.retries import FREE
 from ccatwm.core.selection import Selection
 from ccatwm.core.states import OPEN
+from ccatwm.core.throttle import Throttle
 from ccatwm.core.wording import count_text, until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
+from ccatwm.views.throttled import add_throttles
 
 DEFAULT_LIMIT = 50
+NO_CEILING: Mapping[str, int] = {}
 COLUMNS = ("run", "step", "sub-group", "state", "job", "reason")
 
 
 def build_runs(
-    database: Database, selection: Selection, *, now: datetime, limit: int | None = DEFAULT_LIMIT
+    database: Database,
+    selection: Selection,
+    *,
+    now: datetime,
+    limit: int | None = DEFAULT_LIMIT,
+    site_most: Mapping[str, int] = NO_CEILING,
 ) -> dict[str, Any]:
-    """The document `ccatwm.runs/1`: runs newest first, and how many there are in all."""
+    """The document `ccatwm.runs/1`: runs newest first, and how many there are in all.
+
+    `site_most`: MAX_CONCURRENT of processing locations.
+    """
     with database.read() as connection:
         views.check_selection(connection, selection)
         rows = views.list_runs(connection, selection, limit)
+        add_throttles(connection, rows, now, site_most)
         total = len(rows) if limit is None or len(rows) < limit else views.count_runs(connection, selection)
     return {"schema": "ccatwm.runs/1", "total": total, "runs": [run_json(row, now) for row in rows]}
 
 
 def run_json(row: dict[str, Any], now: datetime) -> dict[str, Any]:
     """One run as scripts read it. `job_id` is text or null; `state` is for people."""
+    throttle: Throttle | None = row["throttle"]
     return {
         "run": row["run"],
         "pipeline": row["pipeline"],
@@ -43,6 +56,7 @@ def run_json(row: dict[str, Any], now: datetime) -> dict[str, Any]:
         "reason": row["reason"],
         "warnings": row["warnings"],
         "state": run_state(row, now),
+        "throttled": throttle.reason if throttle else None,
         "needs_you": needs_person(row),
         "failure_class": row["failure_class"],
         "exit_code": row["exit_code"],
@@ -90,6 +104,8 @@ def _note(row: dict[str, Any], now: datetime) -> str:
         return _retry_note(row, now)
     if row["status"] in OPEN and row["due_at"] is not None and row["due_at"] > now:
         return f"again {until_text(row['due_at'], now)}"
+    if row["throttle"]:
+        return f"throttled, {row['throttle'].figure}"
     return count_text(len(row["warnings"]), "warning") if row["warnings"] else ""
 
 

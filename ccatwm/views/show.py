@@ -15,18 +15,22 @@ from ccatwm.errors import FilesUnavailableError
 from ccatwm.interfaces import WorkFiles
 from ccatwm.views.logs import STREAMS, read_logs
 from ccatwm.views.products import product_json
-from ccatwm.views.runs import needs_person, run_json
+from ccatwm.views.runs import NO_CEILING, needs_person, run_json
+from ccatwm.views.throttled import add_throttles
 
 TAIL_BYTES = 4096
 TAIL_LINES = 15
 SHOWN_ROWS = 20
 
 
-def build_show(database: Database, workfiles: WorkFiles, run_id: int, *, now: datetime) -> dict[str, Any]:
+def build_show(
+    database: Database, workfiles: WorkFiles, run_id: int, *, now: datetime, site_most: Mapping[str, int] = NO_CEILING
+) -> dict[str, Any]:
     """The document `ccatwm.show/1`. Errors: UsageError for a run that is not there."""
     with database.read() as connection:
         full = views.get_run(connection, run_id)
         listed = views.list_runs_by_id(connection, [run_id])[run_id]
+        add_throttles(connection, [listed], now, site_most)
         attempts = views.list_attempts(connection, [run_id])[run_id]
         events = views.list_events(connection, run_id)
         inputs = views.list_inputs(connection, [run_id])[run_id]
@@ -244,6 +248,8 @@ def _trouble_lines(run: Mapping[str, Any]) -> list[str]:
     if run["failure_class"]:
         code = f", exit code {run['exit_code']}" if run["exit_code"] is not None else ""
         lines.append(f"  failure    {run['failure_class']}{code}")
+    if run["throttled"]:
+        lines.append(f"  throttled  {run['throttled']}")
     if run["message"]:
         lines.append(f"  message    {run['message']}")
     if run["held"]:

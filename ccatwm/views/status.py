@@ -13,7 +13,8 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import leases, pausing, views
 from ccatwm.views.copies import list_bad_copies
-from ccatwm.views.runs import run_json
+from ccatwm.views.runs import NO_CEILING, run_json
+from ccatwm.views.throttled import add_throttles, list_throttled
 
 ATTENTION_LIMIT = 20
 PASS_IS_OLD = timedelta(hours=1)
@@ -28,6 +29,7 @@ def build_status(
     *,
     now: datetime,
     limit: int | None = None,
+    site_most: Mapping[str, int] = NO_CEILING,
 ) -> dict[str, Any]:
     """The document `ccatwm.status/1`: a row per step, runs that need attention, bad copies, passes and brakes."""
     with database.read() as connection:
@@ -38,7 +40,9 @@ def build_status(
             s for s in views.list_steps(connection, selection.pipeline) if selection.step in (None, s["step"])
         ]
         counts = _counts(connection, now)
+        counts["throttled"] = _throttled(connection, steps, now, site_most)
         attention = views.list_attention(connection, selection, limit or ATTENTION_LIMIT)
+        add_throttles(connection, attention, now, site_most)
         records = views.list_pass_records(connection)
         held = views.list_leases(connection)
         unsettled = views.count_unsettled(connection)
@@ -71,6 +75,18 @@ def _counts(connection: Any, now: datetime) -> dict[str, dict[int, Any]]:
     }
 
 
+def _throttled(
+    connection: Any, steps: Sequence[Mapping[str, Any]], now: datetime, site_most: Mapping[str, int]
+) -> dict[int, dict[str, Any]]:
+    """How many runs of each step wait for a ceiling, and for which (of two the one that jobs wait for)."""
+    found: dict[int, dict[str, Any]] = {}
+    places = {step["processing_location"] for step in steps}
+    for step_id, throttle in list_throttled(connection, places, now, site_most).values():
+        counted = found.setdefault(step_id, {"runs": 0})
+        counted |= {"runs": counted["runs"] + 1, "figure": throttle.figure, "reason": throttle.reason}
+    return found
+
+
 def _step(row: Mapping[str, Any], counts: Mapping[str, Mapping[int, Any]]) -> dict[str, Any]:
     outcomes = counts["outcomes"].get(row["id"], {})
     return {
@@ -87,6 +103,7 @@ def _step(row: Mapping[str, Any], counts: Mapping[str, Mapping[int, Any]]) -> di
         "runs": counts["runs"].get(row["id"], {}),
         "due": counts["due"].get(row["id"], 0),
         "stale": counts["stale"].get(row["id"], 0),
+        "throttled": counts["throttled"].get(row["id"]),
     }
 
 
@@ -176,6 +193,8 @@ def _notes(row: Mapping[str, Any]) -> list[str]:
     brakes += [f"tripped: {row['tripped']}"] if row["tripped"] else []
     stale = [f"{row['stale']} stale"] if row["stale"] else []
     quiet = ("run", "up-to-date", "restored", "accepted")
+    throttled = row["throttled"]
+    stale += [f"{throttled['runs']} throttled, {throttled['figure']}"] if throttled else []
     waits = [f"{count} {name}" for name, count in sorted(row["outcomes"].items()) if name not in quiet]
     return brakes + stale + waits
 

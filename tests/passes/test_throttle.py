@@ -11,9 +11,14 @@ import pytest
 import sqlalchemy as sa
 
 from ccatwm import wiring
+from ccatwm.core.selection import Selection
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
+from ccatwm.views.explain import build_explain, explain_lines
+from ccatwm.views.runs import build_runs
+from ccatwm.views.show import build_show, show_lines
+from ccatwm.views.status import build_status, step_cells
 from tests.crash.campaign import write_campaign
 from tests.crash.rig import SteppingClock
 from tests.passes.conftest import Observatory
@@ -169,6 +174,31 @@ def test_pipelines_of_one_priority_take_turns(three_scans: Observatory) -> None:
     assert Counter(i.pipeline for i in submitted.items) == {"otf": 2, "other": 1}
     # The next ones are those of the pipeline that has fewer under way.
     assert [i.pipeline for i in three_scans.run_pass("submit", limit=1).items] == ["other"]
+
+
+def test_a_ceiling_is_told_where_people_look(three_scans: Observatory) -> None:
+    throttle_site(three_scans)
+    make_runs(three_scans)
+    for name in ("stage", "submit"):
+        three_scans.run_pass(name)
+    context = three_scans.context()
+    now, most = context.clock.now(), {"local": 1}
+    runs = build_runs(context.database, Selection(), now=now, site_most=most)["runs"]
+    assert sorted(run["state"] for run in runs) == [
+        "PENDING (throttled, 2 of 2)", "STAGED (throttled, 1 of 1)", "SUBMITTED"
+    ]  # fmt: skip
+    reason = "1 run at local under way or before it, MAX_CONCURRENT is 1"
+    assert [r["throttled"] for r in runs if r["status"] == "STAGED"] == [reason]
+    document = build_status(context.database, context.grouping, Selection(), now=now, site_most=most)
+    assert document["status"][0]["throttled"] == {"runs": 2, "figure": "1 of 1", "reason": reason}
+    assert step_cells(document["status"][0])[-1] == "2 throttled, 1 of 1"
+    lines = explain_lines(build_explain(context.database, "otf", now=now, site_most=most))
+    assert f"  changes when other runs end: {reason}" in lines
+    staged = next(r["run"] for r in runs if r["status"] == "STAGED")
+    shown = show_lines(build_show(context.database, context.workfiles, staged, now=now, site_most=most))
+    assert f"  throttled  {reason}" in shown
+    # Another site that serves another location knows no ceiling here.
+    assert {r["throttled"] for r in build_runs(context.database, Selection(), now=now)["runs"]} == {None}
 
 
 # --- after an outage -------------------------------------------------------------------------------------------
