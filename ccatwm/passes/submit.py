@@ -125,14 +125,21 @@ def chunks_of(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
 
 
 def plan_submissions(selected: Sequence[WaitingRun], max_array_size: int) -> list[Planned]:
-    """Alike runs (same resources) leave together, chunked to `max_array_size`; the order of `selected` is kept."""
-    alike: dict[Resources, list[WaitingRun]] = {}
-    for item in selected:
-        alike.setdefault(item.resources, []).append(item)
-    return [
-        Planned(new_token(), resources, tuple(group[start : start + max_array_size]))
-        for resources, group in alike.items()
+    """Alike runs (same resources) leave together, chunked to `max_array_size`, in the order of their first ones.
+
+    So many runs that are alike do not go before the first of another kind: the pass may have no time for all.
+    """
+    alike: dict[Resources, list[tuple[int, WaitingRun]]] = {}
+    for place, item in enumerate(selected):
+        alike.setdefault(item.resources, []).append((place, item))
+    arrays = [
+        group[start : start + max_array_size]
+        for group in alike.values()
         for start in range(0, len(group), max_array_size)
+    ]
+    return [
+        Planned(new_token(), array[0][1].resources, tuple(item for _, item in array))
+        for array in sorted(arrays, key=lambda array: array[0][0])
     ]
 
 

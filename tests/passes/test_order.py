@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from ccatwm.core.model import Resources
 from ccatwm.core.states import RunStatus
+from ccatwm.core.throttle import WaitingRun
 from ccatwm.edges.opsdb.stores.runs import list_open_runs
+from ccatwm.passes.submit import plan_submissions
 from tests.crash.campaign import write_campaign
 from tests.passes.conftest import Observatory
 
@@ -98,6 +101,16 @@ def test_a_run_whose_observation_has_no_start_counts_from_when_it_was_made(three
     )
     make_runs(three_scans)
     assert staged_in_order(three_scans) == ["scan-1", "scan-3", "scan-2"]
+
+
+def test_many_alike_runs_do_not_go_before_the_first_of_another_kind() -> None:
+    small, large = Resources(cpu=1), Resources(cpu=8)
+    selected = [
+        WaitingRun(n, 1, 1, "p", "s", f"k{n}", resources=large if n in (1, 5) else small) for n in range(8)
+    ]
+    planned = plan_submissions(selected, max_array_size=3)
+    assert [[run.id for run in plan.runs] for plan in planned] == [[0, 2, 3], [1, 5], [4, 6, 7]]
+    assert [plan.resources for plan in planned] == [small, large, small]
 
 
 def write_order(observatory: Observatory, order: str) -> None:
