@@ -1,4 +1,4 @@
-"""Commands by which people act: `retry cancel hold release pause resume`. Touches: nothing; they write the ops-db."""
+"""Commands by which people act on runs, data and passes. Touches: nothing; they write the ops-db."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from ccatwm.cli import _frame
 from ccatwm.cli._frame import Common, DryRun, Reason, Yes, command
 from ccatwm.cli._selection import Class, Pipeline, Since, Status, Step, SubGroup, Until, read_selection
+from ccatwm.errors import UsageError
 
 if TYPE_CHECKING:
     from ccatwm.passes._context import Context
@@ -25,7 +26,7 @@ Timeout = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (retry, cancel, hold, release):
+    for function in (retry, cancel, hold, release, exclude, include, accept):
         command(app, panel=_frame.ACT)(function)
     for pausing in (pause, resume):
         command(app, panel=_frame.CARE)(pausing)
@@ -178,6 +179,114 @@ def release(
     )
     _print_report(common, report, report.to_json())
     return 0
+
+
+# --- what is good -------------------------------------------------------------------------------------------
+
+Things = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[THING...]",
+        help="package:NAME, unit:NAME, module:INSTRUMENT/MODULE@FROM..TO, product:N, run:N, software:NAME@VERSION.",
+    ),
+]
+OnlyFor = Annotated[str | None, typer.Option("--pipeline", metavar="NAME", help="For this pipeline only.")]
+
+
+def exclude(
+    common: Common,
+    things: Things = None,
+    pipeline: OnlyFor = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="When it ends by itself.")] = None,
+    reason: Reason = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show what is excluded now.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> int:
+    """Take bad data, products or a software version out of use; what was made from them is made again."""
+    from ccatwm.upkeep import exclude as upkeep
+
+    context = _open(common)
+    if list_:
+        _print_exclusions(common, upkeep.list_exclusions(context.database))
+        return 0
+    act = _as_act(context, reason, dry_run, yes)
+    report = upkeep.exclude(
+        context.database, context.grouping, things or [], act, pipeline=pipeline, until=_read_until(act, until)
+    )
+    _frame.show_report(common, report)
+    return 0
+
+
+def include(
+    common: Common,
+    things: Annotated[
+        list[str] | None, typer.Argument(metavar="[EXCLUSION...]", help="Its number, or what was excluded.")
+    ] = None,
+    pipeline: OnlyFor = None,
+    reason: Reason = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Bring back what was excluded."""
+    from ccatwm.upkeep import exclude as upkeep
+
+    context = _open(common)
+    act = _as_act(context, reason, dry_run, True)
+    _frame.show_report(
+        common, upkeep.include(context.database, context.grouping, things or [], act, pipeline=pipeline)
+    )
+    return 0
+
+
+def accept(
+    common: Common,
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE")],
+    step: Annotated[str, typer.Argument(metavar="STEP")],
+    sub_group: Annotated[str | None, typer.Argument(metavar="[KEY]", help="One sub-group; else all.")] = None,
+    reason: Reason = None,
+) -> int:
+    """Declare present products good for what is wanted now: no run is made for the change."""
+    from ccatwm.upkeep import exclude as upkeep
+
+    context = _open(common)
+    act = _as_act(context, reason, False, True)
+    report = upkeep.accept(context.database, pipeline, step, sub_group, act)
+    _frame.show_report(common, report)
+    return int(bool(report.refused))
+
+
+def _as_act(context: Context, reason: str | None, dry_run: bool, yes: bool) -> Any:
+    from ccatwm.upkeep.exclude import Act
+
+    return Act(
+        reason=reason or "",
+        actor=context.actor,
+        host=socket.gethostname(),
+        now=context.clock.now(),
+        dry_run=dry_run,
+        yes=yes,
+        confirm_runs=context.settings.confirm_runs,
+    )
+
+
+def _read_until(act: Any, text: str | None) -> Any:
+    from ccatwm.core.selection import TIMES_ALLOWED, parse_moment
+
+    if text is None:
+        return None
+    until = parse_moment(text, act.now)
+    if until is None:
+        raise UsageError(f"--until: {text!r} is not a time", next=TIMES_ALLOWED)
+    return until
+
+
+def _print_exclusions(common: Common, document: dict[str, Any]) -> None:
+    if common.json:
+        _frame.emit_json(document)
+    elif not common.quiet:
+        keys = ("exclusion", "target", "pipeline", "reason", "actor", "since", "until")
+        rows = [[row[key] for key in keys] for row in document["exclusions"]]
+        _frame.print_table("excluded now" if rows else "nothing is excluded", keys, rows)
 
 
 # --- all passes ---------------------------------------------------------------------------------------------

@@ -39,13 +39,21 @@ def _waiting_for_upstream(details: Details) -> str:
 
 def _waiting_for_image(details: Details) -> str:
     if details.get("missing") == "version":
-        return f"no version of {details.get('software')} is allowed by version_policy"
+        gone = f" (excluded: {_some(details['excluded_versions'])})" if details.get("excluded_versions") else ""
+        return f"no version of {details.get('software')} is allowed by version_policy{gone}"
     return f"the digest of image {details.get('image')} is not known"
 
 
 def _no_inputs(details: Details) -> str:
     failed = list(details.get("upstream_failed") or ())
+    if details.get("excluded"):
+        return f"excluded: {_some(details['excluded'])}"
     return f"failed upstream: {_some(failed)}" if failed else "no archived package and no upstream product"
+
+
+def _up_to_date(details: Details) -> str:
+    ignored = details.get("not_counted")
+    return _of_run(details) + (f"; not counted: {', '.join(ignored)}" if ignored else "")
 
 
 def _of_run(details: Details) -> str:
@@ -55,6 +63,8 @@ def _of_run(details: Details) -> str:
 
 
 def _ended_badly(details: Details) -> str:
+    if details.get("excluded_run"):
+        return f"run {details.get('run')} is excluded: {details.get('message')}"
     failure = f": {details['class']}" if details.get("class") else ""
     return f"run {details.get('run')}{failure}"
 
@@ -71,7 +81,8 @@ _WORDS: Mapping[Outcome, Callable[[Details], str]] = {
     Outcome.WAITING_FOR_UPSTREAM: _waiting_for_upstream,
     Outcome.WAITING_FOR_IMAGE: _waiting_for_image,
     Outcome.NO_INPUTS: _no_inputs,
-    Outcome.UP_TO_DATE: _of_run,
+    Outcome.UP_TO_DATE: _up_to_date,
+    Outcome.ACCEPTED: _of_run,
     Outcome.RESTORED: _of_run,
     Outcome.BUSY: _of_run,
     Outcome.FAILED: _ended_badly,

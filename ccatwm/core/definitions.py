@@ -290,6 +290,16 @@ class RetentionDefinition(Strict):
     keep_versions: Annotated[int, Field(ge=1)] | None = None
 
 
+class StalenessDefinition(Strict):
+    ignore: list[
+        Literal[
+            "input-added", "input-withdrawn", "input-changed", "companion-changed", "upstream-changed",
+            "reference-changed", "config-changed",
+        ]
+    ] = []  # fmt: skip
+    ignore_config: list[Annotated[Plain, Field(min_length=1)]] = []
+
+
 class StepDefinition(Strict):
     name: Name
     software: Name
@@ -308,6 +318,7 @@ class StepDefinition(Strict):
     complete: Literal["executed_obs_unit", "none"] | None = None
     on_upstream_failure: Literal["wait", "skip"] = "wait"
     companions: list[CompanionDefinition] = []
+    staleness: StalenessDefinition = StalenessDefinition()
     resources: ResourcesDefinition = ResourcesDefinition()
     max_retries: Annotated[int, Field(ge=0, le=100)] = 3
     retry: dict[Annotated[str, AfterValidator(_retry_class)], RetryDefinition] = {}

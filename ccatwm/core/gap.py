@@ -5,7 +5,7 @@ Level-triggered: a run is made when what is wanted differs from what exists, wha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -42,6 +42,8 @@ SETTLED = frozenset(
     {Outcome.UP_TO_DATE, Outcome.RESTORED, Outcome.ACCEPTED, Outcome.COOLING_DOWN, Outcome.NO_INPUTS,
      Outcome.FAILED, Outcome.CANCELLED}
 )  # fmt: skip
+EXCLUDED = "excluded: "  # how the staleness of a product begins that stands on something excluded
+MAX_NAMES = 20  # in the details of a decision
 # Only these reasons are held back by a cooldown.
 COOLED_REASONS = frozenset({"input-added", "upstream-changed"})
 
@@ -57,6 +59,7 @@ class Member:
     state: str
     ended: bool
     observed_at: datetime | None = None  # when its executed obs unit began
+    excluded: str | None = None  # why it is no input, though it is archived
 
 
 @dataclass(frozen=True)
@@ -85,18 +88,26 @@ class RunFacts:
     recipe: Recipe
     version: str
     created_at: datetime
+    software: str = ""
     files_present: bool = True
     failure_class: str | None = None
     message: str | None = None
+    excluded: str | None = None  # why it, or what it was made from, is not to be used
+
+    @property
+    def good(self) -> bool:
+        """Completed, with its files, and nothing of it excluded."""
+        return self.status is RunStatus.COMPLETED and self.files_present and self.excluded is None
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a person (or a forcing cron tick) asked for."""
+    """What a person (or a forcing cron tick) asked for. `accept`: no run, the present product is good as it is."""
 
     reason: str = "requested"  # requested | scheduled
     text: str = ""
     force: bool = False
+    accept: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,10 +127,13 @@ class SubGroupView:
     current_run_id: int | None = None
     current_inputs: Sequence[RunInput] = ()
     current_config: dict[str, Any] | None = None
+    current_environment: Mapping[str, str] | None = None
     input_changed_at: datetime | None = None
     request: Request | None = None
     held: str | None = None
     tripped: str | None = None
+    accepted: Mapping[str, int] = field(default_factory=dict)  # recipe digest -> run that a person declared good for it
+    excluded_versions: Sequence[str] = ()  # of the step's software; `versions` has the others
 
     @property
     def current(self) -> RunFacts | None:
@@ -147,10 +161,28 @@ class Decision:
     current_run_id: int | None = None  # the completed run that this decision points to
     stale: str | None = None
     keeps_request: bool = False
+    accepts: bool = False  # from now on `current_run_id` is good for `recipe`
 
 
 def decide(view: SubGroupView) -> Decision:
     """The decision for one sub-group."""
+    decision = _decide(_without_idle_acceptance(view))
+    excluded = sorted(m.name for m in view.members if m.excluded is not None)
+    if excluded and view.policy.raw_inputs:
+        decision = replace(decision, details={**decision.details, "excluded": excluded[:MAX_NAMES]})
+    if decision.current_run_id is None and _excluded(view) is not None:
+        return replace(decision, stale=_excluded(view))  # also while it waits for something else
+    return decision
+
+
+def _without_idle_acceptance(view: SubGroupView) -> SubGroupView:
+    """Nobody can accept a product that is not there."""
+    if view.request is None or not view.request.accept or (view.current is not None and view.current.good):
+        return view
+    return replace(view, request=None)
+
+
+def _decide(view: SubGroupView) -> Decision:
     waiting = _brake(view) or _unready_data(view) or _unready_upstream(view)
     if waiting is not None:
         return waiting
@@ -160,15 +192,16 @@ def decide(view: SubGroupView) -> Decision:
         return Decision(Outcome.NO_INPUTS, details=_no_inputs_details(view), stale=stale)
     software = _wanted_software(view, inputs)
     if software is None:
-        return Decision(
-            Outcome.WAITING_FOR_IMAGE, details={"software": view.policy.software, "missing": "version"}
-        )
+        details: dict[str, Any] = {"software": view.policy.software, "missing": "version"}
+        if view.excluded_versions:
+            details["excluded_versions"] = list(view.excluded_versions)
+        return Decision(Outcome.WAITING_FOR_IMAGE, details=details)
     if software.image is not None and software.image_digest is None:
         return Decision(
             Outcome.WAITING_FOR_IMAGE, details={"software": software.software, "image": software.image}
         )
     recipe = _recipe(view, inputs, software)
-    decision = _existing(view, recipe) or _gap(view, recipe, inputs)
+    decision = _existing(view, recipe) or _tolerated(view, recipe, inputs) or _gap(view, recipe, inputs)
     return replace(decision, recipe=recipe, software=software, inputs=inputs)
 
 
@@ -193,8 +226,9 @@ def _unready_data(view: SubGroupView) -> Decision | None:
     """`waiting-for-data` while packages of the sub-group are on their way or their obs unit has not ended."""
     if not view.policy.raw_inputs:
         return None
-    missing = [m for m in view.members if m.state in (PackageState.WAITING, PackageState.TRANSFERRING)]
-    unfinished = [m for m in view.members if not m.ended]
+    wanted = [m for m in view.members if m.excluded is None]
+    missing = [m for m in wanted if m.state in (PackageState.WAITING, PackageState.TRANSFERRING)]
+    unfinished = [m for m in wanted if not m.ended]
     if view.policy.complete != "executed_obs_unit" or not (missing or unfinished):
         return None
     deadline = _deadline(view)
@@ -234,7 +268,7 @@ def _wanted_inputs(view: SubGroupView) -> tuple[RunInput, ...]:
     packages = [
         RunInput(InputKind.PACKAGE, InputRole.MEMBER, m.name, m.package_id, m.checksum, m.size_bytes)
         for m in sorted(view.members, key=lambda m: (m.name, m.package_id))
-        if m.state == PackageState.ARCHIVED and view.policy.raw_inputs
+        if m.state == PackageState.ARCHIVED and m.excluded is None and view.policy.raw_inputs
     ]
     if view.policy.depends_on and not view.products:
         return ()  # a step with upstream steps has nothing to do without any of their products
@@ -287,7 +321,10 @@ def _compatible_version(
 
 
 def _existing(view: SubGroupView, recipe: Recipe) -> Decision | None:
-    """A run that already answers the wanted recipe: open, completed with its files, or blocking it."""
+    """A run that already answers the wanted recipe: accepted for it, open, completed with its files, or blocking it."""
+    accepted = _accepted(view, recipe)
+    if accepted is not None:
+        return accepted
     same = [run for run in view.runs if run.recipe_digest == recipe.digest]
     opened = next((run for run in same if run.is_open), None)
     if opened is not None:
@@ -297,11 +334,59 @@ def _existing(view: SubGroupView, recipe: Recipe) -> Decision | None:
         )
     if _forced(view):
         return None
-    completed = [r for r in same if r.status is RunStatus.COMPLETED and r.files_present]
+    completed = [run for run in same if run.good]
     if completed:
         return _completed(view, completed)
-    blocking = next((run for run in reversed(same) if run.blocking), None)
+    blocking = next((run for run in reversed(same) if run.blocking or run.excluded), None)
     return _blocked(view, recipe, blocking) if blocking is not None else None
+
+
+def _accepted(view: SubGroupView, recipe: Recipe) -> Decision | None:
+    """A person declared the present product good for the wanted recipe; it holds until another recipe is wanted."""
+    current = view.current
+    if current is None or not current.good or current.recipe_digest == recipe.digest or _forced(view):
+        return None
+    now = view.request is not None and view.request.accept
+    if not now and (view.request is not None or view.accepted.get(recipe.digest) != current.id):
+        return None
+    details = {"run": current.id}
+    return Decision(
+        Outcome.ACCEPTED, details=details, current_run_id=current.id, supersede_run_id=_superseded(view), accepts=now
+    )
+
+
+def _tolerated(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Decision | None:
+    """`up-to-date` where all that changed since the current product is what the step's staleness policy ignores."""
+    current, ignored = view.current, view.policy.ignored_changes
+    if current is None or not current.good or view.request is not None or not (ignored or view.policy.ignored_config):
+        return None
+    reasons = change_reasons(view, current, recipe, inputs)
+    if reasons - ignored:
+        return None
+    details = {"run": current.id, "not_counted": sorted(reasons) or ["config-changed"]}
+    return Decision(
+        Outcome.UP_TO_DATE, details=details, current_run_id=current.id, supersede_run_id=_superseded(view)
+    )
+
+
+def change_reasons(
+    view: SubGroupView, compared: RunFacts, recipe: Recipe, inputs: Sequence[RunInput]
+) -> frozenset[str]:
+    """Every reason for which the wanted recipe differs from that of the current run, less ignored configuration keys."""
+    changes = _changes(view, compared, recipe, inputs)
+    parts = set(changed_parts(compared.recipe, recipe))
+    found = {reason for part, reason in _PART_REASONS.items() if part in parts}
+    if "inputs" in parts:
+        found |= {reason for key, reason in _INPUT_REASONS.items() if changes.get(key)} or {"input-changed"}
+    return frozenset(found - {"config-changed"} if _only_ignored_config(view, changes.get("config")) else found)
+
+
+def _only_ignored_config(view: SubGroupView, changed: Iterable[str] | None) -> bool:
+    """Whether the configuration differs in keys that do not matter only, and the environment not at all."""
+    if not changed or dict(view.current_environment or {}) != dict(view.policy.environment):
+        return False
+    ignored = view.policy.ignored_config
+    return all(any(key == name or key.startswith(f"{name}.") for name in ignored) for key in changed)
 
 
 def _completed(view: SubGroupView, completed: Sequence[RunFacts]) -> Decision:
@@ -318,8 +403,10 @@ def _completed(view: SubGroupView, completed: Sequence[RunFacts]) -> Decision:
 
 
 def _blocked(view: SubGroupView, recipe: Recipe, run: RunFacts) -> Decision:
-    outcome = Outcome.CANCELLED if run.status is RunStatus.CANCELLED else Outcome.FAILED
-    details = {"run": run.id, "class": run.failure_class, "message": run.message}
+    outcome = Outcome.FAILED if run.status is RunStatus.FAILED else Outcome.CANCELLED
+    details: dict[str, Any] = {"run": run.id, "class": run.failure_class, "message": run.message}
+    if run.excluded is not None:  # made again, the same would come of it
+        details |= {"excluded_run": True, "message": run.excluded}
     return Decision(outcome, details=details, stale=_stale(view, recipe), supersede_run_id=_superseded(view))
 
 
@@ -382,12 +469,16 @@ _PART_REASONS = {
 }
 
 
+# A withdrawal or a change weighs more than an addition: a cooldown must not hold it back.
+_INPUT_REASONS = {
+    "inputs_withdrawn": "input-withdrawn",
+    "inputs_changed": "input-changed",
+    "inputs_added": "input-added",
+}
+
+
 def _input_reason(changes: dict[str, Any]) -> str:
-    """A withdrawal or a change weighs more than an addition: a cooldown must not hold it back."""
-    for key, reason in (("inputs_withdrawn", "input-withdrawn"), ("inputs_changed", "input-changed")):
-        if changes.get(key):
-            return reason
-    return "input-added"
+    return next((reason for key, reason in _INPUT_REASONS.items() if changes.get(key)), "input-added")
 
 
 def _changes(
@@ -422,7 +513,7 @@ def _input_changes(old: dict[Any, Any], new: dict[Any, Any]) -> dict[str, Any]:
             f"{prefix}_withdrawn": sorted(before.keys() - after.keys()),
             f"{prefix}_changed": sorted(n for n in after.keys() & before.keys() if after[n] != before[n]),
         }
-        changes |= {key: names[:20] for key, names in found.items() if names}
+        changes |= {key: names[:MAX_NAMES] for key, names in found.items() if names}
     return changes
 
 
@@ -444,6 +535,12 @@ def _stale(view: SubGroupView, recipe: Recipe, reason: str | None = None) -> str
     if current is None or current.recipe_digest == recipe.digest:
         return None
     return reason or ", ".join(f"{part} changed" for part in changed_parts(current.recipe, recipe))
+
+
+def _excluded(view: SubGroupView) -> str | None:
+    """Why the current product is not to be used at all."""
+    current = view.current
+    return f"{EXCLUDED}{current.excluded}" if current is not None and current.excluded is not None else None
 
 
 def _forced(view: SubGroupView) -> bool:

@@ -39,9 +39,20 @@ class StepPolicy:
     order: str = "newest"
     retention: Mapping[str, Any] | None = None
     companions: tuple[Mapping[str, Any], ...] = ()
+    staleness: Mapping[str, Any] = field(default_factory=dict)  # ignore, ignore_config
     scratch: str = "run"
     trigger: Mapping[str, Any] | None = None
     enabled: bool = True
+
+    @property
+    def ignored_changes(self) -> frozenset[str]:
+        """Reasons to run that do not count."""
+        return frozenset(self.staleness.get("ignore") or ())
+
+    @property
+    def ignored_config(self) -> tuple[str, ...]:
+        """Dotted keys of the configuration that do not matter, with all below them."""
+        return tuple(self.staleness.get("ignore_config") or ())
 
     @staticmethod
     def from_json(definition: Mapping[str, Any]) -> StepPolicy:

@@ -13,13 +13,18 @@ from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
+import sqlalchemy as sa
+
+from ccatwm.core.gap import EXCLUDED
 from ccatwm.core.lineage import build_run_record, parse_sha256_list
 from ccatwm.core.model import Attempt, FailureClass, Run, RunInput
 from ccatwm.core.names import encode_name
 from ccatwm.core.products import ProductPlan, plan_products
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.wording import count_text
+from ccatwm.edges.opsdb.exclusions import find_excluded
 from ccatwm.edges.opsdb.stores import attempts, products, runs, sub_groups
+from ccatwm.edges.opsdb.stores.exclusions import active_ids
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, FilesUnavailableError, NoSpaceError
 from ccatwm.interfaces import EntryKind, FileWrite, TreeEntry
 from ccatwm.passes._context import Context
@@ -236,13 +241,25 @@ def _record(frame: PassFrame, collected: Collected) -> None:
         if changed:
             products.insert_products(connection, item.id, collected.rows, frame.now)
             if not item.trial:
-                sub_groups.set_current_run(connection, item.sub_group_id, item.id, item.decision)
+                stale = _excluded(frame, connection, item)
+                sub_groups.set_current_run(connection, item.sub_group_id, item.id, item.decision, stale)
                 sub_groups.mark_due(connection, [item.sub_group_id], frame.now)
     if changed:
         warnings = f", {count_text(len(collected.warnings), 'warning')}" if collected.warnings else ""
         frame.report.add(
             "done", _item(item, "completed", count_text(len(collected.plan.products), "product") + warnings)
         )
+
+
+def _excluded(frame: PassFrame, connection: sa.Connection, run: Run) -> str | None:
+    """Why a run's products are not to be used, though it has just ended well: something was excluded meanwhile."""
+    if not active_ids(connection):
+        return None
+    excluded = find_excluded(connection, frame.context.grouping, frame.now)
+    stands_on = sub_groups.packages_of_runs(connection, [run.id])[run.id]
+    software = run.resolved_step.software
+    why = excluded.run(run.pipeline, run.id, software.software, software.version, stands_on)
+    return f"{EXCLUDED}{why}" if why is not None else None
 
 
 # --- cleaning up ------------------------------------------------------------------------------------------------------

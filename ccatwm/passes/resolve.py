@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.decision_text import decision_text
-from ccatwm.core.gap import SETTLED, Decision, Outcome, Request, RunFacts, SubGroupView, decide
+from ccatwm.core.exclusions import Excluded
+from ccatwm.core.gap import SETTLED, Decision, Member, Outcome, Request, RunFacts, SubGroupView, decide
 from ccatwm.core.members import membership_change
 from ccatwm.core.model import (
     InputKind,
@@ -30,7 +31,9 @@ from ccatwm.core.model import (
 )
 from ccatwm.core.retries import with_learned
 from ccatwm.core.states import RunEvent
+from ccatwm.edges.opsdb.exclusions import ExclusionReader
 from ccatwm.edges.opsdb.stores import products, runs, sub_groups, triggers
+from ccatwm.edges.opsdb.stores.exclusions import insert_acceptance, list_acceptances
 from ccatwm.edges.opsdb.stores.steps import StepRecord, get_step_record, step_depths
 from ccatwm.edges.opsdb.stores.sub_groups import Feed, Scope, SubGroupRow
 from ccatwm.edges.opsdb.stores.triggers import OpenEvent
@@ -193,9 +196,10 @@ class StepEvents:
 
 
 def _decide_all(frame: PassFrame) -> None:
+    exclusions = ExclusionReader(frame.context.grouping, frame.now)
     for step_events in _list_step_events(frame.context):
         _apply_requests(frame, step_events)
-        if not _decide_step(frame, step_events):
+        if not _decide_step(frame, step_events, exclusions):
             return
 
 
@@ -244,7 +248,7 @@ def _request_columns(event: OpenEvent) -> dict[str, Any]:
     return {"requested": request, "asked": True}
 
 
-def _decide_step(frame: PassFrame, step_events: StepEvents) -> bool:
+def _decide_step(frame: PassFrame, step_events: StepEvents, exclusions: ExclusionReader) -> bool:
     """Decide on all due sub-groups of a step and close its events with the last chunk; False when time is up."""
     after_error = False
     while not frame.time_is_up():
@@ -255,7 +259,7 @@ def _decide_step(frame: PassFrame, step_events: StepEvents) -> bool:
             if size <= 0:
                 return False
         try:
-            finished = _decide_chunk(frame, step_events, size)
+            finished = _decide_chunk(frame, step_events, exclusions, size)
         except ConflictError as error:
             if after_error:
                 item = PassItem("conflict", error.message)
@@ -268,14 +272,14 @@ def _decide_step(frame: PassFrame, step_events: StepEvents) -> bool:
     return False
 
 
-def _decide_chunk(frame: PassFrame, step_events: StepEvents, size: int) -> bool:
+def _decide_chunk(frame: PassFrame, step_events: StepEvents, exclusions: ExclusionReader, size: int) -> bool:
     """One transaction: a chunk of decisions, their runs, and the end of the events when nothing is left."""
     items: list[tuple[str, PassItem]] = []
     with frame.context.database.write() as connection:
         step = get_step_record(connection, step_events.step_id)
         rows = sub_groups.list_due(connection, step.id, frame.now, size, only_asked=step_events.only_asked)
         if rows:
-            items = _decide_rows(frame, connection, step, rows)
+            items = _decide_rows(frame, connection, step, rows, exclusions.read(connection))
         finished = len(rows) < size
         if finished:
             triggers.close_events(connection, step_events.ids, frame.now)
@@ -286,9 +290,9 @@ def _decide_chunk(frame: PassFrame, step_events: StepEvents, size: int) -> bool:
 
 
 def _decide_rows(
-    frame: PassFrame, connection: sa.Connection, step: StepRecord, rows: Sequence[SubGroupRow]
+    frame: PassFrame, connection: sa.Connection, step: StepRecord, rows: Sequence[SubGroupRow], excluded: Excluded
 ) -> list[tuple[str, PassItem]]:
-    views = _build_views(frame, connection, step, rows)
+    views = _build_views(frame, connection, step, rows, excluded)
     items = []
     changed: list[int] = []
     settled: list[int] = []
@@ -332,9 +336,11 @@ def _differs(row: SubGroupRow, decision: Decision) -> bool:
 
 
 def _build_views(
-    frame: PassFrame, connection: sa.Connection, step: StepRecord, rows: Sequence[SubGroupRow]
+    frame: PassFrame, connection: sa.Connection, step: StepRecord, rows: Sequence[SubGroupRow], excluded: Excluded
 ) -> dict[int, SubGroupView]:
     """Everything that decisions on these sub-groups read, by a bounded number of queries."""
+    if excluded:
+        step = _without_versions(step, excluded)
     keys = [row.key for row in rows]
     members = sub_groups.list_members(connection, step.scope_id, keys)
     names = {key: {m.name for m in found} for key, found in members.items()}
@@ -343,14 +349,40 @@ def _build_views(
     facts = runs.list_run_facts(connection, [row.id for row in rows])
     current_ids = sub_groups.current_runs_inputs(connection, rows)
     inputs = runs.list_inputs(connection, current_ids)
-    configs = {
-        run.id: dict(run.resolved_step.config) for run in runs.get_runs(connection, current_ids).values()
-    }
-    return {
+    frozen = {run.id: run.resolved_step for run in runs.get_runs(connection, current_ids).values()}
+    if excluded:
+        stands_on = sub_groups.packages_of_runs(connection, current_ids)
+        members = {key: _marked_members(step, found, excluded) for key, found in members.items()}
+        facts = {group: _marked_runs(step, found, excluded, stands_on) for group, found in facts.items()}
+    accepted = list_acceptances(connection, [row.id for row in rows])
+    views = {
         row.id: _view(frame, step, row, members[row.key], feeds[row.key], fed.get(row.key, []), facts[row.id],
-                      inputs, configs)
+                      inputs, frozen)
         for row in rows
     }  # fmt: skip
+    return {row_id: replace(view, accepted=accepted.get(row_id, {})) for row_id, view in views.items()}
+
+
+def _without_versions(step: StepRecord, excluded: Excluded) -> StepRecord:
+    """The step as if the excluded versions of its software were not there."""
+    kept = tuple(v for v in step.versions if not excluded.version(step.pipeline, v.software, v.version))
+    return replace(step, versions=kept, excluded_versions=tuple(v.version for v in step.versions if v not in kept))
+
+
+def _marked_members(step: StepRecord, members: Sequence[Member], excluded: Excluded) -> list[Member]:
+    return [replace(m, excluded=excluded.package(step.pipeline, m.package_id)) for m in members]
+
+
+def _marked_runs(
+    step: StepRecord, facts: Sequence[RunFacts], excluded: Excluded, stands_on: Mapping[int, Sequence[str]]
+) -> list[RunFacts]:
+    """Runs that are excluded, that were made by an excluded version, or (current ones) that stand on excluded packages."""
+    return [
+        replace(
+            run, excluded=excluded.run(step.pipeline, run.id, run.software, run.version, stands_on.get(run.id, ()))
+        )
+        for run in facts
+    ]
 
 
 def _view(
@@ -362,9 +394,10 @@ def _view(
     products: Sequence[RunInput],
     facts: Sequence[RunFacts],
     inputs: Mapping[int, Sequence[RunInput]],
-    configs: Mapping[int, dict[str, Any]],
+    frozen: Mapping[int, ResolvedStep],
 ) -> SubGroupView:
     current = row.current_run_id
+    made_as = frozen.get(current) if current is not None else None
     return SubGroupView(
         now=frame.now,
         policy=step.policy,
@@ -378,11 +411,13 @@ def _view(
         runs=facts,
         current_run_id=current,
         current_inputs=inputs.get(current, ()) if current is not None else (),
-        current_config=configs.get(current) if current is not None else None,
+        current_config=dict(made_as.config) if made_as is not None else None,
+        current_environment=dict(made_as.environment) if made_as is not None else None,
         input_changed_at=row.input_changed_at,
         request=_request(row),
         held=row.held or step.held,
         tripped=step.tripped,
+        excluded_versions=step.excluded_versions,
     )
 
 
@@ -391,7 +426,10 @@ def _request(row: SubGroupRow) -> Request | None:
         return None
     asked = row.requested
     return Request(
-        str(asked.get("reason", "requested")), str(asked.get("text") or ""), bool(asked.get("force"))
+        str(asked.get("reason", "requested")),
+        str(asked.get("text") or ""),
+        bool(asked.get("force")),
+        bool(asked.get("accept")),
     )
 
 
@@ -433,8 +471,20 @@ def _carry_out(
         values["wanted_recipe"] = decision.recipe.digest
     if decision.current_run_id is not None:
         values |= {"current_run_id": decision.current_run_id, "current_decision": number}
+    if decision.accepts:
+        _record_acceptance(frame, connection, row, decision)
     sub_groups.record_decision(connection, row.id, **values)
     return decision, run_id
+
+
+def _record_acceptance(
+    frame: PassFrame, connection: sa.Connection, row: SubGroupRow, decision: Decision
+) -> None:
+    assert row.requested is not None and decision.recipe is not None and decision.current_run_id is not None
+    insert_acceptance(
+        connection, row.id, decision.recipe.digest, decision.current_run_id, reason=str(row.requested.get("text") or ""),
+        actor=str(row.requested.get("actor") or ""), now=frame.now,
+    )  # fmt: skip
 
 
 def _supersede(frame: PassFrame, connection: sa.Connection, run_id: int) -> bool:

@@ -14,7 +14,9 @@ import sqlalchemy as sa
 
 from ccatwm.core.model import TriggerType
 from ccatwm.core.triggers import tick_due
+from ccatwm.edges.opsdb.exclusions import end_expired
 from ccatwm.edges.opsdb.stores import triggers
+from ccatwm.edges.opsdb.stores.exclusions import list_expired
 from ccatwm.edges.opsdb.stores.triggers import TriggeredStep
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
@@ -39,6 +41,7 @@ def run(context: Context, options: PassOptions) -> PassReport:
 
 def _body(frame: PassFrame) -> None:
     context = frame.context
+    _end_expired_exclusions(frame)
     with context.database.read() as connection:
         changes = _read_changes(context, connection)
         due = _due_steps(
@@ -51,6 +54,17 @@ def _body(frame: PassFrame) -> None:
         frame.report.add("done", item)
     if (changes or due or _new_cron_steps(context)) and not frame.dry_run:
         _write(context, frame.now, changes, frame.options)
+
+
+def _end_expired_exclusions(frame: PassFrame) -> None:
+    """What was excluded `--until` now is decided on again."""
+    with frame.context.database.read() as connection:
+        if frame.dry_run or not list_expired(connection, frame.now):
+            return
+    with frame.context.database.write() as connection:
+        ended = end_expired(connection, frame.context.grouping, frame.now)
+    for target in ended:
+        frame.report.add("done", PassItem("included", f"the exclusion of {target} is over"))
 
 
 def _read_changes(context: Context, connection: sa.Connection) -> Changes:

@@ -337,6 +337,10 @@ def _retry_text(run_id: object) -> str:
 
 def _up_to_date(facts: Facts) -> Words:
     run_id = facts.details.get("run", facts.group["current_run_id"])
+    ignored = facts.details.get("not_counted")
+    if ignored:
+        text = f"run {run_id} counts, though since then: {', '.join(ignored)} (the step's staleness policy ignores that)"
+        return text, _wanting_more(facts)
     return f"run {run_id} was made from exactly what is wanted now", _wanting_more(facts)
 
 
@@ -416,8 +420,10 @@ def _waiting_for_upstream(facts: Facts) -> Words:
 
 def _waiting_for_image(facts: Facts) -> Words:
     if facts.details.get("missing") == "version":
+        gone = facts.details.get("excluded_versions")
         text = (
             f"software {facts.details.get('software')} has no version that the step's version_policy allows"
+            + (f" (excluded: {_some(gone)})" if gone else "")
         )
         return text, ["such a version is applied (`ccatwm apply`)"]
     text = f"the digest of image {facts.details.get('image')} is not known"
@@ -426,6 +432,10 @@ def _waiting_for_image(facts: Facts) -> Words:
 
 def _no_inputs(facts: Facts) -> Words:
     failed = list(facts.details.get("upstream_failed") or ())
+    excluded = facts.details.get("excluded")
+    if excluded:
+        text = f"all that is left of it is excluded: {_some(excluded)}"
+        return text, ["a package of it is archived", "a person says `ccatwm include` (`ccatwm exclude --list`)"]
     if failed:
         return f"no upstream sub-group has a product; failed: {_some(failed)}", ["an upstream run succeeds"]
     return "no archived package and no upstream product belongs to it", ["a package of it is archived"]
@@ -450,6 +460,9 @@ def _failed(facts: Facts) -> Words:
 
 def _cancelled(facts: Facts) -> Words:
     run_id = facts.details.get("run")
+    if facts.details.get("excluded_run"):
+        text = f"run {run_id}, made from what is wanted now, is excluded: {facts.details.get('message')}"
+        return text, ["a person says `ccatwm include` (`ccatwm exclude --list`)", *_other_recipe(facts)]
     run = facts.run(run_id)
     why = f": {run['cancel_reason']}" if run and run["cancel_reason"] else ""
     return f"run {run_id} for what is wanted now was cancelled{why}", [

@@ -338,6 +338,7 @@ def _facts(row: Any) -> RunFacts:
         recipe_digest=row.recipe,
         recipe=Recipe.from_json(row.recipe_parts),
         version=row.resolved_step["software"]["version"],
+        software=row.resolved_step["software"]["software"],
         created_at=row.created_at,
         files_present=not row.gone,
         failure_class=row.failure_class,

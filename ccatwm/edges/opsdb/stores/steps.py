@@ -45,6 +45,7 @@ class StepRecord:
     versions: tuple[SoftwareVersion, ...]
     references: tuple[ReferenceVersion, ...]
     upstream: tuple[Upstream, ...]
+    excluded_versions: tuple[str, ...] = ()
 
     @cached_property
     def policy(self) -> StepPolicy:

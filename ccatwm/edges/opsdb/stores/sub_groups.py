@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.gap import SETTLED, Member, UpstreamGroup
+from ccatwm.core.gap import EXCLUDED, SETTLED, Member, UpstreamGroup
 from ccatwm.core.model import InputKind, InputRole, ProductType, RunInput
 from ccatwm.core.states import OPEN
 from ccatwm.edges.opsdb import tables as t
@@ -247,8 +247,7 @@ def list_feeds(
         opened = _open_statuses(connection, {row.id for row in rows})
         for row in rows:
             group = _upstream_group(row, upstream, opened.get(row.id), now)
-            # What was made from inputs that were all withdrawn feeds nobody any more.
-            current = None if row.outcome == "no-inputs" else row.current_run_id
+            current = row.current_run_id if group.has_product else None
             found[row.down_key].append(Feed(row.down_key, group, current, upstream))
     return found
 
@@ -263,7 +262,7 @@ def _feeding_rows(
             sa.select(
                 here.c.key.label("down_key"), sub_group.c.id, sub_group.c.key, sub_group.c.created_at,
                 sub_group.c.outcome, sub_group.c.due_at, sub_group.c.current_run_id, sub_group.c.decision,
-                sub_group.c.current_decision,
+                sub_group.c.current_decision, sub_group.c.stale,
             )
             .select_from(here)
             .join(there, sa.and_(there.c.package_id == here.c.package_id, there.c.scope_id == upstream.scope_id))
@@ -300,7 +299,10 @@ def _upstream_group(row: Any, upstream: Upstream, open_status: str | None, now: 
         state=open_status or row.outcome or "not decided yet",
         settled=open_status is None and not to_be_looked_at and (row.outcome in SETTLED or ended),
         failed=open_status is None and failed,
-        has_product=row.current_run_id is not None and row.outcome != "no-inputs",
+        # What was made from inputs that were all withdrawn, or are excluded, feeds nobody any more.
+        has_product=row.current_run_id is not None
+        and row.outcome != "no-inputs"
+        and not (row.stale or "").startswith(EXCLUDED),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.gap import EXCLUDED
 from ccatwm.core.selection import Selection, suggest
 from ccatwm.core.states import RunStatus
 from ccatwm.edges.opsdb import tables as t
@@ -20,9 +21,6 @@ runs = t.executed_reduction_step
 product = t.data_product
 sub_group = t.sub_group
 NO_PIPELINES = "there are none yet: `ccatwm apply FILE` defines them"
-EXCLUDED = (
-    "excluded"  # `sub_group.stale` begins with it where the current product is made from excluded input
-)
 
 Row = dict[str, Any]
 
@@ -490,6 +488,13 @@ def list_sub_groups(
     if key is not None:
         query = query.where(sub_group.c.key == key)
     return _rows(connection, query.order_by(sub_group.c.step_id, sub_group.c.key).limit(limit))
+
+
+def list_software_versions(connection: sa.Connection, software: str) -> list[str]:
+    """Versions that were ever applied of a software."""
+    version, known = t.reduction_software_version, t.reduction_software
+    query = sa.select(version.c.version).join(known, known.c.id == version.c.software_id)
+    return list(connection.execute(query.where(known.c.name == software).order_by(version.c.id)).scalars())
 
 
 def list_sub_group_keys(connection: sa.Connection, step_ids: Collection[int]) -> list[str]:

@@ -1,0 +1,146 @@
+"""Exclusions carried through: which packages, runs and versions they concern now. Touches: the ops-db, reading only.
+
+Rules are asked again each time, so that an exclusion of a module and a time also holds for packages that come later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.exclusions import Excluded, Target
+from ccatwm.edges.opsdb.grouping import GroupedPackage, GroupingEngine
+from ccatwm.edges.opsdb.stores import exclusions as store
+from ccatwm.edges.opsdb.stores.due import mark_due
+
+PAGE = 5000
+
+
+class ExclusionReader:
+    """What is excluded, found out again only when exclusions have come or gone.
+
+    A package that comes while a pass is at work is grouped by the next one, and not decided on before.
+    """
+
+    def __init__(self, grouping: GroupingEngine, now: datetime) -> None:
+        self._grouping, self._now = grouping, now
+        self._ids: tuple[int, ...] = ()
+        self._found = Excluded()
+
+    def read(self, connection: sa.Connection) -> Excluded:
+        ids = store.active_ids(connection)
+        if ids != self._ids:
+            self._found = find_excluded(connection, self._grouping, self._now) if ids else Excluded()
+            self._ids = ids
+        return self._found
+
+
+def find_excluded(connection: sa.Connection, grouping: GroupingEngine, now: datetime) -> Excluded:
+    """All that is excluded at this moment."""
+    found = Excluded()
+    for row in store.list_exclusions(connection):
+        item = row.exclusion
+        entry = (item.pipeline, item.reason)
+        if item.kind == "software":
+            found.versions.setdefault((item.selection["software"], item.selection["version"]), []).append(entry)
+        elif "rules" not in item.selection:
+            for run_id in store.runs_on_runs(connection, [item.selection["run"]]):
+                found.runs.setdefault(run_id, []).append(entry)
+        else:
+            for package in _select(connection, grouping, item.selection, now):
+                found.packages.setdefault(package.package_id, []).append(entry)
+                found.names.setdefault(package.package_name, []).append(entry)
+    return found
+
+
+def _select(
+    connection: sa.Connection, grouping: GroupingEngine, selection: Mapping[str, Any], now: datetime
+) -> Iterator[GroupedPackage]:
+    after: str | None = None
+    while True:
+        page = grouping.members(connection, selection["rules"], [], now=now, after_id=after, limit=PAGE)
+        yield from page
+        if len(page) < PAGE:
+            return
+        after = page[-1].package_id
+
+
+def selected_packages(
+    connection: sa.Connection, grouping: GroupingEngine, target: Target, now: datetime
+) -> dict[str, str]:
+    """Name by id of the packages that a target selects now."""
+    return {p.package_id: p.package_name for p in _select(connection, grouping, target.selection, now)}
+
+
+# --- what is concerned ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Impact:
+    """What an exclusion concerns at this moment."""
+
+    packages: set[str] = field(default_factory=set)  # names
+    sub_groups: set[int] = field(default_factory=set)  # to be decided on again
+    current: list[dict[str, Any]] = field(default_factory=list)  # current runs that stand on it, by run
+    products: list[dict[str, Any]] = field(default_factory=list)  # of those runs
+
+    def add(self, other: Impact) -> None:
+        known = {row["run"] for row in self.current}
+        self.packages |= other.packages
+        self.sub_groups |= other.sub_groups
+        self.current += [row for row in other.current if row["run"] not in known]
+        self.products += [row for row in other.products if row["run"] not in known]
+
+
+def find_impact(
+    connection: sa.Connection, grouping: GroupingEngine, target: Target, pipeline: str | None, now: datetime
+) -> Impact:
+    """What comes of excluding a target, or of bringing it back."""
+    found = Impact()
+    if target.of_packages:
+        packages = selected_packages(connection, grouping, target, now)
+        found.packages = set(packages.values())
+        found.sub_groups = store.sub_groups_of_packages(connection, set(packages), pipeline)
+        run_ids = store.runs_on_packages(connection, set(packages))
+    elif target.kind == "software":
+        software, version = target.selection["software"], target.selection["version"]
+        found.sub_groups = store.sub_groups_of_software(connection, software, pipeline)
+        run_ids = store.runs_on_runs(connection, store.runs_of_version(connection, software, version))
+    else:
+        run_ids = store.runs_on_runs(connection, [target.selection["run"]])
+    found.current = store.current_of_runs(connection, run_ids, pipeline)
+    found.products = store.products_of_runs(connection, {row["run"] for row in found.current})
+    found.sub_groups |= {row["sub_group_id"] for row in found.current}
+    found.sub_groups |= store.sub_groups_of_runs(connection, run_ids, pipeline)
+    return found
+
+
+def impact_of(
+    connection: sa.Connection, grouping: GroupingEngine, rows: Iterable[store.ExclusionRow], now: datetime
+) -> Impact:
+    """What exclusions concern that hold now."""
+    found = Impact()
+    for row in rows:
+        target = Target(row.exclusion.kind, row.exclusion.text, row.exclusion.selection)
+        found.add(find_impact(connection, grouping, target, row.exclusion.pipeline, now))
+    return found
+
+
+def end_exclusions(
+    connection: sa.Connection, rows: Iterable[store.ExclusionRow], impact: Impact, now: datetime
+) -> None:
+    """They hold no more, and what they concerned is decided on again."""
+    store.end_exclusions(connection, [row.exclusion.id for row in rows], now)
+    mark_due(connection, impact.sub_groups, now)
+
+
+def end_expired(connection: sa.Connection, grouping: GroupingEngine, now: datetime) -> list[str]:
+    """End the exclusions whose time is over; what they named."""
+    expired = store.list_expired(connection, now)
+    if expired:
+        end_exclusions(connection, expired, impact_of(connection, grouping, expired, now), now)
+    return [row.exclusion.text for row in expired]

@@ -1,0 +1,260 @@
+"""What people excluded or accepted, and what stands on it. Touches: the ops-db."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.exclusions import Exclusion, Target
+from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.stores._chunks import chunks
+from ccatwm.edges.opsdb.stores.due import mark_where_due
+
+exclusion = t.exclusion
+runs = t.executed_reduction_step
+product = t.data_product
+used = t.run_input
+
+
+@dataclass(frozen=True)
+class ExclusionRow:
+    """An exclusion with who said it, and when."""
+
+    exclusion: Exclusion
+    actor: str
+    created_at: datetime
+    until: datetime | None
+
+
+# --- exclusions -----------------------------------------------------------------------------------------------
+
+
+def insert_exclusion(
+    connection: sa.Connection,
+    target: Target,
+    *,
+    pipeline: str | None,
+    reason: str,
+    actor: str,
+    now: datetime,
+    until: datetime | None,
+) -> int:
+    result = connection.execute(
+        sa.insert(exclusion).values(
+            kind=target.kind, selection={"target": target.text, **target.selection}, pipeline_name=pipeline,
+            reason=reason, actor=actor, created_at=now, until=until,
+        )
+    )  # fmt: skip
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])
+
+
+def list_exclusions(connection: sa.Connection) -> list[ExclusionRow]:
+    """Those that hold, oldest first."""
+    query = sa.select(exclusion).where(exclusion.c.ended_at.is_(None)).order_by(exclusion.c.id)
+    return [_row(row) for row in connection.execute(query)]
+
+
+def active_ids(connection: sa.Connection) -> tuple[int, ...]:
+    """Numbers of the exclusions that hold."""
+    query = sa.select(exclusion.c.id).where(exclusion.c.ended_at.is_(None)).order_by(exclusion.c.id)
+    return tuple(connection.execute(query).scalars())
+
+
+def list_expired(connection: sa.Connection, now: datetime) -> list[ExclusionRow]:
+    """Those whose time is over, and which nobody has ended yet."""
+    query = sa.select(exclusion).where(exclusion.c.ended_at.is_(None), exclusion.c.until <= now)
+    return [_row(row) for row in connection.execute(query.order_by(exclusion.c.id))]
+
+
+def _row(row: Any) -> ExclusionRow:
+    selection = dict(row.selection)
+    text = str(selection.pop("target"))
+    found = Exclusion(row.id, row.kind, text, selection, row.pipeline_name, row.reason)
+    return ExclusionRow(found, row.actor, row.created_at, row.until)
+
+
+def end_exclusions(connection: sa.Connection, ids: Collection[int], now: datetime) -> None:
+    connection.execute(sa.update(exclusion).where(exclusion.c.id.in_(sorted(ids))).values(ended_at=now))
+
+
+# --- what stands on it ----------------------------------------------------------------------------------------
+
+
+def runs_on_packages(connection: sa.Connection, package_ids: Collection[str]) -> set[int]:
+    """Runs that read these packages, and all that stand on their products."""
+    found: set[int] = set()
+    for chunk in chunks(sorted(package_ids)):
+        query = sa.select(used.c.run_id).where(used.c.kind == "package", used.c.identity.in_(chunk))
+        found |= set(connection.execute(query).scalars())
+    return runs_on_runs(connection, found)
+
+
+def runs_on_runs(connection: sa.Connection, run_ids: Collection[int]) -> set[int]:
+    """These runs, and all that stand on their products."""
+    found, new = set(run_ids), set(run_ids)
+    while new:
+        below: set[int] = set()
+        for chunk in chunks(sorted(new)):
+            query = (
+                sa.select(used.c.run_id)
+                .join(product, product.c.id == used.c.product_id)
+                .where(product.c.run_id.in_(chunk))
+            )
+            below |= set(connection.execute(query).scalars())
+        new = below - found
+        found |= new
+    return found
+
+
+def runs_of_version(connection: sa.Connection, software: str, version: str) -> set[int]:
+    """Runs that were made with this version of a software."""
+    step, known = t.reduction_step, t.reduction_software
+    query = (
+        sa.select(runs.c.id, runs.c.resolved_step)
+        .join(step, step.c.id == runs.c.step_id)
+        .join(known, known.c.id == step.c.software_id)
+        .where(known.c.name == software)
+    )
+    return {
+        row.id
+        for row in connection.execute(query.execution_options(yield_per=1000))
+        if row.resolved_step["software"]["software"] == software
+        and row.resolved_step["software"]["version"] == version
+    }
+
+
+def find_product_run(connection: sa.Connection, product_id: int) -> int | None:
+    """The run that made a product, or None where there is no such product."""
+    found: int | None = connection.execute(
+        sa.select(product.c.run_id).where(product.c.id == product_id)
+    ).scalar()
+    return found
+
+
+def run_exists(connection: sa.Connection, run_id: int) -> bool:
+    return connection.execute(sa.select(runs.c.id).where(runs.c.id == run_id)).first() is not None
+
+
+# --- what is concerned ----------------------------------------------------------------------------------------
+
+
+def sub_groups_of_packages(
+    connection: sa.Connection, package_ids: Collection[str], pipeline: str | None
+) -> set[int]:
+    """Sub-groups that have these packages as members."""
+    member, step, group = t.sub_group_member, t.reduction_step, t.sub_group
+    found: set[int] = set()
+    for chunk in chunks(sorted(package_ids)):
+        query = (
+            sa.select(group.c.id)
+            .select_from(member)
+            .join(step, step.c.scope_id == member.c.scope_id)
+            .join(group, sa.and_(group.c.step_id == step.c.id, group.c.key == member.c.key))
+            .where(member.c.package_id.in_(chunk))
+            .distinct()
+        )
+        if pipeline is not None:
+            query = query.join(t.pipeline, t.pipeline.c.id == step.c.pipeline_id).where(t.pipeline.c.name == pipeline)
+        found |= set(connection.execute(query).scalars())
+    return found
+
+
+def sub_groups_of_software(connection: sa.Connection, software: str, pipeline: str | None) -> set[int]:
+    """Sub-groups of the steps that use a software: one of its versions comes or goes."""
+    step, known, group = t.reduction_step, t.reduction_software, t.sub_group
+    query = (
+        sa.select(group.c.id)
+        .join(step, step.c.id == group.c.step_id)
+        .join(known, known.c.id == step.c.software_id)
+        .where(known.c.name == software)
+    )
+    if pipeline is not None:
+        query = query.join(t.pipeline, t.pipeline.c.id == step.c.pipeline_id).where(t.pipeline.c.name == pipeline)
+    return set(connection.execute(query).scalars())
+
+
+def current_of_runs(
+    connection: sa.Connection, run_ids: Collection[int], pipeline: str | None
+) -> list[dict[str, Any]]:
+    """Of these runs those that are current: run, sub_group_id, names, cpu_hours; by run."""
+    group = t.sub_group
+    found: list[dict[str, Any]] = []
+    for chunk in chunks(sorted(run_ids)):
+        query = (
+            sa.select(
+                runs.c.id.label("run"), group.c.id.label("sub_group_id"), runs.c.pipeline_name.label("pipeline"),
+                runs.c.step_name.label("step"), runs.c.sub_group_key.label("sub_group"), runs.c.cpu_hours,
+            )
+            .join(group, group.c.current_run_id == runs.c.id)
+            .where(runs.c.id.in_(chunk))
+            .order_by(runs.c.id)
+        )  # fmt: skip
+        if pipeline is not None:
+            query = query.where(runs.c.pipeline_name == pipeline)
+        found += [dict(row) for row in connection.execute(query).mappings()]
+    return found
+
+
+def sub_groups_of_runs(connection: sa.Connection, run_ids: Collection[int], pipeline: str | None) -> set[int]:
+    """Sub-groups for which these runs were made, current or not."""
+    found: set[int] = set()
+    for chunk in chunks(sorted(run_ids)):
+        query = sa.select(runs.c.sub_group_id).where(runs.c.id.in_(chunk))
+        if pipeline is not None:
+            query = query.where(runs.c.pipeline_name == pipeline)
+        found |= set(connection.execute(query).scalars())
+    return found
+
+
+def products_of_runs(connection: sa.Connection, run_ids: Collection[int]) -> list[dict[str, Any]]:
+    """Present products of runs: product, run, type, path."""
+    found: list[dict[str, Any]] = []
+    for chunk in chunks(sorted(run_ids)):
+        query = sa.select(product.c.id.label("product"), product.c.run_id.label("run"), product.c.type, product.c.path)
+        query = query.where(product.c.run_id.in_(chunk), product.c.status == "present").order_by(product.c.id)
+        found += [dict(row) for row in connection.execute(query).mappings()]
+    return found
+
+
+def mark_stale(connection: sa.Connection, sub_group_ids: Collection[int], text: str, now: datetime) -> None:
+    """The current products of these sub-groups are not to be used, from this moment on."""
+    for chunk in chunks(sorted(sub_group_ids)):
+        mark_where_due(connection, t.sub_group.c.id.in_(chunk), now, stale=text)
+
+
+def request_acceptance(
+    connection: sa.Connection, step_id: int, keys: Collection[str], request: Mapping[str, Any], now: datetime
+) -> None:
+    """The next decision on these sub-groups accepts their present products."""
+    group = t.sub_group
+    for chunk in chunks(sorted(keys)):
+        where = sa.and_(group.c.step_id == step_id, group.c.key.in_(chunk))
+        mark_where_due(connection, where, now, requested=dict(request), asked=True)
+
+
+# --- acceptances ----------------------------------------------------------------------------------------------
+
+
+def insert_acceptance(
+    connection: sa.Connection, sub_group_id: int, recipe: str, run_id: int, *, reason: str, actor: str, now: datetime
+) -> None:
+    connection.execute(
+        sa.insert(t.acceptance).values(
+            sub_group_id=sub_group_id, recipe=recipe, run_id=run_id, reason=reason, actor=actor, created_at=now
+        )
+    )
+
+
+def list_acceptances(connection: sa.Connection, sub_group_ids: Iterable[int]) -> dict[int, dict[str, int]]:
+    """By sub-group: recipe -> the run that was last declared good for it."""
+    found: dict[int, dict[str, int]] = {}
+    for chunk in chunks(sorted(sub_group_ids)):
+        query = sa.select(t.acceptance).where(t.acceptance.c.sub_group_id.in_(chunk)).order_by(t.acceptance.c.id)
+        for row in connection.execute(query):
+            found.setdefault(row.sub_group_id, {})[row.recipe] = row.run_id
+    return found

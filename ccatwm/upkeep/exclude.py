@@ -1,0 +1,325 @@
+"""What people take out of use and bring back: exclude, include, accept. Touches: the ops-db only; passes carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.exclusions import Target, parse_target
+from ccatwm.core.gap import EXCLUDED
+from ccatwm.core.selection import Selection, suggest
+from ccatwm.core.wording import count_text, utc_text
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.exclusions import Impact, end_exclusions, find_impact, impact_of, selected_packages
+from ccatwm.edges.opsdb.grouping import GroupingEngine
+from ccatwm.edges.opsdb.stores import exclusions as store
+from ccatwm.edges.opsdb.stores import triggers, views
+from ccatwm.edges.opsdb.stores.change_log import record_change
+from ccatwm.edges.opsdb.stores.due import mark_due
+from ccatwm.edges.opsdb.stores.requests import find_pipeline
+from ccatwm.errors import CcatwmError, Problem, UsageError
+
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Act:
+    """Who acts, why and where."""
+
+    reason: str
+    actor: str
+    host: str
+    now: datetime
+    dry_run: bool = False
+    yes: bool = False
+    confirm_runs: int = 500
+
+
+@dataclass
+class ExclusionReport:
+    """What was excluded, or brought back, and what it concerns."""
+
+    act: str
+    dry_run: bool
+    targets: list[dict[str, Any]]
+    impact: Impact
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": f"ccatwm.{self.act}/1",
+            "dry_run": self.dry_run,
+            self.act: self.targets,
+            "impact": _impact_json(self.impact),
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        done = {"exclude": "excluded", "include": "no longer excluded"}[self.act]
+        would = f"would be {done}" if self.dry_run else done
+        return [*(f"{t['target']}: {would}" for t in self.targets), *_impact_lines(self.impact)]
+
+
+def _impact_json(impact: Impact) -> dict[str, Any]:
+    return {
+        "packages": sorted(impact.packages),
+        "sub_groups": len(impact.sub_groups),
+        "runs": [{k: r[k] for k in ("run", "pipeline", "step", "sub_group", "cpu_hours")} for r in impact.current],
+        "products": [dict(row) for row in impact.products],
+        "core_hours": round(sum(row["cpu_hours"] or 0.0 for row in impact.current), 2),
+    }
+
+
+def _impact_lines(impact: Impact) -> list[str]:
+    """For people."""
+    hours = sum(row["cpu_hours"] or 0.0 for row in impact.current)
+    head = (
+        f"{count_text(len(impact.packages), 'package')}, {count_text(len(impact.sub_groups), 'sub-group')} to decide on "
+        f"again, {count_text(len(impact.products), 'product')} of {count_text(len(impact.current), 'current run')} "
+        f"({count_text(hours, 'core hour')} when they were made)"
+    )
+    shown = [f"  product {p['product']} of run {p['run']}: {p['type']} {p['path']}" for p in impact.products[:SHOWN]]
+    more = len(impact.products) - SHOWN
+    return [head, *shown, *([f"  and {more} more; --json lists all"] if more > 0 else [])]
+
+
+# --- exclude --------------------------------------------------------------------------------------------------
+
+
+def exclude(
+    database: Database,
+    grouping: GroupingEngine,
+    texts: Sequence[str],
+    act: Act,
+    *,
+    pipeline: str | None = None,
+    until: datetime | None = None,
+) -> ExclusionReport:
+    """Take packages, runs, products or a software version out of use, and mark what was made from them.
+
+    Errors: UsageError without a reason, for what is not there, and above `confirm_runs`.
+    """
+    _check(act, texts)
+    if until is not None and until <= act.now:
+        raise UsageError("--until is over already", next="leave it out, or say a later time")
+    with database.write() if not act.dry_run else database.read() as connection:
+        _check_pipeline(connection, pipeline)
+        targets = _targets(connection, grouping, texts, act.now)
+        impact = Impact()
+        reports = []
+        for target in targets:
+            known = _same(connection, target, pipeline)
+            if known is None and not act.dry_run:
+                known = store.insert_exclusion(
+                    connection, target, pipeline=pipeline, reason=act.reason, actor=act.actor, now=act.now, until=until
+                )
+            impact.add(find_impact(connection, grouping, target, pipeline, act.now))
+            reports.append({"exclusion": known, "target": target.text})
+        if len(impact.sub_groups) > act.confirm_runs and not (act.yes or act.dry_run):
+            raise UsageError(
+                f"{_impact_lines(impact)[0]}: more than CONFIRM_RUNS ({act.confirm_runs})",
+                next="look at it with --dry-run, then say --yes",
+            )
+        report = ExclusionReport("exclude", act.dry_run, reports, impact)
+        if not act.dry_run:
+            mark_due(connection, impact.sub_groups, act.now)
+            concerned = [row["sub_group_id"] for row in impact.current]
+            store.mark_stale(connection, concerned, f"{EXCLUDED}{act.reason}", act.now)
+            _log(connection, "exclude", texts, act, {"pipeline": pipeline, "until": utc_text(until)})
+    return report
+
+
+def _check(act: Act, texts: Sequence[str]) -> None:
+    if not texts:
+        raise UsageError("nothing is named", next="`ccatwm exclude --list` shows what is excluded now")
+    if not act.reason.strip():
+        raise UsageError("say why: --reason TEXT", next="it is kept, and shown with every product that it concerns")
+
+
+def _check_pipeline(connection: sa.Connection, name: str | None) -> None:
+    if name is None:
+        return
+    known = find_pipeline(connection, name)
+    if known.id is None:
+        raise UsageError(f"there is no pipeline {name!r}", next=suggest(name, known.names))
+
+
+def _targets(
+    connection: sa.Connection, grouping: GroupingEngine, texts: Sequence[str], now: datetime
+) -> list[Target]:
+    """What the texts name, and that it is there. Errors: UsageError with all mistakes at once."""
+    problems: list[Problem] = []
+    found: list[Target] = []
+    for text in dict.fromkeys(texts):
+        try:
+            target = _found(connection, parse_target(text, now))
+            if target.of_packages and target.kind != "module" and not selected_packages(connection, grouping, target, now):
+                raise UsageError(f"{text}: no package is, or belongs to, that", next="`ccatwm lineage package:NAME`")
+            found.append(target)
+        except UsageError as error:
+            problems.append(Problem(text, error.message, error.next))
+    if len(problems) == 1:
+        raise UsageError(problems[0].what, next=problems[0].next)
+    if problems:
+        raise UsageError("some of it cannot be excluded; nothing was", problems=problems)
+    return found
+
+
+def _found(connection: sa.Connection, target: Target) -> Target:
+    selection = target.selection
+    if target.kind == "product":
+        run_id = store.find_product_run(connection, selection["product"])
+        if run_id is None:
+            raise UsageError(f"there is no product {selection['product']}", next="`ccatwm products` lists them")
+        return Target(target.kind, target.text, {**selection, "run": run_id})
+    if target.kind == "run" and not store.run_exists(connection, selection["run"]):
+        raise UsageError(f"there is no run {selection['run']}", next="`ccatwm runs` lists them")
+    if target.kind == "software":
+        versions = views.list_software_versions(connection, selection["software"])
+        if selection["version"] not in versions:
+            what = f"software {selection['software']!r} has no version {selection['version']!r}"
+            raise UsageError(what, next=suggest(selection["version"], versions, none="`ccatwm apply` defines software"))
+    return target
+
+
+def _same(connection: sa.Connection, target: Target, pipeline: str | None) -> int | None:
+    """The exclusion that says the same and holds already."""
+    for row in store.list_exclusions(connection):
+        if (row.exclusion.text, row.exclusion.pipeline) == (target.text, pipeline):
+            return row.exclusion.id
+    return None
+
+
+# --- include --------------------------------------------------------------------------------------------------
+
+
+def include(
+    database: Database, grouping: GroupingEngine, texts: Sequence[str], act: Act, *, pipeline: str | None = None
+) -> ExclusionReport:
+    """Bring back what was excluded: by its number, or as it was named then.
+
+    Errors: UsageError without a reason, and for what is not excluded.
+    """
+    _check(act, texts)
+    with database.write() if not act.dry_run else database.read() as connection:
+        ended = [_excluded_now(connection, text, pipeline) for text in dict.fromkeys(texts)]
+        impact = impact_of(connection, grouping, ended, act.now)
+        if not act.dry_run:
+            end_exclusions(connection, ended, impact, act.now)
+        report = ExclusionReport(
+            "include",
+            act.dry_run,
+            [{"exclusion": row.exclusion.id, "target": row.exclusion.text} for row in ended],
+            impact,
+        )
+        if not act.dry_run:
+            _log(connection, "include", texts, act, {"pipeline": pipeline})
+    return report
+
+
+def _excluded_now(connection: sa.Connection, text: str, pipeline: str | None) -> store.ExclusionRow:
+    rows = store.list_exclusions(connection)
+    found = [row for row in rows if text in (str(row.exclusion.id), row.exclusion.text)]
+    if pipeline is not None:
+        found = [row for row in found if row.exclusion.pipeline == pipeline]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        numbers = ", ".join(f"{r.exclusion.id} ({r.exclusion.pipeline or 'all pipelines'})" for r in found)
+        raise UsageError(f"{text} is excluded more than once: {numbers}", next="say which number")
+    names = [row.exclusion.text for row in rows]
+    raise UsageError(f"{text!r} is not excluded", next=suggest(text, names, none="nothing is"))
+
+
+def list_exclusions(database: Database) -> dict[str, Any]:
+    """The document `ccatwm.exclusions/1`: what is excluded now."""
+    with database.read() as connection:
+        rows = store.list_exclusions(connection)
+    return {
+        "schema": "ccatwm.exclusions/1",
+        "exclusions": [
+            {
+                "exclusion": row.exclusion.id,
+                "target": row.exclusion.text,
+                "pipeline": row.exclusion.pipeline,
+                "reason": row.exclusion.reason,
+                "actor": row.actor,
+                "since": utc_text(row.created_at),
+                "until": utc_text(row.until),
+            }
+            for row in rows
+        ],
+    }
+
+
+# --- accept ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class AcceptReport:
+    """Sub-groups whose present product was declared good; the next `resolve` carries it out."""
+
+    accepted: list[str]
+    refused: list[tuple[str, str]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "ccatwm.accept/1",
+            "accept": [{"sub_group": key, "accepted": True, "why": None} for key in self.accepted]
+            + [{"sub_group": key, "accepted": False, "why": why} for key, why in self.refused],
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        said = [f"{key}: {why}" for key, why in self.refused[:SHOWN]]
+        accepted = f"{count_text(len(self.accepted), 'sub-group')}: the present product is good for what is wanted next"
+        return [*said, f"{accepted}; `ccatwm resolve` carries it out"]
+
+
+def accept(database: Database, pipeline: str, step: str, key: str | None, act: Act) -> AcceptReport:
+    """Declare the current products of a step's sub-groups good for the recipe that is wanted when `resolve` next decides.
+
+    Errors: UsageError without a reason, for what is not there, and where nothing has a product.
+    """
+    if not act.reason.strip():
+        raise UsageError("say why: --reason TEXT", next="it is kept with the acceptance")
+    with database.write() as connection:
+        step_id, groups = _groups(connection, pipeline, step, key)
+        report = AcceptReport([], [])
+        for group in groups:
+            if group["current_run_id"] is None:
+                report.refused.append((group["key"], "it has no product yet"))
+            elif (group["stale"] or "").startswith(EXCLUDED):
+                report.refused.append((group["key"], f"its product is {group['stale']}"))
+            else:
+                report.accepted.append(group["key"])
+        if not report.accepted:
+            raise CcatwmError(f"nothing of {pipeline}/{step} can be accepted: {report.refused[0][1]}")
+        request = {"reason": "requested", "text": act.reason, "force": False, "accept": True, "actor": act.actor}
+        store.request_acceptance(connection, step_id, report.accepted, request, act.now)
+        triggers.open_event(connection, step_id, "accept", act.reason, now=act.now, actor=act.actor, scope={})
+        _log(connection, "accept", ["/".join((pipeline, step, *([key] if key else [])))], act, report.to_json())
+    return report
+
+
+def _groups(
+    connection: sa.Connection, pipeline: str, step: str, key: str | None
+) -> tuple[int, list[dict[str, Any]]]:
+    views.check_selection(connection, Selection(pipeline=pipeline, step=step, sub_group=key))
+    row = next(s for s in views.list_steps(connection, pipeline) if s["step"] == step)
+    groups = views.list_sub_groups(connection, [row["id"]], key)
+    if not groups:
+        raise UsageError(f"{pipeline}/{step} has no sub-groups yet", next="`ccatwm cycle` finds them")
+    return row["id"], groups
+
+
+def _log(
+    connection: sa.Connection, act_name: str, targets: Sequence[str], act: Act, details: dict[str, Any]
+) -> None:
+    record_change(
+        connection, at=act.now, actor=act.actor, host=act.host, act=act_name, target=", ".join(targets),
+        reason=act.reason, details=details,
+    )  # fmt: skip

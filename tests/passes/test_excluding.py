@@ -1,0 +1,241 @@
+"""Data, products and versions that people take out of use, and bring back."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from ccatwm.core.selection import Selection
+from ccatwm.errors import UsageError
+from ccatwm.upkeep.exclude import Act, accept, exclude, include, list_exclusions
+from ccatwm.views.products import build_products
+
+
+def act(observatory, **options):
+    now = observatory.context().clock.now()
+    return Act(**{"reason": "the hot load was open", "actor": "me", "host": "h", "now": now, **options})
+
+
+def out(observatory, *things, dry_run=False, yes=False, confirm_runs=500, **options):
+    context = observatory.context()
+    said = act(observatory, dry_run=dry_run, yes=yes, confirm_runs=confirm_runs)
+    return exclude(context.database, context.grouping, things, said, **options)
+
+
+def back(observatory, *things, **options):
+    context = observatory.context()
+    return include(context.database, context.grouping, things, act(observatory), **options)
+
+
+def usable(observatory):
+    """(run, type) of the products that people see."""
+    context = observatory.context()
+    document = build_products(context.database, Selection(), base_dir=observatory.base)
+    return [(p["run"], p["type"]) for p in document["products"]]
+
+
+def maps(observatory):
+    return [run["id"] for run in observatory.runs("grid")]
+
+
+def test_an_excluded_package_is_left_out_and_what_stood_on_it_is_made_again(observatory):
+    observatory.until_quiet()
+    (first,) = maps(observatory)
+    report = out(observatory, "package:scan-1-LFA")
+    assert report.impact.packages == {"scan-1-LFA"}
+    assert {p["type"] for p in report.impact.products} == {"INTERMEDIATE", "QA_METRIC", "SCIENCE"}
+    assert (first, "SCIENCE") not in usable(observatory), "hidden at once, before any pass"
+    observatory.until_quiet()
+    group = observatory.sub_group("calibrate", "executed_obs_unit=1")
+    assert (group["outcome"], group["stale"]) == ("no-inputs", "excluded: the hot load was open")
+    first, second = maps(observatory)
+    assert observatory.runs("grid")[1]["reason"] == "upstream-changed"
+    assert {run for run, type_ in usable(observatory) if type_ == "SCIENCE"} == {second}
+    names = {row["name"] for row in observatory.rows("run_input") if row["run_id"] == second}
+    assert len(names) == 1
+
+
+def test_what_is_included_again_restores_the_old_products_without_a_run(observatory):
+    observatory.until_quiet()
+    before = sorted(usable(observatory))
+    out(observatory, "unit:scan-1")
+    observatory.until_quiet()
+    runs = len(observatory.runs())
+    back(observatory, "unit:scan-1")
+    observatory.until_quiet()
+    assert sorted(usable(observatory)) == before
+    assert len(observatory.runs()) == runs
+    assert observatory.sub_group("grid", "all")["outcome"] == "restored"
+    assert list_exclusions(observatory.context().database)["exclusions"] == []
+
+
+def test_an_exclusion_until_a_time_ends_by_itself(observatory):
+    observatory.until_quiet()
+    before = sorted(usable(observatory))
+    now = observatory.context().clock.now()
+    out(observatory, "package:scan-1-LFA", until=now + timedelta(hours=2))
+    observatory.until_quiet()
+    assert sorted(usable(observatory)) != before
+    observatory.minute += 120
+    observatory.until_quiet()
+    assert sorted(usable(observatory)) == before
+
+
+def test_a_module_and_a_time_also_take_what_comes_later(observatory):
+    observatory.until_quiet()
+    out(observatory, "module:CHAI/LFA@2026-03-01T02:30:00Z..2026-03-01T04:00:00Z")
+    runs = len(observatory.runs())
+    observatory.arrive("late.yaml")
+    observatory.until_quiet()
+    assert len(observatory.runs()) == runs
+    assert observatory.sub_group("calibrate", "executed_obs_unit=3")["outcome"] == "no-inputs"
+
+
+def test_what_is_excluded_for_one_pipeline_stays_good_for_others(observatory):
+    other = (observatory.folder / "pipeline.yaml").read_text().partition("pipelines:")[2].replace("otf", "other")
+    with (observatory.folder / "pipeline.yaml").open("a") as file:
+        file.write(other)
+    observatory.apply()
+    observatory.until_quiet()
+    out(observatory, "package:scan-1-LFA", pipeline="other")
+    observatory.until_quiet()
+    made = {name: [r for r in observatory.runs("grid") if r["pipeline_name"] == name] for name in ("otf", "other")}
+    assert {name: len(found) for name, found in made.items()} == {"otf": 1, "other": 2}
+
+
+def test_an_excluded_product_is_used_no_more_and_not_made_again_by_itself(observatory):
+    observatory.until_quiet()
+    calibrated = observatory.runs("calibrate")[0]["id"]
+    product = next(p for p in observatory.rows("data_product") if p["run_id"] == calibrated)
+    out(observatory, f"product:{product['id']}")
+    observatory.until_quiet()
+    group = observatory.sub_group("calibrate", "executed_obs_unit=1")
+    assert (group["outcome"], group["stale"]) == ("cancelled", "excluded: the hot load was open")
+    assert len(observatory.runs("calibrate")) == 2
+    assert observatory.sub_group("grid", "all")["outcome"] == "waiting-for-upstream"
+    assert not [run for run, type_ in usable(observatory) if type_ == "SCIENCE"]
+    back(observatory, f"product:{product['id']}")
+    observatory.until_quiet()
+    assert observatory.sub_group("grid", "all")["outcome"] in ("up-to-date", "restored")
+    assert len(maps(observatory)) == 1
+
+
+def test_an_excluded_version_is_replaced_by_the_newest_that_is_left(observatory):
+    observatory.until_quiet()
+    newer = f"{{version: 1.0.1, command: [/bin/sh, {observatory.folder}/program.sh]}}"
+    observatory.edit("versions: [{version: 1.0.0,", f"versions: [{newer}, {{version: 1.0.0,")
+    observatory.until_quiet()
+    assert len(observatory.runs()) == 3, "compatible: nothing is made again"
+    out(observatory, "software:cal@1.0.0")
+    assert usable(observatory) == []
+    observatory.until_quiet()
+    versions = [observatory.resolved(run)["software"]["version"] for run in observatory.runs()]
+    assert versions == ["1.0.0"] * 3 + ["1.0.1"] * 3
+    assert {run for run, _ in usable(observatory)} == {run["id"] for run in observatory.runs()[3:]}
+
+
+def test_a_run_that_ends_after_its_input_was_excluded_is_not_seen(observatory):
+    for name in ("trigger", "resolve", "stage", "submit"):
+        observatory.run_pass(name)
+    out(observatory, "package:scan-1-LFA")
+    observatory.jobs()
+    observatory.run_pass("poll")
+    observatory.run_pass("collect")
+    ended = {run["id"]: run["sub_group_key"] for run in observatory.runs("calibrate") if run["status"] == "COMPLETED"}
+    assert len(ended) == 2
+    assert {ended[run] for run, _ in usable(observatory)} == {"executed_obs_unit=2"}
+
+
+def test_what_cannot_be_excluded_is_said_and_nothing_is_written(observatory):
+    observatory.until_quiet()
+    with pytest.raises(UsageError) as caught:
+        out(observatory, "package:nope", "scan-1", "product:99", "software:cal@9", "module:CHAI@x..y", "unit:scan-1")
+    assert [p.where for p in caught.value.problems] == [
+        "package:nope", "scan-1", "product:99", "software:cal@9", "module:CHAI@x..y",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="more than CONFIRM_RUNS"):
+        out(observatory, "unit:scan-1", confirm_runs=1)
+    assert out(observatory, "unit:scan-1", dry_run=True).impact.sub_groups
+    assert observatory.rows("exclusion") == []
+    with pytest.raises(UsageError, match="is not excluded"):
+        back(observatory, "unit:scan-1")
+
+
+def test_the_same_exclusion_twice_is_one(observatory):
+    observatory.until_quiet()
+    out(observatory, "unit:scan-1")
+    out(observatory, "unit:scan-1")
+    assert len(observatory.rows("exclusion")) == 1
+
+
+# --- accepting and ignoring -----------------------------------------------------------------------------------
+
+
+def test_an_accepted_product_is_good_for_the_new_configuration_until_another_is_wanted(observatory):
+    observatory.until_quiet()
+    observatory.edit("mode: hot_cold", "mode: cold_hot")
+    context = observatory.context()
+    accept(context.database, "otf", "calibrate", None, act(observatory, reason="the mode is only a name"))
+    observatory.until_quiet()
+    assert len(observatory.runs()) == 3
+    group = observatory.sub_group("calibrate")
+    assert (group["outcome"], group["stale"]) == ("accepted", None)
+    (row, _) = observatory.rows("acceptance")
+    assert (row["actor"], row["reason"]) == ("me", "the mode is only a name")
+    observatory.run_pass("trigger", full=True)
+    observatory.until_quiet()
+    assert len(observatory.runs()) == 3, "it holds"
+    observatory.edit("mode: cold_hot", "mode: other")
+    observatory.until_quiet()
+    assert [r["reason"] for r in observatory.runs("calibrate")[2:]] == ["config-changed"] * 2
+
+
+def test_accepting_stops_a_run_that_was_not_handed_over(observatory):
+    observatory.until_quiet()
+    observatory.edit("mode: hot_cold", "mode: cold_hot")
+    observatory.run_pass("trigger")
+    observatory.run_pass("resolve")
+    context = observatory.context()
+    accept(context.database, "otf", "calibrate", "executed_obs_unit=1", act(observatory))
+    observatory.until_quiet()
+    made = [(run["sub_group_key"], run["status"]) for run in observatory.runs("calibrate")[2:]]
+    assert sorted(made) == [("executed_obs_unit=1", "CANCELLED"), ("executed_obs_unit=2", "COMPLETED")]
+
+
+def test_what_has_no_product_cannot_be_accepted(observatory):
+    observatory.run_pass("trigger")
+    observatory.run_pass("resolve")
+    context = observatory.context()
+    with pytest.raises(Exception, match="has no product yet"):
+        accept(context.database, "otf", "calibrate", None, act(observatory))
+
+
+@pytest.mark.parametrize(
+    ("staleness", "change", "runs"),
+    [
+        ("{ignore_config: [plots]}", ("mode: hot_cold", "mode: hot_cold, plots: {dpi: 300}"), 0),
+        ("{ignore_config: [plots]}", ("mode: hot_cold", "mode: cold, plots: {dpi: 300}"), 2),
+        ("{ignore: [config-changed]}", ("mode: hot_cold", "mode: cold"), 0),
+        ("{ignore: [input-added]}", ("mode: hot_cold", "mode: cold"), 2),
+    ],
+)
+def test_a_step_says_which_changes_do_not_count(observatory, staleness, change, runs):
+    observatory.edit("config: {mode", f"staleness: {staleness}, config: {{mode")
+    observatory.until_quiet()
+    observatory.edit(*change)
+    observatory.until_quiet()
+    assert len(observatory.runs("calibrate")) == 2 + runs
+    group = observatory.sub_group("calibrate")
+    assert (group["outcome"], group["stale"]) == ("up-to-date", None)
+
+
+def test_a_late_scan_does_not_count_where_the_step_says_so(observatory):
+    observatory.edit("group_by: [], depends_on", "staleness: {ignore: [upstream-changed]}, group_by: [], depends_on")
+    observatory.until_quiet()
+    observatory.arrive("late.yaml")
+    observatory.until_quiet()
+    assert len(maps(observatory)) == 1
+    out(observatory, "unit:scan-1")
+    observatory.until_quiet()
+    assert len(maps(observatory)) == 2, "what is excluded always counts"
