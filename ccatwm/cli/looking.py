@@ -1,4 +1,4 @@
-"""Commands that look: `status runs products show logs explain lineage`. Touches: nothing; views read."""
+"""Commands that look: `status runs products show logs explain lineage groupings`. Touches: nothing; views read."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ def register(app: typer.Typer) -> None:
     """Add the commands, the whole before the parts."""
     for function in (status, runs, products, show, logs, explain, lineage):
         command(app, panel=_frame.LOOK)(function)
+
+
+def register_groups(app: typer.Typer) -> None:
+    """Add the group `groupings`."""
+    groupings = _frame.build_app("Look at data groupings.")
+    command(groupings, "list")(groupings_list)
+    command(groupings, "show")(groupings_show)
+    app.add_typer(groupings, name="groupings", rich_help_panel=_frame.LOOK)
 
 
 def _open(common: Common) -> Context:
@@ -272,4 +280,46 @@ def lineage(
         _frame.emit_json(document)
     else:
         _print_lines(lineage_lines(document))
+    return 0
+
+
+# --- data groupings -------------------------------------------------------------------------------------------
+
+
+def groupings_list(common: Common) -> int:
+    """List the data groupings and how many steps use each."""
+    from ccatwm.views import groupings as view
+
+    document = view.list_groupings(_open(common).database)
+    if common.json:
+        _frame.emit_json(document)
+    else:
+        rows = [(row["name"], row["steps"], row["description"]) for row in document["groupings"]]
+        _frame.print_table("data groupings", ("name", "steps", "description"), rows)
+    return 0
+
+
+def groupings_show(
+    common: Common,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a data grouping.")],
+    group_by: Annotated[
+        list[str] | None,
+        typer.Option("--group-by", metavar="DIMENSION", help="As in a step; may be repeated, or split by commas."),
+    ] = None,
+    limit: Limit = None,
+) -> int:
+    """Show what a data grouping selects now, by sub-group, with counts and sizes."""
+    from ccatwm.views import groupings as view
+
+    context = _open(common)
+    dims = [word for text in group_by or [] for word in text.split(",") if word]
+    shown = None if common.json and limit is None else limit or view.DEFAULT_LIMIT
+    document = view.build_grouping(
+        context.database, context.grouping, name, dims, now=context.clock.now(), limit=shown
+    )
+    if common.json:
+        _frame.emit_json(document)
+    else:
+        _frame.print_table(f"{name} now", view.COLUMNS, [view.cells(row) for row in document["grouping"]])
+        print(view.total_line(document))
     return 0

@@ -17,6 +17,7 @@ looking.register(app)
 acting.register(app)
 caring.register(app)
 setup.register_groups(app)
+looking.register_groups(app)
 
 
 def main() -> None:

@@ -284,6 +284,20 @@ def steps_using(
     return found
 
 
+def list_groupings(connection: sa.Connection) -> list[dict[str, Any]]:
+    """Data groupings by name: their rules, and the steps that use them."""
+    grouping, scope, step = t.data_grouping, t.grouping_scope, t.reduction_step
+    users = (
+        sa.select(sa.func.count())
+        .select_from(scope)
+        .join(step, step.c.scope_id == scope.c.id)
+        .where(scope.c.data_grouping_id == grouping.c.id)
+        .scalar_subquery()
+    )
+    query = sa.select(grouping.c.name, grouping.c.description, grouping.c.filter_rules, users.label("steps"))
+    return [dict(row) for row in connection.execute(query.order_by(grouping.c.name)).mappings()]
+
+
 def list_concerned(
     connection: sa.Connection, step_ids: Sequence[int], groupings: Sequence[str]
 ) -> list[Concerned]:

@@ -1,0 +1,121 @@
+"""Says what a data grouping selects now, before any pipeline uses it. Touches: the ops-db, reading only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ccatwm.core.model import PackageState
+from ccatwm.core.selection import suggest
+from ccatwm.core.wording import clock_text, size_text, utc_text
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.grouping import GroupedPackage, GroupingEngine
+from ccatwm.edges.opsdb.stores import definitions
+from ccatwm.errors import UsageError
+
+PAGE = 5000
+DEFAULT_LIMIT = 100
+COLUMNS = ("sub-group", "packages", "archived", "size", "first", "last")
+
+
+@dataclass
+class Counted:
+    """What a sub-group would have."""
+
+    packages: int = 0
+    archived: int = 0
+    size_bytes: int = 0  # of archived ones
+    first: datetime | None = None
+    last: datetime | None = None
+    states: dict[str, int] = field(default_factory=dict)
+
+    def add(self, package: GroupedPackage) -> None:
+        self.packages += 1
+        self.states[package.state] = self.states.get(package.state, 0) + 1
+        if package.state == PackageState.ARCHIVED:
+            self.archived += 1
+            self.size_bytes += package.size_bytes or 0
+        if package.observed_at is not None:
+            self.first = min(self.first or package.observed_at, package.observed_at)
+            self.last = max(self.last or package.observed_at, package.observed_at)
+
+
+def list_groupings(database: Database) -> dict[str, Any]:
+    """The document `ccatwm.groupings/1`: names, rules and how many steps use each."""
+    with database.read() as connection:
+        rows = definitions.list_groupings(connection)
+    return {"schema": "ccatwm.groupings/1", "groupings": rows}
+
+
+def build_grouping(
+    database: Database,
+    grouping: GroupingEngine,
+    name: str,
+    group_by: Sequence[Any],
+    *,
+    now: datetime,
+    limit: int | None = DEFAULT_LIMIT,
+) -> dict[str, Any]:
+    """The document `ccatwm.grouping/1`: the sub-groups that the rules and `group_by` make now.
+
+    Errors: UsageError for a grouping that is not there; DefinitionsError for a `group_by` that is wrong.
+    """
+    with database.read() as connection:
+        known = definitions.read_known(connection).groupings
+        if name not in known:
+            hint = suggest(name, known, none="`ccatwm apply FILE` defines data groupings")
+            raise UsageError(f"there is no data grouping {name!r}", next=hint)
+        counted: dict[str, Counted] = {}
+        after: str | None = None
+        while True:
+            page = grouping.members(connection, known[name], group_by, now=now, after_id=after, limit=PAGE)
+            for package in page:
+                counted.setdefault(package.key, Counted()).add(package)
+            if len(page) < PAGE:
+                break
+            after = page[-1].package_id
+    rows = [_row(key, counted[key]) for key in sorted(counted)]
+    return {
+        "schema": "ccatwm.grouping/1",
+        "grouping": rows if limit is None else rows[:limit],
+        "name": name,
+        "group_by": list(group_by),
+        "total": {
+            "sub_groups": len(rows),
+            "packages": sum(row["packages"] for row in rows),
+            "archived": sum(row["archived"] for row in rows),
+            "size": sum(row["size"] for row in rows),
+        },
+    }
+
+
+def _row(key: str, counted: Counted) -> dict[str, Any]:
+    return {
+        "sub_group": key,
+        "packages": counted.packages,
+        "archived": counted.archived,
+        "states": counted.states,
+        "size": counted.size_bytes,
+        "first": utc_text(counted.first),
+        "last": utc_text(counted.last),
+    }
+
+
+# --- for people ---------------------------------------------------------------------------------------------
+
+
+def cells(row: Mapping[str, Any]) -> tuple[object, ...]:
+    times = [clock_text(datetime.fromisoformat(row[key])) if row[key] else None for key in ("first", "last")]
+    return (row["sub_group"], row["packages"], row["archived"], size_text(row["size"]), *times)
+
+
+def total_line(document: Mapping[str, Any]) -> str:
+    total = document["total"]
+    shown = len(document["grouping"])
+    more = f" (the first {shown} are shown; --limit N)" if shown < total["sub_groups"] else ""
+    return (
+        f"{total['sub_groups']} sub-groups{more}, {total['packages']} packages, {total['archived']} of them archived, "
+        f"{size_text(total['size'])}"
+    )
