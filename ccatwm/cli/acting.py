@@ -26,7 +26,7 @@ Timeout = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (retry, cancel, hold, release, exclude, include, accept):
+    for function in (retry, cancel, hold, release, exclude, include, accept, promote):
         command(app, panel=_frame.ACT)(function)
     for pausing in (pause, resume):
         command(app, panel=_frame.CARE)(pausing)
@@ -253,6 +253,19 @@ def accept(
     report = upkeep.accept(context.database, pipeline, step, sub_group, act)
     _frame.show_report(common, report)
     return int(bool(report.refused))
+
+
+def promote(
+    common: Common,
+    run: Annotated[int, typer.Argument(metavar="RUN", help="Number of a completed trial run.")],
+    reason: Reason = None,
+) -> int:
+    """Let a trial's products count, as soon as what it was made with is wanted."""
+    from ccatwm.upkeep import exclude as upkeep
+
+    context = _open(common)
+    _frame.show_report(common, upkeep.promote(context.database, run, _as_act(context, reason, False, True)))
+    return 0
 
 
 def _as_act(context: Context, reason: str | None, dry_run: bool, yes: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Commands that look: `status runs products show logs explain lineage groupings`. Touches: nothing; views read."""
+"""Commands that look: `status runs products show logs explain lineage compare groupings`. Touches: nothing; views read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN_BAD_COPIES = 10
 
 def register(app: typer.Typer) -> None:
     """Add the commands, the whole before the parts."""
-    for function in (status, runs, products, show, logs, explain, lineage):
+    for function in (status, runs, products, show, compare, logs, explain, lineage):
         command(app, panel=_frame.LOOK)(function)
 
 
@@ -196,6 +196,18 @@ def show(common: Common, run: Run) -> int:
         _frame.emit_json(document)
     else:
         _print_lines(show_lines(document))
+    return 0
+
+
+def compare(common: Common, first: Run, second: Run) -> int:
+    """Show how two runs differ: inputs, configuration, metrics, quality, products."""
+    from ccatwm.views.compare import COLUMNS, build_compare, compare_rows
+
+    document = build_compare(_open(common).database, first, second)
+    if common.json:
+        _frame.emit_json(document)
+    else:
+        _frame.print_table("", COLUMNS, compare_rows(document))
     return 0
 
 

@@ -34,6 +34,10 @@ Pipeline = Annotated[
 ]
 Step = Annotated[str | None, typer.Option("--step", metavar="NAME", help="Of this step only.")]
 SubGroup = Annotated[str | None, typer.Option("--sub-group", metavar="KEY", help="Of this sub-group only.")]
+Trial = Annotated[
+    list[str] | None,
+    typer.Option("--trial", metavar="KEY=VALUE", help="Runs that never count: version=1.3.0, config.KEY=VALUE."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Run again even where everything is up to date.")]
 Full = Annotated[bool, typer.Option("--full", help="Compare everything with everything.")]
 UntilIdle = Annotated[
@@ -53,6 +57,7 @@ def trigger(
     step: Step = None,
     sub_group: SubGroup = None,
     force: Force = False,
+    trial: Trial = None,
     reason: _frame.Reason = None,
     yes: _frame.Yes = False,
     full: Full = False,
@@ -63,9 +68,9 @@ def trigger(
 ) -> int:
     """Find which steps are due; with --pipeline, ask for runs by hand."""
     if pipeline is not None:
-        return _request(common, pipeline, step, sub_group, force, reason, dry_run, yes)
-    if step or sub_group or force or reason or yes:
-        raise UsageError("--step, --sub-group, --force, --yes and --reason need --pipeline")
+        return _request(common, pipeline, step, sub_group, force, reason, dry_run, yes, trial or [])
+    if step or sub_group or force or reason or yes or trial:
+        raise UsageError("--step, --sub-group, --force, --trial, --yes and --reason need --pipeline")
     return _run_pass("trigger", common, limit, dry_run, wait, max_seconds, full=full)
 
 
@@ -207,6 +212,7 @@ def _request(
     reason: str | None,
     dry_run: bool,
     yes: bool,
+    trial: list[str],
 ) -> int:
     if dry_run:
         raise UsageError("--dry-run shows what the pass would do; it does not go with --pipeline")
@@ -226,6 +232,7 @@ def _request(
         now=context.clock.now(),
         yes=yes,
         confirm_runs=context.settings.confirm_runs,
+        trial=trial,
     )
     _frame.show_report(common, report)
     return 0

@@ -205,6 +205,39 @@ def _decide(view: SubGroupView) -> Decision:
     return replace(decision, recipe=recipe, software=software, inputs=inputs)
 
 
+def plan_trial(view: SubGroupView, trial: Mapping[str, Any]) -> Decision:
+    """A run of what is there now with another version (`version`) or other configuration (`config`): it never counts.
+
+    It waits for nothing and changes no decision; `no-inputs` and `waiting-for-image` say that it cannot be made.
+    """
+    inputs = _wanted_inputs(view)
+    if not inputs:
+        return Decision(Outcome.NO_INPUTS, details=_no_inputs_details(view))
+    wanted = trial.get("version")
+    software = (
+        next((v for v in view.versions if v.version == wanted), None) if wanted else _wanted_software(view, inputs)
+    )
+    if software is None or (software.image is not None and software.image_digest is None):
+        details = {"software": view.policy.software, "missing": "version", "version": wanted}
+        return Decision(Outcome.WAITING_FOR_IMAGE, details=details)
+    policy = replace(view.policy, config=changed_config(view.policy.config, trial.get("config") or {}))
+    recipe = _recipe(replace(view, policy=policy), inputs, software)
+    text = view.request.text if view.request is not None else ""
+    return Decision(
+        Outcome.RUN, "requested", {"trial": dict(trial), "request": text}, recipe=recipe, software=software, inputs=inputs
+    )
+
+
+def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with other values at dotted keys."""
+    changed: dict[str, Any] = dict(config)
+    for key, value in changes.items():
+        first, _, rest = key.partition(".")
+        below = changed.get(first)
+        changed[first] = changed_config(below if isinstance(below, Mapping) else {}, {rest: value}) if rest else value
+    return changed
+
+
 # --- brakes and readiness -----------------------------------------------------------------------------------------
 
 

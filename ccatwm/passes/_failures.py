@@ -80,7 +80,7 @@ def record_failure(
 
 def _count_failure(frame: PassFrame, connection: Any, run: Run, failure: FailureClass) -> None:
     """Trip the step when its attempts fail alike again and again; this pass lets its other runs be, too."""
-    if failure in NOBODYS_FAULT:
+    if failure in NOBODYS_FAULT or run.trial:
         return
     most = frame.context.settings.trip_after
     if streaks.count_failure(connection, run.step_id, failure.value, most):

@@ -374,7 +374,8 @@ def _record_success(
         exit_code=conclusion.exit_code, failure_class=None, **_metrics(item),
     )  # fmt: skip
     if changed:
-        streaks.end_streak(connection, item.run.step_id)
+        if not item.run.trial:
+            streaks.end_streak(connection, item.run.step_id)
         learned = learned_resources(item.run.resolved_step.resources, item.attempt.resources)
         if learned is not None:
             streaks.record_learned(connection, item.run.step_id, learned)

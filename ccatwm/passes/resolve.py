@@ -18,7 +18,18 @@ import sqlalchemy as sa
 
 from ccatwm.core.decision_text import decision_text
 from ccatwm.core.exclusions import Excluded
-from ccatwm.core.gap import SETTLED, Decision, Member, Outcome, Request, RunFacts, SubGroupView, decide
+from ccatwm.core.gap import (
+    SETTLED,
+    Decision,
+    Member,
+    Outcome,
+    Request,
+    RunFacts,
+    SubGroupView,
+    changed_config,
+    decide,
+    plan_trial,
+)
 from ccatwm.core.members import membership_change
 from ccatwm.core.model import (
     InputKind,
@@ -199,6 +210,7 @@ def _decide_all(frame: PassFrame) -> None:
     exclusions = ExclusionReader(frame.context.grouping, frame.now)
     for step_events in _list_step_events(frame.context):
         _apply_requests(frame, step_events)
+        _make_trials(frame, step_events, exclusions)
         if not _decide_step(frame, step_events, exclusions):
             return
 
@@ -234,6 +246,55 @@ def _apply_requests(frame: PassFrame, step_events: StepEvents) -> None:
                     connection, step_events.step_id, frame.now, key, **_request_columns(event)
                 )
             triggers.mark_applied(connection, event)
+
+
+def _make_trials(frame: PassFrame, step_events: StepEvents, exclusions: ExclusionReader) -> None:
+    """The runs of a trial, a chunk of sub-groups in one transaction, each once; decisions are not touched."""
+    for event in step_events.events:
+        done_to = int(event.scope.get("done_to") or 0)
+        while event.kind == "trial" and not event.scope.get("applied") and not frame.time_is_up():
+            frame.checkpoint()
+            with frame.context.database.write() as connection:
+                step = get_step_record(connection, step_events.step_id)
+                key = event.scope.get("sub_group")
+                rows = sub_groups.list_after(connection, step.id, done_to, SUB_GROUPS_PER_CHUNK, key)
+                items = _trial_rows(frame, connection, step, rows, event, exclusions.read(connection))
+                if len(rows) < SUB_GROUPS_PER_CHUNK:
+                    triggers.mark_applied(connection, event)
+                else:
+                    triggers.set_scope(connection, event, done_to=rows[-1].id)
+            done_to = rows[-1].id if rows else done_to
+            frame.report.selected += len(rows)
+            for kind, item in items:
+                frame.report.add(kind, item)
+            if len(rows) < SUB_GROUPS_PER_CHUNK:
+                break
+
+
+def _trial_rows(
+    frame: PassFrame,
+    connection: sa.Connection,
+    step: StepRecord,
+    rows: Sequence[SubGroupRow],
+    event: OpenEvent,
+    excluded: Excluded,
+) -> list[tuple[str, PassItem]]:
+    views = _build_views(frame, connection, step, rows, excluded) if rows else {}
+    trial = event.scope["trial"]
+    items = []
+    for row in rows:
+        view = replace(views[row.id], request=Request(text=event.reason))
+        planned = plan_trial(view, trial)
+        run_id = None
+        if planned.outcome is Outcome.RUN:
+            config = changed_config(step.policy.config, trial.get("config") or {})
+            run_id = _create_run(
+                frame, connection, step, row, planned, row.decision, view.observed_at, trial=True, config=config
+            )
+        text = decision_text(planned) if run_id is None else f"trial: {event.reason}"
+        item = PassItem(planned.outcome.value, text, run_id, step.pipeline, step.name, row.key)
+        items.append(("done" if run_id is not None else "waiting", item))
+    return items
 
 
 def _request_columns(event: OpenEvent) -> dict[str, Any]:
@@ -504,9 +565,15 @@ def _create_run(
     decision: Decision,
     number: int,
     observed_at: datetime,
+    *,
+    trial: bool = False,
+    config: Mapping[str, Any] | None = None,
 ) -> int:
+    """`config`: instead of the step's."""
     assert decision.recipe is not None and decision.software is not None and decision.reason is not None
     resolved = build_resolved_step(step, decision.software)
+    if config is not None:
+        resolved = replace(resolved, config=dict(config))
     resources = with_learned(resolved.resources, step.learned)
     run_id = runs.insert_run(
         connection, now=frame.now, by_pass="resolve",
@@ -514,7 +581,7 @@ def _create_run(
         sub_group_key=row.key, processing_location=step.location, decision=number, reason=decision.reason,
         reason_details=decision.details, recipe=decision.recipe.digest, recipe_parts=decision.recipe.to_json(),
         resolved_step=resolved.to_json(), priority=step.priority,
-        observed_at=observed_at,
+        observed_at=observed_at, trial=trial,
         next_resources=dataclasses.asdict(resources) if resources != resolved.resources else None,
     )  # fmt: skip
     references = [

@@ -305,6 +305,49 @@ def accept(database: Database, pipeline: str, step: str, key: str | None, act: A
     return report
 
 
+# --- trials ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PromoteReport:
+    """A trial that is one no more. `wanted`: whether its recipe is what its sub-group wants by now."""
+
+    run: int
+    place: str
+    wanted: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": "ccatwm.promote/1", "promote": {"run": self.run, "wanted": self.wanted}}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        if self.wanted:
+            return [f"run {self.run} is a trial no more; `ccatwm resolve` makes its products current"]
+        return [
+            f"run {self.run} is a trial no more; its products count as soon as {self.place} wants what it was made "
+            "with: apply that version or configuration"
+        ]
+
+
+def promote(database: Database, run_id: int, act: Act) -> PromoteReport:
+    """End a trial: its run is an ordinary one, and counts where its recipe is wanted.
+
+    Errors: UsageError without a reason, and for a run that is no completed trial.
+    """
+    if not act.reason.strip():
+        raise UsageError("say why: --reason TEXT", next="it is kept in the change log")
+    with database.write() as connection:
+        run = views.get_run(connection, run_id)
+        if not run["trial"]:
+            raise UsageError(f"run {run_id} is no trial", next="`ccatwm show` says what a run was made for")
+        if run["status"] != "COMPLETED":
+            raise UsageError(f"run {run_id} is {run['status']}", next="only a completed trial can be promoted")
+        wanted = store.end_trial(connection, run_id)
+        mark_due(connection, [run["sub_group_id"]], act.now)
+        _log(connection, "promote", [f"run {run_id}"], act, {"wanted": wanted})
+    return PromoteReport(run_id, f"{run['pipeline_name']}/{run['step_name']}", wanted)
+
+
 def _groups(
     connection: sa.Connection, pipeline: str, step: str, key: str | None
 ) -> tuple[int, list[dict[str, Any]]]:

@@ -17,9 +17,16 @@ from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import triggers
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.definitions import list_concerned
-from ccatwm.edges.opsdb.stores.requests import find_pipeline, list_steps, settled_keys, sub_group_keys
-from ccatwm.errors import UsageError
+from ccatwm.edges.opsdb.stores.requests import (
+    find_pipeline,
+    list_steps,
+    settled_keys,
+    step_versions,
+    sub_group_keys,
+)
+from ccatwm.errors import Problem, UsageError
 from ccatwm.upkeep._estimate import Estimate, estimate_runs
+from ccatwm.upkeep._yaml import parse_yaml
 
 NO_PIPELINES = "there are none yet: `ccatwm apply FILE` defines them"
 SETTLED = (Outcome.UP_TO_DATE.value, Outcome.RESTORED.value, Outcome.ACCEPTED.value)
@@ -34,6 +41,7 @@ class RequestReport:
     sub_group: str | None
     force: bool
     follows: Estimate | None  # None: it is one sub-group
+    trial: dict[str, Any] | None = None  # version, config
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -42,13 +50,15 @@ class RequestReport:
             "steps": list(self.steps),
             "sub_group": self.sub_group,
             "force": self.force,
+            "trial": self.trial,
             **(self.follows.to_json() if self.follows is not None else {}),
         }
 
     def lines(self) -> list[str]:
         """For people."""
         follows = f"{self.follows.text('are')}; " if self.follows is not None else ""
-        asked = f"asked for runs of {self.pipeline}: {', '.join(self.steps)}"
+        kind = "trial runs" if self.trial else "runs"
+        asked = f"asked for {kind} of {self.pipeline}: {', '.join(self.steps)}"
         return [f"{asked}; {follows}`ccatwm resolve` decides on them next"]
 
 
@@ -65,11 +75,14 @@ def request_runs(
     now: datetime,
     yes: bool = False,
     confirm_runs: int = 500,
+    trial: Sequence[str] = (),
 ) -> RequestReport:
     """Ask for a pipeline's runs: of all steps or one, of all sub-groups or one; `force` also where all is up to date.
 
     Errors: UsageError without a reason; for a pipeline, step or sub-group that is not there, naming what is; above
     `confirm_runs` without `yes`.
+
+    `trial`: `version=1.3.0`, `config.KEY=VALUE`; runs of one step that never count.
     """
     if not reason.strip():
         raise UsageError("say why: --reason TEXT", next="it is kept with every run that is made for it")
@@ -79,19 +92,53 @@ def request_runs(
         if sub_group is not None:
             steps = _with_sub_group(connection, pipeline, steps, sub_group)
         else:
-            follows = _estimate(connection, grouping, [step_id for step_id, _ in steps], force, now)
+            step_ids = [step_id for step_id, _ in steps]
+            follows = _estimate(connection, grouping, step_ids, force or bool(trial), now)
             follows.confirm(confirm_runs, yes=yes, next="ask for one --step or --sub-group, or say --yes")
+        scope: dict[str, Any] = {"sub_group": sub_group, "force": force}
+        changes = _read_trial(connection, trial, steps) if trial else None
+        if changes is not None:
+            scope = {"sub_group": sub_group, "trial": changes}
         for step_id, _ in steps:
-            triggers.open_event(
-                connection, step_id, "manual", reason, now=now, actor=actor,
-                scope={"sub_group": sub_group, "force": force},
-            )  # fmt: skip
-        report = RequestReport(pipeline, tuple(name for _, name in steps), sub_group, force, follows)
+            kind = "manual" if changes is None else "trial"
+            triggers.open_event(connection, step_id, kind, reason, now=now, actor=actor, scope=scope)
+        report = RequestReport(pipeline, tuple(name for _, name in steps), sub_group, force, follows, changes)
         record_change(
             connection, at=now, actor=actor, host=socket.gethostname(), act="trigger", target=pipeline, reason=reason,
             details=report.to_json(),
         )  # fmt: skip
     return report
+
+
+def _read_trial(
+    connection: sa.Connection, texts: Sequence[str], steps: Sequence[tuple[int, str]]
+) -> dict[str, Any]:
+    """{"version", "config"} of what was typed. Errors: UsageError with all mistakes at once."""
+    if len(steps) != 1:
+        raise UsageError("a trial is of one step: --step NAME", next=f"steps: {', '.join(n for _, n in steps)}")
+    problems: list[Problem] = []
+    found: dict[str, Any] = {}
+    versions = step_versions(connection, steps[0][0])
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not (key == "version" or (key.startswith("config.") and all(key.split(".")))):
+            problems.append(Problem(f"--trial {text}", "is no change", "write version=1.3.0 or config.KEY=VALUE"))
+        elif key == "version" and value not in versions:
+            problems.append(Problem(f"--trial {text}", "there is no such version", suggest(value, versions)))
+        elif key == "version":
+            found["version"] = value
+        else:
+            found.setdefault("config", {})[key.removeprefix("config.")] = _read_value(text, value, problems)
+    if problems:
+        raise UsageError("the trial is wrong", problems=problems)
+    return found
+
+
+def _read_value(text: str, value: str, problems: list[Problem]) -> Any:
+    """A value as it would be written in a pipeline file."""
+    document, wrong = parse_yaml(value, "")
+    problems += [Problem(f"--trial {text}", problem.what, problem.next) for problem in wrong]
+    return document.data if document is not None else None
 
 
 def _estimate(

@@ -64,6 +64,7 @@ def run_json(row: dict[str, Any], now: datetime) -> dict[str, Any]:
         "host": row["host"],
         "held": row["held"],
         "superseded": row["superseded"],
+        "trial": row["trial"],
         "processing_location": row["processing_location"],
         "created_at": utc_text(row["created_at"]),
         "status_at": utc_text(row["status_at"]),
@@ -126,8 +127,12 @@ def run_cells(row: dict[str, Any]) -> tuple[object, ...]:
         row["sub_group"],
         row["state"],
         _short_job(row["job_id"]),
-        row["failure_class"] if row["status"] == "FAILED" and row["failure_class"] else row["reason"],
+        row["failure_class"] if row["status"] == "FAILED" and row["failure_class"] else _reason(row),
     )
+
+
+def _reason(row: Mapping[str, Any]) -> object:
+    return f"{row['reason']} (trial)" if row["trial"] else row["reason"]
 
 
 def _short_job(job_id: str | None) -> str | None:

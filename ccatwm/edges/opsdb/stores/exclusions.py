@@ -1,4 +1,4 @@
-"""What people excluded or accepted, and what stands on it. Touches: the ops-db."""
+"""What people excluded, accepted or tried, and what stands on it. Touches: the ops-db."""
 
 from __future__ import annotations
 
@@ -235,6 +235,15 @@ def request_acceptance(
     for chunk in chunks(sorted(keys)):
         where = sa.and_(group.c.step_id == step_id, group.c.key.in_(chunk))
         mark_where_due(connection, where, now, requested=dict(request), asked=True)
+
+
+def end_trial(connection: sa.Connection, run_id: int) -> bool:
+    """The run is an ordinary one; True if its recipe is what its sub-group wanted last."""
+    connection.execute(sa.update(runs).where(runs.c.id == run_id).values(trial=False))
+    group = t.sub_group
+    query = sa.select(group.c.wanted_recipe, runs.c.recipe).join(runs, runs.c.sub_group_id == group.c.id)
+    row = connection.execute(query.where(runs.c.id == run_id)).one()
+    return bool(row.wanted_recipe == row.recipe)
 
 
 # --- acceptances ----------------------------------------------------------------------------------------------

@@ -45,3 +45,10 @@ def settled_keys(connection: sa.Connection, step_id: int, outcomes: Sequence[str
         group.c.step_id == step_id, group.c.outcome.in_(outcomes), group.c.due_at.is_(None)
     )
     return frozenset(connection.execute(query).scalars())
+
+
+def step_versions(connection: sa.Connection, step_id: int) -> list[str]:
+    """Versions of the software that a step uses."""
+    version, step = t.reduction_software_version, t.reduction_step
+    query = sa.select(version.c.version).join(step, step.c.software_id == version.c.software_id)
+    return list(connection.execute(query.where(step.c.id == step_id).order_by(version.c.id)).scalars())

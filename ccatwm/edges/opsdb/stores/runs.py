@@ -74,12 +74,12 @@ def record_events(
         values["message"] = message
     if not is_open:
         values.setdefault("ended_at", now)
-    moved: dict[int, int] = {}  # run id -> sub-group id
+    moved: dict[int, int | None] = {}  # run id -> sub-group id, None for a trial, which nobody waits for
     for chunk in chunks(run_ids):
         swap = sa.update(runs).where(runs.c.id.in_(chunk), runs.c.status == expected.value).values(**values)
         moved |= {
-            row.id: row.sub_group_id
-            for row in connection.execute(swap.returning(runs.c.id, runs.c.sub_group_id))
+            row.id: None if row.trial else row.sub_group_id
+            for row in connection.execute(swap.returning(runs.c.id, runs.c.sub_group_id, runs.c.trial))
         }
     if not moved:
         return set()
@@ -91,7 +91,7 @@ def record_events(
         sa.insert(t.run_event), [{"run_id": run_id, **record} for run_id in run_ids if run_id in moved]
     )
     if not is_open:  # who waits for it may go on, whatever its end means to its own sub-group
-        mark_downstream_due(connection, set(moved.values()), now)
+        mark_downstream_due(connection, {group for group in moved.values() if group is not None}, now)
     return set(moved)
 
 

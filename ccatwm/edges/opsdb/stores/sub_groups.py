@@ -204,6 +204,20 @@ def list_due(
     )
     if only_asked:
         query = query.where(sub_group.c.asked)
+    return _rows(connection, query)
+
+
+def list_after(
+    connection: sa.Connection, step_id: int, after: int, limit: int, key: str | None = None
+) -> list[SubGroupRow]:
+    """A page of the sub-groups of a step, or the one with `key`."""
+    query = sa.select(sub_group).where(sub_group.c.step_id == step_id, sub_group.c.id > after)
+    if key is not None:
+        query = query.where(sub_group.c.key == key)
+    return _rows(connection, query.order_by(sub_group.c.id).limit(limit))
+
+
+def _rows(connection: sa.Connection, query: sa.Select[Any]) -> list[SubGroupRow]:
     return [
         SubGroupRow(
             r.id, r.key, r.dims, r.created_at, r.due_at, r.round_at, r.input_changed_at, r.decision, r.outcome,

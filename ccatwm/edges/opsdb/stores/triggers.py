@@ -214,8 +214,13 @@ def forget_groupings(connection: sa.Connection) -> None:
 
 def mark_applied(connection: sa.Connection, event: OpenEvent) -> None:
     """A request has reached its sub-groups: if the pass dies now, it is not made twice."""
+    set_scope(connection, event, applied=True)
+
+
+def set_scope(connection: sa.Connection, event: OpenEvent, **values: Any) -> None:
+    """How far the event has come."""
     connection.execute(
         sa.update(t.trigger_event)
         .where(t.trigger_event.c.id == event.id)
-        .values(scope={**event.scope, "applied": True})
+        .values(scope={**event.scope, **values})
     )

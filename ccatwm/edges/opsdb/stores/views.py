@@ -125,6 +125,7 @@ _LISTED = (
     runs.c.is_open,
     runs.c.blocking,
     runs.c.superseded,
+    runs.c.trial,
     runs.c.held,
     runs.c.due_at,
     runs.c.retries_used,
