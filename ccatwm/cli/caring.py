@@ -141,7 +141,7 @@ def _as_cron(common: Common, how: _How) -> Iterator[Finding]:
         pass  # the check tells
     options = ["--json", "--wait", str(how.wait_seconds), *([] if how.job else ["--no-job"])]
     done = subprocess.run(
-        [sys.executable, "-m", "ccatwm", *site, "doctor", *options],
+        [sys.executable, "-P", "-m", "ccatwm", *site, "doctor", *options],
         env=environment, cwd=os.environ.get("HOME", "/"), stdin=subprocess.DEVNULL, capture_output=True, text=True,
     )  # fmt: skip
     try:

@@ -45,6 +45,30 @@ def test_an_interpreter_out_of_reach_is_not_called_absent(release: Path) -> None
     assert "is there, but account" in done.stderr and "/nowhere/bin/python3" in done.stderr
 
 
+def test_an_environment_that_was_not_finished_is_not_used(release: Path) -> None:
+    pip(release, 0)
+    done = run(release / "bin" / "ccatwm", "status")
+    assert (done.returncode, "was not finished" in done.stderr) == (3, True)
+
+
+def test_a_package_of_our_name_where_somebody_stands_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "ccatwm").mkdir()
+    for name in ("__init__.py", "__main__.py"):
+        (tmp_path / "ccatwm" / name).write_text("print('from the folder where somebody stands')")
+    launcher = PROJECT / "bin" / "ccatwm"
+    done = subprocess.run([launcher, "--help"], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert (done.returncode, "somebody stands" in done.stdout) == (0, False)
+
+
+def test_the_environment_of_passes_alone_has_no_extras(release: Path) -> None:
+    pip(release, 0)
+    python = release / ".venv" / "bin" / "python"
+    python.write_text(python.read_text() + f'echo "$@" >>{release}/said\n')
+    python.write_text(python.read_text().replace("case $2 in pip) exit 0;; esac\n", ""))
+    assert run(release / "bin" / "setup-env", "none").returncode == 0
+    assert "-e .\n" in (release / "said").read_text()
+
+
 def test_what_pip_says_is_kept_back_when_it_succeeds(release: Path) -> None:
     pip(release, 0)
     done = run(release / "bin" / "setup-env", "test")
