@@ -106,6 +106,10 @@ class HostKeyError(TransportError):
     """The host key is unknown, or another than it was. A person compares it and says that it is right."""
 
 
+class HostKeyChangedError(HostKeyError):
+    """The host key is another than it was: told by itself, also where an unknown one was told before."""
+
+
 class LoginError(TransportError):
     """The account was not let in, or there is nothing to show at the door: a person acts, no pass tries at once."""
 

@@ -328,7 +328,7 @@ def _show(common: Common, report: PassReport, dry_run: bool) -> None:
     """On a terminal, or where somebody asked for it by -v or --dry-run."""
     if common.quiet or not (common.terminal or common.verbose or dry_run):
         return
-    if report.error is not None and common.terminal:
+    if report.error is not None and (common.terminal or common.verbose):
         print(f"{report.pass_name}: {_frame.printable(str(report.error), lines=True)}", file=sys.stderr)
         return
     print(_summary(report, dry_run))

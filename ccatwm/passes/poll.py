@@ -69,10 +69,19 @@ def _body(frame: PassFrame) -> None:
     _watch_jobs(frame)
     _sweep_strays(frame)
     _retry_due(frame)
+    _tell_waits_for_space(frame)
 
 
 def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
     return PassItem(outcome, reason, run.id, run.pipeline, run.step, run.sub_group)
+
+
+def _tell_waits_for_space(frame: PassFrame) -> None:
+    """Runs whose jobs met a full disk wait for room: that lasts, and is told as long as it does."""
+    with frame.context.database.read() as connection:
+        count, message = runs.count_waits_for_space(connection, location(frame.context))
+    if count:
+        frame.report.add("waiting", PassItem(FailureClass.NO_SPACE.value, message, count=count))
 
 
 # --- cancelling ----------------------------------------------------------------------------------------------------
@@ -160,11 +169,19 @@ def _act(frame: PassFrame, looked_at: Sequence[Watched], good: list[tuple[Watche
             if conclusion.verdict is Verdict.FAILED:
                 _apply_together(frame, good)  # a success before it ended the streak of failures
             _apply(frame, item, conclusion)
+            if conclusion.failure is FailureClass.NO_SPACE:
+                _make_room(frame, item)
         if len(good) == GOOD_AT_ONCE:
             _apply_together(frame, good)
     if held and not frame.dry_run:
         frame.context.scheduler.release(held)
     _give_up(frame, hopeless)
+
+
+def _make_room(frame: PassFrame, item: Watched) -> None:
+    """What an attempt wrote before its disk was full is no product, and would fill it again at the next one."""
+    folder = PurePosixPath(item.attempt.directory_of(item.restart))
+    frame.context.workfiles.remove_trees([folder / "output", folder / "scratch"])
 
 
 def _give_up(frame: PassFrame, hopeless: Sequence[tuple[Watched, Conclusion]]) -> None:
@@ -429,10 +446,11 @@ def _record_attempt_end(
 
 
 def _metrics(item: Watched) -> dict[str, Any]:
-    """Wall seconds, CPU hours, peak memory (GiB): the batch system's, wall time else from the record."""
+    """Wall seconds, CPU hours, peak memory (GiB): the batch system's, but for the wall time where the record has it:
+    accounting knows whole seconds only."""
     report, record = item.report, item.record
     wall = report.wall_seconds
-    if wall is None and record is not None and record.started_at and record.ended_at:
+    if record is not None and record.started_at and record.ended_at:
         wall = (record.ended_at - record.started_at).total_seconds()
     return {"wall_seconds": wall, "cpu_hours": report.cpu_hours, "peak_memory_gb": report.peak_memory_gb}
 
@@ -475,7 +493,10 @@ def _fill_metrics(frame: PassFrame, late: Sequence[Attempt], reports: Mapping[in
             report = reports[attempt.id]
             complete = report.state is JobState.ENDED and not report.metrics_later
             said = {name: value for name, value in _accounted(report).items() if value is not None}
-            used = {**(attempt.resources_used or {}), **said}
+            known = attempt.resources_used or {}
+            if known.get("wall_seconds") is not None:
+                said.pop("wall_seconds", None)
+            used = {**known, **said}
             next_at = None if complete else _next_metrics(attempt, frame.now)
             attempts.update_attempt(connection, attempt.id, resources_used=used, metrics_at=next_at)
             if found[attempt.run_id].attempt == attempt.number:

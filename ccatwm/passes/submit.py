@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import logging
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import PurePosixPath
@@ -21,9 +21,10 @@ from ccatwm.core.model import FailureClass, Resources, Run, RunInput
 from ccatwm.core.staging import SUBMISSIONS
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.throttle import WaitingRun, admit
+from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.stores import attempts, leases, runs, throttles
 from ccatwm.edges.opsdb.stores.attempts import NewAttempt, Submission
-from ccatwm.errors import CcatwmError, NoSpaceError
+from ccatwm.errors import CcatwmError, NoSpaceError, SchedulerUnavailableError
 from ccatwm.interfaces import FileWrite, Found, FoundJob, JobRequest, JobState, JobTask, SubmitResult
 from ccatwm.passes._attempt_files import attempt_files, attempt_folders, inputs_lists, job_script
 from ccatwm.passes._claims import supersede
@@ -163,7 +164,29 @@ def _submit_chunk(frame: PassFrame, planned: Sequence[Planned]) -> bool:
     results = {r.token: r for r in frame.context.scheduler.submit(requests)} if requests else {}
     held = [s for s in submissions if _record_result(frame, s, results.get(s.token))]
     _release(frame, held)
+    _refuse_silence(frame, [s for s in submissions if _is_unknown(results.get(s.token))], results)
     return not any(result.outcome in ("throttled", "not-asked") for result in results.values())
+
+
+def _is_unknown(result: SubmitResult | None) -> bool:
+    return result is None or result.outcome == "unknown"
+
+
+def _refuse_silence(
+    frame: PassFrame, submissions: Sequence[Submission], results: Mapping[str, SubmitResult]
+) -> None:
+    """Errors: SchedulerUnavailableError where the answer to a submission was lost: later passes find out."""
+    if not submissions:
+        return
+    said = next((r.message for s in submissions if (r := results.get(s.token)) and r.message), "no answer")
+    for submission in submissions:
+        for attempt in submission.attempts:
+            frame.report.add("waiting", PassItem("unanswered", said, attempt.run_id))
+    many = count_text(sum(len(s.attempts) for s in submissions), "run")
+    raise SchedulerUnavailableError(
+        f"whether the batch system took {many} is not known: {said}",
+        next="nothing to do: the next passes look for the jobs by their tokens",
+    )
 
 
 def _commit_intent(frame: PassFrame, planned: Sequence[Planned]) -> list[Submission]:
@@ -252,7 +275,7 @@ def _job_request(submission: Submission) -> JobRequest:
 
 def _record_result(frame: PassFrame, submission: Submission, result: SubmitResult | None) -> bool:
     """Commit what the batch system answered; True if the job is held there and waits for its release."""
-    if result is None or result.outcome == "unknown":
+    if result is None or _is_unknown(result):
         return False  # ambiguous: the next pass looks it up
     if result.outcome == "accepted":
         return _record_held(frame, submission, str(result.job_id))

@@ -449,8 +449,13 @@ def test_a_job_that_finds_its_disk_full_waits_for_room_and_is_not_charged(cluste
         assert "full" in run["message"]
         record = made.attempt_file(made.attempts("large")[0], "job/exit.json")
         assert json.loads(record.read_bytes())["reason"] == "no-space"
-        made.cycle()
-        assert made.run("large")["status"] == "FAILED"  # it waits
+        reports = made.cycle()
+        assert made.run("large")["status"] == "FAILED"  # it waits, and that is told
+        (told,) = [item for report in reports for item in report.items if item.outcome == "no-space"]
+        assert (told.count, told.reason) == (1, run["message"])
+        attempt = made.attempts("large")[0]
+        assert not made.attempt_file(attempt, "output").exists()  # it would fill the disk again
+        assert made.attempt_file(attempt, "logs").exists()
         filler.unlink()
         # Five minutes pass.
         made.execute("UPDATE executed_reduction_step SET due_at = status_at")

@@ -132,7 +132,9 @@ def test_a_job_whose_answer_was_lost_is_adopted(slurm_sites: SlurmSites, how: st
     commands.once("sbatch", LOST[how])
     site.slurm["command_timeout_seconds"] = 2
     site.changes["grace_seconds"] = 10
-    site.submit()
+    report = site.submit()
+    assert (report.exit_code, report.done, report.waiting) == (4, 0, 2)
+    assert "whether the batch system took 2 runs is not known" in str(report.error)
     assert site.statuses() == ["SUBMITTING", "SUBMITTING"]
     site.slurm["command_timeout_seconds"] = 30
     site.until_quiet()
@@ -349,6 +351,24 @@ def test_arrays_are_no_longer_than_the_site_allows(slurm_sites: SlurmSites) -> N
     assert commands.count("sbatch") == 3
     assert commands.count("scontrol") == 2  # one asks, one lets all go
     site.until_quiet()
+    site.check()
+
+
+def test_a_cluster_that_takes_smaller_arrays_than_it_did_costs_no_run(slurm_sites: SlurmSites) -> None:
+    before, site = slurm_sites(1), slurm_sites(5)
+    assert before.submit().done == 1
+    limits = site.folder / "state" / "sandbox-limits.json"
+    limits.parent.mkdir(exist_ok=True)
+    shutil.copy(before.folder / "state" / limits.name, limits)
+    words = "sbatch: error: Batch job submission failed: Invalid job array specification"
+    site.commands().once("sbatch", f"echo '{words}' >&2; exit 1")
+    report = site.submit()
+    assert (report.done, report.failed) == (0, 0)
+    assert set(site.statuses()) == {"STAGED"}
+    assert not limits.exists()
+    site.later(2)
+    assert site.submit().done == 5
+    until_quiet([before, site], 90)
     site.check()
 
 

@@ -19,7 +19,7 @@ import pytest
 from ccatwm.edges.storage.ssh import SshDiskStorage
 from ccatwm.edges.transport.ssh import SshTransport
 from ccatwm.edges.workfiles.ssh import SshWorkFiles
-from ccatwm.errors import ConnectionLostError, HostKeyError, LoginError, TransportError
+from ccatwm.errors import ConnectionLostError, HostKeyChangedError, HostKeyError, LoginError, TransportError
 from ccatwm.interfaces import FileWrite, PackageCopy
 from ccatwm.settings.schema import SshSettings
 from tests.fakes.sshd import Server, Site, connected, open_site, run, why_not
@@ -235,7 +235,7 @@ def test_a_changed_host_key_is_refused(
     logins = server.logins()
     known = Path(settings.known_hosts)
     known.write_text(server.known_line(site.key("another")))
-    with pytest.raises(HostKeyError, match="the host key CHANGED") as refused:
+    with pytest.raises(HostKeyChangedError, match="the host key CHANGED") as refused:
         answer(site, settings, tmp_path)
     assert f"ssh-keygen -R '[127.0.0.1]:{server.port}' -f {known}" in refused.value.next
     known.write_text("@revoked * " + server.known_line().partition(" ")[2] + server.known_line())

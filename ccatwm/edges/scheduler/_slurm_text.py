@@ -140,6 +140,11 @@ def parse_sbatch(exit_code: int | None, stdout: bytes, stderr: bytes) -> Answer:
     return Answer("unknown", message=message)
 
 
+def is_array_too_long(message: str) -> bool:
+    """Whether a refusal is about the size of an array (Slurm's words; measured with 22.05)."""
+    return "job array specification" in message.lower()
+
+
 # A word of a refusal, and which option it is about. The first that fits.
 _ABOUT = (
     ("account", "account"), ("partition", "partition"), ("qos", "qos"), ("feature", "constraint"),

@@ -82,6 +82,8 @@ class SlurmScheduler:
         per_minute = int(self._option("calls_per_minute", 60))
         self._budget = CallBudget(self._state_dir / f"{self.cluster}-calls.json", per_minute, setup.clock)
         self._refusals = Refusals(self._state_dir / f"{self.cluster}-refusal.json", setup.clock)
+        self._limits_file = self._state_dir / f"{self.cluster}-limits.json"
+        self._limits_were_kept = False
         self._queue: list[text.QueueRow] | None = None
         self._queued = 0  # tasks in the queue, as `limits` saw it and with those that were accepted since
 
@@ -127,6 +129,8 @@ class SlurmScheduler:
         except (TransportError, SchedulerUnavailableError) as error:
             return SubmitResult(job.token, "not-asked", message=error.message)
         answer = text.parse_sbatch(result.exit_code, result.stdout, result.stderr)
+        if answer.outcome == "refused" and text.is_array_too_long(answer.message) and self._forget_limits():
+            return SubmitResult(job.token, "not-asked", message="the cluster takes smaller arrays than it did; sent again")
         if answer.outcome == "unknown":
             log.warning(
                 "submission %s: whether sbatch made the job is not known: %s", job.token, answer.message
@@ -255,13 +259,19 @@ class SlurmScheduler:
     @cached_property
     def _cluster_limits(self) -> _Limits:
         """Asked once an hour, kept in STATE_DIR."""
-        file = self._state_dir / f"{self.cluster}-limits.json"
         now = self._setup.clock.now().timestamp()
-        kept = _read_json(file)
-        if kept is None or not 0 <= now - float(kept.get("at", 0)) < CONFIG_SECONDS:
+        kept = _read_json(self._limits_file)
+        self._limits_were_kept = kept is not None and 0 <= now - float(kept.get("at", 0)) < CONFIG_SECONDS
+        if kept is None or not self._limits_were_kept:
             kept = {"at": now, **self._ask_limits()}
-            _write_json(file, kept)
+            _write_json(self._limits_file, kept)
         return _Limits(int(kept["max_array_size"]), kept["max_submit"])
+
+    def _forget_limits(self) -> bool:
+        """They have changed since they were asked for; False where that was in this pass."""
+        if self._limits_were_kept:
+            self._limits_file.unlink(missing_ok=True)
+        return self._limits_were_kept
 
     def _ask_limits(self) -> dict[str, int | None]:
         config = text.parse_config(self._demand(["scontrol", "show", "config"], "scontrol").stdout)

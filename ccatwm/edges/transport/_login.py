@@ -20,7 +20,7 @@ from typing import Any
 import paramiko
 
 from ccatwm.edges.transport._known_hosts import KnownKey, fingerprint, host_name, keys_of, ordered_kinds
-from ccatwm.errors import HostKeyError, LoginError, TransportError
+from ccatwm.errors import HostKeyChangedError, HostKeyError, LoginError, TransportError
 from ccatwm.settings.schema import SshSettings
 
 log = logging.getLogger("ccatwm.ssh")
@@ -178,6 +178,7 @@ def _check_host_key(hop: Hop, ssh: SshSettings, known: list[KnownKey], shown: Kn
             hop, ssh, shown, f"the host key CHANGED (known: {kinds}): somebody may be between us and the host",
             "ask the operators of the host whether its key was changed and compare the fingerprint with what they say; "
             f"only then `ssh-keygen -R '{name}' -f {_file(ssh)}` and add the line `{name} {line}` to it",
+            HostKeyChangedError,
         )  # fmt: skip
     raise _refused_key(
         hop, ssh, shown, "the host key is not known",
@@ -190,8 +191,10 @@ def _file(ssh: SshSettings) -> Path:
     return Path(ssh.known_hosts).expanduser()
 
 
-def _refused_key(hop: Hop, ssh: SshSettings, shown: KnownKey, what: str, next: str) -> HostKeyError:
-    return HostKeyError(
+def _refused_key(
+    hop: Hop, ssh: SshSettings, shown: KnownKey, what: str, next: str, kind: type[HostKeyError] = HostKeyError
+) -> HostKeyError:
+    return kind(
         f"{what}: {hop.host} port {hop.port} shows {shown.kind} {fingerprint(shown.blob)}; keys are read from {_file(ssh)}"
         + ("" if _file(ssh).exists() else ", which is not there"),
         where=str(hop),

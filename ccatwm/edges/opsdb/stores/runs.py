@@ -374,6 +374,16 @@ def record_inputs_removed(connection: sa.Connection, run_ids: Sequence[int], now
         )
 
 
+def count_waits_for_space(connection: sa.Connection, location: str) -> tuple[int, str]:
+    """How many runs failed on a full disk and wait for room, and what the first one met."""
+    query = sa.select(sa.func.count(), sa.func.min(runs.c.message)).where(
+        runs.c.is_open, runs.c.processing_location == location, runs.c.status == RunStatus.FAILED.value,
+        runs.c.failure_class == FailureClass.NO_SPACE.value,
+    )  # fmt: skip
+    count, message = connection.execute(query).one()
+    return int(count), str(message or "")
+
+
 def any_active_run(
     connection: sa.Connection,
     location: str,
