@@ -223,6 +223,7 @@ def _ops_db(site: Checked) -> Iterator[Finding]:
 
 def _answering(site: Checked) -> Iterator[Finding]:
     check_database_file(site.settings)
+    site.database.check_answers()
     asked = site.clock.now()
     with site.database.read() as connection:
         at = leases.read_clock(connection)

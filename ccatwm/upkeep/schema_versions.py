@@ -6,8 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.upgrade import KNOWN, branches, list_differences, read_revisions, upgrade_tables
+from ccatwm.edges.opsdb.upgrade import (
+    KNOWN,
+    branches,
+    is_migration,
+    list_differences,
+    read_revisions,
+    upgrade_tables,
+)
 from ccatwm.errors import SchemaVersionError
+
+UNKNOWN_NEXT = "use the release of ccatwm that made these tables, or restore the ops-db from a backup"
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,15 @@ class BranchVersion:
             return "current"
         if not self.found:
             return "missing"
-        return "newer" if self.found > max(self.known) else "older"
+        if is_migration(self.found):
+            return "older"
+        return "newer" if _number(self.found) > _number(max(self.known, default=self.found)) else "unknown"
+
+
+def _number(revision: str) -> int:
+    """Of `pipeline_0001`: 1; -1 for what no release of ours calls itself."""
+    number = revision.rpartition("_")[2]
+    return int(number) if number.isdecimal() else -1
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,8 @@ class SchemaReport:
         states = {version.state for version in self.versions}
         if "newer" in states:
             return "install the newer release of ccatwm"
+        if "unknown" in states:
+            return UNKNOWN_NEXT
         if states & {"missing", "older"}:
             return "run `ccatwm db upgrade`"
         return "" if self.fine else "have these differences made good by whoever changed the tables by hand"
@@ -64,6 +83,7 @@ class SchemaReport:
 
 def check_schema(database: Database, *, observations: str = "managed") -> SchemaReport:
     """Versions of each branch; where they are current also what is missing or unexpected in the tables."""
+    database.check_answers()
     versions = tuple(check_versions(database, observations))
     current = all(version.state == "current" for version in versions)
     differences = tuple(list_differences(database, observations=observations)) if current else ()
@@ -89,16 +109,17 @@ class UpgradeReport:
 
 
 def upgrade_schema(database: Database, *, observations: str = "managed") -> UpgradeReport:
-    """Bring every branch to this release. Errors: SchemaVersionError for a schema that is newer than it."""
-    versions = check_versions(database, observations)
-    newer = [v for v in versions if v.state == "newer"]
-    if newer:
-        raise SchemaVersionError(
-            f"the ops-db's {newer[0].branch} tables have schema version {newer[0].found}, "
-            "newer than this release knows",
-            where=database.safe_url,
-            next="install the newer release of ccatwm",
-        )
+    """Bring every branch to this release. Errors: SchemaVersionError for a schema that is newer, or not known at all."""
+    database.check_answers()
+    for version in check_versions(database, observations):
+        if version.state in ("newer", "unknown"):
+            newer = version.state == "newer"
+            raise SchemaVersionError(
+                f"the ops-db's {version.branch} tables have schema version {version.found}, "
+                + ("newer than this release knows" if newer else "which this release does not know"),
+                where=database.safe_url,
+                next="install the newer release of ccatwm" if newer else UNKNOWN_NEXT,
+            )
     return UpgradeReport(database.safe_url, upgrade_tables(database, observations=observations))
 
 
@@ -106,4 +127,6 @@ def check_versions(database: Database, observations: str) -> list[BranchVersion]
     """The versions alone."""
     with database.read() as connection:
         found = read_revisions(connection)
-    return [BranchVersion(b, found.get(b, ""), tuple(sorted(KNOWN[b]))) for b in branches(observations)]
+    strange = [BranchVersion(b or "other", found[b], ()) for b in sorted(found.keys() - KNOWN.keys())]
+    ours = [BranchVersion(b, found.get(b, ""), tuple(sorted(KNOWN[b]))) for b in branches(observations)]
+    return ours + strange

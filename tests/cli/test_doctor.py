@@ -73,11 +73,9 @@ def test_no_site_is_told_with_what_makes_one(cli: Cli) -> None:
     assert "ccatwm init" in answer.json["findings"][0]["next"]
 
 
-def test_an_older_schema_says_db_upgrade(cli: Cli, site: Path) -> None:
+def test_a_schema_that_is_behind_says_db_upgrade(cli: Cli, site: Path) -> None:
     with sqlite3.connect(site / "opsdb.sqlite") as database:
-        database.execute(
-            "UPDATE ccatwm_version SET version_num = 'pipeline_0000' WHERE version_num LIKE 'pipeline%'"
-        )
+        database.execute("DELETE FROM ccatwm_version WHERE version_num LIKE 'pipeline%'")
     database.close()
     answer = cli("--site", site, "doctor", "--json")
     assert answer.code == 3

@@ -7,14 +7,15 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.upgrade import list_differences, read_revisions, upgrade_tables
-from ccatwm.errors import SchemaVersionError
-from ccatwm.upkeep.schema_versions import check_schema, upgrade_schema
+from ccatwm.errors import OpsDbUnavailableError, SchemaVersionError
+from ccatwm.upkeep.schema_versions import BranchVersion, check_schema, upgrade_schema
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +183,21 @@ def test_a_newer_schema_is_not_upgraded_but_refused(empty: Database) -> None:
         upgrade_schema(empty)
 
 
+@pytest.mark.parametrize("version", ["pipeline_0000", "pipeline_x", "theirs"])
+def test_a_version_that_no_release_has_is_neither_called_older_nor_upgraded(empty: Database, version: str) -> None:
+    upgrade_tables(empty)
+    set_version(empty, "pipeline", version)
+    report = check_schema(empty)
+    assert "unknown" in {v.state for v in report.versions} and "db upgrade" not in report.next
+    with pytest.raises(SchemaVersionError, match=f"{version}, which this release does not know"):
+        upgrade_schema(empty)
+
+
+@pytest.mark.quick
+def test_a_version_that_this_release_has_a_migration_of_is_older() -> None:
+    assert BranchVersion("pipeline", "pipeline_0001", ("pipeline_0002",)).state == "older"
+
+
 def test_the_report_tells_newer_missing_and_current_versions_apart(empty: Database) -> None:
     upgrade_tables(empty, observations="foreign")
     set_version(empty, "pipeline", "pipeline_9999")
@@ -201,3 +217,34 @@ def test_a_database_file_that_is_replaced_is_noticed_by_the_next_transaction(tmp
     with first.read() as connection:
         assert read_revisions(connection) == {}
     first.dispose()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("damage", ["no database" * 1000, "SQLite format 3\0" + "x" * 4080])
+def test_a_file_that_is_no_database_is_for_a_person_to_restore(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "a.sqlite").write_text(damage)
+    database = Database(f"sqlite:///{tmp_path}/a.sqlite")
+    for look in (database.check_schema, lambda: check_schema(database), lambda: upgrade_schema(database)):
+        with pytest.raises(SchemaVersionError, match=r"damaged, or no SQLite database.*\n.*restore it"):
+            look()
+    assert (tmp_path / "a.sqlite").read_text() == damage
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("part, kind", [({"database": "nodb"}, "database"), ({"username": "nobody_here"}, "role")])
+def test_a_database_or_role_that_does_not_exist_is_told_as_such(server: str, part: Any, kind: str) -> None:
+    url = sa.make_url(server).set(drivername="postgresql+psycopg2", **part)
+    database = Database(url.render_as_string(hide_password=False))
+    for look in (database.check_schema, lambda: check_schema(database), lambda: upgrade_schema(database)):
+        with pytest.raises(SchemaVersionError, match=rf"the {kind} .* does not exist\n.*(createdb|createuser)"):
+            look()
+
+
+@pytest.mark.quick
+def test_passwords_in_the_url_are_shown_nowhere() -> None:
+    database = Database("postgresql://me:one@/ops?host=/nosuch&password=two&sslpassword=three")
+    with pytest.raises(OpsDbUnavailableError) as caught:
+        database.check_schema()
+    said = str(caught.value)
+    assert "host=/nosuch" in said
+    assert not [secret for secret in ("one", "two", "three") if secret in said]

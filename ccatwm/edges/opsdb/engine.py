@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import pwd
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from ccatwm.errors import (
     SchemaVersionError,
 )
 from ccatwm.interfaces import Effects, PlainEffects
+from ccatwm.settings.load import mask_url
 
 # Revisions this release works with, per alembic branch; compared with the version table without importing alembic.
 VERSION_TABLE = "ccatwm_version"
@@ -46,6 +48,10 @@ POSTGRESQL_CONNECT = {
     "options": f"-c statement_timeout=60000 -c lock_timeout={LOCK_TIMEOUT_SECONDS}s"
     " -c idle_in_transaction_session_timeout=30000 -c timezone=UTC",
 }
+
+
+_NO_TABLE = ("42P01", "3F000")  # undefined_table, invalid_schema_name (PostgreSQL manual, appendix A)
+_REFUSED_NAME = re.compile(r'FATAL:\s+(database|role) "([^"]+)" does not exist')
 
 
 class Database:
@@ -143,8 +149,38 @@ class Database:
 
     @property
     def safe_url(self) -> str:
-        """The URL with its password masked."""
-        return self.url.render_as_string(hide_password=True)
+        """The URL with its passwords masked, those in the query too (libpq takes `password` and `sslpassword` there)."""
+        return mask_url(self.url.render_as_string(hide_password=False))
+
+    def check_answers(self) -> None:
+        """Refuse what no waiting makes an ops-db. Errors: SchemaVersionError, OpsDbUnavailableError."""
+        try:
+            with self.engine.connect() as connection:
+                # Reads the file's first page: opening it alone tells nothing.
+                probe = "SELECT count(*) FROM sqlite_master" if self.dialect == "sqlite" else "SELECT 1"
+                connection.execute(sa.text(probe))
+        except sa.exc.DBAPIError as error:
+            raise self._unusable(error) or self._explain(error) from error
+
+    def _unusable(self, error: sa.exc.DBAPIError) -> SchemaVersionError | None:
+        """What a person must make or restore, when an ops-db is first looked at."""
+        if getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+            return SchemaVersionError(
+                f"the file is damaged, or no SQLite database: {_first_line(error)}",
+                where=self.safe_url,
+                next="restore it from a backup, or correct OPSDB_URL",
+            )
+        # A refused connection has no SQLSTATE in psycopg2, only what the server said.
+        missing = _REFUSED_NAME.search(str(error.orig)) if self.dialect == "postgresql" else None
+        if missing is None:
+            return None
+        kind, name = missing.groups()
+        command = "createdb" if kind == "database" else "createuser"
+        return SchemaVersionError(
+            f"the {kind} {name!r} does not exist",
+            where=self.safe_url,
+            next=f"make it (`{command} {name}` on the server), ask its administrator to, or correct OPSDB_URL",
+        )
 
     def check_schema(self, *, observations: str = "managed") -> None:
         """Refuse a schema this release does not know. Errors: SchemaVersionError."""
@@ -158,11 +194,11 @@ class Database:
             with self.engine.connect() as connection:
                 found = set(connection.execute(sa.select(table.c.version_num)).scalars())
         except sa.exc.DBAPIError as error:
-            if "no such table" in str(error) or "does not exist" in str(error):
+            if "no such table" in str(error.orig) or getattr(error.orig, "pgcode", None) in _NO_TABLE:
                 raise SchemaVersionError(
                     "the ops-db has no ccatwm tables", where=self.safe_url, next="run `ccatwm db upgrade`"
                 ) from error
-            raise self._explain(error) from error
+            raise self._unusable(error) or self._explain(error) from error
         for branch, revisions in wanted.items():
             mine = {revision for revision in found if revision.startswith(branch)}
             if not mine & revisions:

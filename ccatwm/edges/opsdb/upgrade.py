@@ -5,6 +5,7 @@ Alembic is imported by the commands that need it, never by a pass.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from ccatwm.edges.opsdb.tables import SCHEMA
 from ccatwm.errors import OpsDbUnavailableError, SchemaVersionError
 
 SCRIPTS = Path(__file__).parent / "migrations"
+VERSIONS = SCRIPTS / "versions"
 UPGRADE_LOCK = 0x63636174  # pg_advisory_xact_lock key, "ccat"
 OBSERVATION, PIPELINE = "observation", "pipeline"
 KNOWN = {OBSERVATION: OBSERVATION_REVISIONS, PIPELINE: PIPELINE_REVISIONS}
@@ -81,6 +83,11 @@ def read_revisions(connection: sa.Connection) -> dict[str, str]:
     version = sa.table(VERSION_TABLE, sa.column("version_num"), schema=schema)
     found = connection.execute(sa.select(version.c.version_num)).scalars()
     return {text.rpartition("_")[0]: text for text in found}
+
+
+def is_migration(revision: str) -> bool:
+    """Whether a migration of this release is called so: an upgrade can begin there."""
+    return re.fullmatch(r"[a-z]+_\d+", revision) is not None and (VERSIONS / f"{revision}.py").is_file()
 
 
 def list_differences(database: Database, *, observations: str = "managed") -> list[str]:
