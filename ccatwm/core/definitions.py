@@ -33,6 +33,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # A configuration travels as JSON: line breaks and tabs may stay.
 _CONTROL_IN_CONFIG = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _SHA256 = re.compile(r"^sha256:[0-9a-f]{64}$")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
 _FLAG = re.compile(r"^--?[A-Za-z][A-Za-z0-9-]*(=[^\s]*)?$")
 # Options of sbatch that say what ccatwm itself says: where a job starts, held, under which name and limits.
 OWN_FLAGS = (
@@ -56,6 +57,31 @@ def _plain(text: str) -> str:
     if _CONTROL.search(text):
         raise ValueError("has a control character (line break, tab, NUL, ...)")
     return text
+
+
+def _image(text: str) -> str:
+    if not text.startswith("/") and not _URI.match(text):
+        raise ValueError(
+            f"{text[:60]!r} is relative, and jobs start in other folders: "
+            "write an absolute path, or a URI such as oras://registry/name:tag"
+        )
+    return text
+
+
+def _absolute(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError(f"{text[:60]!r} is relative, and jobs start in other folders: write an absolute path")
+    return text
+
+
+def _command(words: list[str]) -> list[str]:
+    program = words[0]
+    if "/" in program and not program.startswith("/"):
+        raise ValueError(
+            f"{program[:60]!r} is relative, and jobs start in other folders: "
+            "write an absolute path, or the name alone of a program in PATH"
+        )
+    return words
 
 
 def _version(text: str) -> str:
@@ -173,8 +199,8 @@ class Strict(BaseModel):
 
 class SoftwareVersionDefinition(Strict):
     version: Version
-    image: Plain | None = None
-    command: Annotated[list[Plain], Field(min_length=1)]
+    image: Annotated[Plain, AfterValidator(_image)] | None = None
+    command: Annotated[list[Plain], Field(min_length=1), AfterValidator(_command)]
     contract: Literal[1] = 1
 
 
@@ -185,7 +211,7 @@ class SoftwareDefinition(Strict):
 
 class ReferenceVersionDefinition(Strict):
     version: Version
-    path: Plain
+    path: Annotated[Plain, AfterValidator(_absolute)]
     checksum: Annotated[str, AfterValidator(_checksum)] | None = None
 
 
