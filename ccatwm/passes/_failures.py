@@ -67,15 +67,17 @@ def record_failure(
         _count_failure(frame, connection, run, failure)
         if plan.due_at is None:
             sub_groups.mark_due(connection, [run.sub_group_id], frame.now)
-        next_step = (
-            "tried again later"
-            if plan.due_at
-            else f"see `ccatwm show {run.id}`, then `ccatwm retry {run.id} --reason TEXT`"
-        )
+        next_step = "tried again later" if plan.due_at else what_to_type(run.id, message)
         item = PassItem("failed", f"{failure.value}: {message}; {next_step}", run.id, run.pipeline, run.step,
                         run.sub_group, needs_you=plan.due_at is None)  # fmt: skip
         frame.report.add("failed", item)
     return changed
+
+
+def what_to_type(run_id: int, message: str) -> str:
+    """For a run that a person must look at; how to retry it is not said again where its message does."""
+    retry = f"`ccatwm retry {run_id} --reason TEXT`"
+    return f"see `ccatwm show {run_id}`" + ("" if retry in message else f", then {retry}")
 
 
 def _count_failure(frame: PassFrame, connection: Any, run: Run, failure: FailureClass) -> None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from ccatwm.edges.opsdb.stores import leases, pausing, places
 from ccatwm.edges.opsdb.stores.leases import Holder
+from ccatwm.passes._failures import what_to_type
 from ccatwm.passes._frame import boot_id, this_process
 
 
@@ -146,3 +147,8 @@ def test_a_waiting_run_is_told_by_its_status_and_its_job_by_the_batch_systems_wo
         observatory.run_pass(name)
     item = observatory.run_pass("poll").items[0]
     assert (item.outcome, item.reason) == ("SUBMITTED", "its job is pending")
+
+
+@pytest.mark.parametrize("message", ["exit code 3", "a.sif is missing; put it there, then `ccatwm retry 7 --reason TEXT`"])
+def test_how_to_retry_a_failed_run_is_said_once(message):
+    assert f"{message}; {what_to_type(7, message)}".count("`ccatwm retry 7 --reason TEXT`") == 1
