@@ -76,7 +76,11 @@ def is_scalar(value: Any) -> bool:
         return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
     if isinstance(value, float):
         return math.isfinite(value)
-    return isinstance(value, int) and -(2**63) <= value < 2**63
+    return isinstance(value, int) and not _is_too_large(value)
+
+
+def _is_too_large(value: Any) -> bool:
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _scalar(value: Any) -> str | None:
@@ -214,6 +218,8 @@ class ParsedRules:
         if operator not in OPERATORS:
             self._wrong(where, f"unknown operator {operator!r}", choices(operator, tuple(OPERATORS)))
         elif wanted := OPERATORS[operator](value):
+            if any(map(_is_too_large, value if isinstance(value, list) else [value])):
+                wanted += "; whole numbers fit into 64 bits, this one is too large"
             self._wrong(where, f"operator {operator} with value {_short(value)}", f"it takes {wanted}")
 
 

@@ -430,5 +430,12 @@ def _difference(what: str, old: Mapping[str, Any] | None, new: Mapping[str, Any]
     changes = config_changes(before, after)
     if old["enabled"] != new["enabled"]:  # `--prune` disables without another definition
         changes = {**changes, "enabled": [old["enabled"], new["enabled"]]}
-    shown = [f"{key} {short_text(a)} -> {short_text(b)}" for key, (a, b) in changes.items()]
+    shown = [f"{key} {_shown(a)} -> {_shown(b)}" for key, (a, b) in changes.items()]
     return f"~ {what}: {'; '.join(shown[:8])}" if shown else f"~ {what}"
+
+
+def _shown(value: Any) -> str:
+    """A value in the words of the files."""
+    if value is None:
+        return "(absent)"
+    return str(value).lower() if isinstance(value, bool) else short_text(value)

@@ -111,7 +111,7 @@ def test_a_changed_configuration_is_shown_and_its_sub_groups_fall_due(apply, row
     apply(GOOD)
     grouped(database, "a", ["x", "y"])
     report = apply(GOOD.replace("{name: a,", "{name: a, config: {order: 2},"), now=LATER)
-    assert report.changes == ["~ step otf/a: config.order None -> 2"]
+    assert report.changes == ["~ step otf/a: config.order (absent) -> 2"]
     assert report.follows.sub_groups == 2
     assert report.follows.core_hours == 2 * 2 * 0.5
     assert rows(t.sub_group.c.due_at) == [LATER, LATER]
@@ -314,7 +314,7 @@ def test_two_versions_that_compare_as_equal_are_refused(apply):
 def test_a_pruned_pipeline_comes_back_when_it_is_applied_again(apply):
     apply(GOOD)
     assert apply(SOFTWARE, prune=True).changes == ["- pipeline otf: disabled"]
-    assert apply(GOOD).changes == ["~ pipeline otf: enabled False -> True"]
+    assert apply(GOOD).changes == ["~ pipeline otf: enabled false -> true"]
 
 
 def test_a_file_nested_too_deep_is_refused(apply):

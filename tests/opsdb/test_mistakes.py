@@ -290,7 +290,7 @@ def test_many_sub_groups_need_a_yes(database, tmp_path):
     changed = GOOD.replace("{name: a,", "{name: a, config: {x: 1},")
     with pytest.raises(UsageError, match="3 sub-groups"):
         apply(database, tmp_path, changed, confirm_runs=2)
-    assert apply(database, tmp_path, changed, confirm_runs=2, yes=True).sub_groups == 3
+    assert apply(database, tmp_path, changed, confirm_runs=2, yes=True).follows.sub_groups == 3
 
 
 # --- observations -----------------------------------------------------------------------------------------------------

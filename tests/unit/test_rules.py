@@ -117,6 +117,11 @@ def test_a_value_of_another_shape_is_refused(operator: str, value: Any) -> None:
     assert f"operator {operator} with value" in text and "it takes" in text
 
 
+@pytest.mark.parametrize(("operator", "value"), [("eq", 12345678901234567890), ("in", [1, -(2**63) - 1])])
+def test_a_number_that_is_too_large_is_told_as_such(operator: str, value: Any) -> None:
+    assert "too large" in wrong({"table": "T", "column": "c", "operator": operator, "value": value})
+
+
 def test_a_long_wrong_value_is_cut_in_the_message() -> None:
     assert len(wrong({**NAME, "operator": "like", "value": "x" * 5000})) < 300
 
