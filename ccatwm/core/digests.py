@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-ALGORITHMS = ("sha256", "sha512", "sha1", "md5", "blake2b")
+DIGITS = {"sha256": 64, "sha512": 128, "sha1": 40, "md5": 32, "blake2b": 128}  # hexadecimal ones
+ALGORITHMS = tuple(DIGITS)
 
 
 def tree_digest(entries: Iterable[tuple[bytes, int, str]]) -> str:

@@ -23,6 +23,7 @@ from ccatwm.core.definitions import (
     ReferenceDefinition,
     SoftwareDefinition,
 )
+from ccatwm.core.wording import short_text
 from ccatwm.errors import Problem
 from ccatwm.upkeep._yaml import Document, Location, read_yaml
 from ccatwm.upkeep.ingest import PLURALS as OBSERVED
@@ -283,12 +284,6 @@ def _get_at(inside: Any, location: Location) -> Any:
     for part in location:
         inside = _get(inside, part)
     return inside
-
-
-def short_text(value: Any) -> str:
-    """A value, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _allowed_keys(location: Location) -> str:

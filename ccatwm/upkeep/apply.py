@@ -28,6 +28,7 @@ from ccatwm.core.definitions import (
 from ccatwm.core.gap import config_changes
 from ccatwm.core.recipe import digest_of
 from ccatwm.core.subgroups import group_by_digest, group_by_json, parse_group_by
+from ccatwm.core.wording import short_text
 from ccatwm.edges.hostfiles.local import BareHostFiles
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
@@ -44,7 +45,6 @@ from ccatwm.upkeep._definitions import (
     by_name,
     list_problems,
     read_definitions,
-    short_text,
 )
 from ccatwm.upkeep._estimate import Estimate, estimate_runs
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.wording import utc_text
+from ccatwm.core.digests import DIGITS, split_checksum
+from ccatwm.core.wording import short_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import observations as store
 from ccatwm.edges.opsdb.stores.change_log import record_change
@@ -136,11 +138,12 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _checksum(value: Any) -> str:
-    text = _text(value)
-    algorithm, separator, digits = text.partition(":")
-    if not separator or not algorithm or not digits or set(digits.lower()) - set("0123456789abcdef"):
-        raise WrongValueError("algorithm:hex, such as sha256:ab12...")
-    return f"{algorithm.lower()}:{digits.lower()}"
+    algorithm, digits = split_checksum(_text(value))
+    if algorithm not in DIGITS or set(digits) - set("0123456789abcdef"):
+        raise WrongValueError(f"algorithm:hex, such as sha256:ab12..., with one of {', '.join(DIGITS)}")
+    if len(digits) != DIGITS[algorithm]:
+        raise WrongValueError(f"{algorithm}: and {DIGITS[algorithm]} hexadecimal digits (it has {len(digits)})")
+    return f"{algorithm}:{digits}"
 
 
 def _one_of(*allowed: str) -> Callable[[Any], str]:
@@ -442,7 +445,7 @@ class Checked:
         name, line = item.row["name"], item.where.rpartition(":")[2]
         digest, first = self.said.setdefault(name, (item.digest, line))
         if digest != item.digest:
-            what = f"package {name!r} is said twice in this file, and differently"
+            what = f"package {short_text(name)} is said twice in this file, and differently"
             problems.append(Problem(item.where, what, f"the other one is in line {first}"))
 
 
@@ -474,12 +477,28 @@ def _in_order(problems: Sequence[Problem], paths: Sequence[Path]) -> list[Proble
 
 def _check_file(path: Path, problems: list[Problem]) -> Checked:
     file = Checked(path)
-    if not path.is_file():
-        problems.append(Problem(str(path), "is no file"))
+    wrong = _unreadable(path)
+    if wrong is not None:
+        problems.append(wrong)
         return file
     for item in _parse_file(path, problems):
         file.add(item, problems)
     return file
+
+
+def _unreadable(path: Path) -> Problem | None:
+    """Why a path is no file that can be read twice: once to check all of it, once to write."""
+    where = str(path)
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if where != "-":
+            return Problem(where, f"cannot be read: {error.strerror}")
+        mode = 0
+    if stat.S_ISREG(mode):
+        return None
+    what = "is a folder" if stat.S_ISDIR(mode) else "is no regular file, and is to be read twice"
+    return Problem(where, what, "name files" if stat.S_ISDIR(mode) else "write what comes from it to a file, and name that")
 
 
 def _check_names(connection: sa.Connection, files: Sequence[Checked]) -> list[Problem]:
@@ -492,13 +511,13 @@ def _check_names(connection: sa.Connection, files: Sequence[Checked]) -> list[Pr
         for instrument, module in file.pairs:
             modules.setdefault(module, set()).add(instrument)
         problems += [
-            Problem(where, f"unknown data location {name!r}", _choices(name, sorted(locations)))
+            Problem(where, f"unknown data location {short_text(name)}", _choices(name, sorted(locations)))
             for name, where in file.locations.items()
             if name not in locations
         ]
         problems += [
             Problem(
-                where, f"module {name!r} is of {_of(modules.get(name, set()))}", "write INSTRUMENT/MODULE"
+                where, f"module {short_text(name)} is of {_of(modules.get(name, set()))}", "write INSTRUMENT/MODULE"
             )
             for name, where in file.modules.items()
             if len(modules.get(name, set())) != 1
@@ -565,7 +584,7 @@ def _parse_yaml(path: Path, problems: list[Problem]) -> Iterator[Parsed]:
         kind = PLURALS.get(section)
         if kind is None:
             hint = "definitions: `ccatwm apply FILE`" if section in DEFINED else _choices(str(section), PLURALS)
-            problems.append(Problem(document.where((section,)), f"unknown section {section!r}", hint))
+            problems.append(Problem(document.where((section,)), f"unknown section {short_text(section)}", hint))
             continue
         if not isinstance(items, list):
             problems.append(Problem(document.where((section,)), f"{section} is not a list"))
@@ -588,7 +607,7 @@ def _parse_lines(path: Path, problems: list[Problem]) -> Iterator[Parsed]:
             if parsed is not None:
                 yield parsed
         else:
-            problems.append(Problem(where, f"kind is {kind!r}", f"allowed: {', '.join(KINDS)}"))
+            problems.append(Problem(where, f"kind is {short_text(kind)}", f"allowed: {', '.join(KINDS)}"))
 
 
 def parse_object(kind: str, item: Any, where: str, problems: list[Problem]) -> Parsed | None:
@@ -628,7 +647,7 @@ def _take(parsed: Parsed, spec: Kind, name: str, value: Any, problems: list[Prob
         try:
             value = parse(value)
         except WrongValueError as error:
-            problems.append(Problem(parsed.where, f"{name} is {value!r}", f"it takes {error}"))
+            problems.append(Problem(parsed.where, f"{name} is {short_text(value)}", f"it takes {error}"))
             return
         if name in spec.references:
             parsed.references[name] = value
@@ -641,7 +660,7 @@ def _take(parsed: Parsed, spec: Kind, name: str, value: Any, problems: list[Prob
         parsed.metadata[name] = value
     else:
         known = [*spec.fields, *spec.references]
-        problems.append(Problem(parsed.where, f"unknown key {name!r}", _choices(name, known)))
+        problems.append(Problem(parsed.where, f"unknown key {short_text(name)}", _choices(name, known)))
 
 
 def _take_package_parts(parsed: Parsed, problems: list[Problem]) -> None:
@@ -664,19 +683,19 @@ def _part(
     problems: list[Problem],
 ) -> dict[str, Any]:
     if not isinstance(item, dict):
-        problems.append(Problem(parsed.where, f"{name}: {item!r} is no mapping"))
+        problems.append(Problem(parsed.where, f"{name}: {short_text(item)} is no mapping"))
         return {}
     done: dict[str, Any] = {}
     for key, value in item.items():
         if key not in fields:
             problems.append(
-                Problem(parsed.where, f"{name}: unknown key {key!r}", f"allowed: {', '.join(fields)}")
+                Problem(parsed.where, f"{name}: unknown key {short_text(key)}", f"allowed: {', '.join(fields)}")
             )
             continue
         try:
             done[key] = fields[key](value) if value is not None else None
         except WrongValueError as error:
-            problems.append(Problem(parsed.where, f"{name}: {key} is {value!r}", f"it takes {error}"))
+            problems.append(Problem(parsed.where, f"{name}: {key} is {short_text(value)}", f"it takes {error}"))
     for key in needed:
         if item.get(key) is None:
             problems.append(Problem(parsed.where, f"{name}: {key} is missing"))

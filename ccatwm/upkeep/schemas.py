@@ -98,7 +98,18 @@ def _field_schema(parse: Any) -> dict[str, Any]:
         ingest._boolean: {"type": "boolean"},
         ingest._time: {"type": "string", "format": "date-time"},
         ingest._mapping: {"type": "object"},
-        ingest._checksum: {"type": "string", "pattern": "^[A-Za-z0-9]+:[0-9A-Fa-f]+$"},
+        ingest._checksum: {"type": "string", "pattern": _checksum_pattern()},
         ingest._list: {"type": "array"},
     }
     return kinds[parse]
+
+
+def _checksum_pattern() -> str:
+    """JSON Schema has no flag for either case."""
+    from ccatwm.core.digests import DIGITS
+
+    def either(name: str) -> str:
+        return "".join(f"[{c.upper()}{c}]" if c.isalpha() else c for c in name)
+
+    kinds = "|".join(f"{either(name)}:[0-9A-Fa-f]{{{digits}}}" for name, digits in DIGITS.items())
+    return f"^({kinds})$"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +17,7 @@ from ccatwm.upkeep.ingest import ingest_files
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LATER = datetime(2026, 3, 2, tzinfo=UTC)
+MD5 = "md5:" + "a0" * 16
 
 
 @pytest.fixture
@@ -113,22 +116,22 @@ observing_programs: [{short_name: GEco, name: Galactic Ecology}]
 
 
 def test_a_package_has_its_files_copies_and_metadata(ingest, rows):
-    files = [{"name": "a.fits", "size_bytes": 5, "checksum": "SHA256:AB"}]
+    files = [{"name": "a.fits", "size_bytes": 5, "checksum": f"SHA256:{'AB' * 32}"}]
     ingest(
         [package(location="archive", path="p.tar", files=files, metadata={"a": 1}, weather=[0.5]), place()]
     )
     assert rows(t.physical_copy.c.path, t.physical_copy.c.status) == [("p.tar", "present")]
-    assert rows(t.raw_data_file.c.name, t.raw_data_file.c.checksum) == [("a.fits", "sha256:ab")]
+    assert rows(t.raw_data_file.c.name, t.raw_data_file.c.checksum) == [("a.fits", f"sha256:{'ab' * 32}")]
     assert rows(t.raw_data_package_metadata.c.data) == [{"a": 1, "weather": [0.5]}]
     assert rows(t.raw_data_package.c.state) == ["archived"]
 
 
 def test_only_what_a_row_names_is_changed(ingest, rows):
     ingest([package(size_bytes=5, state="waiting")])
-    ingest([package(checksum="md5:00")], now=LATER)
+    ingest([package(checksum=MD5)], now=LATER)
     columns = t.raw_data_package.c
     assert rows(columns.size_bytes, columns.state, columns.checksum, columns.updated_at) == [
-        (5, "waiting", "md5:00", LATER)
+        (5, "waiting", MD5, LATER)
     ]
 
 
@@ -236,6 +239,8 @@ def test_the_log_tells_who_ingested_which_file_once(ingest, rows, monkeypatch):
         (package(note={"deep": ["\ud800"]}), "no Unicode"),
         (package(note=float("nan")), "infinite or none"),
         (package(metadata={"x": float("inf")}), "infinite or none"),
+        (package(checksum="whirlpool:abcd"), "one of sha256, sha512, sha1, md5, blake2b"),
+        (package(files=[{"name": "a", "checksum": "sha256:abcd"}]), "sha256: and 64 hexadecimal digits (it has 4)"),
         (package(location="archive"), "stand together"),
         (package(location="archive", path="/data/p.tar"), "below the location's root"),
         (package(location="archive", path="a/../../p.tar"), "below the location's root"),
@@ -297,7 +302,7 @@ def test_two_different_statements_about_a_package_in_one_file_are_told_with_both
 
 
 def test_the_same_statement_twice_is_no_mistake(ingest, rows):
-    ingest([package(checksum="md5:AB", note=1), package(note=1, checksum="md5:ab")])
+    ingest([package(checksum=MD5.replace("a", "A"), note=1), package(note=1, checksum=MD5)])
     assert rows(t.raw_data_package.c.name) == ["p"]
 
 
@@ -336,8 +341,21 @@ def test_lines_that_are_not_utf8_are_named(database, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named(database, tmp_path):
-    with pytest.raises(DefinitionsError, match=r"gone\.jsonl: is no file"):
+    with pytest.raises(DefinitionsError, match=r"gone\.jsonl: cannot be read: No such file"):
         ingest_files(database, [tmp_path / "gone.jsonl"], now=NOW, actor="me")
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/null", "-"])
+def test_what_cannot_be_read_twice_is_refused_with_what_to_do(database, tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    path = Path("-") if name == "-" else tmp_path / name
+    with pytest.raises(DefinitionsError, match="read twice; write what comes from it to a file"):
+        ingest_files(database, [path], now=NOW, actor="me")
+
+
+def test_a_long_value_is_cut_in_the_message(mistakes):
+    found = mistakes([package("n" * 5000), package(files=[{"name": "n" * 5000}]), {"kind": "k" * 5000}])
+    assert len(found) == 3 and max(map(len, found)) < 400
 
 
 def test_no_file_at_all_is_a_wrong_use(database):
