@@ -289,6 +289,10 @@ class _Check:
 
     def _path(self, key: str, value: Any) -> Path | None:
         """Relative paths are relative to the folder of the site; in the environment, to where we are."""
+        said_here = self._origin(key).startswith(FROM_ENVIRONMENT)  # where a number is a text like any other
+        if isinstance(value, int | float) and not isinstance(value, bool) and not said_here:
+            self._wrong(key, f"{value!r} is no text", "a path in quotes")
+            return None
         text = self._text(key, value)
         if not text:
             if text == "":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,16 @@ def test_a_batch_system_that_is_not_installed_is_refused_with_those_that_are(tmp
         f"environment variable {PREFIX}HPC_BACKEND: HPC_BACKEND: 'pbs' is no batch system that is installed; "
         "allowed: local, slurm"
     )
+
+
+def test_a_number_is_no_path_in_the_file_but_may_be_one_in_the_environment(tmp_path: Path) -> None:
+    folder = write_site(tmp_path / "s")
+    file = folder / "settings.toml"
+    file.write_text(re.sub("PIPELINE_BASE_DIR = .*", "PIPELINE_BASE_DIR = 5", BASE))
+    with pytest.raises(SettingsError, match="PIPELINE_BASE_DIR: 5 is no text"):
+        load_site(folder)
+    environ = {f"{PREFIX}PIPELINE_BASE_DIR": "5"}
+    assert load_settings(str(folder), environ, tmp_path).pipeline_base_dir == tmp_path / "5"
 
 
 def test_a_mistake_inside_a_table_is_told_of_whoever_said_it(tmp_path: Path) -> None:
