@@ -9,16 +9,19 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import sqlalchemy as sa
+
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import places
-from ccatwm.errors import FilesUnavailableError, SettingsError
+from ccatwm.edges.opsdb.stores.leases import read_uid
+from ccatwm.errors import FilesUnavailableError, OpsDbUnavailableError, SettingsError
 from ccatwm.interfaces import FileWrite, Transport, WorkFiles
 from ccatwm.settings.find import DEFAULT_FOLDER, MARK_FILE, PREFIX, SETTINGS_FILE
 from ccatwm.settings.load import (
@@ -94,6 +97,8 @@ def initialise(
     there: list[str] = []
     _write_settings(folder, environ, opsdb_url, made, there)
     settings = load_settings(str(folder), environ, folder.parent)
+    if not settings.files_over_ssh:
+        _refuse_base_of_another(settings, made)
     if settings.files_over_ssh and open_base_there is not None:
         with open_base_there(settings) as (transport, files):
             transport.run(["true"], environment=PLAIN)  # a host that is not reached leaves nothing half made
@@ -234,6 +239,33 @@ def _is_marked(mark: Mapping[str, Any], uid: str, where: str) -> bool:
             next="name another PIPELINE_BASE_DIR, or the OPSDB_URL of that ops-db",
         )
     return known == uid
+
+
+def _refuse_base_of_another(settings: Settings, made: Sequence[str]) -> None:
+    """Before anything is made: what is `made` so far goes away again. Errors: SettingsError."""
+    mark = read_mark(settings.pipeline_base_dir)
+    try:
+        if mark.get("ops_db_uid") is not None:
+            _is_marked(mark, _uid_so_far(settings), str(settings.pipeline_base_dir / MARK_FILE))
+    except SettingsError:
+        for name in reversed(made):
+            Path(name).rmdir() if name.endswith("/") else Path(name).unlink()
+        raise
+
+
+def _uid_so_far(settings: Settings) -> str:
+    """Whose the ops-db is; empty where it is still to be made."""
+    path = Path(settings.opsdb_url.removeprefix("sqlite:///"))
+    if settings.opsdb_url.startswith("sqlite:") and not path.exists():
+        return ""
+    database = Database(settings.opsdb_url)
+    try:
+        database.check_answers()
+        with suppress(sa.exc.ProgrammingError, OpsDbUnavailableError), database.read() as connection:
+            return read_uid(connection)
+        return ""  # it answers, so what is missing are its tables
+    finally:
+        database.dispose()
 
 
 def _prepare_base_there(

@@ -142,6 +142,22 @@ def test_init_refuses_a_base_directory_of_another_ops_db(cli: Cli, tmp_path: Pat
     Path("ccatwm-data/opsdb.sqlite").unlink()
     answer = cli("init")
     assert answer.code == 3 and "another ops-db" in answer.err
+    assert not Path("ccatwm-data/opsdb.sqlite").exists()
+
+
+def test_init_for_a_base_directory_of_another_ops_db_makes_nothing(cli: Cli, monkeypatch) -> None:
+    cli("init")
+    monkeypatch.setenv(f"{PREFIX}PIPELINE_BASE_DIR", str(Path("ccatwm-data/pipelines").resolve()))
+    answer = cli("init", "second")
+    assert answer.code == 3 and "another ops-db" in answer.err
+    assert not Path("second").exists()
+
+
+def test_init_completes_a_site_whose_tables_are_gone_and_whose_base_directory_is_nobodys(cli: Cli) -> None:
+    cli("init")
+    Path("ccatwm-data/opsdb.sqlite").write_bytes(b"")
+    Path("ccatwm-data/pipelines/.ccatwm.json").unlink()
+    assert cli("init").code == 0
 
 
 def test_errors_are_one_json_document_for_scripts(cli: Cli) -> None:
