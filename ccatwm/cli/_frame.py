@@ -239,6 +239,9 @@ def run_app(app: typer.Typer, prog_name: str | None = None) -> int:
         code: object = 0
     except SystemExit as end:
         code = end.code
+        if isinstance(end.__context__, BrokenPipeError) and _reader_has_left():  # what click makes of it is 1
+            code = 0
+            _give_up_stdout()
     except OSError as error:  # help and usage are printed outside of `run_guarded`
         code = _tell_os(Common(), error, getattr(error.__context__, "exit_code", 0))
     if isinstance(code, str):

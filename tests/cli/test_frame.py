@@ -118,6 +118,12 @@ def test_a_reader_who_leaves_early_is_no_failure(tmp_path: Path, variables: dict
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("command", ["--help", "stage --help"])
+def test_a_reader_who_leaves_before_the_help_is_no_failure(tmp_path: Path, command: str) -> None:
+    done = shell(f"(sleep 0.2; ccatwm {command}) | true; exit ${{PIPESTATUS[0]}}", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_reader_who_leaves_early_does_not_hide_a_failure(tmp_path: Path) -> None:
     done = shell("ccatwm config show --json | (exec <&-; sleep 1); exit ${PIPESTATUS[0]}", tmp_path)
     assert (done.returncode, done.stderr) == (3, "")
