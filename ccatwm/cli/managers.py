@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +12,11 @@ import typer
 
 from ccatwm.cli import _frame
 from ccatwm.cli._frame import Common, command
-from ccatwm.errors import WorldError
+from ccatwm.errors import UsageError, WorldError
 
 if TYPE_CHECKING:
     from ccatwm.passes._context import Context
-    from ccatwm.passes._frame import PassOptions
+    from ccatwm.passes._frame import PassOptions, PassReport
 
 log = logging.getLogger("ccatwm.managers")
 
@@ -40,8 +39,8 @@ app.callback()(_frame.remember_common)
 
 
 def main() -> None:
-    """Entry point."""
-    sys.exit(_frame.run_app(app))
+    """Entry point. Leaves at once: while the interpreter tidies up, one more signal to stop would end it with 143."""
+    _frame.leave(_frame.run_app(app, "ccat_workflow_manager"))
 
 
 @command(app, "trigger-manager")
@@ -87,14 +86,25 @@ def run_manager(name: str, common: Common, interval: float, once: bool) -> int:
         logging.getLogger("ccatwm").setLevel(logging.INFO)
     from ccatwm.passes._frame import PassOptions
 
+    if common.json and not once:
+        raise UsageError(
+            "a manager that goes on has no one document to print",
+            next="say --once as well, or --log-format json for lines on stderr",
+        )
     stop = StopSignal()
     context: Context | None = None
     code = 0
     while not stop():
         try:
             context = context or _frame.open_context(common)
-            code = _run_round(name, context, PassOptions(stop=stop), stop)
+            reports = _run_round(name, context, PassOptions(stop=stop), stop)
+            code = max((report.exit_code for report in reports), default=0)
+            if common.json:
+                passes = [report.to_json() for report in reports]
+                _frame.emit_json({"schema": "ccatwm.manager/1", "manager": name, "passes": passes})
         except WorldError as error:
+            if common.json:
+                raise
             log.warning("%s: %s", name, error)
             code = error.exit_code
         if once:
@@ -104,10 +114,10 @@ def run_manager(name: str, common: Common, interval: float, once: bool) -> int:
     return 0
 
 
-def _run_round(name: str, context: Context, options: PassOptions, stop: StopSignal) -> int:
+def _run_round(name: str, context: Context, options: PassOptions, stop: StopSignal) -> list[PassReport]:
     from ccatwm import wiring
 
-    code = 0
+    reports = []
     try:
         for pass_name in MANAGERS[name]:
             if stop():
@@ -115,10 +125,10 @@ def _run_round(name: str, context: Context, options: PassOptions, stop: StopSign
             report = wiring.run_pass(pass_name, context, options)
             if report.error is not None:
                 log.warning("%s: %s", report.pass_name, report.error)
-            code = max(code, report.exit_code)
+            reports.append(report)
     finally:
         context.close()  # nothing is kept open from one round to the next
-    return code
+    return reports
 
 
 if __name__ == "__main__":

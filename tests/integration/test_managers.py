@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -57,6 +58,29 @@ def test_a_manager_stops_cleanly_on_a_signal(number: int, exports: dict[str, str
     _, err = process.communicate(timeout=30)
     assert (process.returncode, "Traceback" in err) == (0, False), err
     assert "stopped" in err
+
+
+def test_signals_that_follow_the_first_do_not_change_how_a_manager_ends(exports: dict[str, str], tmp_path: Path) -> None:
+    process = manager("trigger-manager", "--interval", "600", environ=exports, cwd=tmp_path)
+    lock = tmp_path / "made" / "state" / "locks" / "resolve-local.lock"
+    until = time.monotonic() + 30
+    while not lock.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    while process.poll() is None and time.monotonic() < until:
+        process.terminate()
+        time.sleep(0.002)
+    assert process.wait(30) == 0
+
+
+def test_one_round_with_json_prints_the_reports_of_its_passes(exports: dict[str, str], tmp_path: Path) -> None:
+    out, err = manager("result-manager", "--once", "--json", environ=exports, cwd=tmp_path).communicate(timeout=60)
+    assert [report["pass"] for report in json.loads(out)["passes"]] == ["poll", "collect"], err
+
+
+def test_rounds_without_end_have_no_json_document(exports: dict[str, str], tmp_path: Path) -> None:
+    process = manager("result-manager", "--json", environ=exports, cwd=tmp_path)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and "--once" in json.loads(out)["error"]["next"]
 
 
 def test_a_manager_without_a_site_exits_3(tmp_path: Path) -> None:
