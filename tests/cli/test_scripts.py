@@ -38,6 +38,19 @@ def test_without_an_environment_the_launcher_says_how_to_make_one(release: Path)
     assert (done.returncode, "there is no environment in" in done.stderr) == (3, True)
 
 
+@pytest.mark.parametrize(
+    ("name", "module"), [("ccatwm", "ccatwm"), ("ccat_workflow_manager", "ccatwm.cli.managers")]
+)
+def test_a_launcher_runs_the_program_of_its_name_also_through_a_link(release: Path, name: str, module: str) -> None:
+    python = release / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    (release / ".venv" / ".ccatwm-environment").touch()
+    (release.parent / "current").symlink_to(release)
+    for script in (release / "bin" / name, release.parent / "current" / "bin" / name):
+        assert run(script, "x").stdout == f"-P -m {module} x\n"
+
+
 def test_an_interpreter_out_of_reach_is_not_called_absent(release: Path) -> None:
     (release / ".venv" / "bin" / "python").symlink_to("/nowhere/bin/python3")
     done = run(release / "bin" / "ccatwm", "status")
