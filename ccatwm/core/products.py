@@ -84,15 +84,17 @@ def plan_products(
     problems = (
         list(declaration.problems) + _foreign_problems(entries, declaration) + _hash_problems(entries, hashes)
     )
-    if problems:
-        return ProductPlan(problem=_joined(problems))
     files = {e.path: e for e in entries if e.kind is EntryKind.FILE and e.path != DECLARATION}
     folders = {e.path for e in entries if e.kind is EntryKind.DIRECTORY}
     missing = [d.path for d in declaration.products if d.path not in files and d.path not in folders]
-    if missing:
-        return ProductPlan(
-            problem=_joined(f"products.json declares {_shown(p)}, which is not there" for p in missing)
-        )
+    special = {e.path for e in entries if e.kind in (EntryKind.SYMLINK, EntryKind.OTHER)}  # told already
+    problems += [
+        f"products.json declares {_shown(p)}, which is not there"
+        for p in missing
+        if special.isdisjoint((p, *p.parents))
+    ]
+    if problems:
+        return ProductPlan(problem=_joined(problems))
     planned = _plan(files, folders, hashes, declaration, role)
     if not planned:
         return ProductPlan(problem="the program ended well but left no product")
@@ -169,7 +171,7 @@ def _declared(number: int, entry: Any, problems: list[str]) -> Declared | None:
     kind = entry.get("type")
     if kind is not None and str(kind).upper() not in ProductType.__members__:
         problems.append(f"{where}: type {kind!r} is none of {', '.join(ProductType.__members__)}")
-        return None
+        kind = None  # its path is looked at, too
     dims, quality = (_mapping(entry, key, where, problems) for key in ("dims", "quality"))
     return Declared(path, ProductType(str(kind).upper()) if kind else None, dims, quality)
 
