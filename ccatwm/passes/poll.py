@@ -391,6 +391,8 @@ def _record_success(
         exit_code=conclusion.exit_code, failure_class=None, **_metrics(item),
     )  # fmt: skip
     if changed:
+        if item.run.message:  # what an earlier attempt met
+            runs.update_run(connection, item.run.id, message=None)
         if not item.run.trial:
             streaks.end_streak(connection, item.run.step_id)
         learned = learned_resources(item.run.resolved_step.resources, item.attempt.resources)

@@ -191,6 +191,14 @@ def test_exit_code_75_is_tried_again_until_the_retries_are_used(observatory):
     }
 
 
+def test_what_an_earlier_attempt_met_is_not_said_of_a_run_that_completed(observatory):
+    observatory.program = lambda output, manifest: (
+        75 if manifest["attempt"] == 1 else program(output, manifest)
+    )
+    observatory.until_quiet()
+    assert {(r["status"], r["attempt"], r["message"]) for r in observatory.runs()} == {("COMPLETED", 2, None)}
+
+
 def test_a_final_step_without_products_is_bad_output(observatory):
     observatory.program = lambda output, manifest: (
         0 if manifest["step"] == "grid" else program(output, manifest)
