@@ -7,7 +7,7 @@ transaction records products, the current run and who falls due downstream.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import PurePosixPath
@@ -32,6 +32,9 @@ from ccatwm.passes._failures import fail_run
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
 
 PRODUCTS_JSON = PurePosixPath("products.json")
+SUMS = "outputs.sha256"
+RUNS_AT_ONCE = 20  # that are read, published and recorded together
+FILES_AT_ONCE = 2000  # of their outputs; where there are more, a run is taken alone
 CLEAN_UP_PER_PASS = 200
 CLEAN_UP_AT_ONCE = 50
 
@@ -91,37 +94,57 @@ def _body(frame: PassFrame) -> None:
         newest = attempts.newest_attempts(connection, [r.id for r in selected])
         inputs = runs.list_inputs(connection, [r.id for r in selected])
     frame.report.selected = len(selected)
-    for item in frame.units(selected):
-        if frame.dry_run:
+    if frame.dry_run:
+        for item in frame.units(selected):
             frame.report.add("done", _item(item, "would be collected"))
-        else:
-            _collect_run(frame, item, newest[item.id], inputs[item.id])
-    if not frame.dry_run:
-        _remove_inputs(frame)
+        return
+    some: list[Run] = []
+    at_once = 1
+    for item in frame.units(selected):
+        some.append(item)
+        if len(some) >= at_once:
+            files = _collect_some(frame, some, newest, inputs)
+            at_once = min(2 * at_once, RUNS_AT_ONCE) if files < FILES_AT_ONCE else 1
+            some = []
+    _collect_some(frame, some, newest, inputs)
+    _remove_inputs(frame)
 
 
 def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
     return PassItem(outcome, reason, run.id, run.pipeline, run.step, run.sub_group)
 
 
-def _collect_run(frame: PassFrame, item: Run, attempt: Attempt, inputs: Sequence[RunInput]) -> None:
-    """One run from COLLECTING_RESULTS to COMPLETED; its failure is its own."""
+def _collect_some(
+    frame: PassFrame,
+    some: Sequence[Run],
+    newest: Mapping[int, Attempt],
+    inputs: Mapping[int, Sequence[RunInput]],
+) -> int:
+    """Runs from COLLECTING_RESULTS to COMPLETED, read, published and written down together; the failure of one is its
+    own. How many files they have, so that few are together where outputs are large."""
+    outputs = _read_outputs(frame.context, [newest[item.id] for item in some])
+    good = []
+    for item in some:
+        attempt = newest[item.id]
+        try:
+            good.append(_collect(frame.context, item, attempt, inputs[item.id], outputs[attempt.id]))
+        except RecordsNotThereError as error:
+            _wait_or_fail(frame, item, error)
+        except NO_FAULT_OF_A_RUN:
+            raise
+        except CcatwmError as error:
+            fail_run(
+                frame, item, RunStatus.COLLECTING_RESULTS, FailureClass.BAD_OUTPUT, error.message, by_pass="collect",
+                exit_code=attempt.exit_code,
+            )  # fmt: skip
     try:
-        collected = _collect(frame.context, item, attempt, inputs)
-        _publish_checked(frame.context, collected)
-    except RecordsNotThereError as error:
-        _wait_or_fail(frame, item, error)
+        _publish_checked(frame.context, good)
     except NoSpaceError as error:
-        frame.report.add("waiting", _item(item, FailureClass.NO_SPACE.value, error.message))
-    except NO_FAULT_OF_A_RUN:
-        raise
-    except CcatwmError as error:
-        fail_run(
-            frame, item, RunStatus.COLLECTING_RESULTS, FailureClass.BAD_OUTPUT, error.message, by_pass="collect",
-            exit_code=attempt.exit_code,
-        )  # fmt: skip
+        for collected in good:
+            frame.report.add("waiting", _item(collected.run, FailureClass.NO_SPACE.value, error.message))
     else:
-        _record(frame, collected)
+        _record(frame, good)
+    return sum(len(output.entries or ()) for output in outputs.values())
 
 
 def _wait_or_fail(frame: PassFrame, item: Run, error: RecordsNotThereError) -> None:
@@ -142,16 +165,38 @@ def _wait_or_fail(frame: PassFrame, item: Run, error: RecordsNotThereError) -> N
 # --- verifying ---------------------------------------------------------------------------------------------------
 
 
-def _collect(context: Context, item: Run, attempt: Attempt, inputs: Sequence[RunInput]) -> Collected:
-    folder = PurePosixPath(attempt.directory)
-    entries, hashes = _read_output(context, folder)
-    declared = context.workfiles.read_files([folder / "output" / PRODUCTS_JSON])[
-        folder / "output" / PRODUCTS_JSON
-    ]
+@dataclass(frozen=True)
+class Output:
+    """What an attempt left: entries of its output and of `job/` (None where that is no folder), two files of it."""
+
+    entries: list[TreeEntry] | None
+    job: list[TreeEntry] | None
+    sums: bytes | None  # job/outputs.sha256
+    declared: bytes | None  # output/products.json
+
+
+def _read_outputs(context: Context, some: Sequence[Attempt]) -> dict[int, Output]:
+    """By attempt id, in three questions to the files."""
+    folders = {attempt.id: PurePosixPath(attempt.directory) for attempt in some}
+    trees = context.workfiles.list_trees(f / name for f in folders.values() for name in ("output", "job"))
+    sums = context.workfiles.read_files([f / "job" / SUMS for f in folders.values()], max_bytes=1 << 30)
+    declared = context.workfiles.read_files([f / "output" / PRODUCTS_JSON for f in folders.values()])
+    return {
+        attempt_id: Output(
+            trees[f / "output"], trees[f / "job"], sums[f / "job" / SUMS], declared[f / "output" / PRODUCTS_JSON]
+        )
+        for attempt_id, f in folders.items()
+    }
+
+
+def _collect(
+    context: Context, item: Run, attempt: Attempt, inputs: Sequence[RunInput], output: Output
+) -> Collected:
+    entries, hashes = _checked_output(context, PurePosixPath(attempt.directory), output)
     step = item.resolved_step
     exit_code = attempt.exit_code or 0
     partial = exit_code != 0 and exit_code in step.partial_exit_codes
-    plan = plan_products(entries, hashes, declared, role=step.role)
+    plan = plan_products(entries, hashes, output.declared, role=step.role)
     if plan.problem is not None:
         raise BadOutputError(plan.problem)
     warnings = [*item.warnings, *plan.warnings]
@@ -161,17 +206,15 @@ def _collect(context: Context, item: Run, attempt: Attempt, inputs: Sequence[Run
     return Collected(item, attempt, tuple(inputs), plan, tuple(warnings))
 
 
-def _read_output(context: Context, folder: PurePosixPath) -> tuple[list[TreeEntry], dict[PurePosixPath, str]]:
+def _checked_output(
+    context: Context, folder: PurePosixPath, output: Output
+) -> tuple[list[TreeEntry], dict[PurePosixPath, str]]:
     """Entries of the output and the job's checksums; a file changed after it was hashed is hashed again."""
-    entries = context.workfiles.list_tree(folder / "output")
-    job = {entry.path: entry for entry in context.workfiles.list_tree(folder / "job") or ()}
-    listed = job.get(PurePosixPath("outputs.sha256"))
-    if entries is None or listed is None:
+    listed = next((entry for entry in output.job or () if entry.path == PurePosixPath(SUMS)), None)
+    if output.entries is None or listed is None:
         raise RecordsNotThereError(f"{folder}: the output or its checksums are not there")
-    path = folder / "job" / "outputs.sha256"
-    content = context.workfiles.read_files([path], max_bytes=1 << 30)[path]
-    hashes = parse_sha256_list(content or b"")
-    late = [e.path for e in entries if e.kind is EntryKind.FILE and e.mtime_ns > listed.mtime_ns]
+    hashes = parse_sha256_list(output.sums or b"")
+    late = [e.path for e in output.entries if e.kind is EntryKind.FILE and e.mtime_ns > listed.mtime_ns]
     if late:
         again = context.workfiles.hash_files([folder / "output" / path for path in late])
         for path in late:
@@ -180,7 +223,7 @@ def _read_output(context: Context, folder: PurePosixPath) -> tuple[list[TreeEntr
                 raise BadOutputError(
                     f"output {encode_name(str(path))} was changed after the job had hashed it"
                 )
-    return entries, hashes
+    return output.entries, hashes
 
 
 def _mixed_versions(context: Context, inputs: Sequence[RunInput]) -> list[str]:
@@ -204,51 +247,65 @@ def _mixed_versions(context: Context, inputs: Sequence[RunInput]) -> list[str]:
 # --- publishing and recording ---------------------------------------------------------------------------------------
 
 
-def _publish_checked(context: Context, collected: Collected) -> None:
+def _publish_checked(context: Context, good: Sequence[Collected]) -> None:
     """What cannot be written here says nothing of the program's output: the next pass tries again."""
     try:
-        _publish(context, collected)
+        _publish(context, good)
     except (NoSpaceError, *NO_FAULT_OF_A_RUN):
         raise
     except CcatwmError as error:
+        where = good[0].run.directory if len(good) == 1 else ""
         raise FilesUnavailableError(
-            error.message, where=collected.run.directory, next="see that the base directory can be written to"
+            error.message, where=where, next="see that the base directory can be written to"
         ) from error
 
 
-def _publish(context: Context, collected: Collected) -> None:
+def _publish(context: Context, good: Sequence[Collected]) -> None:
     """`run.json`, then `run-{id}/output` switched to the winning attempt, atomically; before any row speaks of it."""
-    run_folder = PurePosixPath(collected.run.directory)
+    if good:
+        context.workfiles.write_files([_run_record(context, collected) for collected in good])
+    for collected in good:
+        run_folder = PurePosixPath(collected.run.directory)
+        target = PurePosixPath(collected.attempt.directory).relative_to(run_folder) / "output"
+        context.workfiles.switch_link(run_folder / "output", str(target))
+
+
+def _run_record(context: Context, collected: Collected) -> FileWrite:
     record = build_run_record(
         replace(collected.run, warnings=collected.warnings), collected.attempt, collected.inputs, collected.rows,
         uid=context.ops_db_uid,
     )  # fmt: skip
     content = json.dumps(record, indent=1, sort_keys=True).encode()
-    context.workfiles.write_files([FileWrite(run_folder / "run.json", content)])
-    target = PurePosixPath(collected.attempt.directory).relative_to(run_folder) / "output"
-    context.workfiles.switch_link(run_folder / "output", str(target))
+    return FileWrite(PurePosixPath(collected.run.directory) / "run.json", content)
 
 
-def _record(frame: PassFrame, collected: Collected) -> None:
+def _record(frame: PassFrame, good: Sequence[Collected]) -> None:
     """Products, status, current run and downstream due, in one transaction."""
-    item = collected.run
+    if not good:
+        return
     with frame.context.database.write() as connection:
-        changed = runs.record_event(
-            connection, item.id, RunEvent.PRODUCTS_RECORDED, expected=RunStatus.COLLECTING_RESULTS, now=frame.now,
-            by_pass="collect", warnings=list(collected.warnings), due_at=None, failure_class=None,
-            output_directory=f"{collected.attempt.directory}/output",
-        )  # fmt: skip
-        if changed:
-            products.insert_products(connection, item.id, collected.rows, frame.now)
-            if not item.trial:
-                stale = _excluded(frame, connection, item)
-                sub_groups.set_current_run(connection, item.sub_group_id, item.id, item.decision, stale)
-                sub_groups.mark_due(connection, [item.sub_group_id], frame.now)
-    if changed:
+        recorded = [collected for collected in good if _record_one(frame, connection, collected)]
+    for collected in recorded:
         warnings = f", {count_text(len(collected.warnings), 'warning')}" if collected.warnings else ""
-        frame.report.add(
-            "done", _item(item, "completed", count_text(len(collected.plan.products), "product") + warnings)
-        )
+        count = count_text(len(collected.plan.products), "product")
+        frame.report.add("done", _item(collected.run, "completed", count + warnings))
+
+
+def _record_one(frame: PassFrame, connection: sa.Connection, collected: Collected) -> bool:
+    """False if somebody else was first."""
+    item = collected.run
+    changed = runs.record_event(
+        connection, item.id, RunEvent.PRODUCTS_RECORDED, expected=RunStatus.COLLECTING_RESULTS, now=frame.now,
+        by_pass="collect", warnings=list(collected.warnings), due_at=None, failure_class=None,
+        output_directory=f"{collected.attempt.directory}/output",
+    )  # fmt: skip
+    if changed:
+        products.insert_products(connection, item.id, collected.rows, frame.now)
+        if not item.trial:
+            stale = _excluded(frame, connection, item)
+            sub_groups.set_current_run(connection, item.sub_group_id, item.id, item.decision, stale)
+            sub_groups.mark_due(connection, [item.sub_group_id], frame.now)
+    return changed
 
 
 def _excluded(frame: PassFrame, connection: sa.Connection, run: Run) -> str | None:
