@@ -34,6 +34,7 @@ def make_tables(database: Database) -> None:
     with database.write() as connection:
         if database.dialect == "postgresql":
             connection.execute(sa.schema.CreateSchema(tables.SCHEMA))
+        tables.complete_for_postgresql()
         tables.observation.create_all(connection)
         tables.pipeline_metadata.create_all(connection)
 

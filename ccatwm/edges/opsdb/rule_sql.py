@@ -17,7 +17,6 @@ from operator import eq, ge, gt, le, lt
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from ccatwm.core.rules import AllOf, AnyOf, Node, Not, Rule, parse_since
 from ccatwm.edges.opsdb.observations import Edge, Joins, ObservationTables
@@ -180,6 +179,8 @@ class RuleCompiler:
         return sa.type_coerce(typed, sa.Numeric(asdecimal=False) if name == "number" else sa.Text())
 
     def _json_at(self, column: Expression, path: str | None) -> Expression:
+        from sqlalchemy.dialects import postgresql  # not where there is no PostgreSQL
+
         found: Expression = sa.cast(column, postgresql.JSONB)
         for part in path.split(".") if path else ():  # `->` with a text never indexes an array
             found = found.op("->", return_type=postgresql.JSONB())(sa.cast(part, sa.Text()))

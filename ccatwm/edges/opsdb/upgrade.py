@@ -116,6 +116,7 @@ def list_differences(database: Database, *, observations: str = "managed") -> li
 
 def declared_metadata(connection: sa.Connection, observations: str) -> sa.MetaData:
     """The declared tables as this database holds them: SQLite knows no schema."""
+    tables.complete_for_postgresql()
     merged = sa.MetaData(naming_convention=tables.observation.naming_convention)
     schema, blank = _schema(connection), sa.schema.BLANK_SCHEMA
     sources = [tables.pipeline_metadata]
