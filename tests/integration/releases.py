@@ -55,6 +55,7 @@ def install(releases: Path, version: str) -> Path:
             target.chmod((TOP / name).stat().st_mode & 0o777)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(release / ".venv")], check=True)
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    (release / ".venv" / ".ccatwm-environment").touch()  # bin/setup-env writes it when all is there
     packages = release / ".venv" / "lib" / python / "site-packages"
     (packages / "release.pth").write_text(f"{release}\n{sysconfig.get_paths()['purelib']}\n")
     metadata = packages / f"ccatwm-{version}.dist-info"
