@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ccatwm.core.commands import RESERVED
+from ccatwm.core.flags import flag_problem
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -34,16 +35,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_IN_CONFIG = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _SHA256 = re.compile(r"^sha256:[0-9a-f]{64}$")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
-_FLAG = re.compile(r"^--?[A-Za-z][A-Za-z0-9-]*(=[^\s]*)?$")
-# Options of sbatch that say what ccatwm itself says: where a job starts, held, under which name and limits.
-OWN_FLAGS = (
-    "--array", "-a", "--chdir", "-D", "--clusters", "-M", "--cpus-per-task", "-c", "--error", "-e",
-    "--export", "--export-file", "--get-user-env", "--gid", "--hold", "-H", "--input", "-i",
-    "--job-name", "-J", "--mem", "--no-requeue", "--nodes", "-N", "--ntasks", "-n", "--output", "-o",
-    "--parsable", "--partition", "-p", "--account", "-A", "--qos", "-q", "--constraint", "-C", "--gpus",
-    "-G", "--quiet", "-Q", "--requeue", "--signal", "--test-only", "--time", "-t", "--uid", "--version",
-    "-V", "--wait", "-W", "--wrap",
-)  # fmt: skip
 # Variables that the container contract sets, or that would reach into Apptainer itself.
 OWN_VARIABLES = RESERVED | {"LD_PRELOAD"}
 OWN_PREFIXES = ("WORKFLOW_", "APPTAINER", "SINGULARITY")
@@ -91,14 +82,10 @@ def _version(text: str) -> str:
 
 
 def _flag(text: str) -> str:
-    if not _FLAG.fullmatch(text):
-        raise ValueError("is no single scheduler option, such as --exclusive or --mail-type=END")
-    option = text.partition("=")[0] if text.startswith("--") else text[:2]
-    if any(own == option or (option.startswith("--") and own.startswith(option)) for own in OWN_FLAGS):
-        raise ValueError(
-            "is an option that ccatwm sets itself (from cpu, memory_gb, partition, ... or for its protocol)"
-        )
-    return _plain(text)
+    problem = flag_problem(text)
+    if problem is not None:
+        raise ValueError(problem)
+    return text
 
 
 def _checksum(text: str) -> str:
@@ -288,6 +275,14 @@ class ResourcesDefinition(Strict):
     qos: Plain | None = None
     constraint: Plain | None = None
     extra: list[Flag] = []
+
+    @model_validator(mode="after")
+    def _nodes_have_tasks(self) -> ResourcesDefinition:
+        """sbatch gives no more nodes than tasks, and says so in a warning only (sbatch(1), --nodes)."""
+        if self.nodes > self.tasks:
+            text = f"nodes {self.nodes} with tasks {self.tasks}: each node needs a task, raise tasks or lower nodes"
+            _refuse([((("nodes",), ("tasks",)), text)])
+        return self
 
 
 class RetryDefinition(Strict):

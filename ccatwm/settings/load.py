@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ccatwm.core.flags import flag_problem
 from ccatwm.errors import Problem, SettingsError
 from ccatwm.settings.find import MARK_FILE, PREFIX, SETTINGS_FILE, Site, find_site, user_state_folder
 from ccatwm.settings.schema import LocalSettings, LocationSettings, Settings, SlurmSettings, SshSettings
@@ -313,6 +314,9 @@ class _Check:
 
     def _texts(self, key: str, value: Any) -> tuple[str, ...] | None:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            for item in value if key == "SLURM.extra" else ():
+                if (problem := flag_problem(item)) is not None:
+                    self._wrong(key, f"{item!r} {problem}", "options of sbatch, one per item")
             return tuple(str(item) for item in value)
         self._wrong(key, f"{value!r} is no list of texts", 'a list of texts, ["--mail-type=NONE"]')
         return None

@@ -212,6 +212,13 @@ def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch:
     assert "nfs4" in text and "postgresql://" in text
 
 
+def test_options_with_which_no_job_is_made_are_no_setting(tmp_path: Path) -> None:
+    site = write_site(tmp_path, '[default.slurm]\nextra = ["--comment=two words", "--help", "--mem=1G"]\n')
+    unwanted, own = problems(site)
+    assert "'--help' is an option with which sbatch ends without a job" in unwanted
+    assert "'--mem=1G' is an option that ccatwm sets itself" in own
+
+
 # --- sites -------------------------------------------------------------------------------------------------
 
 

@@ -69,6 +69,9 @@ def test_a_policy_reads_what_an_older_release_wrote():
         {"resources": {"extra": ["--wra=id"]}},
         {"resources": {"extra": ["-Jname"]}},
         {"resources": {"extra": ["; id"]}},
+        {"resources": {"extra": ["--help"]}},
+        {"resources": {"nodes": 3}},
+        {"resources": {"nodes": 3, "tasks": 2}},
         {"partial_exit_codes": [75]},
         {"partial_exit_codes": [0]},
         {"requires": 1.5},
@@ -92,6 +95,8 @@ def test_a_step_with_this_is_refused(values):
     [
         {"config": {"script": "two\nlines\tand a tab"}},
         {"resources": {"extra": ["--exclusive", "--mem-per-cpu=2G", "--mail-type=END"]}},
+        {"resources": {"extra": ["--comment=two words"]}},
+        {"resources": {"nodes": 3, "tasks": 3}},
         {"requires": 0.8},
         {"companions": [{"name": "c", "rules": [], "nearest": {"before": 1}, "same": ["instrument_module"]}]},
     ],
