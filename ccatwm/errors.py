@@ -114,6 +114,10 @@ class LoginError(TransportError):
     """The account was not let in, or there is nothing to show at the door: a person acts, no pass tries at once."""
 
 
+class AgentStartError(TransportError):
+    """The account is let in, but our program cannot run there: a person says by which Python, or lifts what forbids it."""
+
+
 class ConnectionLostError(WorldError):
     """The connection to the processing host broke in the middle: what was asked may have been done, or not."""
 

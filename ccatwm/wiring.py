@@ -106,14 +106,19 @@ def build_grouping(settings: Settings, database: Database) -> GroupingEngine:
 # --- the processing host ---------------------------------------------------------------------------------------------
 
 
-def build_connection(settings: Settings, effects: Effects, clock: Clock) -> RemoteCalls | None:
-    """The one connection that all ports share, opened by the first call; None where the processing host is this one."""
+def build_connection(
+    settings: Settings, effects: Effects, clock: Clock, *, remembers: bool = True
+) -> RemoteCalls | None:
+    """The one connection that all ports share, opened by the first call; None where the processing host is this one.
+
+    `remembers`: whether a refused login keeps others from trying it at once.
+    """
     if settings.transport != "ssh":
         return None
     from ccatwm.edges.transport.ssh import SshConnection
 
     base_dir = settings.path_there(settings.pipeline_base_dir)
-    return SshConnection(settings.ssh, base_dir, settings.state_dir, effects, clock)
+    return SshConnection(settings.ssh, base_dir, settings.state_dir, effects, clock, remembers=remembers)
 
 
 def build_transport(effects: Effects, remote: RemoteCalls | None) -> Transport:
@@ -187,7 +192,7 @@ def open_checkup(settings: Settings) -> Iterator[Checked]:
     from ccatwm.upkeep.doctor import Checked
 
     effects, clock = PlainEffects(), SystemClock()
-    remote = build_connection(settings, effects, clock)
+    remote = build_connection(settings, effects, clock, remembers=False)
     try:
         yield Checked(
             settings=settings,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 
-from ccatwm.errors import CcatwmError, HostKeyError, LoginError, WorldError
+from ccatwm.errors import AgentStartError, CcatwmError, HostKeyError, LoginError, WorldError
 
 EXIT_FINE, EXIT_PERSON, EXIT_AWAY = 0, 3, 4
 
@@ -73,11 +73,12 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 
 def error_findings(name: str, error: CcatwmError) -> list[Finding]:
-    """An error as findings: one for each of its problems. A shut door at the login is a person's affair."""
+    """An error as findings: one for each of its problems. A shut door at the login, or a Python that is not there, is a
+    person's affair."""
     if error.problems:
         return [wrong(name, f"{p.where}: {p.what}", p.next) for p in error.problems]
     found = f"{error.where}: {error.message}" if error.where else error.message
-    outside = isinstance(error, WorldError) and not isinstance(error, HostKeyError | LoginError)
+    outside = isinstance(error, WorldError) and not isinstance(error, AgentStartError | HostKeyError | LoginError)
     return [Finding(name, Judgement.WRONG, found, error.next or "try again", away=outside)]
 
 

@@ -39,6 +39,9 @@ class PipeLink:
     def complaint(self) -> str:
         return self.process.stderr.read(4096).decode() if self.process.poll() is not None else ""
 
+    def exit_code(self) -> int | None:
+        return self.process.poll()
+
     def close(self) -> None:
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             pipe.close()

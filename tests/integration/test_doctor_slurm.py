@@ -152,14 +152,15 @@ def test_an_unknown_host_key_says_what_to_compare_and_to_add(doctor: Doctor, tmp
 
 
 @pytest.mark.parametrize("doctor", ["ssh"], indirect=True)
-def test_a_wrong_key_is_told_with_how_long_nothing_is_tried(doctor: Doctor, tmp_path: Path) -> None:
+def test_a_wrong_key_is_told_and_keeps_no_pass_from_trying(doctor: Doctor, tmp_path: Path) -> None:
     stranger = tmp_path / "stranger"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", stranger], check=True)
     doctor.ssh["key_file"] = str(stranger)
     code, found = doctor()
     assert (code, bad(found)) == (3, {"ssh": False})
-    assert "no new attempt before" in found["ssh"]["found"]
-    assert "authorized_keys" in found["ssh"]["next"] and "ssh-breaker.json" in found["ssh"]["next"]
+    assert "refused the login" in found["ssh"]["found"]
+    assert "authorized_keys" in found["ssh"]["next"]
+    assert not list(doctor.folder.rglob("ssh-breaker.json"))
 
 
 @pytest.mark.parametrize("doctor", ["ssh"], indirect=True)

@@ -19,7 +19,14 @@ import pytest
 from ccatwm.edges.storage.ssh import SshDiskStorage
 from ccatwm.edges.transport.ssh import SshTransport
 from ccatwm.edges.workfiles.ssh import SshWorkFiles
-from ccatwm.errors import ConnectionLostError, HostKeyChangedError, HostKeyError, LoginError, TransportError
+from ccatwm.errors import (
+    AgentStartError,
+    ConnectionLostError,
+    HostKeyChangedError,
+    HostKeyError,
+    LoginError,
+    TransportError,
+)
 from ccatwm.interfaces import FileWrite, PackageCopy
 from ccatwm.settings.schema import SshSettings
 from tests.fakes.sshd import Server, Site, connected, open_site, run, why_not
@@ -299,8 +306,10 @@ def test_a_refused_key_is_not_tried_again_for_half_an_hour(site: Site, tmp_path:
 def test_a_key_file_that_is_put_right_is_tried_at_once(site: Site, server: Server, tmp_path: Path) -> None:
     key = tmp_path / "key"
     settings = server.settings(key)
-    with pytest.raises(LoginError, match=r"key cannot be read: No such file"):
+    with pytest.raises(LoginError, match=r"key cannot be read: No such file") as missing:
         answer(site, settings, tmp_path)
+    assert "no new attempt" not in str(missing.value), "nothing was shown to the server"
+    assert not (tmp_path / "ssh-breaker.json").exists()
     key.write_text("no key")
     with pytest.raises(LoginError, match="no key that can be used"):
         answer(site, settings, tmp_path)
@@ -439,7 +448,7 @@ def test_the_login_shell_may_be_another_one(site: Site, settings: SshSettings, t
 
 
 def test_a_missing_python_says_what_to_set(site: Site, settings: SshSettings, tmp_path: Path) -> None:
-    with pytest.raises(TransportError, match=r"did not start: .*No such file") as refused:
+    with pytest.raises(AgentStartError, match=r"did not start: .*No such file") as refused:
         answer(site, replace(settings, python="/opt/none/python3"), tmp_path)
     assert "set ssh.python to a Python 3.11 or newer" in refused.value.next
     assert "'/opt/none/python3'" in refused.value.next
@@ -455,7 +464,7 @@ def test_a_python_that_is_too_old_says_so(site: Site, settings: SshSettings, tmp
 
 def test_an_account_that_may_run_no_command_is_said(site: Site, tmp_path: Path) -> None:
     forced = Server(site, "forced", authorized=[site.key("me")], options=["ForceCommand echo no shell"])
-    with forced as server, pytest.raises(TransportError, match="the agent did not start"):
+    with forced as server, pytest.raises(AgentStartError, match="the agent did not start"):
         answer(site, server.settings(site.key("me")), tmp_path)
 
 

@@ -31,7 +31,7 @@ from ccatwm.core.checkup import (
     with_parents,
     wrong,
 )
-from ccatwm.errors import HostKeyError, LoginError, Problem, SettingsError, TransportError
+from ccatwm.errors import AgentStartError, HostKeyError, LoginError, Problem, SettingsError, TransportError
 
 pytestmark = pytest.mark.quick
 
@@ -59,6 +59,7 @@ def test_what_a_person_must_do_outweighs_silence_and_warnings_cost_nothing() -> 
 @pytest.mark.parametrize(
     ("error", "is_away"),
     [(TransportError("no route"), True), (HostKeyError("changed"), False), (LoginError("refused"), False),
+     (AgentStartError("no python"), False),
      (SettingsError("wrong"), False)],
 )  # fmt: skip
 def test_a_shut_door_is_for_a_person_and_a_silent_host_is_not(error: TransportError, is_away: bool) -> None:

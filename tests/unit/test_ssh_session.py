@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from ccatwm.core.wire import PREFIX
 from ccatwm.edges.transport import _session
 from ccatwm.edges.transport._protocol import CODEC
 from ccatwm.edges.transport._session import AgentSession
-from ccatwm.errors import CcatwmError, ConnectionLostError, DefectError, TransportError
+from ccatwm.errors import AgentStartError, CcatwmError, ConnectionLostError, DefectError, TransportError
 from ccatwm.interfaces import Space
 
 pytestmark = pytest.mark.quick
@@ -26,9 +27,12 @@ READY = CODEC.encode({"id": 0, "value": None})
 class ScriptedLink:
     """Says what it was told to; an exception in the script is raised, the end of the script is the end."""
 
-    def __init__(self, *script: bytes | Exception, fails_to_send: bool = False) -> None:
+    def __init__(
+        self, *script: bytes | Exception, fails_to_send: bool = False, exits_with: int | None = None
+    ) -> None:
         self._script = list(script)
         self._fails = fails_to_send
+        self._exits_with = exits_with
         self.closed = False
 
     def send(self, data: bytes) -> None:
@@ -51,11 +55,14 @@ class ScriptedLink:
     def complaint(self) -> str:
         return "bash: python3: command not found"
 
+    def exit_code(self) -> int | None:
+        return self._exits_with
+
     def close(self) -> None:
         self.closed = True
 
 
-def session(*script: bytes | Exception, **options: bool) -> AgentSession:
+def session(*script: bytes | Exception, **options: Any) -> AgentSession:
     return AgentSession(ScriptedLink(*script, **options), "ssh ccat@login", "python3")
 
 
@@ -111,6 +118,21 @@ def test_an_agent_that_does_not_start_says_why_and_what_to_do(
     assert "python3: command not found" in error.value.message
     assert "set ssh.python" in error.value.next
     assert not made.is_open()
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "for_a_person"),
+    [
+        ([], 127, True), ([b"noise"], 126, True), ([b"a forced command\n"], 0, True), ([], None, False), ([], 255, False),
+        ([TimeoutError()], 127, False), ([b"CCATWM-AGENT abc 3.10\n"], None, True), ([b"x" * 1_100_000], None, True),
+    ],
+)  # fmt: skip
+def test_a_python_that_is_not_there_is_for_a_person_and_a_broken_connection_is_not(
+    script: list[bytes | Exception], code: int | None, for_a_person: bool
+) -> None:
+    with pytest.raises(TransportError) as error:
+        session(*script, exits_with=code).start("abc", "/base", 5)
+    assert isinstance(error.value, AgentStartError) is for_a_person
 
 
 # --- calling --------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from ccatwm.settings.schema import SshSettings
 log = logging.getLogger("ccatwm.ssh")
 
 SEND_SECONDS = 60.0  # without any progress
+EXIT_SECONDS = 2.0  # from the end of a command's output to its exit code
 Broken = (paramiko.SSHException, EOFError, OSError)
 
 
@@ -363,6 +364,11 @@ class ChannelLink:
     def complaint(self) -> str:
         self._read_stderr()
         return self._complaint.decode("utf-8", "replace")
+
+    def exit_code(self) -> int | None:
+        """paramiko has -1 where a signal ended it, or the connection did."""
+        told = self._channel.status_event.wait(EXIT_SECONDS) and self._channel.exit_status >= 0
+        return int(self._channel.exit_status) if told else None
 
     def _read_stderr(self) -> None:
         while self._channel.recv_stderr_ready() and (data := self._channel.recv_stderr(1 << 16)):

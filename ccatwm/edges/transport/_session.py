@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ccatwm.core.wire import WireError
 from ccatwm.edges.transport._protocol import CODEC, GREETING, OLDEST_PYTHON, error_from_value
-from ccatwm.errors import CcatwmError, ConnectionLostError, TransportError
+from ccatwm.errors import AgentStartError, CcatwmError, ConnectionLostError, TransportError
 
 log = logging.getLogger("ccatwm.ssh")
 
@@ -32,6 +32,8 @@ LONG_CALLS = {
     "receive_tree",
     "digest",
 }
+# A command that ended before it greeted was another one (0: the account is limited to it), or could not be run (env(1)).
+NEVER_OURS = (0, 126, 127)
 COMMAND_MARGIN_SECONDS = 30.0  # the agent ends a command's time-out itself
 
 # One line without single quotes, exclamation marks and line breaks: any login shell passes it on as it is. It must also
@@ -69,6 +71,10 @@ class Link(Protocol):
         """What the other side wrote to stderr so far."""
         ...
 
+    def exit_code(self) -> int | None:
+        """Of the command over there, asked at its end; None where it is not told."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -94,7 +100,10 @@ class AgentSession:
     # --- starting ---------------------------------------------------------------------------------------------
 
     def start(self, nonce: str, base_dir: str, seconds: float) -> None:
-        """Wait for the greeting, send the agent and what it serves. Errors: TransportError."""
+        """Wait for the greeting, send the agent and what it serves.
+
+        Errors: AgentStartError where it cannot run there, TransportError.
+        """
         try:
             self._await_greeting(nonce, time.monotonic() + seconds)
             self._link.send(_sent_program() + CODEC.encode({"base_dir": base_dir}))
@@ -107,18 +116,25 @@ class AgentSession:
         wanted = re.compile(rf"^{GREETING} {nonce} (\d+)\.(\d+)\n".encode(), re.MULTILINE)
         while (found := wanted.search(self._received)) is None:
             if len(self._received) > MAX_NOISE:
-                raise self._not_started(f"the login printed more than {MAX_NOISE} bytes before it")
-            self._fill(deadline)
+                raise self._not_started(
+                    f"the login printed more than {MAX_NOISE} bytes before it", AgentStartError
+                )
+            try:
+                self._fill(deadline)
+            except EOFError as error:
+                never = self._link.exit_code() in NEVER_OURS
+                raise self._not_started(f"{error}", AgentStartError if never else TransportError) from error
         version = (int(found[1]), int(found[2]))
         del self._received[: found.end()]
         if version < OLDEST_PYTHON:
-            raise self._not_started(f"{self._python} there is Python {version[0]}.{version[1]}")
+            what = f"{self._python} there is Python {version[0]}.{version[1]}"
+            raise self._not_started(what, AgentStartError)
 
-    def _not_started(self, reason: str) -> TransportError:
+    def _not_started(self, reason: str, kind: type[TransportError] = TransportError) -> TransportError:
         complaint = self._link.complaint().strip()
         self.close()
         oldest = ".".join(map(str, OLDEST_PYTHON))
-        return TransportError(
+        return kind(
             f"the agent did not start: {reason}" + (f" ({complaint[-300:]})" if complaint else ""),
             where=self._where,
             next=f"set ssh.python to a Python {oldest} or newer on that host (a full path; now {self._python!r}), "

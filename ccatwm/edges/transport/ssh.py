@@ -29,15 +29,19 @@ START_SECONDS = 30.0  # from the open connection to the agent's first word: a lo
 
 
 class SshConnection:
-    """`RemoteCalls` over SSH. Opened by the first call, and again by the first one after it was closed or broke."""
+    """`RemoteCalls` over SSH. Opened by the first call, and again by the first one after it was closed or broke.
+
+    `remembers` False: a refusal keeps nobody from the next attempt; one that is remembered counts all the same.
+    """
 
     def __init__(
-        self, ssh: SshSettings, base_dir: str, state_dir: Path, effects: Effects, clock: Clock
+        self, ssh: SshSettings, base_dir: str, state_dir: Path, effects: Effects, clock: Clock, *, remembers: bool = True
     ) -> None:
         self._ssh = ssh
         self._base_dir = base_dir
         self._effects = effects
         self._breaker = LoginBreaker(state_dir / BREAKER_FILE, clock)
+        self._remembers = remembers
         self._session: AgentSession | None = None
         self.opened = 0  # connections so far
 
@@ -74,9 +78,12 @@ class SshConnection:
 
         where = str(_login.hops_of(self._ssh)[-1])
         self._breaker.check(where, lambda: _login.identity_of(self._ssh))
+        identities = _login.find_identities(self._ssh, stack)  # a key that is missing here was shown to nobody
         try:
-            transport = _login.log_in(self._ssh, _login.find_identities(self._ssh, stack), stack)
+            transport = _login.log_in(self._ssh, identities, stack)
         except LoginError as error:
+            if not self._remembers:
+                raise
             raise self._breaker.refuse(error, _login.identity_of(self._ssh)) from error
         self._breaker.reset()
         return transport
