@@ -150,6 +150,18 @@ def judge_local_disk(name: str, path: str, mount: Mount | None, what: str, *, ne
     return wrong(name, found, advice) if needed else warning(name, found, advice)
 
 
+def judge_absent(name: str, path: str, above: str, writable: bool) -> Finding:
+    """A folder that is made when it is first needed, below the folder `above`, which is there."""
+    if writable:
+        return warning(
+            name,
+            f"{path} is not there yet",
+            "`ccatwm init` makes it, or the first pass; else correct the setting",
+        )
+    found = f"{path} is not there and cannot be made: {above} is closed to this account"
+    return wrong(name, found, "make it, or correct the setting")
+
+
 def judge_base_mount(name: str, path: str, mount: Mount | None) -> Finding:
     """A base directory may lie anywhere that can be written."""
     if mount is None:

@@ -62,6 +62,20 @@ def judge_commands(name: str, commands: Sequence[Command], *, accounting: bool) 
     return ok(name, f"{', '.join(needed)} in {', '.join(where)}")
 
 
+def no_conf(name: str, path: str) -> Finding:
+    return wrong(
+        name, f"slurm.conf is {path}: there is no such file on the processing host, or this account may not read it",
+        "correct slurm.conf (it becomes SLURM_CONF), or leave it out where Slurm finds its own",
+    )  # fmt: skip
+
+
+def no_sbatch(name: str, folder: str) -> Finding:
+    return wrong(
+        name, f"slurm.bin_dir is {folder}: there is no sbatch in it on the processing host, the plain PATH is what counts",
+        "correct slurm.bin_dir (`command -v sbatch` in a login shell there tells it), or leave it out",
+    )  # fmt: skip
+
+
 # What changed at a release, as far as we depend on it; the newest first. The condition is of the version at hand.
 PATCHED = {
     (22, 5): 11,

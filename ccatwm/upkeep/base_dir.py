@@ -35,21 +35,26 @@ def check_base_dir(settings: Settings, database: Database) -> None:
     _check_mark(mark, settings.pipeline_base_dir / MARK_FILE, database)
 
 
-def check_files(files: WorkFiles, database: Database) -> None:
-    """The same for a base directory that only these files reach. Errors: BaseDirError, WorldError."""
+def check_files(files: WorkFiles, database: Database | None) -> None:
+    """The same for a base directory that only these files reach. Without a database only that it was prepared.
+
+    Errors: BaseDirError, WorldError.
+    """
     name = PurePosixPath(MARK_FILE)
     _check_mark(parse_mark(files.read_files([name])[name]), files.root() / name, database)
 
 
-def _check_mark(mark: Mapping[str, Any], file: PurePath, database: Database) -> None:
-    with database.read() as connection:
-        uid = read_uid(connection)
+def _check_mark(mark: Mapping[str, Any], file: PurePath, database: Database | None) -> None:
     if not mark:
         raise BaseDirError(
             "the base directory is not prepared: no such file, or nothing readable in it",
             where=str(file),
             next="set PIPELINE_BASE_DIR to the folder that `ccatwm init` made, or run `ccatwm init`",
         )
+    if database is None:
+        return
+    with database.read() as connection:
+        uid = read_uid(connection)
     if mark.get("ops_db_uid") != uid:
         raise BaseDirError(
             f"the base directory belongs to the ops-db {mark.get('ops_db_uid')!r}, "

@@ -87,14 +87,18 @@ def examine(site: Checked, *, job: bool = True, wait_seconds: float = 60.0) -> I
     yield from _told("settings-files", lambda: _settings_files(site))
     yield from _told("program", lambda: _program(site))
     yield from _told("state-dir", lambda: _state_dir(site))
-    yield from _ops_db(site)
+    ops_db = []
+    for finding in _ops_db(site):
+        ops_db.append(finding)
+        yield finding
+    answers = not any(f.name == "ops-db" and f.state is checkup.Judgement.WRONG for f in ops_db)
     there = list(_processing_host(site))
     yield from there
     if any(finding.state is checkup.Judgement.WRONG for finding in there):
         for name in ("base-dir", "container-runtime", "batch-system", "job"):
             yield skipped(name, f"{site.there_name} is not reached")
         return
-    with _probe(site) as probe:
+    with _probe(site, site.database if answers else None) as probe:
         yield from probe.findings
         yield from _told("container-runtime", lambda: _containers(site))
         yield from _batch_system(site, probe, job=job, wait_seconds=wait_seconds)
@@ -171,7 +175,10 @@ def _program(site: Checked) -> list[Finding]:
 
 def _state_dir(site: Checked) -> Iterator[Finding]:
     folder = site.settings.state_dir
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not folder.exists():  # made by whoever needs it first; nothing is left behind here
+        above = next(parent for parent in folder.parents if parent.exists())
+        yield checkup.judge_absent("state-dir", str(folder), str(above), os.access(above, os.W_OK | os.X_OK))
+        return
     _try_lock(folder)
     real, mount = _mount(site.here, str(folder))
     yield checkup.judge_local_disk(
@@ -303,9 +310,10 @@ class Probe:
 
 
 @contextmanager
-def _probe(site: Checked) -> Iterator[Probe]:
+def _probe(site: Checked, database: Database | None) -> Iterator[Probe]:
+    """`database` None: the ops-db does not answer."""
     probe = Probe([])
-    probe.findings += _told("base-dir", lambda: _base_dir(site, probe))
+    probe.findings += _told("base-dir", lambda: _base_dir(site, probe, database))
     if probe.path is not None:
         probe.findings += _told("base-dir-group", lambda: _sharing(site, probe))
         if site.over_ssh and not site.settings.files_over_ssh:
@@ -317,11 +325,11 @@ def _probe(site: Checked) -> Iterator[Probe]:
             _told("base-dir", lambda: _remove(site, probe))
 
 
-def _base_dir(site: Checked, probe: Probe) -> Iterator[Finding]:
+def _base_dir(site: Checked, probe: Probe, database: Database | None) -> Iterator[Finding]:
     """There, ours, writable; with room."""
     host, folder = _writer(site)
     where = f"{site.there_name}:{folder}" if site.settings.files_over_ssh else folder
-    check_files(site.files, site.database)
+    check_files(site.files, database)
     path = PurePosixPath(f".ccatwm-doctor-{secrets.token_hex(6)}")
     try:
         site.files.make_trees([path])
@@ -335,7 +343,8 @@ def _base_dir(site: Checked, probe: Probe) -> Iterator[Finding]:
             error.next or "give the account that writes there the right to it",
         )  # fmt: skip
         return
-    yield ok("base-dir", f"{where} belongs to this ops-db and can be written to")
+    whose = "belongs to this ops-db" if database is not None else "is prepared (for which ops-db was not asked)"
+    yield ok("base-dir", f"{where} {whose} and can be written to")
     real, mount = _mount(host, folder)
     yield checkup.judge_base_mount("base-dir-disk", real, mount)
     space = site.files.space()
@@ -437,7 +446,7 @@ def _batch_system(site: Checked, probe: Probe, *, job: bool, wait_seconds: float
     elif not slurm.answers:
         yield skipped("job", "slurmctld does not answer")
     elif probe.path is None:
-        yield skipped("job", "the base directory cannot be written to")
+        yield skipped("job", "the base directory cannot be used, see base-dir")
     else:
         yield from _told("job", _TinyJob(slurm, probe.path, wait_seconds).findings)
 
@@ -470,6 +479,12 @@ class _Slurm:
         )
 
     def commands(self) -> Iterator[Finding]:
+        bin_dir, conf = self.settings.bin_dir, self.settings.conf
+        if bin_dir and not self._is_there("-x", f"{bin_dir}/sbatch"):
+            yield checkup_slurm.no_sbatch("slurm-bin-dir", bin_dir)
+        if conf and not self._is_there("-r", conf):  # each command would wait for it, and say nothing
+            yield checkup_slurm.no_conf("slurm-conf", conf)
+            return
         told = self.run("sh", "-c", LIST_COMMANDS, "sh", *checkup_slurm.COMMANDS)
         found = checkup_slurm.parse_commands(told.stdout)
         finding = checkup_slurm.judge_commands("slurm-commands", found, accounting=self.settings.accounting)
@@ -478,6 +493,10 @@ class _Slurm:
         if self.usable:
             version = next(c.version for c in found if c.name == "sbatch")
             yield checkup_slurm.judge_version("slurm-version", version)
+
+    def _is_there(self, how: str, path: str) -> bool:
+        """test(1): 1 is no, anything else is no answer."""
+        return _ask(self.site.there, "test", how, path).exit_code != 1
 
     @property
     def checks(self) -> dict[str, Callable[[], list[Finding]]]:

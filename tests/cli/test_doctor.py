@@ -88,6 +88,64 @@ def test_a_silent_ops_db_is_exit_4_and_the_rest_is_looked_at(cli: Cli, site: Pat
     found = findings(answer)
     assert (answer.code, found["ops-db"]["state"], found["ops-db"]["away"]) == (4, "wrong", True)
     assert found["batch-system"]["state"] == "ok"
+    assert found["base-dir"]["state"] == found["base-dir-group"]["state"] == "ok", "judged by itself"
+    assert [name for name, finding in found.items() if finding["state"] == "wrong"] == ["ops-db"]
+    assert not list((site / "pipelines").glob(".ccatwm-doctor-*"))
+
+
+def test_a_base_directory_that_was_not_prepared_is_wrong_though_the_ops_db_is_silent(cli: Cli, site: Path) -> None:
+    change(site, '"sqlite:///opsdb.sqlite"', '"postgresql://nobody@127.0.0.1:1/none"')
+    (site / "pipelines" / ".ccatwm.json").unlink()
+    answer = cli("--site", site, "doctor", "--json")
+    assert (answer.code, "not prepared" in findings(answer)["base-dir"]["found"]) == (3, True)
+
+
+def test_a_state_folder_that_is_not_there_is_told_and_not_made(cli: Cli, site: Path) -> None:
+    change(site, 'STATE_DIR = "state"', 'STATE_DIR = "elsewhere/state"')
+    found = findings(cli("--site", site, "doctor", "--json"))
+    assert (found["state-dir"]["state"], "not there yet" in found["state-dir"]["found"]) == ("warning", True)
+    assert not (site / "elsewhere").exists()
+
+
+FAKE_SLURM = ("sbatch", "squeue", "scontrol", "scancel", "sacct", "sacctmgr")
+
+
+def use_slurm(site: Path, tmp_path: Path, **slurm: str) -> None:
+    """Commands that know their version and nothing else."""
+    commands = tmp_path / "slurm"
+    commands.mkdir()
+    for name in FAKE_SLURM:
+        (commands / name).write_text('#!/bin/sh\n[ "$1" = --version ] && echo "slurm 24.05.4"\n')
+        (commands / name).chmod(0o755)
+    change(site, 'HPC_BACKEND = "local"', 'HPC_BACKEND = "slurm"')
+    lines = [f'{key} = "{value}"' for key, value in ({"bin_dir": str(commands)} | slurm).items()]
+    file = site / "settings.toml"
+    file.write_text(file.read_text() + "\n".join(["", "[default.slurm]", *lines, ""]))
+
+
+def test_a_slurm_conf_that_is_not_there_is_named_as_what_is_wrong(cli: Cli, site: Path, tmp_path: Path) -> None:
+    use_slurm(site, tmp_path, conf="/nonexist")
+    answer = cli("--site", site, "doctor", "--no-job", "--json")
+    found = findings(answer)
+    assert (answer.code, "slurm.conf is /nonexist" in found["slurm-conf"]["found"]) == (3, True)
+    assert "slurm-commands" not in found
+
+
+def test_a_folder_of_commands_without_sbatch_is_wrong_though_the_path_has_one(
+    cli: Cli, site: Path, tmp_path: Path
+) -> None:
+    use_slurm(site, tmp_path, bin_dir="/nonexist")
+    answer = cli("--site", site, "doctor", "--no-job", "--json")
+    assert answer.code == 3
+    assert "slurm.bin_dir is /nonexist" in findings(answer)["slurm-bin-dir"]["found"]
+
+
+def test_a_conf_and_a_folder_of_commands_that_are_there_are_not_mentioned(cli: Cli, site: Path, tmp_path: Path) -> None:
+    (tmp_path / "slurm.conf").write_text("")
+    use_slurm(site, tmp_path, conf=str(tmp_path / "slurm.conf"))
+    found = findings(cli("--site", site, "doctor", "--no-job", "--json"))
+    assert found["slurm-commands"]["state"] == "ok"
+    assert not {"slurm-conf", "slurm-bin-dir"} & set(found)
 
 
 def test_a_base_directory_of_another_ops_db_is_wrong(cli: Cli, site: Path) -> None:
