@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import lifecycle
 import processes
 import services
-from layout import DEFAULT_DIR, DEFAULT_SSH_PORT, DEFAULT_USER, CannotError, ClusterError, Layout, read_layout
+from layout import DEFAULT_DIR, CannotError, ClusterError, Layout, read_layout, site_needs
 
 CANNOT = 77
 DESCRIPTION = """\
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--no-apptainer", action="store_true", help="do not install Apptainer")
     status = _verb(verbs, "status", "which services answer, and how to use the cluster", _status)
     status.add_argument("--json", action="store_true", help="the same for programs")
-    _verb(verbs, "env", "shell commands that point Slurm's commands at it", _env)
+    _verb(verbs, "env", "shell commands that point Slurm's commands, and the site sandbox, at it", _env)
     _verb(verbs, "down", "cancel its jobs, stop it, remove its user and folder", _down)
     for name, (what, action) in ACTIONS.items():
         verb = _verb(
@@ -143,15 +144,21 @@ def _print_status(document: dict[str, Any]) -> None:
     )
     print(f"here:   export SLURM_CONF={document['slurm_conf']}")
     print(f"by SSH: ssh -F {folder}/ssh/config sandbox")
-    ssh = document["ssh"]
-    if folder == DEFAULT_DIR and (ssh["port"], ssh["user"]) != (DEFAULT_SSH_PORT, DEFAULT_USER):
-        prefix = "CCAT_WORKFLOW_MANAGER_SSH__"
-        print(f"site sandbox needs: export {prefix}PORT={ssh['port']} {prefix}USER={ssh['user']}")
+    if document["site_needs"]:
+        print("site sandbox needs (as `bin/cluster env` says, too):")
+        for line in _exports(document["site_needs"]):
+            print(f"  {line}")
 
 
 def _env(options: argparse.Namespace) -> int:
-    print(f"export SLURM_CONF={_existing(options).slurm_conf}")
+    layout = _existing(options)
+    for line in _exports({"SLURM_CONF": str(layout.slurm_conf), **site_needs(layout)}):
+        print(line)
     return 0
+
+
+def _exports(variables: dict[str, str]) -> list[str]:
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
 
 def _down(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import random
 import shutil
 import socket
 import tempfile
+import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ LISTENERS = ("slurmctld", "slurmd", "slurmdbd", "sshd")
 # Of the cluster in the default folder, if they are free: site-configs/sandbox/settings.toml names them.
 DEFAULT_SSH_PORT = 20022
 DEFAULT_USER = "ccatwm-sandbox"
+SITE = "site"  # ops-db and state of the site `sandbox`, in the cluster's folder
+SETTINGS = Path(__file__).resolve().parents[1] / "settings.toml"
+PREFIX = "CCAT_WORKFLOW_MANAGER_"
 # A socket's path may have 107 bytes (unix(7)); slurmd's and munge's names take some of them.
 LONGEST_DIR = 70
 
@@ -157,8 +161,8 @@ def remove_folder(directory: Path) -> None:
 
 
 def check_new(directory: Path) -> None:
-    """Make the folder, empty; refuse one in use or one that cannot serve."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    """Make the folder; refuse one in use or one that cannot serve. What the site `sandbox` keeps in it may be there."""
+    if directory.exists() and not _holds_site_alone(directory):
         raise ClusterError(f"{directory} exists and holds no cluster; name a new folder with --dir")
     if len(os.fsencode(directory)) > LONGEST_DIR:
         raise ClusterError(
@@ -172,6 +176,13 @@ def check_new(directory: Path) -> None:
             f"{directory} cannot be made: {error.strerror}; name another folder with --dir"
         ) from None
     directory.chmod(0o755)
+
+
+def _holds_site_alone(directory: Path) -> bool:
+    """Empty, or with the state of a site that was looked at before there was a cluster."""
+    if directory.is_symlink() or not directory.is_dir():
+        return False
+    return all(e.name == SITE and e.is_dir() and not e.is_symlink() for e in directory.iterdir())
 
 
 def _check_reachable(directory: Path) -> None:
@@ -210,3 +221,27 @@ def describe_ssh(layout: Layout) -> dict[str, Any]:
         "key": str(layout.key),
         "known_hosts": str(layout.known_hosts),
     }
+
+
+def site_needs(layout: Layout) -> dict[str, str]:
+    """Environment variables that the site `sandbox` needs for this cluster: what its settings say otherwise."""
+    ssh = describe_ssh(layout)
+    wanted: dict[str, Any] = {
+        "OPSDB_URL": f"sqlite:///{layout.dir / SITE / 'opsdb.sqlite'}",
+        "STATE_DIR": str(layout.dir / SITE / "state"),
+        "PIPELINE_BASE_DIR": str(layout.scratch / "pipelines"),
+        "SLURM__CONF": str(layout.slurm_conf),
+        "SSH__HOST": ssh["host"],
+        "SSH__PORT": ssh["port"],
+        "SSH__USER": ssh["user"],
+        "SSH__KEY_FILE": ssh["key"],
+        "SSH__KNOWN_HOSTS": ssh["known_hosts"],
+    }
+    said = tomllib.loads(SETTINGS.read_text())["default"]
+    return {PREFIX + key: str(value) for key, value in wanted.items() if value != _look_up(said, key)}
+
+
+def _look_up(said: dict[str, Any], key: str) -> Any:
+    """`SSH__PORT` is `port` in the table `ssh`."""
+    table, _, name = key.lower().partition("__")
+    return said[table][name] if name else said[key]

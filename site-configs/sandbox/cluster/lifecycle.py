@@ -32,6 +32,7 @@ from layout import (
     read_layout,
     remove_folder,
     save_layout,
+    site_needs,
     write_atomically,
 )
 
@@ -199,6 +200,7 @@ def describe(layout: Layout) -> dict[str, Any]:
         "account": ACCOUNT,
         "node": layout.node,
         "settings": layout.settings,
+        "site_needs": site_needs(layout),
     }
     with contextlib.suppress(OSError):
         write_atomically(layout.dir / "cluster.json", json.dumps(document, indent=1) + "\n")
