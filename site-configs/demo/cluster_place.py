@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from places import HERE, LAUNCHER, PROGRAMS, PROJECT, LocalPlace, Site, runtime, say
+from places import HERE, LAUNCHER, PROGRAMS, PROJECT, LocalPlace, Site, fill_in, runtime, say
 from postgresql import PostgreSql
 
 CLUSTER = PROJECT / "bin" / "cluster"
@@ -215,16 +215,3 @@ def closed_part(path: Path) -> Path | None:
         if part.exists() and part.stat().st_mode & wanted != wanted:
             return part
     return None
-
-
-def fill_in(text: str, values: Mapping[str, Any]) -> str:
-    """Settings with other values; comments stay. Keys inside tables are `table.key`."""
-    left, table, lines = dict(values), "", []
-    for line in text.splitlines():
-        if found := re.fullmatch(r"\[default(?:\.(\w+))?\]", line):
-            table = f"{found[1]}." if found[1] else ""
-        elif (found := re.fullmatch(r"(\w+) = (.*?)( +#.*)?", line)) and f"{table}{found[1]}" in left:
-            line = f"{found[1]} = {json.dumps(left.pop(table + found[1]), ensure_ascii=False)}{found[3] or ''}"
-        lines.append(line)
-    assert not left, f"{SANDBOX} does not say {', '.join(left)}"
-    return "\n".join(lines) + "\n"

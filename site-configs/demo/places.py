@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +84,20 @@ class LocalPlace:
         return None
 
     def make_site(self, folder: Path, image: Path | None) -> Site:
-        """`ccatwm init`, and the container runtime that this demo uses."""
+        """The settings beside this file, filled in, and `ccatwm init`."""
         site = Site(folder / "site")
+        site.folder.mkdir()
+        values: dict[str, Any] = {
+            "OPSDB_URL": "sqlite:///opsdb.sqlite",
+            "PIPELINE_BASE_DIR": "pipelines",
+            "STATE_DIR": "state",
+            "CONTAINER_RUNTIME": runtime(image),
+            "local.slots": max(2, os.cpu_count() or 2),
+        }
+        head = "# The demo's site: site-configs/demo/settings.toml, filled in. Paths are relative to this file.\n\n"
+        text = fill_in((HERE / "settings.toml").read_text(), values)
+        (site.folder / "settings.toml").write_text(head + text[text.index("[default]") :])
         site.make()
-        settings = site.folder / "settings.toml"
-        lines = [
-            f'CONTAINER_RUNTIME = "{runtime(image)}"' if line.startswith("CONTAINER_RUNTIME") else line
-            for line in settings.read_text().splitlines()
-        ]
-        if "[default.local]" not in lines:
-            lines += ["", "[default.local]", f"slots = {max(2, os.cpu_count() or 2)}"]
-        settings.write_text("\n".join(lines) + "\n")
         return site
 
     def interpreter(self) -> list[str]:
@@ -114,6 +119,19 @@ class LocalPlace:
 
     def how_to_end(self, folder: Path) -> list[str]:
         return [f"rm -r {folder}   # when you have seen enough"]
+
+
+def fill_in(text: str, values: Mapping[str, Any]) -> str:
+    """Settings with other values; comments stay. Keys inside tables are `table.key`."""
+    left, table, lines = dict(values), "", []
+    for line in text.splitlines():
+        if found := re.fullmatch(r"\[default(?:\.(\w+))?\]", line):
+            table = f"{found[1]}." if found[1] else ""
+        elif (found := re.fullmatch(r"(\w+) = (.*?)( +#.*)?", line)) and f"{table}{found[1]}" in left:
+            line = f"{found[1]} = {json.dumps(left.pop(table + found[1]), ensure_ascii=False)}{found[3] or ''}"
+        lines.append(line)
+    assert not left, f"the settings do not say {', '.join(left)}"
+    return "\n".join(lines) + "\n"
 
 
 def runtime(image: Path | None) -> str:

@@ -17,11 +17,16 @@ from ccatwm.settings.schema import Settings
 pytestmark = pytest.mark.quick
 
 SITES = Path(__file__).resolve().parents[2] / "site-configs"
-NAMES = ("local", "ramses", "cologne-over-ssh")
+TO_FILL_IN = ("local", "demo", "ramses", "cologne-over-ssh")
+NAMES = (*TO_FILL_IN, "sandbox")
+ON_THIS_HOST = ("local", "demo")
+OVER_SSH = ("cologne-over-ssh", "sandbox")
 URL = "postgresql://ops:secret@db.example.org/ops"
 
 # What a person fills in: the words of each placeholder.
 FILLED = {
+    "sandbox": {},
+    "demo": {"DIR: the folder of bin/demo --dir DIR, which fills this in": "/srv/demo"},
     "local": {"folder of the site": "/srv/site", "folder of run directories and products": "/srv/pipelines"},
     "ramses": {
         "BASE: set-gid folder of the group on the parallel file system": "/scratch/chai/pipelines",
@@ -55,7 +60,7 @@ def copy(name: str, folder: Path, *, filled: bool, everything: bool = False) -> 
     if everything:
         text = re.sub(r'(?m)^# (?=\[|"?[A-Za-z_./]+"? = )', "", text)
     file.write_text(text)
-    if name != "local":
+    if "OPSDB_URL_FILE" in text:
         (target / "opsdb-url").write_text(URL)
     return target
 
@@ -64,7 +69,7 @@ def load(site: Path) -> Settings:
     return load_settings(str(site), {}, site.parent)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TO_FILL_IN)
 def test_what_is_to_be_filled_in_is_told_and_nothing_else(name: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load(copy(name, tmp_path, filled=False))
@@ -76,9 +81,9 @@ def test_what_is_to_be_filled_in_is_told_and_nothing_else(name: str, tmp_path: P
 @pytest.mark.parametrize("name", NAMES)
 def test_a_site_that_is_filled_in_loads(name: str, tmp_path: Path) -> None:
     settings = load(copy(name, tmp_path, filled=True))
-    assert settings.hpc_backend == ("local" if name == "local" else "slurm")
-    assert settings.transport == ("ssh" if name == "cologne-over-ssh" else "local")
-    if name != "local":
+    assert settings.hpc_backend == ("local" if name in ON_THIS_HOST else "slurm")
+    assert settings.transport == ("ssh" if name in OVER_SSH else "local")
+    if name in ("ramses", "cologne-over-ssh"):
         assert (settings.slurm.partition, settings.slurm.account, settings.opsdb_url) == (
             "smp",
             "ag-chai",
@@ -90,7 +95,7 @@ def test_a_site_that_is_filled_in_loads(name: str, tmp_path: Path) -> None:
 def test_every_key_that_a_site_shows_is_known_and_every_setting_is_shown(name: str, tmp_path: Path) -> None:
     settings = load(copy(name, tmp_path, filled=True, everything=True))
     elsewhere = {"SCHEDULER_OPTIONS", "SLURM_PARTITION"}
-    if name == "local":
+    if name in ON_THIS_HOST:
         elsewhere |= {"CLUSTER", "GRACE_SECONDS", "PATH_MAP", "SLURM", "SSH", "TRANSPORT", "WORKFILES"}
     else:
         elsewhere |= {"LOCAL"}
@@ -121,6 +126,15 @@ def test_paths_of_the_ssh_connection_are_relative_to_the_site(tmp_path: Path) ->
     site = copy("cologne-over-ssh", tmp_path, filled=True)
     ssh = load(site).ssh
     assert (ssh.known_hosts, ssh.key_file) == (str(site / "known_hosts"), str(site / "id_ed25519"))
+
+
+def test_every_site_has_settings_and_a_crontab_and_a_slurm_site_a_scrontab_or_says_why_not() -> None:
+    assert {file.parent.name for file in SITES.glob("*/settings.toml")} == set(NAMES)
+    for name in NAMES:
+        crontab = (SITES / name / "crontab").read_text()
+        assert re.search(r"^MAILTO=", crontab, re.MULTILINE), name
+        scrontab = (SITES / name / "scrontab").exists()
+        assert scrontab or name in ON_THIS_HOST or "There is no scrontab" in crontab, name
 
 
 @pytest.mark.parametrize(
