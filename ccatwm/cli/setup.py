@@ -96,7 +96,8 @@ def _uncontained(report: Any) -> str:
     origin = report.settings.origins.get("CONTAINER_RUNTIME", "")
     found_out = str(report.folder / "settings.toml") in report.made and not origin.startswith("environment")
     why = "Apptainer was not found" if found_out else f"CONTAINER_RUNTIME is none ({origin})"
-    return f"programs run on this host, uncontained: {why}"
+    where = "on this host" if report.settings.hpc_backend == "local" else "on the nodes of the batch system"
+    return f"programs run {where}, uncontained: {why}"
 
 
 # --- what to process ---------------------------------------------------------------------------------------

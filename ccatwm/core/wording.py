@@ -50,7 +50,12 @@ def size_text(size_bytes: float | None) -> str:
     return f"{size_bytes:.1f} TB"
 
 
+def number_text(number: float, digits: int = 3) -> str:
+    """`0.123`, `9000`: so many digits, and all before the point rather than an exponent."""
+    return f"{number:.{digits}g}" if abs(number) < 10**digits - 0.5 else f"{number:.0f}"
+
+
 def count_text(number: float, noun: str) -> str:
     """`1 sub-group`, `2 sub-groups`, `0.5 core hours`."""
-    shown = f"{number:.4g}" if isinstance(number, float) else str(number)
+    shown = number_text(number, 4) if isinstance(number, float) else str(number)
     return f"{shown} {noun}" if shown == "1" else f"{shown} {noun}s"

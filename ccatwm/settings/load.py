@@ -409,7 +409,7 @@ class _Check:
             fields["opsdb_url"] = f"sqlite:///{DATABASE_FILE}"
         url = fields.get("opsdb_url")
         if url is None:
-            if "OPSDB_URL" not in self.values:
+            if not {"OPSDB_URL", "OPSDB_URL_FILE"} & set(self.values):  # else told already
                 self._missing(
                     "OPSDB_URL", "no database was found in the base directory either; run `ccatwm init`"
                 )

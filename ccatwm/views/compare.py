@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ccatwm.core.gap import config_changes
-from ccatwm.core.wording import size_text
+from ccatwm.core.wording import number_text, size_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
 
@@ -97,7 +97,7 @@ def compare_rows(document: Mapping[str, Any]) -> list[tuple[str, object, object]
     if only["only_first"] or only["only_second"]:
         rows.append(("inputs of its own", _some(only["only_first"]), _some(only["only_second"])))
     for name, pair in document["metrics"].items():
-        rows.append((name, *_pair([None if value is None else f"{value:.4g}" for value in pair])))
+        rows.append((name, *_pair([None if value is None else number_text(value, 4) for value in pair])))
     shown = sorted(document["compare"], key=lambda row: row["result"] == "identical")
     for row in shown[:SHOWN]:
         sizes = [size_text(size) for size in row["sizes"]]

@@ -17,7 +17,7 @@ from ccatwm.core.gap import UpstreamGroup
 from ccatwm.core.model import Resources
 from ccatwm.core.selection import Selection
 from ccatwm.core.triggers import StepTrigger, effective_trigger, next_tick
-from ccatwm.core.wording import clock_text, until_text, utc_text
+from ccatwm.core.wording import clock_text, number_text, until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import leases, views
 from ccatwm.edges.opsdb.stores.steps import get_step_record
@@ -561,7 +561,7 @@ def explain_lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def _learned_text(learned: Mapping[str, float]) -> str:
-    values = ", ".join(f"{name} {value:.3g}" for name, value in sorted(learned.items()))
+    values = ", ".join(f"{name} {number_text(value)}" for name, value in sorted(learned.items()))
     return f"its new runs begin with {values}, which retries had to grow to (other `resources` forget that)"
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from ccatwm.core.wording import size_text, utc_text
+from ccatwm.core.wording import number_text, size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
 from ccatwm.errors import FilesUnavailableError
@@ -268,7 +268,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _number(value: Any) -> Any:
-    return f"{value:.3g}" if isinstance(value, float) else value
+    return number_text(value) if isinstance(value, float) else value
 
 
 def _attempt_lines(attempts: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -39,6 +39,13 @@ def test_init_says_that_apptainer_was_not_found_only_where_it_looked(cli: Cli, m
     assert "uncontained: Apptainer was not found" in cli("init", "other").out
 
 
+def test_init_says_that_jobs_of_a_batch_system_run_elsewhere(cli: Cli, monkeypatch) -> None:
+    monkeypatch.setenv("CCAT_WORKFLOW_MANAGER_CONTAINER_RUNTIME", "none")
+    assert "programs run on this host, uncontained" in cli("init").out
+    monkeypatch.setenv("CCAT_WORKFLOW_MANAGER_HPC_BACKEND", "slurm")
+    assert "programs run on the nodes of the batch system, uncontained" in cli("init").out
+
+
 def test_init_of_a_named_site_completes_it_where_its_settings_are(cli: Cli, monkeypatch, tmp_path) -> None:
     shelf = tmp_path / "shelf"
     cli("init", shelf / "cluster")

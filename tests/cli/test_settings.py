@@ -82,6 +82,11 @@ def test_the_url_may_come_from_a_file(tmp_path: Path) -> None:
     assert load_site(folder).opsdb_url == "postgresql://me:secret@db/ops"
 
 
+def test_a_file_with_the_url_that_is_not_there_is_one_mistake(tmp_path: Path) -> None:
+    [told] = problems(write_site(tmp_path / "s", 'OPSDB_URL_FILE = "url"\n'))
+    assert f"OPSDB_URL_FILE: {tmp_path}/s/url cannot be read" in told
+
+
 def test_every_value_knows_where_it_comes_from(tmp_path: Path) -> None:
     folder = write_site(tmp_path / "s", "GRACE_SECONDS = 30\n")
     origins = load_site(folder, **{f"{PREFIX}TRIP_AFTER": "5"}).origins
