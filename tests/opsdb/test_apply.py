@@ -386,7 +386,7 @@ def test_ceilings_are_kept_told_when_they_change_and_taken_away(apply, database)
     report = apply(text)
     assert not any("nothing acts" in warning for warning in report.warnings)
     assert [line for line in report.changes if "max_concurrent" in line] == [
-        "~ pipeline otf: max_concurrent None -> 7", "~ step otf/b: max_concurrent None -> 2"
+        "~ pipeline otf: max_concurrent (absent) -> 7", "~ step otf/b: max_concurrent (absent) -> 2"
     ]  # fmt: skip
     assert (list(ceilings().pipelines.values()), list(ceilings().steps.values())) == ([7], [2])
     apply(GOOD)

@@ -262,9 +262,10 @@ def test_thousands_of_waiting_runs_are_taken_in_passes_of_a_few_and_polling_goes
 ) -> None:
     for name in ("trigger", "resolve"):
         observatory.run_pass(name)
-    multiply_runs(observatory, MANY)
+    many = MANY if observatory.url.startswith("sqlite") else MANY // 5  # inserting them takes longer than all passes
+    multiply_runs(observatory, many)
     total = statuses(observatory)["PENDING"]
-    assert total > MANY
+    assert total > many
 
     staged, statements = hurried_pass(observatory, "stage", max_seconds=20)
     assert staged.selected == total
