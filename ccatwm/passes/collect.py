@@ -284,39 +284,49 @@ def _record(frame: PassFrame, good: Sequence[Collected]) -> None:
     if not good:
         return
     with frame.context.database.write() as connection:
-        recorded = [collected for collected in good if _record_one(frame, connection, collected)]
+        changed = _complete(frame, connection, [c for c in good if not c.warnings])
+        for collected in good:
+            if collected.warnings:
+                changed |= _complete(frame, connection, [collected])
+        recorded = [collected for collected in good if collected.run.id in changed]
+        for collected in recorded:
+            products.insert_products(connection, collected.run.id, collected.rows, frame.now)
+        counted = [collected.run for collected in recorded if not collected.run.trial]
+        stale = _excluded(frame, connection, counted)
+        for item in counted:
+            sub_groups.set_current_run(connection, item.sub_group_id, item.id, item.decision, stale.get(item.id))
+        sub_groups.mark_due(connection, [item.sub_group_id for item in counted], frame.now)
     for collected in recorded:
         warnings = f", {count_text(len(collected.warnings), 'warning')}" if collected.warnings else ""
         count = count_text(len(collected.plan.products), "product")
         frame.report.add("done", _item(collected.run, "completed", count + warnings))
 
 
-def _record_one(frame: PassFrame, connection: sa.Connection, collected: Collected) -> bool:
-    """False if somebody else was first."""
-    item = collected.run
-    changed = runs.record_event(
-        connection, item.id, RunEvent.PRODUCTS_RECORDED, expected=RunStatus.COLLECTING_RESULTS, now=frame.now,
-        by_pass="collect", warnings=list(collected.warnings), due_at=None, failure_class=None,
-        output_directory=f"{collected.attempt.directory}/output",
+def _complete(frame: PassFrame, connection: sa.Connection, alike: Sequence[Collected]) -> set[int]:
+    """Those of runs with the same warnings that are COMPLETED now; somebody else may have been first."""
+    if not alike:
+        return set()
+    places = {collected.run.id: f"{collected.attempt.directory}/output" for collected in alike}
+    return runs.record_events(
+        connection, list(places), RunEvent.PRODUCTS_RECORDED, expected=RunStatus.COLLECTING_RESULTS, now=frame.now,
+        by_pass="collect", warnings=list(alike[0].warnings), due_at=None, failure_class=None,
+        output_directory=runs.by_run(places),
     )  # fmt: skip
-    if changed:
-        products.insert_products(connection, item.id, collected.rows, frame.now)
-        if not item.trial:
-            stale = _excluded(frame, connection, item)
-            sub_groups.set_current_run(connection, item.sub_group_id, item.id, item.decision, stale)
-            sub_groups.mark_due(connection, [item.sub_group_id], frame.now)
-    return changed
 
 
-def _excluded(frame: PassFrame, connection: sa.Connection, run: Run) -> str | None:
-    """Why a run's products are not to be used, though it has just ended well: something was excluded meanwhile."""
-    if not active_ids(connection):
-        return None
+def _excluded(frame: PassFrame, connection: sa.Connection, counted: Sequence[Run]) -> dict[int, str]:
+    """Of runs that have just ended well: why products are not to be used, where something was excluded meanwhile."""
+    if not counted or not active_ids(connection):
+        return {}
     excluded = find_excluded(connection, frame.context.grouping, frame.now)
-    stands_on = sub_groups.packages_of_runs(connection, [run.id])[run.id]
-    software = run.resolved_step.software
-    why = excluded.run(run.pipeline, run.id, software.software, software.version, stands_on)
-    return f"{EXCLUDED}{why}" if why is not None else None
+    stands_on = sub_groups.packages_of_runs(connection, [run.id for run in counted])
+    found = {}
+    for run in counted:
+        software = run.resolved_step.software
+        why = excluded.run(run.pipeline, run.id, software.software, software.version, stands_on[run.id])
+        if why is not None:
+            found[run.id] = f"{EXCLUDED}{why}"
+    return found
 
 
 # --- cleaning up ------------------------------------------------------------------------------------------------------

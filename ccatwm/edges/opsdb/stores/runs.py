@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -98,6 +98,11 @@ def record_events(
 def next_attempt() -> sa.ColumnElement[int]:
     """The number after the one that a run has, for `record_events`."""
     return runs.c.attempt + 1
+
+
+def by_run(values: Mapping[int, str]) -> sa.ColumnElement[str]:
+    """A text for each run, for `record_events`."""
+    return sa.case(dict(values), value=runs.c.id)
 
 
 def update_run(connection: sa.Connection, run_id: int, **changes: Any) -> None:
