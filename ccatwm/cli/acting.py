@@ -113,22 +113,14 @@ def _act(
     from ccatwm.upkeep import control
 
     report: ActReport = getattr(control, act)(context.database, wanted, now=context.clock.now())
-    _print_report(common, report, report.to_json() if not wait else None)
+    if not (wait and common.json):  # that document comes when they have ended
+        _frame.show_report(common, report)
     if not wait or wanted.dry_run:
         return report.exit_code
     ended = control.wait_until_ended(context.database, report.watched, context.clock, timeout_seconds=timeout)
     _print_ended(common, report, ended)
     good = "CANCELLED" if act == "cancel" else "COMPLETED"
     return report.exit_code or int(any(status != good for status in ended.values()))
-
-
-def _print_report(common: Common, report: Any, document: dict[str, Any] | None) -> None:
-    """What was written; `document` None when a later one says more."""
-    if not common.json and not common.quiet:
-        for line in report.lines():
-            print(_frame.printable(line))
-    elif common.json and document is not None:
-        _frame.emit_json(document)
 
 
 def _print_ended(common: Common, report: ActReport, ended: dict[int, str]) -> None:
@@ -154,7 +146,7 @@ def hold(common: Common, target: Target, reason: Reason = None) -> int:
         host=socket.gethostname(),
         now=context.clock.now(),
     )
-    _print_report(common, report, report.to_json())
+    _frame.show_report(common, report)
     return 0
 
 
@@ -177,7 +169,7 @@ def release(
         now=context.clock.now(),
         retry_failed=retry_failed,
     )
-    _print_report(common, report, report.to_json())
+    _frame.show_report(common, report)
     return 0
 
 
@@ -323,9 +315,10 @@ def pause(
         now=context.clock.now(),
     )
     if not wait:
-        _print_report(common, report, report.to_json())
+        _frame.show_report(common, report)
         return 0
-    _print_report(common, report, None)
+    if not common.json:
+        _frame.show_report(common, report)
     from ccatwm.passes._frame import holder_is_gone
 
     pausing.wait_until_still(context.database, context.clock, is_gone=holder_is_gone, timeout_seconds=timeout)
@@ -348,5 +341,5 @@ def resume(common: Common, reason: Reason = None) -> int:
         host=socket.gethostname(),
         now=context.clock.now(),
     )
-    _print_report(common, report, report.to_json())
+    _frame.show_report(common, report)
     return 0

@@ -106,7 +106,8 @@ def _body(frame: PassFrame) -> None:
             files = _collect_some(frame, some, newest, inputs)
             at_once = min(2 * at_once, RUNS_AT_ONCE) if files < FILES_AT_ONCE else 1
             some = []
-    _collect_some(frame, some, newest, inputs)
+    if some:
+        _collect_some(frame, some, newest, inputs)
     _remove_inputs(frame)
 
 

@@ -249,26 +249,33 @@ def _apply_requests(frame: PassFrame, step_events: StepEvents) -> None:
 
 
 def _make_trials(frame: PassFrame, step_events: StepEvents, exclusions: ExclusionReader) -> None:
-    """The runs of a trial, a chunk of sub-groups in one transaction, each once; decisions are not touched."""
     for event in step_events.events:
-        done_to = int(event.scope.get("done_to") or 0)
-        while event.kind == "trial" and not event.scope.get("applied") and not frame.time_is_up():
-            frame.checkpoint()
-            with frame.context.database.write() as connection:
-                step = get_step_record(connection, step_events.step_id)
-                key = event.scope.get("sub_group")
-                rows = sub_groups.list_after(connection, step.id, done_to, SUB_GROUPS_PER_CHUNK, key)
-                items = _trial_rows(frame, connection, step, rows, event, exclusions.read(connection))
-                if len(rows) < SUB_GROUPS_PER_CHUNK:
-                    triggers.mark_applied(connection, event)
-                else:
-                    triggers.set_scope(connection, event, done_to=rows[-1].id)
-            done_to = rows[-1].id if rows else done_to
-            frame.report.selected += len(rows)
-            for kind, item in items:
-                frame.report.add(kind, item)
-            if len(rows) < SUB_GROUPS_PER_CHUNK:
-                break
+        if event.kind == "trial" and not event.scope.get("applied"):
+            _make_trial(frame, step_events.step_id, event, exclusions)
+
+
+def _make_trial(frame: PassFrame, step_id: int, event: OpenEvent, exclusions: ExclusionReader) -> None:
+    """The runs of a trial, a chunk of sub-groups in one transaction, each once; decisions are not touched."""
+    done_to = int(event.scope.get("done_to") or 0)
+    while not frame.time_is_up():
+        frame.checkpoint()
+        with frame.context.database.write() as connection:
+            step = get_step_record(connection, step_id)
+            rows = sub_groups.list_after(
+                connection, step.id, done_to, SUB_GROUPS_PER_CHUNK, event.scope.get("sub_group")
+            )
+            items = _trial_rows(frame, connection, step, rows, event, exclusions.read(connection))
+            finished = len(rows) < SUB_GROUPS_PER_CHUNK
+            if finished:
+                triggers.mark_applied(connection, event)
+            else:
+                done_to = rows[-1].id
+                triggers.set_scope(connection, event, done_to=done_to)
+        frame.report.selected += len(rows)
+        for kind, item in items:
+            frame.report.add(kind, item)
+        if finished:
+            return
 
 
 def _trial_rows(
@@ -416,12 +423,11 @@ def _build_views(
         members = {key: _marked_members(step, found, excluded) for key, found in members.items()}
         facts = {group: _marked_runs(step, found, excluded, stands_on) for group, found in facts.items()}
     accepted = list_acceptances(connection, [row.id for row in rows])
-    views = {
+    return {
         row.id: _view(frame, step, row, members[row.key], feeds[row.key], fed.get(row.key, []), facts[row.id],
-                      inputs, frozen)
+                      inputs, frozen, accepted.get(row.id, {}))
         for row in rows
     }  # fmt: skip
-    return {row_id: replace(view, accepted=accepted.get(row_id, {})) for row_id, view in views.items()}
 
 
 def _without_versions(step: StepRecord, excluded: Excluded) -> StepRecord:
@@ -456,6 +462,7 @@ def _view(
     facts: Sequence[RunFacts],
     inputs: Mapping[int, Sequence[RunInput]],
     frozen: Mapping[int, ResolvedStep],
+    accepted: Mapping[str, int],
 ) -> SubGroupView:
     current = row.current_run_id
     made_as = frozen.get(current) if current is not None else None
@@ -478,6 +485,7 @@ def _view(
         request=_request(row),
         held=row.held or step.held,
         tripped=step.tripped,
+        accepted=accepted,
         excluded_versions=step.excluded_versions,
     )
 

@@ -25,7 +25,7 @@ from ccatwm.core.definitions import (
 )
 from ccatwm.core.wording import short_text
 from ccatwm.errors import Problem
-from ccatwm.upkeep._yaml import Document, Location, read_yaml
+from ccatwm.upkeep._yaml import Document, Location, in_file_order, read_yaml
 from ccatwm.upkeep.ingest import PLURALS as OBSERVED
 
 STAND_IN = "stand-in-"  # how their names begin
@@ -116,12 +116,7 @@ def list_problems(defined: Defined, mistakes: Iterable[Mistake]) -> list[Problem
         Problem(m.where, m.what, m.next) for m in mistakes if not _is_within(m.location, m.document.wrong)
     ]
     files = {document.file: n for n, document in enumerate(defined.documents)}
-
-    def place(problem: Problem) -> tuple[int, int]:
-        file, _, line = problem.where.rpartition(":")
-        return (files.get(file, len(files)), int(line) if line.isdecimal() else 0)
-
-    return sorted(dict.fromkeys([*defined.unreadable, *found]), key=place)
+    return in_file_order(dict.fromkeys([*defined.unreadable, *found]), files, elsewhere=len(files))
 
 
 def _is_within(location: Location, places: set[Location]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,16 @@ def read_text(path: Path) -> tuple[str | None, list[Problem]]:
         return None, [
             Problem(f"{path}:{line}", "is not UTF-8", f"byte {error.start} is {content[error.start]:#04x}")
         ]
+
+
+def in_file_order(problems: Iterable[Problem], files: Mapping[str, int], elsewhere: int) -> list[Problem]:
+    """By file and line. `files`: the place of each file; what is in none of them stands at `elsewhere`."""
+
+    def place(problem: Problem) -> tuple[int, int]:
+        file, _, line = problem.where.rpartition(":")
+        return (files.get(file, elsewhere), int(line)) if line.isdecimal() else (files.get(problem.where, elsewhere), 0)
+
+    return sorted(problems, key=place)
 
 
 def read_yaml(path: Path, *, too_large: str) -> tuple[Document | None, list[Problem]]:

@@ -18,6 +18,7 @@ from ccatwm.edges.opsdb.stores import control, runs, sub_groups, views
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.errors import CcatwmError, UsageError
 from ccatwm.interfaces import Clock
+from ccatwm.upkeep._reason import require_reason
 
 log = logging.getLogger(__name__)
 
@@ -234,10 +235,8 @@ def _check_wanted(wanted: Wanted, act: str) -> None:
             f"which runs? {act} without any selection would mean all of them",
             next=f"`ccatwm {act} RUN...`, or options such as --pipeline, --step, --class, --since",
         )
-    if not wanted.reason.strip() and not wanted.dry_run:
-        raise UsageError(
-            "say why: --reason TEXT", next="it is kept in the change log, for whoever asks later"
-        )
+    if not wanted.dry_run:
+        require_reason(wanted.reason, "it is kept in the change log, for whoever asks later")
 
 
 def _rows_meant(connection: sa.Connection, wanted: Wanted, act: str, statuses: Sequence[str]) -> list[Row]:
@@ -305,8 +304,7 @@ class HoldReport:
 
 def hold(database: Database, target: str, *, reason: str, actor: str, host: str, now: datetime) -> HoldReport:
     """Hold `PIPELINE[/STEP[/KEY]]` or a run: nothing new of it starts, jobs go on."""
-    if not reason.strip():
-        raise UsageError("say why: --reason TEXT", next="it is shown wherever the hold shows")
+    require_reason(reason, "it is shown wherever the hold shows")
     with database.write() as connection:
         held = control.get_holdable(connection, target)
         changed = control.set_held(connection, held, reason)

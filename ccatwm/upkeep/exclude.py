@@ -14,7 +14,7 @@ from ccatwm.core.gap import EXCLUDED
 from ccatwm.core.selection import Selection, suggest
 from ccatwm.core.wording import count_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.exclusions import Impact, end_exclusions, find_impact, impact_of, selected_packages
+from ccatwm.edges.opsdb.exclusions import Impact, end_exclusions, find_impact, impact_of
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import exclusions as store
 from ccatwm.edges.opsdb.stores import triggers, views
@@ -22,6 +22,7 @@ from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.due import mark_due
 from ccatwm.edges.opsdb.stores.requests import find_pipeline
 from ccatwm.errors import CcatwmError, Problem, UsageError
+from ccatwm.upkeep._reason import require_reason
 
 SHOWN = 20
 
@@ -107,16 +108,15 @@ def exclude(
         raise UsageError("--until is over already", next="leave it out, or say a later time")
     with database.write() if not act.dry_run else database.read() as connection:
         _check_pipeline(connection, pipeline)
-        targets = _targets(connection, grouping, texts, act.now)
         impact = Impact()
         reports = []
-        for target in targets:
+        for target, of_it in _targets(connection, grouping, texts, pipeline, act.now):
             known = _same(connection, target, pipeline)
             if known is None and not act.dry_run:
                 known = store.insert_exclusion(
                     connection, target, pipeline=pipeline, reason=act.reason, actor=act.actor, now=act.now, until=until
                 )
-            impact.add(find_impact(connection, grouping, target, pipeline, act.now))
+            impact.add(of_it)
             reports.append({"exclusion": known, "target": target.text})
         if len(impact.sub_groups) > act.confirm_runs and not (act.yes or act.dry_run):
             raise UsageError(
@@ -135,8 +135,7 @@ def exclude(
 def _check(act: Act, texts: Sequence[str]) -> None:
     if not texts:
         raise UsageError("nothing is named", next="`ccatwm exclude --list` shows what is excluded now")
-    if not act.reason.strip():
-        raise UsageError("say why: --reason TEXT", next="it is kept, and shown with every product that it concerns")
+    require_reason(act.reason, "it is kept, and shown with every product that it concerns")
 
 
 def _check_pipeline(connection: sa.Connection, name: str | None) -> None:
@@ -148,17 +147,18 @@ def _check_pipeline(connection: sa.Connection, name: str | None) -> None:
 
 
 def _targets(
-    connection: sa.Connection, grouping: GroupingEngine, texts: Sequence[str], now: datetime
-) -> list[Target]:
-    """What the texts name, and that it is there. Errors: UsageError with all mistakes at once."""
+    connection: sa.Connection, grouping: GroupingEngine, texts: Sequence[str], pipeline: str | None, now: datetime
+) -> list[tuple[Target, Impact]]:
+    """What the texts name, that it is there, and what it concerns. Errors: UsageError with all mistakes at once."""
     problems: list[Problem] = []
-    found: list[Target] = []
+    found: list[tuple[Target, Impact]] = []
     for text in dict.fromkeys(texts):
         try:
             target = _found(connection, parse_target(text, now))
-            if target.of_packages and target.kind != "module" and not selected_packages(connection, grouping, target, now):
+            impact = find_impact(connection, grouping, target, pipeline, now)
+            if target.of_packages and target.kind != "module" and not impact.packages:
                 raise UsageError(f"{text}: no package is, or belongs to, that", next="`ccatwm lineage package:NAME`")
-            found.append(target)
+            found.append((target, impact))
         except UsageError as error:
             problems.append(Problem(text, error.message, error.next))
     if len(problems) == 1:
@@ -284,8 +284,7 @@ def accept(database: Database, pipeline: str, step: str, key: str | None, act: A
 
     Errors: UsageError without a reason, for what is not there, and where nothing has a product.
     """
-    if not act.reason.strip():
-        raise UsageError("say why: --reason TEXT", next="it is kept with the acceptance")
+    require_reason(act.reason, "it is kept with the acceptance")
     with database.write() as connection:
         step_id, groups = _groups(connection, pipeline, step, key)
         report = AcceptReport([], [])
@@ -334,8 +333,7 @@ def promote(database: Database, run_id: int, act: Act) -> PromoteReport:
 
     Errors: UsageError without a reason, and for a run that is no completed trial.
     """
-    if not act.reason.strip():
-        raise UsageError("say why: --reason TEXT", next="it is kept in the change log")
+    require_reason(act.reason, "it is kept in the change log")
     with database.write() as connection:
         run = views.get_run(connection, run_id)
         if not run["trial"]:

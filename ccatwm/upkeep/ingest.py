@@ -26,7 +26,7 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import observations as store
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.errors import DefinitionsError, Problem, UsageError
-from ccatwm.upkeep._yaml import find_unstorable, read_json_lines, read_yaml
+from ccatwm.upkeep._yaml import find_unstorable, in_file_order, read_json_lines, read_yaml
 
 LINES_PER_TRANSACTION = 2000
 MAX_PROBLEMS = 50
@@ -456,23 +456,12 @@ def _check_all(database: Database, paths: Sequence[Path]) -> list[Checked]:
     with database.read() as connection:
         problems += _check_names(connection, checked)
     if problems:
-        problems = _in_order(problems, paths)
+        problems = in_file_order(problems, {str(path): n for n, path in enumerate(paths)}, elsewhere=-1)
         more = len(problems) - MAX_PROBLEMS
         shown = problems[:MAX_PROBLEMS] + ([Problem("", f"and {more} more")] if more > 0 else [])
         noun = "mistake" if len(problems) == 1 else "mistakes"
         raise DefinitionsError(f"{len(problems)} {noun}; nothing was written", problems=shown)
     return checked
-
-
-def _in_order(problems: Sequence[Problem], paths: Sequence[Path]) -> list[Problem]:
-    """As they stand in the files."""
-    order = {str(path): n for n, path in enumerate(paths)}
-
-    def place(problem: Problem) -> tuple[int, int]:
-        file, _, line = problem.where.rpartition(":")
-        return (order[file], int(line)) if line.isdecimal() and file in order else (order.get(problem.where, -1), 0)
-
-    return sorted(problems, key=place)
 
 
 def _check_file(path: Path, problems: list[Problem]) -> Checked:

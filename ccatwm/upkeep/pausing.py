@@ -12,8 +12,9 @@ from ccatwm.edges.opsdb.stores import pausing
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.leases import Lease
 from ccatwm.edges.opsdb.stores.pausing import AtWork
-from ccatwm.errors import CcatwmError, UsageError
+from ccatwm.errors import CcatwmError
 from ccatwm.interfaces import Clock
+from ccatwm.upkeep._reason import require_reason
 
 POLL_SECONDS = 0.5
 TARGET = "all passes"
@@ -67,10 +68,7 @@ def _who(work: AtWork) -> str:
 
 def pause(database: Database, *, reason: str, actor: str, host: str, now: datetime) -> PauseReport:
     """No pass begins any more, on any host; those at work see their work through. A pause that holds stays as it is."""
-    if not reason.strip():
-        raise UsageError(
-            "say why: --reason TEXT", next="it is shown by `ccatwm status` for as long as it lasts"
-        )
+    require_reason(reason, "it is shown by `ccatwm status` for as long as it lasts")
     with database.write() as connection:
         before = pausing.lock_paused(connection)
         if before is None:

@@ -26,6 +26,7 @@ from ccatwm.edges.opsdb.stores.requests import (
 )
 from ccatwm.errors import Problem, UsageError
 from ccatwm.upkeep._estimate import Estimate, estimate_runs
+from ccatwm.upkeep._reason import require_reason
 from ccatwm.upkeep._yaml import parse_yaml
 
 NO_PIPELINES = "there are none yet: `ccatwm apply FILE` defines them"
@@ -84,8 +85,7 @@ def request_runs(
 
     `trial`: `version=1.3.0`, `config.KEY=VALUE`; runs of one step that never count.
     """
-    if not reason.strip():
-        raise UsageError("say why: --reason TEXT", next="it is kept with every run that is made for it")
+    require_reason(reason, "it is kept with every run that is made for it")
     with database.write() as connection:
         steps = _wanted_steps(connection, pipeline, step)
         follows = None

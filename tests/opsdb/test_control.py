@@ -329,20 +329,15 @@ class Standing:
         self.seconds += seconds
 
 
-class CarryingOut:
-    """A clock during whose third sleep a pass carries it out."""
+class CarryingOut(Standing):
+    """During its third sleep a pass carries it out."""
 
     def __init__(self, world: World, run: int) -> None:
-        self.world, self.run, self.seconds = world, run, 0.0
-
-    def now(self):
-        return NOW + timedelta(seconds=self.seconds)
-
-    def monotonic(self) -> float:
-        return self.seconds
+        super().__init__()
+        self.world, self.run = world, run
 
     def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
+        super().sleep(seconds)
         if self.seconds >= 3 * seconds:
             self.world.update(t.executed_reduction_step, self.run, status="CANCELLED", is_open=False)
 

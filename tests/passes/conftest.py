@@ -82,6 +82,11 @@ class Observatory:
         self.minute += 1
         return list(wiring.run_cycle(self.context(), PassOptions()))
 
+    def make_runs(self) -> None:
+        self.apply()
+        self.run_pass("trigger")
+        self.run_pass("resolve")
+
     def jobs(self) -> int:
         if self.scripts:
             return self.batch().run_scripts(1)
@@ -139,4 +144,14 @@ def observatory(empty_observatory: Observatory) -> Observatory:
     write_campaign(empty_observatory.folder)
     empty_observatory.arrive("night.yaml")
     empty_observatory.apply()
+    return empty_observatory
+
+
+@pytest.fixture
+def three_scans(empty_observatory: Observatory) -> Observatory:
+    """Three scans are observed; the pipeline without its second step is not applied yet."""
+    write_campaign(empty_observatory.folder)
+    empty_observatory.arrive("night.yaml")
+    empty_observatory.arrive("late.yaml")
+    (empty_observatory.folder / "one-step.yaml").rename(empty_observatory.folder / "pipeline.yaml")
     return empty_observatory

@@ -4,34 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pytest
-
 from ccatwm.core.model import Resources
 from ccatwm.core.states import RunStatus
 from ccatwm.core.throttle import WaitingRun
 from ccatwm.edges.opsdb.stores.runs import list_open_runs
 from ccatwm.passes.submit import plan_submissions
-from tests.crash.campaign import write_campaign
 from tests.passes.conftest import Observatory
 
 # Scan 1 is the oldest; they are ingested, and their runs made, in the order 1, 2, 3.
 OLDEST_FIRST = ["scan-1", "scan-2", "scan-3"]
-
-
-@pytest.fixture
-def three_scans(empty_observatory: Observatory) -> Observatory:
-    """Three scans are observed, and the pipeline applied without its second step."""
-    write_campaign(empty_observatory.folder)
-    empty_observatory.arrive("night.yaml")
-    empty_observatory.arrive("late.yaml")
-    (empty_observatory.folder / "one-step.yaml").rename(empty_observatory.folder / "pipeline.yaml")
-    return empty_observatory
-
-
-def make_runs(observatory: Observatory) -> None:
-    observatory.apply()
-    observatory.run_pass("trigger")
-    observatory.run_pass("resolve")
 
 
 def scans(observatory: Observatory, reported: Sequence[object]) -> list[str]:
@@ -46,7 +27,7 @@ def staged_in_order(observatory: Observatory) -> list[str]:
 
 
 def test_the_runs_of_the_newest_observations_go_first(three_scans: Observatory) -> None:
-    make_runs(three_scans)
+    three_scans.make_runs()
     assert staged_in_order(three_scans) == OLDEST_FIRST[::-1]
     submitted = three_scans.run_pass("submit")
     assert scans(three_scans, [item.run for item in submitted.items]) == OLDEST_FIRST[::-1]
@@ -54,26 +35,26 @@ def test_the_runs_of_the_newest_observations_go_first(three_scans: Observatory) 
 
 def test_a_step_may_have_its_oldest_observations_first(three_scans: Observatory) -> None:
     write_order(three_scans, "oldest")
-    make_runs(three_scans)
+    three_scans.make_runs()
     assert staged_in_order(three_scans) == OLDEST_FIRST
 
 
 def test_the_order_of_a_step_can_be_changed_while_its_runs_wait(three_scans: Observatory) -> None:
-    make_runs(three_scans)
+    three_scans.make_runs()
     write_order(three_scans, "oldest")
     three_scans.apply()
     assert staged_in_order(three_scans) == OLDEST_FIRST
 
 
 def test_a_limited_pass_takes_the_first_ones_and_the_next_goes_on(three_scans: Observatory) -> None:
-    make_runs(three_scans)
+    three_scans.make_runs()
     first = three_scans.run_pass("stage", limit=1)
     assert scans(three_scans, [item.run for item in first.items]) == ["scan-3"]
     assert staged_in_order(three_scans) == ["scan-2", "scan-1"]
 
 
 def test_priority_counts_more_than_age(three_scans: Observatory) -> None:
-    make_runs(three_scans)
+    three_scans.make_runs()
     oldest = min(three_scans.runs(), key=lambda run: str(run["observed_at"]))
     three_scans.execute(
         f"UPDATE {{schema}}executed_reduction_step SET priority = 99 WHERE id = {oldest['id']}"
@@ -87,7 +68,7 @@ def test_a_step_with_the_newest_first_comes_before_one_with_the_oldest_first(
     path = three_scans.folder / "pipeline.yaml"
     again = "      - {name: again, software: cal, group_by: [executed_obs_unit], order: oldest, raw_inputs: true}\n"
     path.write_text(path.read_text() + again)
-    make_runs(three_scans)
+    three_scans.make_runs()
     with three_scans.context().database.read() as connection:
         found = list_open_runs(connection, "local", (RunStatus.PENDING,))
     assert [run.step for run in found] == ["calibrate"] * 3 + ["again"] * 3
@@ -99,7 +80,7 @@ def test_a_run_whose_observation_has_no_start_counts_from_when_it_was_made(three
     three_scans.execute(
         f"UPDATE {observation_tables}executed_obs_unit SET start_time = NULL WHERE name = 'scan-1'"
     )
-    make_runs(three_scans)
+    three_scans.make_runs()
     assert staged_in_order(three_scans) == ["scan-1", "scan-3", "scan-2"]
 
 

@@ -19,7 +19,6 @@ from ccatwm.views.explain import build_explain, explain_lines
 from ccatwm.views.runs import build_runs
 from ccatwm.views.show import build_show, show_lines
 from ccatwm.views.status import build_status, step_cells
-from tests.crash.campaign import write_campaign
 from tests.crash.rig import SteppingClock
 from tests.passes.conftest import Observatory
 
@@ -30,22 +29,6 @@ SECOND_PIPELINE = """
     steps:
       - {name: calibrate, software: cal, group_by: [executed_obs_unit]}
 """
-
-
-@pytest.fixture
-def three_scans(empty_observatory: Observatory) -> Observatory:
-    """Three scans are observed; the pipeline without its second step is not applied yet."""
-    write_campaign(empty_observatory.folder)
-    empty_observatory.arrive("night.yaml")
-    empty_observatory.arrive("late.yaml")
-    (empty_observatory.folder / "one-step.yaml").rename(empty_observatory.folder / "pipeline.yaml")
-    return empty_observatory
-
-
-def make_runs(observatory: Observatory) -> None:
-    observatory.apply()
-    observatory.run_pass("trigger")
-    observatory.run_pass("resolve")
 
 
 def define(observatory: Observatory, *, step: str = "", pipeline: str = "", more: str = "") -> None:
@@ -95,7 +78,7 @@ def test_no_more_runs_are_under_way_than_the_ceiling_says(
     three_scans: Observatory, throttle: Callable[[Observatory], None], whose: str, setting: str
 ) -> None:
     throttle(three_scans)
-    make_runs(three_scans)
+    three_scans.make_runs()
     staged = three_scans.run_pass("stage")
     assert (staged.selected, staged.done, staged.waiting) == (3, 2, 1)
     assert reasons(staged) == {
@@ -114,7 +97,7 @@ def test_under_a_ceiling_everything_is_made_one_after_the_other(
     three_scans: Observatory, throttle: Callable[[Observatory], None]
 ) -> None:
     throttle(three_scans)
-    make_runs(three_scans)
+    three_scans.make_runs()
     most = 0
     for _ in range(12):
         three_scans.cycle()
@@ -127,7 +110,7 @@ def test_under_a_ceiling_everything_is_made_one_after_the_other(
 
 def test_a_ceiling_counts_from_the_next_pass_when_it_is_changed(three_scans: Observatory) -> None:
     throttle_step(three_scans)
-    make_runs(three_scans)
+    three_scans.make_runs()
     three_scans.run_pass("stage")
     three_scans.edit("max_concurrent: 1", "max_concurrent: 2")
     assert three_scans.run_pass("stage").done == 1
@@ -138,7 +121,7 @@ def test_a_ceiling_counts_from_the_next_pass_when_it_is_changed(three_scans: Obs
 
 def test_staged_runs_that_people_hold_back_take_no_room(three_scans: Observatory) -> None:
     throttle_site(three_scans)
-    make_runs(three_scans)
+    three_scans.make_runs()
     three_scans.run_pass("stage")
     three_scans.execute("UPDATE {schema}executed_reduction_step SET held = 'look' WHERE status = 'STAGED'")
     assert three_scans.run_pass("stage").done == 1
@@ -147,7 +130,7 @@ def test_staged_runs_that_people_hold_back_take_no_room(three_scans: Observatory
 
 def test_a_staging_that_was_broken_off_goes_on_under_its_own_count(three_scans: Observatory) -> None:
     throttle_step(three_scans)
-    make_runs(three_scans)
+    three_scans.make_runs()
     three_scans.run_pass("stage")
     three_scans.execute(
         "UPDATE {schema}executed_reduction_step SET status = 'STAGING_DATA' WHERE status = 'STAGED'"
@@ -158,7 +141,7 @@ def test_a_staging_that_was_broken_off_goes_on_under_its_own_count(three_scans: 
 
 def test_a_dry_run_tells_which_would_wait_and_a_limit_is_of_those_that_go(three_scans: Observatory) -> None:
     define(three_scans, step="max_concurrent: 2,")
-    make_runs(three_scans)
+    three_scans.make_runs()
     assert outcomes(three_scans.run_pass("stage", dry_run=True)) == {"would be staged": 3}
     three_scans.run_pass("stage")
     assert outcomes(three_scans.run_pass("submit", dry_run=True)) == {"would be submitted": 2, "throttled": 1}
@@ -167,7 +150,7 @@ def test_a_dry_run_tells_which_would_wait_and_a_limit_is_of_those_that_go(three_
 
 def test_pipelines_of_one_priority_take_turns(three_scans: Observatory) -> None:
     define(three_scans, more=SECOND_PIPELINE)
-    make_runs(three_scans)
+    three_scans.make_runs()
     items = three_scans.run_pass("stage").items
     assert [i.pipeline for i in items if i.outcome == "staged"] == ["otf", "other"] * 3
     submitted = three_scans.run_pass("submit", limit=3)
@@ -178,7 +161,7 @@ def test_pipelines_of_one_priority_take_turns(three_scans: Observatory) -> None:
 
 def test_a_ceiling_is_told_where_people_look(three_scans: Observatory) -> None:
     throttle_site(three_scans)
-    make_runs(three_scans)
+    three_scans.make_runs()
     for name in ("stage", "submit"):
         three_scans.run_pass(name)
     context = three_scans.context()

@@ -69,13 +69,6 @@ def _select(
         after = page[-1].package_id
 
 
-def selected_packages(
-    connection: sa.Connection, grouping: GroupingEngine, target: Target, now: datetime
-) -> dict[str, str]:
-    """Name by id of the packages that a target selects now."""
-    return {p.package_id: p.package_name for p in _select(connection, grouping, target.selection, now)}
-
-
 # --- what is concerned ----------------------------------------------------------------------------------------
 
 
@@ -102,7 +95,7 @@ def find_impact(
     """What comes of excluding a target, or of bringing it back."""
     found = Impact()
     if target.of_packages:
-        packages = selected_packages(connection, grouping, target, now)
+        packages = {p.package_id: p.package_name for p in _select(connection, grouping, target.selection, now)}
         found.packages = set(packages.values())
         found.sub_groups = store.sub_groups_of_packages(connection, set(packages), pipeline)
         run_ids = store.runs_on_packages(connection, set(packages))

@@ -158,9 +158,7 @@ def sub_groups_of_packages(
             .where(member.c.package_id.in_(chunk))
             .distinct()
         )
-        if pipeline is not None:
-            query = query.join(t.pipeline, t.pipeline.c.id == step.c.pipeline_id).where(t.pipeline.c.name == pipeline)
-        found |= set(connection.execute(query).scalars())
+        found |= set(connection.execute(_of_pipeline(query, pipeline)).scalars())
     return found
 
 
@@ -173,9 +171,14 @@ def sub_groups_of_software(connection: sa.Connection, software: str, pipeline: s
         .join(known, known.c.id == step.c.software_id)
         .where(known.c.name == software)
     )
-    if pipeline is not None:
-        query = query.join(t.pipeline, t.pipeline.c.id == step.c.pipeline_id).where(t.pipeline.c.name == pipeline)
-    return set(connection.execute(query).scalars())
+    return set(connection.execute(_of_pipeline(query, pipeline)).scalars())
+
+
+def _of_pipeline(query: sa.Select[Any], pipeline: str | None) -> sa.Select[Any]:
+    """Of a query that has joined the step."""
+    if pipeline is None:
+        return query
+    return query.join(t.pipeline, t.pipeline.c.id == t.reduction_step.c.pipeline_id).where(t.pipeline.c.name == pipeline)
 
 
 def current_of_runs(
