@@ -13,7 +13,7 @@ from typing import Any
 
 from ccatwm.core.model import InputKind, InputRole, PackageState, ReferenceVersion, RunInput, SoftwareVersion
 from ccatwm.core.policy import StepPolicy, major, version_key
-from ccatwm.core.recipe import Recipe, build_recipe, changed_parts
+from ccatwm.core.recipe import FixedParts, Recipe, build_recipe, changed_parts, fixed_parts
 from ccatwm.core.states import BEFORE_SUBMIT, RunStatus
 
 
@@ -134,6 +134,7 @@ class SubGroupView:
     tripped: str | None = None
     accepted: Mapping[str, int] = field(default_factory=dict)  # recipe digest -> run that a person declared good for it
     excluded_versions: Sequence[str] = ()  # of the step's software; `versions` has the others
+    fixed: FixedParts | None = None  # of its references and configuration, where they were computed before
 
     @property
     def current(self) -> RunFacts | None:
@@ -221,7 +222,7 @@ def plan_trial(view: SubGroupView, trial: Mapping[str, Any]) -> Decision:
         details = {"software": view.policy.software, "missing": "version", "version": wanted}
         return Decision(Outcome.WAITING_FOR_IMAGE, details=details)
     policy = replace(view.policy, config=changed_config(view.policy.config, trial.get("config") or {}))
-    recipe = _recipe(replace(view, policy=policy), inputs, software)
+    recipe = _recipe(replace(view, policy=policy, fixed=None), inputs, software)
     text = view.request.text if view.request is not None else ""
     return Decision(
         Outcome.RUN, "requested", {"trial": dict(trial), "request": text}, recipe=recipe, software=software, inputs=inputs
@@ -315,7 +316,8 @@ def _no_inputs_details(view: SubGroupView) -> dict[str, Any]:
 
 def _recipe(view: SubGroupView, inputs: Sequence[RunInput], software: SoftwareVersion) -> Recipe:
     policy = view.policy
-    return build_recipe(inputs, view.references, policy.config, policy.environment, software)
+    fixed = view.fixed or fixed_parts(view.references, policy.config, policy.environment)
+    return build_recipe(inputs, fixed, software)
 
 
 def _wanted_software(view: SubGroupView, inputs: Sequence[RunInput]) -> SoftwareVersion | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from ccatwm.core.model import Resources
@@ -73,6 +74,7 @@ _BEFORE_RELEASE = frozenset({"a", "alpha", "b", "beta", "c", "dev", "pre", "prev
 _PRE, _END, _WORD, _DIGITS = range(4)  # how parts sort: 1.2rc1 < 1.2 < 1.2.post1 < 1.2.1
 
 
+@cache
 def version_key(text: str) -> tuple[Any, ...]:
     """Sort key of a version: numbers compare as numbers, a pre-release (`1.2.0-rc1`, `1.2.0rc1`) before its release."""
     release, _, pre = _bare(text).partition("-")

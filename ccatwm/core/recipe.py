@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache, cached_property
+from json.encoder import encode_basestring
 from typing import Any
 
 from ccatwm.core.model import InputKind, ReferenceVersion, RunInput, SoftwareVersion
 
 MODULUS = 1 << 256
 NO_MEMBERS = "0" * 64
+_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 PARTS = ("inputs", "upstream", "references", "configuration", "software")
 
 
@@ -29,12 +32,12 @@ class Recipe:
     configuration: str
     software: str
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        return digest_of(asdict(self))
+        return digest_of(self.to_json())
 
     def to_json(self) -> dict[str, str]:
-        return asdict(self)
+        return {part: getattr(self, part) for part in PARTS}
 
     @staticmethod
     def from_json(data: Mapping[str, str]) -> Recipe:
@@ -48,13 +51,14 @@ def changed_parts(old: Recipe, new: Recipe) -> tuple[str, ...]:
 
 def digest_of(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of `value`."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(_ENCODE(value).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def member_digest(kind: str, identity: str, checksum: str | None, size_bytes: int | None = None) -> int:
     """One member of a set: kind, identity and checksum (its size where it has no checksum)."""
-    return int(digest_of([kind, identity, checksum or f"size:{size_bytes}"]), 16)
+    texts = (kind, identity, checksum or f"size:{size_bytes}")
+    text = f"[{','.join(map(encode_basestring, texts))}]"  # as `digest_of` has it, at a third of its cost
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest(), "big")
 
 
 def set_digest(members: Iterable[int]) -> str:
@@ -71,27 +75,37 @@ def product_digest(product: RunInput) -> int:
     return member_digest("product", place, product.checksum, product.size_bytes)
 
 
-def build_recipe(
-    inputs: Iterable[RunInput],
-    references: Iterable[ReferenceVersion],
-    config: Mapping[str, Any],
-    environment: Mapping[str, str],
-    software: SoftwareVersion,
-) -> Recipe:
-    """The recipe of a run with these inputs, references, configuration and software."""
+@dataclass(frozen=True)
+class FixedParts:
+    """The digests of a recipe that all sub-groups of a step share."""
+
+    references: str
+    configuration: str
+
+
+def fixed_parts(
+    references: Iterable[ReferenceVersion], config: Mapping[str, Any], environment: Mapping[str, str]
+) -> FixedParts:
+    return FixedParts(
+        references=digest_of(sorted([r.name, r.version, r.checksum] for r in references)),
+        configuration=digest_of({"config": config, "environment": environment}),
+    )
+
+
+def build_recipe(inputs: Iterable[RunInput], fixed: FixedParts, software: SoftwareVersion) -> Recipe:
+    """The recipe of a run with these inputs and this software."""
     inputs = list(inputs)
     return Recipe(
         inputs=set_digest(package_digest(i) for i in inputs if i.kind is InputKind.PACKAGE),
         upstream=set_digest(product_digest(i) for i in inputs if i.kind is InputKind.PRODUCT),
-        references=digest_of(sorted([r.name, r.version, r.checksum] for r in references)),
-        configuration=digest_of({"config": config, "environment": environment}),
-        software=digest_of(
-            [
-                software.software,
-                software.version,
-                list(software.command),
-                software.image_digest,
-                software.contract,
-            ]
-        ),
+        references=fixed.references,
+        configuration=fixed.configuration,
+        software=_software_digest(software),
+    )
+
+
+@cache
+def _software_digest(software: SoftwareVersion) -> str:
+    return digest_of(
+        [software.software, software.version, list(software.command), software.image_digest, software.contract]
     )

@@ -10,7 +10,6 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -30,32 +29,25 @@ from ccatwm.core.gap import (
     decide,
     plan_trial,
 )
-from ccatwm.core.members import membership_change
 from ccatwm.core.model import (
-    InputKind,
-    InputRole,
     ResolvedStep,
     RunInput,
-    SoftwareVersion,
     TriggerType,
-    UpstreamStep,
 )
-from ccatwm.core.retries import with_learned
-from ccatwm.core.states import RunEvent
 from ccatwm.edges.opsdb.exclusions import ExclusionReader
 from ccatwm.edges.opsdb.stores import products, runs, sub_groups, triggers
-from ccatwm.edges.opsdb.stores.exclusions import insert_acceptance, list_acceptances
+from ccatwm.edges.opsdb.stores.exclusions import list_acceptances
 from ccatwm.edges.opsdb.stores.steps import StepRecord, get_step_record, step_depths
-from ccatwm.edges.opsdb.stores.sub_groups import Feed, Scope, SubGroupRow
+from ccatwm.edges.opsdb.stores.sub_groups import Feed, SubGroupRow
 from ccatwm.edges.opsdb.stores.triggers import OpenEvent
 from ccatwm.errors import ConflictError
+from ccatwm.passes._carry_out import WAITING, Decided, carry_out, make_runs
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
+from ccatwm.passes._regroup import regroup
 
 log = logging.getLogger("ccatwm.passes.resolve")
-PACKAGES_PER_CHUNK = 500
-SUB_GROUPS_PER_CHUNK = 100
-WAITING = frozenset({Outcome.WAITING_FOR_DATA, Outcome.WAITING_FOR_UPSTREAM, Outcome.WAITING_FOR_IMAGE})
+SUB_GROUPS_PER_CHUNK = 500
 
 
 def run(context: Context, options: PassOptions) -> PassReport:
@@ -82,107 +74,8 @@ def _rehearse(frame: PassFrame) -> None:
 
 
 def _resolve(frame: PassFrame) -> None:
-    _regroup_changed(frame)
-    _regroup_scopes(frame)
+    regroup(frame)
     _decide_all(frame)
-
-
-# --- grouping ----------------------------------------------------------------------------------------------------
-
-
-def _regroup_changed(frame: PassFrame) -> None:
-    """Group changed packages again for every scope, one transaction per chunk."""
-    while not frame.time_is_up():
-        frame.checkpoint()
-        with frame.context.database.write() as connection:
-            rows = triggers.list_changed_packages(connection, PACKAGES_PER_CHUNK)
-            if not rows:
-                return
-            package_ids = sorted({package_id for _, package_id in rows})
-            for scope in sub_groups.list_scopes(connection):
-                _regroup(frame, connection, scope, package_ids)
-            triggers.remove_changed_packages(connection, [row_id for row_id, _ in rows])
-
-
-def _regroup(frame: PassFrame, connection: sa.Connection, scope: Scope, package_ids: Sequence[str]) -> None:
-    grouped = frame.context.grouping.members(
-        connection, scope.rules, scope.group_by, now=frame.now, package_ids=package_ids
-    )
-    new = {g.package_id: _member_row(g, frame) for g in grouped}
-    old = sub_groups.list_member_rows(connection, scope.id, package_ids)
-    change = membership_change(package_ids, old, new)
-    if change:
-        sub_groups.write_members(connection, scope.id, remove=change.remove, insert=change.insert)
-        sub_groups.mark_keys_due(connection, scope.id, change.keys, frame.now)
-
-
-def _member_row(grouped: Any, frame: PassFrame) -> dict[str, Any]:
-    return {
-        "key": grouped.key,
-        "dims": dict(grouped.dims),
-        "package_id": grouped.package_id,
-        "package_name": grouped.package_name,
-        "checksum": grouped.checksum,
-        "size_bytes": grouped.size_bytes,
-        "state": grouped.state,
-        "executed_obs_unit_id": grouped.executed_obs_unit_id,
-        "instrument_module_id": grouped.instrument_module_id,
-        "ended": grouped.ended,
-        "observed_at": grouped.observed_at,
-        "since": frame.now,
-    }
-
-
-def _regroup_scopes(frame: PassFrame) -> None:
-    """Compare all packages of scopes that are new or whose rules changed; an interrupted one begins again."""
-    with frame.context.database.read() as connection:
-        scopes = [s for s in sub_groups.list_scopes(connection) if s.resolved_digest != s.digest]
-    for scope in scopes:
-        if not (_add_new_members(frame, scope) and _drop_old_members(frame, scope)):
-            return
-        with frame.context.database.write() as connection:
-            sub_groups.add_missing_sub_groups(connection, scope.id, frame.now)
-            sub_groups.settle_scope(connection, scope.id, scope.digest)
-
-
-def _add_new_members(frame: PassFrame, scope: Scope) -> bool:
-    """Page through the packages that the rules select; False when the time is up."""
-    after: str | None = None
-    while not frame.time_is_up():
-        frame.checkpoint()
-        with frame.context.database.write() as connection:
-            page = frame.context.grouping.members(
-                connection,
-                scope.rules,
-                scope.group_by,
-                now=frame.now,
-                after_id=after,
-                limit=PACKAGES_PER_CHUNK,
-            )
-            if not page:
-                return True
-            package_ids = [g.package_id for g in page]
-            old = sub_groups.list_member_rows(connection, scope.id, package_ids)
-            change = membership_change(package_ids, old, {g.package_id: _member_row(g, frame) for g in page})
-            if change:
-                sub_groups.write_members(connection, scope.id, remove=change.remove, insert=change.insert)
-                sub_groups.mark_keys_due(connection, scope.id, change.keys, frame.now)
-        after = package_ids[-1]
-    return False
-
-
-def _drop_old_members(frame: PassFrame, scope: Scope) -> bool:
-    """Page through the members that were there; those the rules no longer select go. False when the time is up."""
-    after = 0
-    while not frame.time_is_up():
-        frame.checkpoint()
-        with frame.context.database.write() as connection:
-            page = sub_groups.list_member_ids(connection, scope.id, after, PACKAGES_PER_CHUNK)
-            if not page:
-                return True
-            _regroup(frame, connection, scope, [package_id for _, package_id in page])
-        after = page[-1][0]
-    return False
 
 
 # --- deciding -----------------------------------------------------------------------------------------------------
@@ -288,20 +181,20 @@ def _trial_rows(
 ) -> list[tuple[str, PassItem]]:
     views = _build_views(frame, connection, step, rows, excluded) if rows else {}
     trial = event.scope["trial"]
-    items = []
+    planned = []
     for row in rows:
         view = replace(views[row.id], request=Request(text=event.reason))
-        planned = plan_trial(view, trial)
-        run_id = None
-        if planned.outcome is Outcome.RUN:
-            config = changed_config(step.policy.config, trial.get("config") or {})
-            run_id = _create_run(
-                frame, connection, step, row, planned, row.decision, view.observed_at, trial=True, config=config
-            )
-        text = decision_text(planned) if run_id is None else f"trial: {event.reason}"
-        item = PassItem(planned.outcome.value, text, run_id, step.pipeline, step.name, row.key)
-        items.append(("done" if run_id is not None else "waiting", item))
-    return items
+        planned.append(Decided(row, plan_trial(view, trial), view.observed_at))
+    config = changed_config(step.policy.config, trial.get("config") or {})
+    make_runs(connection, step, planned, frame.now, trial=config)
+    return [_trial_item(step, one, event.reason) for one in planned]
+
+
+def _trial_item(step: StepRecord, planned: Decided, reason: str) -> tuple[str, PassItem]:
+    text = decision_text(planned.decision) if planned.run_id is None else f"trial: {reason}"
+    outcome = planned.decision.outcome.value
+    item = PassItem(outcome, text, planned.run_id, step.pipeline, step.name, planned.row.key)
+    return "done" if planned.run_id is not None else "waiting", item
 
 
 def _request_columns(event: OpenEvent) -> dict[str, Any]:
@@ -361,20 +254,18 @@ def _decide_rows(
     frame: PassFrame, connection: sa.Connection, step: StepRecord, rows: Sequence[SubGroupRow], excluded: Excluded
 ) -> list[tuple[str, PassItem]]:
     views = _build_views(frame, connection, step, rows, excluded)
-    items = []
-    changed: list[int] = []
-    settled: list[int] = []
-    for row in rows:
-        decision = _decide_with_files(frame, connection, views[row.id])
-        decision, run_id = _carry_out(frame, connection, step, row, decision, views[row.id].observed_at)
-        if decision.outcome in SETTLED:
-            (changed if _differs(row, decision) else settled).append(row.id)
-        # The run of a dry run never comes to be: its number is nobody's.
-        items.append(_report_item(step, row, decision, None if frame.dry_run else run_id))
+    decided = [
+        Decided(row, _decide_with_files(frame, connection, views[row.id]), views[row.id].observed_at) for row in rows
+    ]
+    carry_out(connection, step, decided, frame.now)
+    settled = [one for one in decided if one.decision.outcome in SETTLED]
+    changed = [one.row.id for one in settled if _differs(one.row, one.decision)]
     sub_groups.mark_downstream_due(connection, changed, frame.now)
     # They were looked at again, for nothing; who found them due meanwhile waits for them still.
-    sub_groups.mark_downstream_due(connection, settled, frame.now, waiting_only=True)
-    return items
+    alike = [one.row.id for one in settled if not _differs(one.row, one.decision)]
+    sub_groups.mark_downstream_due(connection, alike, frame.now, waiting_only=True)
+    # The run of a dry run never comes to be: its number is nobody's.
+    return [_report_item(step, one.row, one.decision, None if frame.dry_run else one.run_id) for one in decided]
 
 
 def _decide_with_files(frame: PassFrame, connection: sa.Connection, view: SubGroupView) -> Decision:
@@ -487,6 +378,7 @@ def _view(
         tripped=step.tripped,
         accepted=accepted,
         excluded_versions=step.excluded_versions,
+        fixed=step.fixed_parts,
     )
 
 
@@ -499,134 +391,6 @@ def _request(row: SubGroupRow) -> Request | None:
         str(asked.get("text") or ""),
         bool(asked.get("force")),
         bool(asked.get("accept")),
-    )
-
-
-# --- carrying out ---------------------------------------------------------------------------------------------------
-
-
-def _carry_out(
-    frame: PassFrame,
-    connection: sa.Connection,
-    step: StepRecord,
-    row: SubGroupRow,
-    decision: Decision,
-    observed_at: datetime,
-) -> tuple[Decision, int | None]:
-    """Write the decision and, if it says so, its run; the decision as it came to be, and the run's id."""
-    number = row.decision + 1
-    if decision.supersede_run_id is not None and not _supersede(frame, connection, decision.supersede_run_id):
-        # It was handed over meanwhile: the sub-group is busy until that run ends.
-        decision = Decision(Outcome.BUSY, details={"run": decision.supersede_run_id}, recipe=decision.recipe,
-                            stale=decision.stale, keeps_request=True)  # fmt: skip
-    run_id = None
-    details = dict(decision.details)
-    if decision.outcome is Outcome.RUN:
-        run_id = _create_run(frame, connection, step, row, decision, number, observed_at)
-        details["run"] = run_id
-    values: dict[str, Any] = {
-        "decision": number,
-        "outcome": decision.outcome.value,
-        "reason": decision.reason,
-        "details": details,
-        "decided_at": frame.now,
-        "due_at": decision.due_at,
-        "round_at": (row.round_at or frame.now) if decision.outcome in WAITING else None,
-        "stale": decision.stale,
-        "requested": row.requested if decision.keeps_request else None,
-        "asked": decision.keeps_request and row.asked,
-    }
-    if decision.recipe is not None:
-        values["wanted_recipe"] = decision.recipe.digest
-    if decision.current_run_id is not None:
-        values |= {"current_run_id": decision.current_run_id, "current_decision": number}
-    if decision.accepts:
-        _record_acceptance(frame, connection, row, decision)
-    sub_groups.record_decision(connection, row.id, **values)
-    return decision, run_id
-
-
-def _record_acceptance(
-    frame: PassFrame, connection: sa.Connection, row: SubGroupRow, decision: Decision
-) -> None:
-    assert row.requested is not None and decision.recipe is not None and decision.current_run_id is not None
-    insert_acceptance(
-        connection, row.id, decision.recipe.digest, decision.current_run_id, reason=str(row.requested.get("text") or ""),
-        actor=str(row.requested.get("actor") or ""), now=frame.now,
-    )  # fmt: skip
-
-
-def _supersede(frame: PassFrame, connection: sa.Connection, run_id: int) -> bool:
-    """Cancel a run that has not been handed over; False if it has been meanwhile."""
-    run = runs.get_runs(connection, [run_id])[run_id]
-    return runs.record_event(
-        connection, run_id, RunEvent.CANCELLED, expected=run.status, now=frame.now, by_pass="resolve",
-        message="superseded: its recipe is no longer wanted", superseded=True, due_at=None,
-    )  # fmt: skip
-
-
-def _create_run(
-    frame: PassFrame,
-    connection: sa.Connection,
-    step: StepRecord,
-    row: SubGroupRow,
-    decision: Decision,
-    number: int,
-    observed_at: datetime,
-    *,
-    trial: bool = False,
-    config: Mapping[str, Any] | None = None,
-) -> int:
-    """`config`: instead of the step's."""
-    assert decision.recipe is not None and decision.software is not None and decision.reason is not None
-    resolved = build_resolved_step(step, decision.software)
-    if config is not None:
-        resolved = replace(resolved, config=dict(config))
-    resources = with_learned(resolved.resources, step.learned)
-    run_id = runs.insert_run(
-        connection, now=frame.now, by_pass="resolve",
-        step_id=step.id, sub_group_id=row.id, pipeline_name=step.pipeline, step_name=step.name,
-        sub_group_key=row.key, processing_location=step.location, decision=number, reason=decision.reason,
-        reason_details=decision.details, recipe=decision.recipe.digest, recipe_parts=decision.recipe.to_json(),
-        resolved_step=resolved.to_json(), priority=step.priority,
-        observed_at=observed_at, trial=trial,
-        next_resources=dataclasses.asdict(resources) if resources != resolved.resources else None,
-    )  # fmt: skip
-    references = [
-        RunInput(InputKind.REFERENCE, InputRole.MEMBER, r.name, f"{r.name}@{r.version}", r.checksum, None)
-        for r in step.references
-    ]
-    runs.insert_inputs(connection, run_id, [*decision.inputs, *references])
-    return run_id
-
-
-def build_resolved_step(step: StepRecord, software: SoftwareVersion) -> ResolvedStep:
-    """What a run freezes of its step."""
-    policy = step.policy
-    names = [upstream.step for upstream in step.upstream]
-    return ResolvedStep(
-        pipeline=step.pipeline,
-        step=step.name,
-        role=step.role,
-        group_by=tuple(d if isinstance(d, str) else str(d["name"]) for d in step.group_by),
-        software=software,
-        config=policy.config,
-        environment=policy.environment,
-        references=step.references,
-        resources=policy.resources,
-        upstream=tuple(
-            UpstreamStep(
-                u.pipeline,
-                u.step,
-                u.step if names.count(u.step) == 1 else f"{u.pipeline}.{u.step}",
-                u.same_group_by,
-            )
-            for u in step.upstream
-        ),
-        raw_inputs=bool(policy.raw_inputs),
-        partial_exit_codes=tuple(policy.partial_exit_codes),
-        max_retries=policy.max_retries,
-        retry=policy.retry,
     )
 
 

@@ -6,9 +6,8 @@ the steps that are due are committed in one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
@@ -21,18 +20,11 @@ from ccatwm.edges.opsdb.stores.triggers import TriggeredStep
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
 
-MAX_ROWS = 5000  # changed rows of one observation table taken by one pass; the rest waits for the next
+ROWS_PER_CHUNK = 5000  # changed rows of one observation table taken by one transaction
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # where the cursor of an empty table stands
 
-
-@dataclass
-class Changes:
-    """What changed in the observation tables: rows by table, packages by the table that caused it."""
-
-    rows: dict[str, list[tuple[str, datetime]]] = field(default_factory=dict)
-    packages: dict[str, set[str]] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.rows)
+DueStep = tuple[TriggeredStep, str, str]  # with the kind of its event, and the reason
+ChangedRows = dict[str, list[tuple[str, datetime]]]  # by observation table: row ids with their change times
 
 
 def run(context: Context, options: PassOptions) -> PassReport:
@@ -42,18 +34,31 @@ def run(context: Context, options: PassOptions) -> PassReport:
 def _body(frame: PassFrame) -> None:
     context = frame.context
     _end_expired_exclusions(frame)
+    if not frame.dry_run:
+        _start_cursors(frame)
     with context.database.read() as connection:
         changes = _read_changes(context, connection)
-        due = _due_steps(
-            context, connection, frame.now, packages_changed=bool(changes.packages), full=frame.options.full
-        )
+        changed = frame.dry_run and _affects_packages(context, connection, changes)
+        due = _due_steps(context, connection, frame.now, packages_changed=changed, full=frame.options.full)
+    if not frame.dry_run:
+        due = _write_all(frame, changes, due)
     due = due[: frame.options.limit]
     frame.report.selected = len(due)
     for step, _, reason in due:
         item = PassItem("due", reason, pipeline=step.pipeline, step=step.name)
         frame.report.add("done", item)
-    if (changes or due or _new_cron_steps(context)) and not frame.dry_run:
-        _write(context, frame.now, changes, frame.options)
+
+
+def _write_all(frame: PassFrame, changes: ChangedRows, due: list[DueStep]) -> list[DueStep]:
+    """Chunk after chunk of changes until nothing new is there or the time is up; the steps that fell due."""
+    if not (changes or due or frame.options.full or _new_cron_steps(frame.context)):
+        return []
+    opened, more = _write(frame, full=frame.options.full)
+    while more and not frame.time_is_up():
+        frame.checkpoint()
+        further, more = _write(frame)
+        opened += further
+    return opened
 
 
 def _end_expired_exclusions(frame: PassFrame) -> None:
@@ -67,32 +72,54 @@ def _end_expired_exclusions(frame: PassFrame) -> None:
         frame.report.add("done", PassItem("included", f"the exclusion of {target} is over"))
 
 
-def _read_changes(context: Context, connection: sa.Connection) -> Changes:
+def _start_cursors(frame: PassFrame) -> None:
+    """A table that is read for the first time is not read row by row: everything is grouped in full once.
+
+    From then on its changes count; those inside the overlap that are there already count as seen.
+    """
+    context = frame.context
+    tables = context.grouping.observed_tables()
+    with context.database.read() as connection:
+        if triggers.read_cursors(connection).keys() >= set(tables):
+            return
+    with context.database.write() as connection:
+        cursors = triggers.read_cursors(connection)
+        for table in (table for table in tables if table not in cursors):
+            newest = context.grouping.newest_change(connection, table)
+            if newest is not None:
+                newest = min(newest, frame.now)
+                start = triggers.overlap_start(newest, context.settings.change_overlap_seconds)
+                context.grouping.remember_rows(connection, table, start)
+            triggers.move_cursor(connection, table, newest or NEVER)
+        triggers.forget_groupings(connection)
+
+
+def _read_changes(context: Context, connection: sa.Connection) -> ChangedRows:
     """Rows changed since the cursor of each table, less those seen before inside the overlap."""
-    changes = Changes()
+    changes: ChangedRows = {}
     cursors = triggers.read_cursors(connection)
     overlap = context.settings.change_overlap_seconds
     for table in context.grouping.observed_tables():
-        since = triggers.overlap_start(cursors.get(table), overlap)
-        rows = context.grouping.changed_rows(connection, table, since, _page(connection, table, overlap))
-        new = triggers.unseen_rows(connection, table, rows)[:MAX_ROWS]
-        if new:
-            changes.rows[table] = new
-            packages = context.grouping.packages_of(connection, table, [row_id for row_id, _ in new])
-            if packages:
-                changes.packages[table] = packages
+        since = triggers.overlap_start(cursors.get(table) or NEVER, overlap)
+        rows = context.grouping.changed_rows(connection, table, since, ROWS_PER_CHUNK)
+        if rows:
+            changes[table] = rows
     return changes
 
 
-def _page(connection: sa.Connection, table: str, overlap_seconds: int) -> int:
-    """Enough rows to get past all that were seen inside the overlap."""
-    return triggers.count_seen(connection, table) + MAX_ROWS
+def _affects_packages(context: Context, connection: sa.Connection, changes: ChangedRows) -> bool:
+    """Whether any package belongs to what changed."""
+    return any(
+        connection.execute(query.limit(1)).first() is not None
+        for table, rows in changes.items()
+        for query in context.grouping.select_packages(table, [row_id for row_id, _ in rows])
+    )
 
 
 def _due_steps(
     context: Context, connection: sa.Connection, now: datetime, *, packages_changed: bool, full: bool
-) -> list[tuple[TriggeredStep, str, str]]:
-    """(step, kind of event, reason) of steps that are due and have no open event yet."""
+) -> list[DueStep]:
+    """Steps that are due and have no open event yet."""
     steps = triggers.list_triggered_steps(connection, location(context))
     regroup = triggers.scopes_to_regroup(connection)
     due = triggers.steps_due(connection, now)
@@ -145,30 +172,41 @@ def _new_cron_steps(context: Context) -> bool:
     return any(s.trigger.type is TriggerType.CRON and _cron_cursor(s) not in cursors for s in steps)
 
 
-def _write(context: Context, now: datetime, changes: Changes, options: PassOptions) -> None:
-    """Changed packages, cursors and events in one transaction; what is due is asked again inside it."""
-    overlap = context.settings.change_overlap_seconds
+def _write(frame: PassFrame, *, full: bool = False) -> tuple[list[DueStep], bool]:
+    """Changed packages, cursors and events in one transaction, in which everything is asked again.
+
+    Returns the steps that fell due, and whether there may be more changes.
+    """
+    context = frame.context
     with context.database.write() as connection:
-        for table, rows in changes.rows.items():
-            new = triggers.unseen_rows(connection, table, rows)
-            newest = max(at for _, at in rows)
-            position = max(newest, triggers.read_cursors(connection).get(table) or newest)
-            start = triggers.overlap_start(position, overlap)
-            assert start is not None
-            triggers.remember_rows(connection, table, new, forget_before=start)
-            triggers.move_cursor(connection, table, position)
-            if new:
-                triggers.record_changed_packages(
-                    connection, sorted(changes.packages.get(table, ())), table, now
-                )
-        if options.full:
+        changes = _read_changes(context, connection)
+        noted = sum(_note(frame, connection, table, rows) for table, rows in changes.items())
+        if full:
             triggers.forget_groupings(connection)
-        due = _due_steps(context, connection, now, packages_changed=bool(changes.packages), full=options.full)
-        due = due[: options.limit]
+        due = _due_steps(context, connection, frame.now, packages_changed=bool(noted), full=full)
+        due = due[: frame.options.limit]
         for step, kind, reason in due:
             scope = {"force": step.trigger.forces and kind == "cron"}
-            triggers.open_event(connection, step.id, kind, reason, now=now, scope=scope)
-        _move_cron_cursors(context, connection, now, {step.id for step, kind, _ in due if kind == "cron"})
+            triggers.open_event(connection, step.id, kind, reason, now=frame.now, scope=scope)
+        ticked = {step.id for step, kind, _ in due if kind == "cron"}
+        _move_cron_cursors(context, connection, frame.now, ticked)
+    return due, any(len(rows) == ROWS_PER_CHUNK for rows in changes.values())
+
+
+def _note(
+    frame: PassFrame, connection: sa.Connection, table: str, rows: Sequence[tuple[str, datetime]]
+) -> int:
+    """The packages of changed rows are to be grouped again, and the cursor of their table moves; how many packages.
+
+    A row that changed in the future moves the cursor no further than now: it would hide all others.
+    """
+    newest = min(max(at for _, at in rows), frame.now)
+    position = max(newest, triggers.read_cursors(connection).get(table) or NEVER)
+    start = triggers.overlap_start(position, frame.context.settings.change_overlap_seconds)
+    triggers.remember_rows(connection, table, rows, forget_before=start)
+    triggers.move_cursor(connection, table, position)
+    packages = frame.context.grouping.select_packages(table, [row_id for row_id, _ in rows])
+    return triggers.record_changed_packages(connection, packages, table, frame.now)
 
 
 def _move_cron_cursors(context: Context, connection: sa.Connection, now: datetime, ticked: set[int]) -> None:

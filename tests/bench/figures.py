@@ -40,14 +40,18 @@ class Figure:
 
 
 def measure(
-    name: str, ours: Callable[[], Any], bare: Callable[[], Any], aim: str, *, pairs: int = 9, times: int = 1
+    name: str, ours: Callable[[], Any], bare: Callable[[], Any], aim: str, *, pairs: int = 9, times: int = 1,
+    warm: bool = True,
 ) -> Figure:
     """Medians of interleaved pairs, after one of each that does not count. Each call does the operation `times`.
 
-    A call that has something to prepare returns the seconds that count.
+    `warm` false: the first counts too, for what takes an hour. A call that has something to prepare returns the
+    seconds that count.
     """
-    ours(), bare()
-    timed = [(_seconds(ours) / times, _seconds(bare) / times) for _ in range(max(pairs, MIN_PAIRS))]
+    if warm:
+        ours(), bare()
+        pairs = max(pairs, MIN_PAIRS)
+    timed = [(_seconds(ours) / times, _seconds(bare) / times) for _ in range(pairs)]
     ratios = [mine / its for mine, its in timed]
     middle_ours, middle_bare = (statistics.median(side) for side in zip(*timed, strict=True))
     return Figure(name, middle_ours, middle_bare, middle_ours / middle_bare, (min(ratios), max(ratios)), aim)

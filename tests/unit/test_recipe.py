@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccatwm.core.model import InputKind, InputRole, ReferenceVersion, RunInput, SoftwareVersion
-from ccatwm.core.recipe import MODULUS, build_recipe, changed_parts, member_digest, set_digest
+from ccatwm.core.recipe import MODULUS, build_recipe, changed_parts, fixed_parts, member_digest, set_digest
 
 pytestmark = pytest.mark.quick
 
@@ -26,7 +26,7 @@ def product(path: str, checksum: str, run: int) -> RunInput:
 
 
 def recipe(inputs=(), references=(), config=None, environment=None, software=SOFTWARE):
-    return build_recipe(inputs, references, config or {}, environment or {}, software)
+    return build_recipe(inputs, fixed_parts(references, config or {}, environment or {}), software)
 
 
 @given(st.lists(st.integers(min_value=0, max_value=MODULUS - 1), max_size=20))

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from ccatwm.core.rules import Node, ParsedRules, Rule, choices
 from ccatwm.core.subgroups import Dimension, obs_date, parse_group_by, sub_group_key
+from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.observations import ROOT, Joins, ObservationTables
 from ccatwm.edges.opsdb.rule_sql import RuleCompiler, fits, json_kind_of, kind_of, text_of, values_of
 from ccatwm.errors import DefinitionsError, Problem
@@ -42,8 +43,7 @@ class PackageFacts:
     observed_at: datetime | None
 
 
-@dataclass(frozen=True)
-class GroupedPackage:
+class GroupedPackage(NamedTuple):
     """A package that a grouping selects, in any state, with the key of its sub-group. Ids are text."""
 
     package_id: str
@@ -56,7 +56,7 @@ class GroupedPackage:
     ended: bool
     observed_at: datetime | None
     key: str
-    dims: Mapping[str, str | None]
+    dims: Mapping[str, str | None]  # shared by all packages of a sub-group: not to be changed
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class GroupingEngine:
         self._tables = tables
         self._compiler = RuleCompiler(tables, dialect)
         self._timezone = obs_timezone
+        self._states: dict[Any, str] = {}  # what few words mean, asked for every package
+        self._finals: dict[Any, bool] = {}
 
     # --- checking ---------------------------------------------------------------------------------
 
@@ -178,7 +180,7 @@ class GroupingEngine:
         else:
             rest = query if after_id is None else query.where(package_id > _key(package_id, after_id))
             pages = [rest.order_by(package_id).limit(limit)]
-        return [self._grouped(row, dims) for page in pages for row in connection.execute(page).mappings()]
+        return [grouped for page in pages for grouped in self._grouped(connection.execute(page).all(), dims)]
 
     def _members_query(self, node: Node, dims: Sequence[Dimension], now: datetime) -> sa.Select[Any]:
         joins = Joins(self._tables)
@@ -200,22 +202,22 @@ class GroupingEngine:
         found = self._tables.column(table, column, joins.reach(table))
         return self._compiler.json_text(found, dim.json_path) if dim.json_path else found
 
-    def _grouped(self, row: Mapping[Any, Any], dims: Sequence[Dimension]) -> GroupedPackage:
-        values = [self._dim_text(dim, row[f"dim_{n}"]) for n, dim in enumerate(dims)]
-        facts = self._facts(row)
-        return GroupedPackage(
-            package_id=str(row["id"]),
-            package_name=facts.name,
-            checksum=facts.checksum,
-            size_bytes=facts.size_bytes,
-            state=facts.state,
-            executed_obs_unit_id=facts.executed_obs_unit_id,
-            instrument_module_id=facts.instrument_module_id,
-            ended=facts.ended,
-            observed_at=facts.observed_at,
-            key=sub_group_key([(dim.shown, value) for dim, value in zip(dims, values, strict=True)]),
-            dims={dim.name: value for dim, value in zip(dims, values, strict=True)},
-        )
+    def _grouped(self, rows: Iterable[Sequence[Any]], dims: Sequence[Dimension]) -> list[GroupedPackage]:
+        """Rows of `_members_query`. Keys are made once for all packages of a sub-group, here a run of a million."""
+        keys: dict[tuple[Any, ...], tuple[str, dict[str, str | None]]] = {}
+        found = []
+        for row in rows:
+            values = tuple(row[FACT_COLUMNS:])
+            place = keys.get(values)
+            if place is None:
+                place = keys[values] = self._place(values, dims)
+            found.append(GroupedPackage._make((str(row[0]), *self._fact_values(row), *place)))
+        return found
+
+    def _place(self, values: Sequence[Any], dims: Sequence[Dimension]) -> tuple[str, dict[str, str | None]]:
+        texts = [self._dim_text(dim, value) for dim, value in zip(dims, values, strict=True)]
+        key = sub_group_key([(dim.shown, text) for dim, text in zip(dims, texts, strict=True)])
+        return key, {dim.name: text for dim, text in zip(dims, texts, strict=True)}
 
     def _dim_text(self, dim: Dimension, value: Any) -> str | None:
         if dim.json_path:
@@ -224,19 +226,24 @@ class GroupingEngine:
             return obs_date(value, self._timezone).isoformat()
         return text_of(value)
 
-    def _facts(self, row: Mapping[Any, Any]) -> PackageFacts:
-        unit, module = row["executed_obs_unit_id"], row["instrument_module_id"]
-        status = str(self._tables.spoken("ExecutedObsUnit", "status", row["unit_status"]) or "").lower()
-        return PackageFacts(
-            name=row["name"],
-            checksum=row["checksum"],
-            size_bytes=row["size_bytes"],
-            state=str(self._tables.spoken(ROOT, "state", row["state"])).lower(),
-            executed_obs_unit_id=None if unit is None else str(unit),
-            instrument_module_id=None if module is None else str(module),
-            ended=unit is None or row["unit_end"] is not None or status in FINAL_STATUSES,
-            observed_at=row["unit_start"],
-        )
+    def _fact_values(self, row: Sequence[Any]) -> tuple[Any, ...]:
+        """The values of PackageFacts, from the first columns of a row."""
+        _, name, checksum, size, state, unit, module, start, end, status = row[:FACT_COLUMNS]
+        return (
+            name, checksum, size, self._state_text(state), None if unit is None else str(unit),
+            None if module is None else str(module), unit is None or end is not None or self._is_final(status), start,
+        )  # fmt: skip
+
+    def _state_text(self, state: Any) -> str:
+        if state not in self._states:
+            self._states[state] = str(self._tables.spoken(ROOT, "state", state)).lower()
+        return self._states[state]
+
+    def _is_final(self, status: Any) -> bool:
+        if status not in self._finals:
+            text = str(self._tables.spoken("ExecutedObsUnit", "status", status) or "").lower()
+            self._finals[status] = text in FINAL_STATUSES
+        return self._finals[status]
 
     def _root(self, column: str) -> sa.ColumnElement[Any]:
         return self._tables.column(ROOT, column)
@@ -248,23 +255,44 @@ class GroupingEngine:
         return [name for name in self._tables.reachable() if self._tables.change_time(name) is not None]
 
     def changed_rows(
-        self, connection: sa.Connection, logical: str, since: datetime | None, limit: int
+        self, connection: sa.Connection, logical: str, since: datetime, limit: int
     ) -> list[tuple[str, datetime]]:
-        """(row id, change time) of rows not older than `since`, oldest first."""
-        change, row_id = self._tables.change_time(logical), self._tables.column(logical, "id")
-        assert change is not None, f"{logical} has no change time"
-        query = sa.select(row_id.label("id"), change.label("at")).order_by(change, row_id).limit(limit)
-        if since is not None:
-            query = query.where(change >= since)
+        """(row id, change time) of rows not older than `since` that are not remembered as seen so, oldest first."""
+        change, row_id = self._change_time(logical), self._tables.column(logical, "id")
+        query = (
+            sa.select(row_id.label("id"), change.label("at"))
+            .where(change >= since, ~_seen(logical, row_id, change).exists())
+            .order_by(change, row_id)
+            .limit(limit)
+        )
         return [(str(row.id), row.at) for row in connection.execute(query)]
 
-    def packages_of(self, connection: sa.Connection, logical: str, row_ids: Iterable[str]) -> set[str]:
-        """Ids of the packages that a change of these rows can affect."""
+    def newest_change(self, connection: sa.Connection, logical: str) -> datetime | None:
+        """The latest change time of a table; None where it has no rows."""
+        change = self._change_time(logical)
+        query = sa.select(change).where(change.is_not(None)).order_by(change.desc()).limit(1)
+        return connection.execute(query).scalar()
+
+    def remember_rows(self, connection: sa.Connection, logical: str, since: datetime) -> None:
+        """All rows that changed not before `since` count as seen."""
+        change, row_id = self._change_time(logical), self._tables.column(logical, "id")
+        rows = sa.select(sa.literal(logical), sa.cast(row_id, sa.Text), change).where(
+            change >= since, ~_seen(logical, row_id, change).exists()
+        )
+        connection.execute(sa.insert(t.change_seen).from_select(["table_name", "row_id", "changed_at"], rows))
+
+    def _change_time(self, logical: str) -> sa.ColumnElement[Any]:
+        change = self._tables.change_time(logical)
+        assert change is not None, f"{logical} has no change time"
+        return change
+
+    def select_packages(self, logical: str, row_ids: Iterable[str]) -> list[sa.Select[Any]]:
+        """Queries for the ids, as text, of the packages that a change of these rows can affect."""
         joins = Joins(self._tables, outer=False)
         column = self._tables.column(logical, "id", joins.reach(logical))
-        query = sa.select(self._root("id")).select_from(joins.clause).distinct()
-        pages = [query.where(column.in_(ids)) for ids in _chunks(_keys(column, row_ids))]
-        return {str(package_id) for page in pages for package_id in connection.execute(page).scalars()}
+        package_id = sa.cast(self._root("id"), sa.Text).label("package_id")
+        query = sa.select(package_id).select_from(joins.clause).distinct()
+        return [query.where(column.in_(ids)) for ids in _chunks(_keys(column, row_ids))]
 
     # --- facts that staging and people ask for ----------------------------------------------------
 
@@ -274,8 +302,8 @@ class GroupingEngine:
         query = sa.select(*self._fact_columns(joins)).select_from(joins.clause)
         package_id = self._root("id")
         pages = [query.where(package_id.in_(ids)) for ids in _chunks(_keys(package_id, package_ids))]
-        rows = (row for page in pages for row in connection.execute(page).mappings())
-        return {str(row["id"]): self._facts(row) for row in rows}
+        rows = (row for page in pages for row in connection.execute(page))
+        return {str(row[0]): PackageFacts(*self._fact_values(row)) for row in rows}
 
     def copies(self, connection: sa.Connection, package_ids: Sequence[str]) -> dict[str, list[PackageCopy]]:
         """Physical copies that may be read, at active locations, by package id."""
@@ -346,6 +374,7 @@ _PACKAGE_COLUMNS = (
     "executed_obs_unit_id",
     "instrument_module_id",
 )
+FACT_COLUMNS = len(_PACKAGE_COLUMNS) + 3  # and start, end and status of the executed obs unit
 _LOCATION_COLUMNS = ("id", "name", "location_type", "storage_type", "base_path")
 _WANTED = {
     "number": "the column is a number",
@@ -368,6 +397,14 @@ def _wrong_value(rule: Rule, kind: str) -> str | None:
         return repr(values) if mixed else None
     wrong = [value for value in values if not fits(kind, value)]
     return repr(wrong[0]) if wrong else None
+
+
+def _seen(logical: str, row_id: sa.ColumnElement[Any], change: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Whether a row was read before with this very change time."""
+    seen = t.change_seen
+    return sa.select(seen.c.id).where(
+        seen.c.table_name == logical, seen.c.row_id == sa.cast(row_id, sa.Text), seen.c.changed_at == change
+    )
 
 
 def _key(column: sa.ColumnElement[Any], text: str) -> Any:

@@ -236,6 +236,7 @@ grouping_scope = _table(
     Column(
         "resolved_digest", Text
     ),  # digest of the rules that the members stand for; another one means: regroup all
+    Column("progress", Json),  # of a full comparison: rules' digest, phase, after, fresh
     sa.UniqueConstraint("data_grouping_id", "group_by_digest"),
 )
 reduction_software = _table("reduction_software", Column("name", Text, nullable=False, unique=True))

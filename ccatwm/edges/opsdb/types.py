@@ -10,7 +10,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-SQLITE_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+def utc_text(value: datetime) -> str:
+    """`YYYY-MM-DDTHH:MM:SS.ffffffZ`, which sorts by time. Errors: ValueError without a time zone."""
+    return f"{as_utc(value).isoformat(timespec='microseconds')[:26]}Z"
+
+
+def as_utc(value: datetime) -> datetime:
+    """Errors: ValueError without a time zone."""
+    if value.tzinfo is None:
+        raise ValueError(f"a time without a time zone reached the ops-db: {value!r}")
+    return value.astimezone(UTC)
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -27,10 +37,7 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
         if value is None:
             return None
-        if value.tzinfo is None:
-            raise ValueError(f"a time without a time zone reached the ops-db: {value!r}")
-        value = value.astimezone(UTC)
-        return value if dialect.name == "postgresql" else value.strftime(SQLITE_FORMAT)
+        return as_utc(value) if dialect.name == "postgresql" else utc_text(value)
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
         if value is None:

@@ -230,7 +230,9 @@ def _put_config(connection: sa.Connection, config: dict[str, Any], digest: str, 
 
 def _regroup(connection: sa.Connection, scope_id: int) -> None:
     connection.execute(
-        sa.update(t.grouping_scope).where(t.grouping_scope.c.id == scope_id).values(resolved_digest=None)
+        sa.update(t.grouping_scope)
+        .where(t.grouping_scope.c.id == scope_id)
+        .values(resolved_digest=None, progress=None)
     )
 
 

@@ -22,6 +22,7 @@ from ccatwm.core.model import (
 from ccatwm.core.recipe import Recipe
 from ccatwm.core.states import FINAL, RunEvent, RunStatus, next_status
 from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.bulk import insert_rows, json_text, new_ids
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.due import mark_downstream_due
 
@@ -118,50 +119,59 @@ def add_warning(connection: sa.Connection, run_id: int, text: str) -> None:
         update_run(connection, run_id, warnings=[*known, text])
 
 
-def insert_run(connection: sa.Connection, *, now: datetime, by_pass: str, **values: Any) -> int:
-    """A new run, PENDING, with its first event. Errors: ConflictError if the sub-group has an open run."""
-    result = connection.execute(
-        sa.insert(runs).values(
-            status=RunStatus.PENDING.value, status_at=now, is_open=True, warnings=[], created_at=now, **values
-        )
-    )
-    assert result.inserted_primary_key is not None
-    run_id = int(result.inserted_primary_key[0])
-    connection.execute(
-        sa.insert(t.run_event).values(
-            run_id=run_id, event="CREATED", from_status=None, to_status=RunStatus.PENDING.value, at=now,
-            by_pass=by_pass, message=values.get("reason"),
-        )
+def insert_runs(
+    connection: sa.Connection, made: Sequence[Mapping[str, Any]], *, now: datetime, by_pass: str
+) -> list[int]:
+    """New runs, PENDING, each with its first event; all have the same columns. Returns their ids.
+
+    Errors: ConflictError if a sub-group has an open run.
+    """
+    if not made:
+        return []
+    ids = new_ids(connection, runs, len(made))
+    fixed = {
+        "status": RunStatus.PENDING.value, "status_at": now, "is_open": True, "warnings": [], "created_at": now,
+    }  # fmt: skip
+    rows = [(run_id, *fixed.values(), *values.values()) for run_id, values in zip(ids, made, strict=True)]
+    insert_rows(connection, runs, ("id", *fixed, *made[0]), rows)
+    events = [
+        (run_id, "CREATED", RunStatus.PENDING.value, now, by_pass, values.get("reason"))
+        for run_id, values in zip(ids, made, strict=True)
+    ]
+    insert_rows(connection, t.run_event, ("run_id", "event", "to_status", "at", "by_pass", "message"), events)
+    return ids
+
+
+def insert_inputs(connection: sa.Connection, inputs: Mapping[int, Iterable[RunInput]]) -> None:
+    """The inputs of new runs, by run id."""
+    rows = [_input_row(run_id, item) for run_id, items in inputs.items() for item in items]
+    columns = ("run_id", "kind", "role", "identity", "name", "checksum", "size_bytes", "product_id", "details")
+    insert_rows(connection, t.run_input, columns, rows)
+
+
+def _input_row(run_id: int, item: RunInput) -> tuple[Any, ...]:
+    product = int(item.identity) if item.kind is InputKind.PRODUCT else None
+    plain = item.kind is InputKind.PACKAGE and item.role is InputRole.MEMBER  # nothing is to be told of it
+    details = _NO_DETAILS if plain else json_text(_input_details(item))
+    return (
+        run_id, item.kind.value, item.role.value, item.identity, item.name, item.checksum, item.size_bytes, product,
+        details,
     )  # fmt: skip
-    return run_id
 
 
-def insert_inputs(connection: sa.Connection, run_id: int, inputs: Iterable[RunInput]) -> None:
-    rows = [_input_row(run_id, item) for item in inputs]
-    if rows:
-        connection.execute(sa.insert(t.run_input), rows)
-
-
-def _input_row(run_id: int, item: RunInput) -> dict[str, Any]:
+def _input_details(item: RunInput) -> dict[str, Any]:
     return {
-        "run_id": run_id,
-        "kind": item.kind.value,
-        "role": item.role.value,
-        "identity": item.identity,
-        "name": item.name,
-        "checksum": item.checksum,
-        "size_bytes": item.size_bytes,
-        "product_id": int(item.identity) if item.kind is InputKind.PRODUCT else None,
-        "details": {
-            "upstream_run_id": item.upstream_run_id,
-            "upstream_pipeline": item.upstream_pipeline,
-            "upstream_step": item.upstream_step,
-            "upstream_sub_group": item.upstream_sub_group,
-            "product_type": item.product_type,
-            "is_directory": item.is_directory,
-            "stands_on": list(item.stands_on),
-        },
+        "upstream_run_id": item.upstream_run_id,
+        "upstream_pipeline": item.upstream_pipeline,
+        "upstream_step": item.upstream_step,
+        "upstream_sub_group": item.upstream_sub_group,
+        "product_type": item.product_type,
+        "is_directory": item.is_directory,
+        "stands_on": list(item.stands_on),
     }
+
+
+_NO_DETAILS = json_text(_input_details(RunInput(InputKind.PACKAGE, InputRole.MEMBER, "", "", None, None)))
 
 
 def list_inputs(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, list[RunInput]]:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from ccatwm.core.model import ReferenceVersion, SoftwareVersion, StepRole, TriggerType
 from ccatwm.core.policy import StepPolicy, version_key
+from ccatwm.core.recipe import FixedParts, fixed_parts
 from ccatwm.edges.opsdb import tables as t
 
 
@@ -50,6 +51,10 @@ class StepRecord:
     @cached_property
     def policy(self) -> StepPolicy:
         return StepPolicy.from_json(self.definition)
+
+    @cached_property
+    def fixed_parts(self) -> FixedParts:
+        return fixed_parts(self.references, self.policy.config, self.policy.environment)
 
 
 def get_step_record(connection: sa.Connection, step_id: int) -> StepRecord:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from ccatwm.core.gap import EXCLUDED, SETTLED, Member, UpstreamGroup
 from ccatwm.core.model import InputKind, InputRole, ProductType, RunInput
 from ccatwm.core.states import OPEN
 from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.bulk import insert_rows, json_text, update_rows
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.due import mark_downstream_due as mark_downstream_due
 from ccatwm.edges.opsdb.stores.due import mark_due as mark_due
@@ -34,6 +36,7 @@ class Scope:
     digest: str
     group_by: Any
     resolved_digest: str | None
+    progress: dict[str, Any] | None  # how far a full comparison has come: rules' digest, phase, after, fresh
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def list_scopes(connection: sa.Connection) -> list[Scope]:
         t.data_grouping, t.data_grouping.c.id == t.grouping_scope.c.data_grouping_id
     )
     return [
-        Scope(row.id, row.filter_rules, row.digest, row.group_by, row.resolved_digest)
+        Scope(row.id, row.filter_rules, row.digest, row.group_by, row.resolved_digest, row.progress)
         for row in connection.execute(query.order_by(t.grouping_scope.c.id))
     ]
 
@@ -95,14 +98,34 @@ def write_members(
     """Remove member rows by their ids, and insert new ones."""
     for chunk in chunks(list(remove)):
         connection.execute(sa.delete(member).where(member.c.id.in_(chunk)))
-    if insert:
-        connection.execute(sa.insert(member), [{"scope_id": scope_id, **row} for row in insert])
+    dims = {row["key"]: row["dims"] for row in insert}
+    texts = {key: json_text(value) for key, value in dims.items()}
+    values = itemgetter(*_MEMBER_COLUMNS)
+    insert_rows(
+        connection, member, ("scope_id", "dims", *_MEMBER_COLUMNS),
+        [(scope_id, texts[row["key"]], *values(row)) for row in insert],
+    )  # fmt: skip
+
+
+_MEMBER_COLUMNS = tuple(c.name for c in member.columns if c.name not in ("id", "scope_id", "dims"))
+
+
+def has_members(connection: sa.Connection, scope_id: int) -> bool:
+    query = sa.select(member.c.id).where(member.c.scope_id == scope_id).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def record_progress(connection: sa.Connection, scope_id: int, progress: Mapping[str, Any] | None) -> None:
+    """How far a full comparison of the scope has come."""
+    scope = t.grouping_scope
+    connection.execute(sa.update(scope).where(scope.c.id == scope_id).values(progress=progress))
 
 
 def settle_scope(connection: sa.Connection, scope_id: int, digest: str) -> None:
     """The members of the scope stand for the rules with this digest."""
+    scope = t.grouping_scope
     connection.execute(
-        sa.update(t.grouping_scope).where(t.grouping_scope.c.id == scope_id).values(resolved_digest=digest)
+        sa.update(scope).where(scope.c.id == scope_id).values(resolved_digest=digest, progress=None)
     )
 
 
@@ -111,62 +134,40 @@ def settle_scope(connection: sa.Connection, scope_id: int, digest: str) -> None:
 
 def mark_keys_due(connection: sa.Connection, scope_id: int, keys: Mapping[str, Any], now: datetime) -> None:
     """The sub-groups of every step of a scope with these keys (key -> dims) fall due; missing ones are made."""
-    step_ids = list(
-        connection.execute(
-            sa.select(t.reduction_step.c.id).where(t.reduction_step.c.scope_id == scope_id)
-        ).scalars()
-    )
-    for step_id in step_ids:
+    for step_id, chunk, known in _known_keys(connection, scope_id, keys):
+        _insert_new(connection, step_id, [(key, keys[key]) for key in chunk if key not in known], now)
+        if known:
+            where = sa.and_(sub_group.c.step_id == step_id, sub_group.c.key.in_(sorted(known)))
+            mark_where_due(connection, where, now, input_changed_at=now)
+
+
+def add_missing(connection: sa.Connection, scope_id: int, keys: Mapping[str, Any], now: datetime) -> None:
+    """Sub-groups of steps that were defined after the members of these keys (key -> dims) had been found."""
+    for step_id, chunk, known in _known_keys(connection, scope_id, keys):
+        _insert_new(connection, step_id, [(key, keys[key]) for key in chunk if key not in known], now)
+
+
+def _known_keys(
+    connection: sa.Connection, scope_id: int, keys: Collection[str]
+) -> Iterator[tuple[int, Sequence[str], set[str]]]:
+    """(step, a chunk of the keys, those of the chunk that are sub-groups of the step) for every step of the scope."""
+    step = t.reduction_step
+    steps = connection.execute(sa.select(step.c.id).where(step.c.scope_id == scope_id)).scalars().all()
+    for step_id in steps:
         for chunk in chunks(sorted(keys)):
             query = sa.select(sub_group.c.key).where(
                 sub_group.c.step_id == step_id, sub_group.c.key.in_(chunk)
             )
-            known = set(connection.execute(query).scalars())
-            new = [_new_row(step_id, key, keys[key], now) for key in chunk if key not in known]
-            if new:
-                connection.execute(sa.insert(sub_group), new)
-            if known:
-                mark_where_due(connection, sa.and_(sub_group.c.step_id == step_id, sub_group.c.key.in_(list(known))), now,
-                      input_changed_at=now)  # fmt: skip
+            yield step_id, chunk, set(connection.execute(query).scalars())
 
 
-def add_missing_sub_groups(connection: sa.Connection, scope_id: int, now: datetime) -> int:
-    """Sub-groups of steps that were defined after the members had been found; returns how many were made."""
-    query = sa.select(t.reduction_step.c.id).where(t.reduction_step.c.scope_id == scope_id)
-    made = 0
-    for step_id in list(connection.execute(query).scalars()):
-        known = sa.select(sub_group.c.key).where(
-            sub_group.c.step_id == step_id, sub_group.c.key == member.c.key
-        )
-        rows = connection.execute(
-            sa.select(member.c.key, sa.func.min(member.c.id).label("first"))
-            .where(member.c.scope_id == scope_id, ~known.exists())
-            .group_by(member.c.key)
-        ).all()
-        for chunk in chunks(rows):
-            dims = _dims_of(connection, [row.first for row in chunk])
-            connection.execute(
-                sa.insert(sub_group), [_new_row(step_id, r.key, dims[r.first], now) for r in chunk]
-            )
-            made += len(chunk)
-    return made
-
-
-def _dims_of(connection: sa.Connection, member_ids: Sequence[int]) -> dict[int, Any]:
-    query = sa.select(member.c.id, member.c.dims).where(member.c.id.in_(member_ids))
-    return {row.id: row.dims for row in connection.execute(query)}
-
-
-def _new_row(step_id: int, key: str, dims: Any, now: datetime) -> dict[str, Any]:
-    return {
-        "step_id": step_id,
-        "key": key,
-        "dims": dims,
-        "created_at": now,
-        "due_at": now,
-        "round_at": now,
-        "input_changed_at": now,
-    }
+def _insert_new(
+    connection: sa.Connection, step_id: int, keys: Sequence[tuple[str, Any]], now: datetime
+) -> None:
+    """New sub-groups of a step, by key and dims, to be looked at."""
+    rows = [(step_id, key, json_text(dims), now, now, now, now) for key, dims in keys]
+    columns = ("step_id", "key", "dims", "created_at", "due_at", "round_at", "input_changed_at")
+    insert_rows(connection, sub_group, columns, rows)
 
 
 def mark_asked(connection: sa.Connection, step_id: int, now: datetime) -> None:
@@ -231,14 +232,16 @@ def list_members(connection: sa.Connection, scope_id: int, keys: Collection[str]
     """The members of sub-groups by key."""
     found: dict[str, list[Member]] = {key: [] for key in keys}
     for chunk in chunks(sorted(keys)):
-        query = sa.select(member).where(member.c.scope_id == scope_id, member.c.key.in_(chunk))
-        for r in connection.execute(query):
-            found[r.key].append(
-                Member(
-                    r.package_id, r.package_name, r.checksum, r.size_bytes, r.state, r.ended, r.observed_at
-                )
-            )
+        query = sa.select(*_MEMBER_FACTS).where(member.c.scope_id == scope_id, member.c.key.in_(chunk))
+        for row in connection.execute(query).all():
+            found[row[0]].append(Member(*row[1:]))
     return found
+
+
+_MEMBER_FACTS = (
+    member.c.key, member.c.package_id, member.c.package_name, member.c.checksum, member.c.size_bytes, member.c.state,
+    member.c.ended, member.c.observed_at,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -393,8 +396,13 @@ def current_runs_inputs(connection: sa.Connection, rows: Iterable[SubGroupRow]) 
 # --- writing a decision ------------------------------------------------------------------------------------------------
 
 
-def record_decision(connection: sa.Connection, sub_group_id: int, **values: Any) -> None:
-    connection.execute(sa.update(sub_group).where(sub_group.c.id == sub_group_id).values(**values))
+def record_decisions(connection: sa.Connection, decisions: Mapping[int, Mapping[str, Any]]) -> None:
+    """Columns to set of sub-groups, by id."""
+    alike: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+    for sub_group_id, values in decisions.items():
+        alike.setdefault(tuple(values), []).append((sub_group_id, *values.values()))
+    for columns, rows in alike.items():
+        update_rows(connection, sub_group, columns, rows)
 
 
 def next_decision(connection: sa.Connection, sub_group_id: int) -> int:

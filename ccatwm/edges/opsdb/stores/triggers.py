@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from ccatwm.core.triggers import StepTrigger, effective_trigger
 from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.bulk import insert_rows
 from ccatwm.edges.opsdb.stores._chunks import chunks
 
 
@@ -135,19 +136,6 @@ def move_cursor(connection: sa.Connection, name: str, position: datetime | None)
         connection.execute(sa.insert(cursor).values(table_name=name, position=position))
 
 
-def unseen_rows(
-    connection: sa.Connection, table_name: str, rows: Sequence[tuple[str, datetime]]
-) -> list[tuple[str, datetime]]:
-    """Those rows that were not read before with this very change time."""
-    seen: dict[str, datetime] = {}
-    for chunk in chunks([row_id for row_id, _ in rows]):
-        query = sa.select(t.change_seen.c.row_id, t.change_seen.c.changed_at).where(
-            t.change_seen.c.table_name == table_name, t.change_seen.c.row_id.in_(chunk)
-        )
-        seen |= {row.row_id: row.changed_at for row in connection.execute(query)}
-    return [(row_id, at) for row_id, at in rows if seen.get(row_id) != at]
-
-
 def remember_rows(
     connection: sa.Connection,
     table_name: str,
@@ -164,32 +152,44 @@ def remember_rows(
         connection.execute(
             sa.delete(table).where(table.c.table_name == table_name, table.c.row_id.in_(chunk))
         )
-    if rows:
-        connection.execute(
-            sa.insert(table),
-            [{"table_name": table_name, "row_id": row_id, "changed_at": at} for row_id, at in rows],
-        )
+    insert_rows(
+        connection, table, ("table_name", "row_id", "changed_at"), [(table_name, row_id, at) for row_id, at in rows]
+    )
 
 
-def overlap_start(position: datetime | None, overlap_seconds: int) -> datetime | None:
-    return None if position is None else position - timedelta(seconds=overlap_seconds)
+def overlap_start(position: datetime, overlap_seconds: int) -> datetime:
+    """From where rows are read again: one committed late hides from a watermark."""
+    return position - timedelta(seconds=overlap_seconds)
 
 
 # --- changed packages -----------------------------------------------------------------------------------------------
 
 
 def record_changed_packages(
-    connection: sa.Connection, package_ids: Iterable[str], cause: str, now: datetime
-) -> None:
-    rows = [{"package_id": package_id, "cause": cause, "noted_at": now} for package_id in package_ids]
-    if rows:
-        connection.execute(sa.insert(t.changed_package), rows)
+    connection: sa.Connection, packages: Iterable[sa.Select[Any]], cause: str, now: datetime
+) -> int:
+    """Packages whose ids the queries find are to be grouped again; how many."""
+    noted = 0
+    for query in packages:
+        ids = query.subquery()
+        at = sa.bindparam("now", now, t.changed_package.c.noted_at.type)
+        rows = sa.select(ids.c.package_id, sa.literal(cause, sa.Text), at)
+        insert = sa.insert(t.changed_package).from_select(["package_id", "cause", "noted_at"], rows)
+        noted += connection.execute(insert).rowcount
+    return noted
 
 
-def list_changed_packages(connection: sa.Connection, limit: int) -> list[tuple[int, str]]:
-    """(row id, package id), oldest first."""
-    query = sa.select(t.changed_package.c.id, t.changed_package.c.package_id).order_by(t.changed_package.c.id)
-    return [(row.id, row.package_id) for row in connection.execute(query.limit(limit))]
+def list_changed_packages(connection: sa.Connection, limit: int) -> dict[str, list[int]]:
+    """The packages noted first, each with all the rows that note it now."""
+    noted = t.changed_package
+    first = sa.select(noted.c.package_id).order_by(noted.c.id).limit(limit)
+    ids = sorted(set(connection.execute(first).scalars()))
+    found: dict[str, list[int]] = {}
+    for chunk in chunks(ids):
+        query = sa.select(noted.c.id, noted.c.package_id).where(noted.c.package_id.in_(chunk))
+        for row in connection.execute(query):
+            found.setdefault(row.package_id, []).append(row.id)
+    return found
 
 
 def remove_changed_packages(connection: sa.Connection, row_ids: Sequence[int]) -> None:
@@ -201,15 +201,9 @@ def any_changed_package(connection: sa.Connection) -> bool:
     return connection.execute(sa.select(t.changed_package.c.id).limit(1)).first() is not None
 
 
-def count_seen(connection: sa.Connection, table_name: str) -> int:
-    """How many rows of a table are remembered as read."""
-    query = sa.select(sa.func.count()).where(t.change_seen.c.table_name == table_name)
-    return int(connection.execute(query).scalar_one())
-
-
 def forget_groupings(connection: sa.Connection) -> None:
     """Have every grouping scope compared in full, and every sub-group looked at."""
-    connection.execute(sa.update(t.grouping_scope).values(resolved_digest=None))
+    connection.execute(sa.update(t.grouping_scope).values(resolved_digest=None, progress=None))
 
 
 def mark_applied(connection: sa.Connection, event: OpenEvent) -> None:

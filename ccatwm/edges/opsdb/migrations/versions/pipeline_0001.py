@@ -274,6 +274,7 @@ def upgrade() -> None:
         sa.Column("group_by", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column("group_by_digest", sa.Text(), nullable=False),
         sa.Column("resolved_digest", sa.Text(), nullable=True),
+        sa.Column("progress", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.ForeignKeyConstraint(
             ["data_grouping_id"],
             ["ccatwm.data_grouping.id"],

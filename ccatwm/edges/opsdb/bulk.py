@@ -1,0 +1,162 @@
+"""Many rows at once, by the fastest way that each driver has: COPY on PostgreSQL, `executemany` on SQLite.
+
+Touches: the ops-db. Rows are tuples of plain values in the order of `columns`; what SQLAlchemy does for each value of
+each row takes longer than the databases take to write it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.edges.opsdb.types import UtcDateTime, as_utc, utc_text
+
+Row = Sequence[Any]
+ROWS_PER_UPDATE = 500
+_ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})  # PostgreSQL manual, COPY, text format
+_ENCODE = json.JSONEncoder().encode  # as SQLAlchemy's JSON does
+
+
+class JsonText(str):
+    """A value of a JSON column that is encoded already: for what many rows share."""
+
+
+def json_text(value: Any) -> JsonText:
+    return JsonText(_ENCODE(value))
+
+
+def insert_rows(connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Insert them in one statement. Errors: those of the driver, as SQLAlchemy has them."""
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+        statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"
+        connection.exec_driver_sql(statement, _converted(table, columns, rows, _SQLITE))
+    else:
+        _copy(connection, table, columns, rows)
+
+
+def _copy(connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    statement = f"COPY {table.fullname} ({', '.join(columns)}) FROM STDIN"
+    lines = ["\t".join(row) for row in _converted(table, columns, rows, _COPY)]
+    file = io.StringIO("\n".join([*lines, ""]))
+    dbapi = connection.dialect.loaded_dbapi
+    try:
+        cursor: Any = connection.connection.cursor()
+        cursor.copy_expert(statement, file)
+        cursor.close()
+    except dbapi.Error as error:
+        raise sa.exc.DBAPIError.instance(statement, None, error, dbapi.Error) from error
+
+
+def update_rows(connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Set `columns` of the rows with the given ids; each row is its id and then their values."""
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        settings = ", ".join(f"{name} = ?" for name in columns)
+        statement = f"UPDATE {table.name} SET {settings} WHERE id = ?"
+        turned = [(*row[1:], row[0]) for row in _converted(table, ("id", *columns), rows, _SQLITE)]
+        connection.exec_driver_sql(statement, turned)
+        return
+    settings = ", ".join(f"{name} = v.{name}" for name in columns)
+    names = ("id", *columns)
+    marks = ", ".join(f"%s::{table.c[name].type.compile(connection.dialect)}" for name in names)
+    for start in range(0, len(rows), ROWS_PER_UPDATE):
+        page = _converted(table, names, rows[start : start + ROWS_PER_UPDATE], _VALUES)
+        values = ", ".join([f"({marks})"] * len(page))
+        statement = (
+            f"UPDATE {table.fullname} AS t SET {settings} FROM (VALUES {values}) AS v ({', '.join(names)}) "
+            "WHERE t.id = v.id"
+        )
+        connection.exec_driver_sql(statement, tuple(value for row in page for value in row))
+
+
+def new_ids(connection: sa.Connection, table: sa.Table, count: int) -> list[int]:
+    """Ids for rows to be inserted in this transaction; nobody else gets them, whatever becomes of it."""
+    if connection.dialect.name == "sqlite":  # this is the only writer, and AUTOINCREMENT remembers explicit ids too
+        query = "SELECT seq FROM sqlite_sequence WHERE name = ?"
+        last = connection.exec_driver_sql(query, (table.name,)).scalar() or 0
+        return list(range(last + 1, last + 1 + count))
+    query = f"SELECT nextval('{table.fullname}_id_seq') FROM generate_series(1, %s)"
+    return list(connection.exec_driver_sql(query, (count,)).scalars())
+
+
+# --- values ---------------------------------------------------------------------------------------------------
+
+Convert = Callable[[Any], Any]
+
+
+def _converted(
+    table: sa.Table, columns: Sequence[str], rows: Sequence[Row], kinds: dict[str, Convert]
+) -> Sequence[Row]:
+    """The rows with the values that need it converted; most columns do not."""
+    found = [(n, kinds[_kind(table.c[name])]) for n, name in enumerate(columns)]
+    converts = [(n, convert) for n, convert in found if convert is not _same]
+    if not converts:
+        return rows
+    made = []
+    for row in rows:
+        values = list(row)
+        for n, convert in converts:
+            values[n] = convert(values[n])
+        made.append(tuple(values))
+    return made
+
+
+def _kind(column: sa.Column[Any]) -> str:
+    kind = column.type
+    if isinstance(kind, UtcDateTime):
+        return "time"
+    if isinstance(kind, sa.JSON):
+        return "json"
+    if isinstance(kind, sa.Boolean):
+        return "boolean"
+    return "number" if isinstance(kind, sa.Integer | sa.Float) else "text"
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_utc_text = lru_cache(maxsize=1000)(utc_text)  # most rows of a chunk have one time, that of the pass
+
+
+def _sqlite_time(value: datetime | None) -> str | None:
+    return None if value is None else _utc_text(value)
+
+
+def _json(value: Any) -> str:
+    """None is JSON's null here, as it is to SQLAlchemy."""
+    return value if isinstance(value, JsonText) else _ENCODE(value)
+
+
+def _or_null(convert: Convert) -> Convert:
+    return lambda value: r"\N" if value is None else convert(value)
+
+
+def _escaped(value: str) -> str:
+    return value if value.isprintable() and "\\" not in value else value.translate(_ESCAPED)
+
+
+_SQLITE: dict[str, Convert] = {
+    "time": _sqlite_time, "json": _json, "boolean": _same, "number": _same, "text": _same,
+}  # fmt: skip
+_COPY: dict[str, Convert] = {
+    "time": _or_null(_utc_text),
+    "json": lambda value: _escaped(_json(value)),
+    "boolean": _or_null(lambda value: "t" if value else "f"),
+    "number": _or_null(str),
+    "text": _or_null(_escaped),
+}
+_VALUES: dict[str, Convert] = {
+    "time": lambda value: None if value is None else as_utc(value),
+    "json": _json, "boolean": _same, "number": _same, "text": _same,
+}  # fmt: skip

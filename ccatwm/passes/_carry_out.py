@@ -1,0 +1,182 @@
+"""Writes what was decided on sub-groups of one step: decisions, runs with their inputs, acceptances.
+
+Touches: the ops-db. A chunk of decisions is written together, within the transaction that read what they stand on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.gap import Decision, Outcome
+from ccatwm.core.model import InputKind, InputRole, ResolvedStep, RunInput, SoftwareVersion, UpstreamStep
+from ccatwm.core.retries import with_learned
+from ccatwm.core.states import RunEvent
+from ccatwm.edges.opsdb.bulk import JsonText, json_text
+from ccatwm.edges.opsdb.stores import runs, sub_groups
+from ccatwm.edges.opsdb.stores.exclusions import insert_acceptance
+from ccatwm.edges.opsdb.stores.steps import StepRecord
+from ccatwm.edges.opsdb.stores.sub_groups import SubGroupRow
+
+WAITING = frozenset({Outcome.WAITING_FOR_DATA, Outcome.WAITING_FOR_UPSTREAM, Outcome.WAITING_FOR_IMAGE})
+
+
+@dataclass
+class Decided:
+    """A sub-group with its decision as it came to be, and the run that was made for it."""
+
+    row: SubGroupRow
+    decision: Decision
+    observed_at: datetime  # when its newest observation began
+    run_id: int | None = None
+
+
+def carry_out(connection: sa.Connection, step: StepRecord, decided: Sequence[Decided], now: datetime) -> None:
+    """Write decisions, and what they say is to be done; `decided` is changed to what became of it."""
+    for one in decided:
+        older = one.decision.supersede_run_id
+        if older is not None and not _supersede(connection, older, now):
+            # It was handed over meanwhile: the sub-group is busy until that run ends.
+            one.decision = Decision(Outcome.BUSY, details={"run": older}, recipe=one.decision.recipe,
+                                    stale=one.decision.stale, keeps_request=True)  # fmt: skip
+    make_runs(connection, step, decided, now)
+    for one in decided:
+        if one.decision.accepts:
+            _record_acceptance(connection, one, now)
+    sub_groups.record_decisions(connection, {one.row.id: _columns(one, now) for one in decided})
+
+
+def _supersede(connection: sa.Connection, run_id: int, now: datetime) -> bool:
+    """Cancel a run that has not been handed over; False if it has been meanwhile."""
+    run = runs.get_runs(connection, [run_id])[run_id]
+    return runs.record_event(
+        connection, run_id, RunEvent.CANCELLED, expected=run.status, now=now, by_pass="resolve",
+        message="superseded: its recipe is no longer wanted", superseded=True, due_at=None,
+    )  # fmt: skip
+
+
+def _record_acceptance(connection: sa.Connection, one: Decided, now: datetime) -> None:
+    row, decision = one.row, one.decision
+    assert row.requested is not None and decision.recipe is not None and decision.current_run_id is not None
+    insert_acceptance(
+        connection, row.id, decision.recipe.digest, decision.current_run_id, reason=str(row.requested.get("text") or ""),
+        actor=str(row.requested.get("actor") or ""), now=now,
+    )  # fmt: skip
+
+
+def _columns(one: Decided, now: datetime) -> dict[str, Any]:
+    """What the sub-group keeps of its decision."""
+    row, decision = one.row, one.decision
+    number = row.decision + 1
+    details = decision.details if one.run_id is None else {**decision.details, "run": one.run_id}
+    values: dict[str, Any] = {
+        "decision": number,
+        "outcome": decision.outcome.value,
+        "reason": decision.reason,
+        "details": details,
+        "decided_at": now,
+        "due_at": decision.due_at,
+        "round_at": (row.round_at or now) if decision.outcome in WAITING else None,
+        "stale": decision.stale,
+        "requested": row.requested if decision.keeps_request else None,
+        "asked": decision.keeps_request and row.asked,
+    }
+    if decision.recipe is not None:
+        values["wanted_recipe"] = decision.recipe.digest
+    if decision.current_run_id is not None:
+        values |= {"current_run_id": decision.current_run_id, "current_decision": number}
+    return values
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def make_runs(
+    connection: sa.Connection,
+    step: StepRecord,
+    decided: Sequence[Decided],
+    now: datetime,
+    *,
+    trial: Mapping[str, Any] | None = None,
+) -> None:
+    """The runs that decisions ask for. `trial`: the configuration of runs that never count."""
+    wanted = [one for one in decided if one.decision.outcome is Outcome.RUN]
+    frozen = _Frozen(step, trial)
+    made = [_run_columns(step, one, frozen, trial is not None) for one in wanted]
+    references = [
+        RunInput(InputKind.REFERENCE, InputRole.MEMBER, r.name, f"{r.name}@{r.version}", r.checksum, None)
+        for r in step.references
+    ]
+    inputs = {}
+    for one, run_id in zip(wanted, runs.insert_runs(connection, made, now=now, by_pass="resolve"), strict=True):
+        one.run_id = run_id
+        inputs[run_id] = [*one.decision.inputs, *references]
+    runs.insert_inputs(connection, inputs)
+
+
+class _Frozen:
+    """What runs freeze of their step, written once for all that take the same version."""
+
+    def __init__(self, step: StepRecord, config: Mapping[str, Any] | None) -> None:
+        self._step, self._config = step, config
+        self._made: dict[SoftwareVersion, tuple[JsonText, dict[str, Any] | None]] = {}
+
+    def of(self, software: SoftwareVersion) -> tuple[JsonText, dict[str, Any] | None]:
+        """(the resolved step as JSON, resources that the first attempt asks for instead of its own)."""
+        if software not in self._made:
+            resolved = build_resolved_step(self._step, software)
+            if self._config is not None:
+                resolved = replace(resolved, config=dict(self._config))
+            learned = with_learned(resolved.resources, self._step.learned)
+            other = dataclasses.asdict(learned) if learned != resolved.resources else None
+            self._made[software] = json_text(resolved.to_json()), other
+        return self._made[software]
+
+
+def _run_columns(step: StepRecord, one: Decided, frozen: _Frozen, trial: bool) -> dict[str, Any]:
+    row, decision = one.row, one.decision
+    assert decision.recipe is not None and decision.software is not None and decision.reason is not None
+    resolved, resources = frozen.of(decision.software)
+    return {
+        "step_id": step.id, "sub_group_id": row.id, "pipeline_name": step.pipeline, "step_name": step.name,
+        "sub_group_key": row.key, "processing_location": step.location,
+        "decision": row.decision if trial else row.decision + 1, "reason": decision.reason,
+        "reason_details": decision.details, "recipe": decision.recipe.digest, "recipe_parts": decision.recipe.to_json(),
+        "resolved_step": resolved, "priority": step.priority, "observed_at": one.observed_at, "trial": trial,
+        "next_resources": resources,
+    }  # fmt: skip
+
+
+def build_resolved_step(step: StepRecord, software: SoftwareVersion) -> ResolvedStep:
+    """What a run freezes of its step."""
+    policy = step.policy
+    names = [upstream.step for upstream in step.upstream]
+    return ResolvedStep(
+        pipeline=step.pipeline,
+        step=step.name,
+        role=step.role,
+        group_by=tuple(d if isinstance(d, str) else str(d["name"]) for d in step.group_by),
+        software=software,
+        config=policy.config,
+        environment=policy.environment,
+        references=step.references,
+        resources=policy.resources,
+        upstream=tuple(
+            UpstreamStep(
+                u.pipeline,
+                u.step,
+                u.step if names.count(u.step) == 1 else f"{u.pipeline}.{u.step}",
+                u.same_group_by,
+            )
+            for u in step.upstream
+        ),
+        raw_inputs=bool(policy.raw_inputs),
+        partial_exit_codes=tuple(policy.partial_exit_codes),
+        max_retries=policy.max_retries,
+        retry=policy.retry,
+    )

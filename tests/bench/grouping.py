@@ -1,0 +1,279 @@
+"""Group `grouping`: which runs are missing, at the size of years of a telescope, beside hand-written SQL.
+
+Touches: ops-dbs of its own on SQLite and on a PostgreSQL server that it starts, in memory where there is room.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psycopg2
+import sqlalchemy as sa
+
+from ccatwm.core.selection import Selection
+from ccatwm.views.explain import build_explain
+from ccatwm.views.status import build_status
+from tests.bench.figures import Figure, measure
+from tests.bench.sky import Sky, copy_sky, fill_sky, table_names
+from tests.opsdb.databases import PostgresServer, memory_folder, open_server
+
+SMALL, MIDDLE, BIG, LARGE = 10_000, 100_000, 1_000_000, 10_000_000
+MAX_MEMORY_MB = 500
+MAX_LOOKING_SECONDS = 1.0
+WRITTEN = ("sub_group_member", "sub_group", "executed_reduction_step", "run_event", "run_input")
+GROUPING = """
+SELECT p.id, p.name, p.checksum, p.size_bytes, p.state, p.executed_obs_unit_id, p.instrument_module_id, e.start_time,
+       e.end_time, e.status
+FROM raw_data_package p JOIN executed_obs_unit e ON e.id = p.executed_obs_unit_id JOIN obs_unit o ON o.id = e.obs_unit_id
+     JOIN instrument_module m ON m.id = p.instrument_module_id JOIN instrument i ON i.id = m.instrument_id
+WHERE o.line_id = 'CO43' AND i.name = 'CHAI'
+ORDER BY p.executed_obs_unit_id
+"""
+FETCHED = 5000  # rows at a time
+
+
+def run_group(*, large: bool = False) -> Iterator[Figure]:
+    """`large`: everything at ten million packages, on PostgreSQL, with files on disk."""
+    with ExitStack() as stack:
+        where = None if large else memory_folder()
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="ccatwm-bench-", dir=where or "/var/tmp")))
+        server = stack.enter_context(open_server(where or "/var/tmp"))
+        bench = Bench(folder, server)
+        if large:
+            yield from _large(bench)
+        else:
+            yield from _usual(bench)
+
+
+def _usual(bench: Bench) -> Iterator[Figure]:
+    for kind in ("sqlite", "postgresql"):
+        yield bench.first(f"first-{kind}-1e5", kind, MIDDLE)
+    yield bench.first("first-postgresql-1e6", "postgresql", BIG)
+    for kind in ("sqlite", "postgresql"):
+        yield from bench.later(kind, BIG)
+
+
+def _large(bench: Bench) -> Iterator[Figure]:
+    yield bench.first("first-postgresql-1e7", "postgresql", LARGE, pairs=1)
+    yield from bench.later("postgresql", LARGE)
+
+
+class Bench:
+    """Skies in one folder and on one server."""
+
+    def __init__(self, folder: Path, server: PostgresServer) -> None:
+        self._folder, self._server = folder, server
+        self._numbers = itertools.count(1)
+
+    def _sky(self, kind: str, packages: int) -> Sky:
+        folder = self._new_folder()
+        folder.mkdir()
+        url = f"sqlite:///{folder}/opsdb.sqlite" if kind == "sqlite" else self._server.new()
+        sky = Sky(url, folder, packages)
+        fill_sky(sky)
+        return sky
+
+    def _new_folder(self) -> Path:
+        return self._folder / str(next(self._numbers))
+
+    def _drop(self, sky: Sky) -> None:
+        if sky.dialect == "postgresql":
+            self._server.drop(sky.url)
+        shutil.rmtree(sky.folder)
+
+    # --- the first passes -------------------------------------------------------------------------------------
+
+    def first(self, name: str, kind: str, packages: int, *, pairs: int = 5) -> Figure:
+        """First `trigger` and `resolve` over everything beside one grouping query, read to its end, and the fastest
+        insert of the same rows that the driver has, in one transaction."""
+        empty = self._sky(kind, packages)
+        learnt = copy_sky(empty, self._new_folder(), self._server)
+        _check_memory(name, learnt)
+        rows = self._new_folder()
+        rows.mkdir()
+        _save_rows(learnt, rows)
+        self._drop(learnt)
+
+        def on_a_copy(act: Callable[[Sky], float]) -> Callable[[], float]:
+            def run() -> float:
+                sky = copy_sky(empty, self._new_folder(), self._server)
+                try:
+                    return act(sky)
+                finally:
+                    self._drop(sky)
+
+            return run
+
+        bare = on_a_copy(lambda sky: _write_saved(sky, rows))
+        figure = measure(name, on_a_copy(_decide_all), bare, "<=3.0", pairs=pairs, warm=pairs > 1)
+        shutil.rmtree(rows)
+        self._drop(empty)
+        return figure
+
+    # --- the passes of every minute ---------------------------------------------------------------------------
+
+    def later(self, kind: str, packages: int) -> Iterator[Figure]:
+        """Passes with nothing new, and with 100 new packages, beside the same at 10,000 packages; what people ask."""
+        skies = [self._sky(kind, count) for count in (packages, SMALL)]
+        for sky in skies:
+            context = sky.context()
+            sky.decide(context)
+            context.database.dispose()
+            sky.finish_runs()
+        idle = [_timed_pass(sky) for sky in skies]
+        delta = [_timed_pass(sky, arrive=True) for sky in skies]
+        size = "" if packages == BIG else f"-{packages:.0e}".replace("e+0", "e")
+        yield measure(f"idle-{kind}{size}", *idle, "<=1.3", pairs=9)
+        yield measure(f"delta-{kind}{size}", *delta, "<=2.0", pairs=9)
+        yield from _looking(kind + size, skies[0])
+        for sky in skies:
+            self._drop(sky)
+
+
+def _decide_all(sky: Sky) -> float:
+    context = sky.context()
+    with context.database.read():
+        pass
+    begun = time.perf_counter()
+    decided = sky.decide(context)
+    seconds = time.perf_counter() - begun
+    context.database.dispose()
+    assert decided == sky.packages // 10, decided
+    return seconds
+
+
+def _timed_pass(sky: Sky, *, arrive: bool = False) -> Callable[[], float]:
+    context = sky.context()
+
+    def run() -> float:
+        if arrive:
+            sky.arrive()
+        begun = time.perf_counter()
+        decided = sky.decide(context)
+        seconds = time.perf_counter() - begun
+        assert decided == (55 if arrive else 0), decided
+        return seconds
+
+    return run
+
+
+def _looking(name: str, sky: Sky) -> Iterator[Figure]:
+    """What `explain` and `status` do beyond their start, beside one second."""
+    context = sky.context()
+    now = sky.clock.now()
+
+    def explain() -> None:
+        document = build_explain(context.database, "maps", "calibrate", "executed_obs_unit=77", now=now)
+        assert len(document["explain"]) == 1
+
+    def status() -> None:
+        document = build_status(context.database, context.grouping, Selection(), now=now)
+        assert document["status"][0]["sub_groups"] >= sky.packages // 10
+
+    for what, call in (("explain", explain), ("status", status)):
+        call()
+        timed = [_seconds(call) for _ in range(5)]
+        middle = statistics.median(timed)
+        assert middle < MAX_LOOKING_SECONDS, (what, name, timed)
+        yield Figure(f"{what}-{name}", middle, MAX_LOOKING_SECONDS, middle, (min(timed), max(timed)), "<=1.0")
+    context.database.dispose()
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+# --- memory -----------------------------------------------------------------------------------------------------
+
+
+def _check_memory(name: str, sky: Sky) -> None:
+    """The first passes in a process of their own; they end the bench where they take more than they may."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.grouping", sky.url, sky.folder, str(sky.packages)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    peak = json.loads(done.stdout)["peak_mb"]
+    print(f"{name}: peak memory {peak:.0f} MB, at most {MAX_MEMORY_MB}", file=sys.stderr)
+    assert peak < MAX_MEMORY_MB, f"{name}: peak memory {peak:.0f} MB"
+
+
+def _first_passes(url: str, folder: str, packages: str) -> None:
+    _decide_all(Sky(url, Path(folder), int(packages)))
+    text = Path("/proc/self/status").read_text()
+    kib = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmHWM:"))
+    print(json.dumps({"peak_mb": kib / 1024}))
+
+
+# --- the bare operation -----------------------------------------------------------------------------------------
+
+
+def _save_rows(sky: Sky, folder: Path) -> None:
+    """The rows that the first passes wrote, as the bare insert takes them."""
+    for name in table_names(WRITTEN, sky.dialect):
+        if sky.dialect == "sqlite":
+            with sqlite3.connect(sky.url.removeprefix("sqlite:///")) as connection:
+                rows = connection.execute(f"SELECT * FROM {name}").fetchall()
+            (folder / name).write_text(json.dumps(rows))
+        else:
+            with _connect(sky) as raw, raw.cursor() as cursor, (folder / name).open("w") as file:
+                cursor.copy_expert(f"COPY {name} TO STDOUT", file)
+
+
+def _write_saved(sky: Sky, folder: Path) -> float:
+    return _write_to_sqlite(sky, folder) if sky.dialect == "sqlite" else _write_to_postgresql(sky, folder)
+
+
+def _write_to_sqlite(sky: Sky, folder: Path) -> float:
+    saved = {name: json.loads((folder / name).read_text()) for name in WRITTEN}
+    connection = sqlite3.connect(sky.url.removeprefix("sqlite:///"), isolation_level=None)
+    for pragma in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+    begun = time.perf_counter()
+    connection.execute("BEGIN IMMEDIATE")
+    cursor = connection.execute(GROUPING)
+    while cursor.fetchmany(FETCHED):
+        pass
+    for name, rows in saved.items():
+        marks = ", ".join("?" * len(rows[0]))
+        connection.executemany(f"INSERT INTO {name} VALUES ({marks})", rows)
+    connection.execute("COMMIT")
+    seconds = time.perf_counter() - begun
+    connection.close()
+    return seconds
+
+
+def _write_to_postgresql(sky: Sky, folder: Path) -> float:
+    with _connect(sky) as raw, raw.cursor() as cursor:
+        begun = time.perf_counter()
+        with raw.cursor("grouping") as reading:
+            reading.itersize = FETCHED
+            reading.execute(GROUPING)
+            while reading.fetchmany(FETCHED):
+                pass
+        for name in table_names(WRITTEN, sky.dialect):
+            with (folder / name).open() as file:
+                cursor.copy_expert(f"COPY {name} FROM STDIN", file)
+        raw.commit()
+        seconds = time.perf_counter() - begun
+    raw.close()
+    return seconds
+
+
+def _connect(sky: Sky) -> psycopg2.extensions.connection:
+    url = sa.make_url(sky.url).set(drivername="postgresql")
+    return psycopg2.connect(url.render_as_string(hide_password=False))
+
+
+if __name__ == "__main__":
+    _first_passes(*sys.argv[1:])
