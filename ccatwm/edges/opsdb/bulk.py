@@ -20,6 +20,7 @@ from ccatwm.edges.opsdb.types import UtcDateTime, as_utc, utc_text
 Row = Sequence[Any]
 ROWS_PER_UPDATE = 500
 _ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})  # PostgreSQL manual, COPY, text format
+NULL = r"\N"
 _ENCODE = json.JSONEncoder().encode  # as SQLAlchemy's JSON does
 
 
@@ -44,8 +45,13 @@ def insert_rows(connection: sa.Connection, table: sa.Table, columns: Sequence[st
 
 
 def _copy(connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    statement = f"COPY {table.fullname} ({', '.join(columns)}) FROM STDIN"
-    lines = ["\t".join(row) for row in _converted(table, columns, rows, _COPY)]
+    texts = {
+        name: _copy_column(_kind(table.c[name]), values)
+        for name, values in zip(columns, zip(*rows, strict=True), strict=True)
+        if not _left_out(values)
+    }
+    statement = f"COPY {table.fullname} ({', '.join(texts)}) FROM STDIN"
+    lines = map("\t".join, zip(*texts.values(), strict=True))
     file = io.StringIO("\n".join([*lines, ""]))
     dbapi = connection.dialect.loaded_dbapi
     try:
@@ -138,24 +144,33 @@ def _json(value: Any) -> str:
     return value if isinstance(value, JsonText) else _ENCODE(value)
 
 
-def _or_null(convert: Convert) -> Convert:
-    return lambda value: r"\N" if value is None else convert(value)
+def _left_out(values: Sequence[Any]) -> bool:
+    """Whether nothing is to be said of a column: it is NULL in all rows."""
+    return values[0] is None and values.count(None) == len(values)
 
 
-def _escaped(value: str) -> str:
-    return value if value.isprintable() and "\\" not in value else value.translate(_ESCAPED)
+def _copy_column(kind: str, values: Sequence[Any]) -> list[str]:
+    """The values of one column as COPY reads them (PostgreSQL manual, COPY, text format)."""
+    if kind == "json":
+        return _escaped([_json(value) for value in values])
+    if kind == "text":
+        return _escaped(values)
+    text = _COPY[kind]
+    return [NULL if value is None else text(value) for value in values]
+
+
+def _escaped(values: Sequence[str | None]) -> list[str]:
+    """Columns in which nothing needs an escape, which is nearly all, are looked through at once."""
+    whole = "".join([value for value in values if value is not None])
+    if whole.isprintable() and "\\" not in whole:
+        return [NULL if value is None else value for value in values]
+    return [NULL if value is None else value.translate(_ESCAPED) for value in values]
 
 
 _SQLITE: dict[str, Convert] = {
     "time": _sqlite_time, "json": _json, "boolean": _same, "number": _same, "text": _same,
 }  # fmt: skip
-_COPY: dict[str, Convert] = {
-    "time": _or_null(_utc_text),
-    "json": lambda value: _escaped(_json(value)),
-    "boolean": _or_null(lambda value: "t" if value else "f"),
-    "number": _or_null(str),
-    "text": _or_null(_escaped),
-}
+_COPY: dict[str, Convert] = {"time": _utc_text, "boolean": lambda value: "t" if value else "f", "number": str}
 _VALUES: dict[str, Convert] = {
     "time": lambda value: None if value is None else as_utc(value),
     "json": _json, "boolean": _same, "number": _same, "text": _same,

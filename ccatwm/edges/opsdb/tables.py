@@ -181,8 +181,12 @@ def _table(name: str, *columns: sa.schema.SchemaItem) -> Table:
 _partial: list[tuple[Index, str]] = []
 
 
-def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
-    index = Index(name, *columns, unique=unique, sqlite_where=sa.text(where))
+def _partial_index(
+    name: str, *columns: str, where: str, sqlite: str | None = None, unique: bool = False
+) -> Index:
+    """`sqlite`: the condition as its queries say it, where that is not `where`: SQLite uses a partial index for a query
+    that has the very words of its condition (sqlite.org, Partial Indexes, 3), and SQLAlchemy says `= 1` of a boolean."""
+    index = Index(name, *columns, unique=unique, sqlite_where=sa.text(sqlite or where))
     _partial.append((index, where))
     return index
 
@@ -427,8 +431,11 @@ executed_reduction_step = _table(
         "'COLLECTING_RESULTS','COMPLETED','FAILED','CANCELLED')",
         name="run_status",
     ),
-    _partial_index("uq_open_run_per_sub_group", "sub_group_id", unique=True, where="is_open AND NOT trial"),
-    _partial_index("ix_run_open", "processing_location", "status", where="is_open"),
+    _partial_index(
+        "uq_open_run_per_sub_group", "sub_group_id", unique=True, where="is_open AND NOT trial",
+        sqlite="is_open = 1 AND trial = 0",
+    ),
+    _partial_index("ix_run_open", "processing_location", "status", where="is_open", sqlite="is_open = 1"),
     Index("ix_run_recipe", "sub_group_id", "recipe"),
     _partial_index("ix_run_inputs_there", "processing_location", where="inputs_removed_at IS NULL"),
 )
@@ -458,8 +465,8 @@ submission = _table(
     ),  # given up, its job may appear yet
     Column("created_at", UtcDateTime, nullable=False),
     Column("submitted_at", UtcDateTime),
-    _partial_index("ix_submission_unsettled", "state", where="state IN ('INTENDED','HELD')"),
-    _partial_index("ix_submission_doubtful", "created_at", where="doubtful"),
+    Index("ix_submission_state", "state"),  # few are INTENDED or HELD
+    _partial_index("ix_submission_doubtful", "created_at", where="doubtful", sqlite="doubtful = 1"),
 )
 run_attempt = _table(
     "run_attempt",
@@ -596,7 +603,7 @@ pass_record = _table(
     Column("waiting", Integer),
     Column("failed", Integer),
     Column("message", Text),
-    _partial_index("uq_pass_record_latest", "pass_name", "location", unique=True, where="latest"),
+    _partial_index("uq_pass_record_latest", "pass_name", "location", unique=True, where="latest", sqlite="latest = 1"),
 )
 pass_lease = _table(
     "pass_lease",

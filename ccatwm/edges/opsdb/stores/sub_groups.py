@@ -111,7 +111,7 @@ _MEMBER_COLUMNS = tuple(c.name for c in member.columns if c.name not in ("id", "
 
 
 def has_members(connection: sa.Connection, scope_id: int) -> bool:
-    query = sa.select(member.c.id).where(member.c.scope_id == scope_id).limit(1)
+    query = sa.select(member.c.id).where(member.c.scope_id == scope_id).order_by(member.c.key).limit(1)
     return connection.execute(query).first() is not None
 
 

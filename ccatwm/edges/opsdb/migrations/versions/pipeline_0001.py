@@ -165,7 +165,7 @@ def upgrade() -> None:
         ["pass_name", "location"],
         unique=True,
         schema="ccatwm",
-        sqlite_where=sa.text("latest"),
+        sqlite_where=sa.text("latest = 1"),
         postgresql_where=sa.text("latest"),
     )
     op.create_table(
@@ -254,19 +254,11 @@ def upgrade() -> None:
         ["created_at"],
         unique=False,
         schema="ccatwm",
-        sqlite_where=sa.text("doubtful"),
+        sqlite_where=sa.text("doubtful = 1"),
         postgresql_where=sa.text("doubtful"),
     )
     op.create_index(op.f("ix_submission_job_id"), "submission", ["job_id"], unique=False, schema="ccatwm")
-    op.create_index(
-        "ix_submission_unsettled",
-        "submission",
-        ["state"],
-        unique=False,
-        schema="ccatwm",
-        sqlite_where=sa.text("state IN ('INTENDED','HELD')"),
-        postgresql_where=sa.text("state IN ('INTENDED','HELD')"),
-    )
+    op.create_index("ix_submission_state", "submission", ["state"], unique=False, schema="ccatwm")
     op.create_table(
         "grouping_scope",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -652,7 +644,7 @@ def upgrade() -> None:
         ["processing_location", "status"],
         unique=False,
         schema="ccatwm",
-        sqlite_where=sa.text("is_open"),
+        sqlite_where=sa.text("is_open = 1"),
         postgresql_where=sa.text("is_open"),
     )
     op.create_index(
@@ -664,7 +656,7 @@ def upgrade() -> None:
         ["sub_group_id"],
         unique=True,
         schema="ccatwm",
-        sqlite_where=sa.text("is_open AND NOT trial"),
+        sqlite_where=sa.text("is_open = 1 AND trial = 0"),
         postgresql_where=sa.text("is_open AND NOT trial"),
     )
     op.create_table(
