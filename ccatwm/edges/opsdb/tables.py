@@ -359,6 +359,8 @@ sub_group = _table(
         "asked", Boolean, nullable=False, server_default=sa.false()
     ),  # a tick or a person opened it, it had to wait
     sa.UniqueConstraint("step_id", "key"),
+    Index("ix_sub_group_outcome", "step_id", "outcome", "current_run_id"),  # what is counted of all
+    _partial_index("ix_sub_group_stale", "step_id", where="stale IS NOT NULL"),
     _partial_index("ix_sub_group_due", "step_id", "due_at", where="due_at IS NOT NULL"),
 )
 sub_group_member = _table(
@@ -383,7 +385,7 @@ sub_group_member = _table(
 
 executed_reduction_step = _table(
     "executed_reduction_step",
-    _ours("step_id", "reduction_step"),
+    _ours("step_id", "reduction_step", index=False),
     _ours("sub_group_id", "sub_group"),
     Column("pipeline_name", Text, nullable=False),
     Column("step_name", Text, nullable=False),
@@ -437,6 +439,8 @@ executed_reduction_step = _table(
     ),
     _partial_index("ix_run_open", "processing_location", "status", where="is_open", sqlite="is_open = 1"),
     Index("ix_run_recipe", "sub_group_id", "recipe"),
+    Index("ix_run_status", "step_id", "status", "trial"),  # what is counted of all there ever were
+    _partial_index("ix_run_blocking", "step_id", where="blocking", sqlite="blocking = 1"),
     _partial_index("ix_run_inputs_there", "processing_location", where="inputs_removed_at IS NULL"),
 )
 run_input = _table(

@@ -629,12 +629,12 @@ def count_sub_groups(connection: sa.Connection) -> dict[int, dict[str, int]]:
 
 def list_attention(connection: sa.Connection, selection: Selection, limit: int | None) -> list[Row]:
     """Runs on their way and runs that wait for a person, newest first."""
-    query = (
-        _select_listed()
-        .join(sub_group, sub_group.c.id == runs.c.sub_group_id)
-        .where(*where_selected(selection), sa.or_(runs.c.is_open, _waits_for_a_person()))
-    )
-    return [_listed(row) for row in _rows(connection, query.order_by(runs.c.id.desc()).limit(limit))]
+    listed = _select_listed().join(sub_group, sub_group.c.id == runs.c.sub_group_id).where(*where_selected(selection))
+    found: dict[int, Any] = {}
+    for which in (runs.c.is_open, _waits_for_a_person()):  # apart: each has an index, both together have none
+        rows = _rows(connection, listed.where(which).order_by(runs.c.id.desc()).limit(limit))
+        found |= {row["run"]: row for row in rows}
+    return [_listed(found[run_id]) for run_id in sorted(found, reverse=True)[:limit]]
 
 
 def list_pass_records(connection: sa.Connection) -> list[Row]:

@@ -527,6 +527,22 @@ def upgrade() -> None:
         sqlite_where=sa.text("due_at IS NOT NULL"),
         postgresql_where=sa.text("due_at IS NOT NULL"),
     )
+    op.create_index(
+        "ix_sub_group_outcome",
+        "sub_group",
+        ["step_id", "outcome", "current_run_id"],
+        unique=False,
+        schema="ccatwm",
+    )
+    op.create_index(
+        "ix_sub_group_stale",
+        "sub_group",
+        ["step_id"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("stale IS NOT NULL"),
+        postgresql_where=sa.text("stale IS NOT NULL"),
+    )
     op.create_table(
         "trigger_event",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -616,18 +632,20 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(
-        op.f("ix_executed_reduction_step_step_id"),
-        "executed_reduction_step",
-        ["step_id"],
-        unique=False,
-        schema="ccatwm",
-    )
-    op.create_index(
         op.f("ix_executed_reduction_step_sub_group_id"),
         "executed_reduction_step",
         ["sub_group_id"],
         unique=False,
         schema="ccatwm",
+    )
+    op.create_index(
+        "ix_run_blocking",
+        "executed_reduction_step",
+        ["step_id"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("blocking = 1"),
+        postgresql_where=sa.text("blocking"),
     )
     op.create_index(
         "ix_run_inputs_there",
@@ -649,6 +667,13 @@ def upgrade() -> None:
     )
     op.create_index(
         "ix_run_recipe", "executed_reduction_step", ["sub_group_id", "recipe"], unique=False, schema="ccatwm"
+    )
+    op.create_index(
+        "ix_run_status",
+        "executed_reduction_step",
+        ["step_id", "status", "trial"],
+        unique=False,
+        schema="ccatwm",
     )
     op.create_index(
         "uq_open_run_per_sub_group",
