@@ -43,11 +43,11 @@ from tests.crash.rig import (
     raw_digest,
     rebase,
     rows,
-    share_compiled,
     snapshot,
 )
 from tests.fakes.slurm_commands import SlurmCommands
 from tests.integration.cluster import Cluster, find_cluster, start_cluster
+from tests.statements import share_compiled
 
 MODES = ("before", "amid", "after", "adrift", "late", "agent", "agent-first", "agent-last")
 """What is killed: the pass before or after an effect, or amid the opening of its connection; the pass while the agent

@@ -20,7 +20,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -35,17 +34,11 @@ from ccatwm.passes._frame import PassOptions
 from ccatwm.settings.schema import Settings
 from tests.crash.campaign import program, write_campaign
 from tests.fakes.batch import FileBatch
+from tests.statements import share_compiled
 
 KILLED = 9
 BROKEN = 70
 START = datetime(2026, 3, 2, tzinfo=UTC)
-COMPILED: dict[Any, Any] = {}
-
-
-def share_compiled(database: Database, engine: sa.Engine | None = None) -> None:
-    """Statements are compiled once for all engines of this process. `engine`: take its connections."""
-    database.engine = (engine or database.engine).execution_options(compiled_cache=COMPILED)
-    database._write_engine = database.engine.execution_options(ccatwm_write=True)
 
 
 class SharedCounter:

@@ -25,9 +25,10 @@ from ccatwm.interfaces import Effects, PlainEffects
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
 from ccatwm.settings.schema import Settings, SlurmSettings
-from tests.crash.rig import define, ingest, rows, share_compiled
+from tests.crash.rig import define, ingest, rows
 from tests.fakes.slurm_commands import SlurmCommands
 from tests.integration.cluster import Cluster
+from tests.statements import share_compiled
 
 GRACE = 3
 REQUEUE = 4

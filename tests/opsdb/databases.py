@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from ccatwm.edges.opsdb import tables
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.upgrade import upgrade_tables
+from tests.statements import share_compiled
 
 BOTH = [
     pytest.param("sqlite", marks=pytest.mark.quick),
@@ -143,10 +144,11 @@ def make_upgraded_url(kind: str, request: pytest.FixtureRequest, folder: Path) -
 
 def make_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> Database:
     """A database of this kind with all tables and no rows."""
-    if kind == "postgresql":
-        return Database(_make_postgresql(request))
-    database = Database(f"sqlite:///{folder}/opsdb.sqlite")
-    make_tables(database)
+    postgresql = kind == "postgresql"
+    database = Database(_make_postgresql(request) if postgresql else f"sqlite:///{folder}/opsdb.sqlite")
+    if not postgresql:
+        make_tables(database)
+    share_compiled(database)
     return database
 
 

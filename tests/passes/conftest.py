@@ -18,9 +18,10 @@ from ccatwm.interfaces import PlainEffects
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
 from tests.crash.campaign import program, write_campaign
-from tests.crash.rig import START, SteppingClock, World, define, ingest, rows, share_compiled
+from tests.crash.rig import START, SteppingClock, World, define, ingest, rows
 from tests.fakes.batch import FileBatch
 from tests.opsdb.databases import BOTH, make_upgraded_url
+from tests.statements import share_compiled
 
 
 def as_json(value: Any) -> Any:
