@@ -200,24 +200,36 @@ class TickingClock(SteppingClock):
 
 
 def multiply_runs(observatory: Observatory, many: int) -> None:
-    """As many waiting runs, each like the first one, without inputs."""
+    """As many waiting runs, each like the first one, without inputs. The database copies them: it is the fastest."""
     database = observatory.context().database
-    table, group = t.executed_reduction_step, t.sub_group
+    run, group = t.executed_reduction_step, t.sub_group
+    number = sa.select(sa.literal(1).label("n")).cte("number", recursive=True)
+    number = number.union_all(sa.select(number.c.n + 1).where(number.c.n < many))
+    key = sa.literal("executed_obs_unit=copy-") + sa.cast(number.c.n, sa.String)
+    first = sa.select(run.c.id).limit(1).scalar_subquery()
     with database.write() as connection:
-        run = dict(connection.execute(sa.select(table).limit(1)).mappings().one())
-        of = dict(
-            connection.execute(sa.select(group).where(group.c.id == run["sub_group_id"])).mappings().one()
-        )
-        del run["id"], of["id"]
-        connection.execute(
-            sa.insert(group), [{**of, "key": f"executed_obs_unit=copy-{n}"} for n in range(many)]
-        )
-        made = connection.execute(
-            sa.select(group.c.id, group.c.key).where(group.c.key.like("%=copy-%"))
-        ).all()
-        connection.execute(
-            sa.insert(table), [{**run, "sub_group_id": row.id, "sub_group_key": row.key} for row in made]
-        )
+        source = group.alias()
+        like = sa.select(run.c.sub_group_id).where(run.c.id == first).scalar_subquery()
+        copy_rows(connection, group, source, {"key": key}, number, source.c.id == like)
+        source, copies = run.alias(), group.alias()
+        changes = {"sub_group_id": copies.c.id, "sub_group_key": copies.c.key}
+        chosen = sa.and_(source.c.id == first, copies.c.key.like("%=copy-%"))
+        copy_rows(connection, run, source, changes, copies, chosen)
+
+
+def copy_rows(
+    connection: sa.Connection,
+    table: sa.Table,
+    source: sa.Alias,
+    changes: dict[str, sa.ColumnElement[Any]],
+    beside: sa.FromClause,
+    chosen: sa.ColumnElement[bool],
+) -> None:
+    """One new row for each row of `beside`: the chosen row of `source`, with these columns changed."""
+    names = [column.name for column in table.columns if column.name != "id"]
+    columns = [changes.get(name, source.c[name]) for name in names]
+    rows = sa.select(*columns).select_from(source.join(beside, sa.true())).where(chosen)
+    connection.execute(sa.insert(table).from_select(names, rows))
 
 
 def hurried_pass(observatory: Observatory, name: str, max_seconds: float) -> tuple[PassReport, int]:
@@ -245,10 +257,9 @@ def test_thousands_of_waiting_runs_are_taken_in_passes_of_a_few_and_polling_goes
 ) -> None:
     for name in ("trigger", "resolve"):
         observatory.run_pass(name)
-    many = MANY if observatory.url.startswith("sqlite") else MANY // 5  # inserting them takes longer than all passes
-    multiply_runs(observatory, many)
+    multiply_runs(observatory, MANY)
     total = statuses(observatory)["PENDING"]
-    assert total > many
+    assert total > MANY
 
     staged, statements = hurried_pass(observatory, "stage", max_seconds=20)
     assert staged.selected == total
