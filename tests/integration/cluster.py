@@ -9,16 +9,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.guard import run_when_gone
+
 PROJECT = Path(__file__).resolve().parents[2]
 PROGRAM = PROJECT / "bin" / "cluster"
 FOLDERS = "ccatwm-tests-"
 CANNOT = 77
+_watches: dict[Path, Callable[[], None]] = {}
+"""What calls off that a cluster is taken down once this process is gone."""
 
 
 @dataclass(frozen=True)
@@ -147,14 +152,14 @@ class Cluster:
         done = self.run("squeue", "-h", "--states=all", "--format=%T", f"--jobs={job}", check=False)
         return " ".join(sorted(set(done.stdout.split())))
 
-    def wait_for(self, job: int | str, *states: str, seconds: float = 30.0) -> None:
+    def wait_for(self, job: int | str, *states: str, seconds: float = 60.0) -> None:
         """Until all tasks of the job are in one of these states."""
         until = time.monotonic() + seconds
         while not (now := self.state(job)) or not set(now.split()) <= set(states):
             assert time.monotonic() < until, f"job {job} is {now or 'forgotten'}, not {states}"
             time.sleep(0.05)
 
-    def wait_for_accounting(self, job: int, *states: str, rows: int = 1, seconds: float = 20.0) -> None:
+    def wait_for_accounting(self, job: int, *states: str, rows: int = 1, seconds: float = 60.0) -> None:
         """Accounting lags by up to two seconds. For as long it may have an array as one row of the last task's state,
         under the array's own number, while its other tasks run: say how many rows there will be."""
         until = time.monotonic() + seconds
@@ -204,6 +209,8 @@ class Cluster:
 
     def down(self) -> None:
         run_program("down", "--dir", self.dir, check=True)
+        if self.dir in _watches:
+            _watches.pop(self.dir)()
 
     def _act(self, verb: str, service: str) -> None:
         self.disturbed = True
@@ -221,10 +228,12 @@ def start_cluster(*options: str) -> Cluster:
     """One of the caller's own; skips where none can be had, and under CI=true fails."""
     _end_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=f"{FOLDERS}{os.getpid()}-", dir="/var/tmp"))
+    _watches[folder] = run_when_gone(PROGRAM, "down", "--dir", folder, PYTHON=sys.executable)
     done = run_program("up", "--dir", folder, *options)
     if done.returncode:
         run_program("down", "--dir", folder)
         shutil.rmtree(folder, ignore_errors=True)
+        _watches.pop(folder)()
     if done.returncode == CANNOT:
         _missing(done.stderr.strip())
     assert done.returncode == 0, done.stderr
