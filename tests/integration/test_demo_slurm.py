@@ -151,10 +151,11 @@ def test_the_printed_commands_stop_the_ops_db_and_start_it(
 
 
 def test_a_folder_that_does_not_do_is_refused_before_anything_is_made(
-    session_cluster: Cluster, tmp_path: Path
+    session_cluster: Cluster, request: pytest.FixtureRequest
 ) -> None:
-    closed = tmp_path / "closed"
+    closed = Path("/var/tmp") / f"ccatwm-{os.getpid()}"  # short: how long pytest's is depends on the worker
     closed.mkdir(mode=0o700)
+    request.addfinalizer(closed.rmdir)
     for folder, words in (
         (closed / "demo", "is closed to the cluster's user (mode 700)"),
         (Path("/var/tmp") / ("long" * 25), "too long for PostgreSQL's socket"),
