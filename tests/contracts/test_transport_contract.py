@@ -98,7 +98,7 @@ def test_output_that_had_to_be_cut_is_no_answer(monkeypatch: pytest.MonkeyPatch)
     assert b"its output is cut" in result.stderr
 
 
-def wait_for(met: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_for(met: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < deadline, "it did not happen in time"

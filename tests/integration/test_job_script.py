@@ -307,7 +307,7 @@ def test_the_script_does_not_wait_for_grandchildren(attempt: Attempt) -> None:
     attempt.payload("sleep 30 & echo $! >../output/pid")
     began = time.monotonic()
     assert attempt.run() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
     os.kill(int((attempt.folder / "output" / "pid").read_text()), signal.SIGKILL)
 
 

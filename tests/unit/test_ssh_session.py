@@ -232,13 +232,15 @@ def test_a_busy_agent_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(output.getvalue()) == size, "an idle agent is silent"
 
 
-@pytest.mark.parametrize(("part", "code"), [("files", 1), ("commands", 0)])
-def test_when_nobody_listens_any_more_files_are_left_and_commands_seen_through(part: str, code: int) -> None:
+@pytest.mark.parametrize(("part", "seconds", "code"), [("files", 30, 1), ("commands", 1, 0)])
+def test_when_nobody_listens_any_more_files_are_left_and_commands_seen_through(
+    part: str, seconds: int, code: int
+) -> None:
     program = (
         "import os, time\nfrom ccatwm import agent\nagent.ALIVE_SECONDS = 0.02\n"
         "ours, theirs = os.pipe()\nos.close(ours)\n"
         f"agent.Answers(open(theirs, 'wb')).begin({{'id': 1, 'part': '{part}'}})\n"
-        "time.sleep(1)\nos._exit(0)\n"
+        f"time.sleep({seconds})\nos._exit(0)\n"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == code
 
@@ -258,7 +260,7 @@ def test_what_is_in_no_table_is_not_called() -> None:
         assert CODEC.read(io.BytesIO(frame).read)["error"]["class"] == "KeyError"
 
 
-def wait_for(met: Callable[[], object], seconds: float = 5.0) -> None:
+def wait_for(met: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < deadline, "it did not happen in time"
