@@ -1,14 +1,49 @@
-"""What all tests share: one PostgreSQL server, and no test sees the settings or the home of whoever runs it."""
+"""What all tests share: one PostgreSQL server for each worker, the order in which workers take tests, and no test sees
+the settings or the home of whoever runs it."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.opsdb.databases import postgresql_server as postgresql_server
 from tests.opsdb.databases import upgraded_sqlite as upgraded_sqlite
+from tests.spread import check_use_of_cluster, make_scheduler, turn
+
+# How long an example takes says nothing on a busy machine. All else is as hypothesis has it, in CI too.
+hypothesis.settings.register_profile("busy", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("busy")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    check_use_of_cluster(items)
+    items.sort(key=lambda item: turn(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Ours, unless another one is asked for by `--dist`."""
+    return make_scheduler(config, log) if config.getoption("dist") == "load" else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_keyboard_interrupt() -> None:
+    """A worker gets a second SIGINT five seconds after Ctrl-C, which would end it amid taking down its servers."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests have counted is told at the end: a worker has no terminal."""
+    for report in (report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)):
+        for name, text in report.user_properties:
+            if name == "found":
+                terminalreporter.write_line(str(text))
 
 
 @pytest.fixture(autouse=True)

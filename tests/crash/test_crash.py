@@ -10,42 +10,43 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).parents[2]
+Tell = Callable[[str, object], None]
 
 
-def crash(capsys, *arguments: str) -> None:
-    """Run the rig in a process of its own (small ones fork faster) and show its counts."""
+def crash(record_property: Tell, *arguments: str) -> None:
+    """Run the rig in a process of its own (small ones fork faster); its counts are told at the end."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.crash.points", *arguments]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=1500)
-    with capsys.disabled():
-        print(f"\ncrash {' '.join(arguments)}: {done.stdout.strip()}")
+    record_property("found", f"crash {' '.join(arguments)}: {done.stdout.strip()}")
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.search(r"(\d+) effects, (\d+) points, 0 wrong", done.stdout)
     assert counts is not None
     assert int(counts[1]) > 100
 
 
-def test_every_kill_on_sqlite_is_survived(capsys):
-    crash(capsys, "--mode", "after")
+def test_every_kill_on_sqlite_is_survived(record_property):
+    crash(record_property, "--mode", "after")
 
 
-def test_failing_effects_on_sqlite_are_survived(capsys):
-    crash(capsys, "--mode", "fail", "--every", "15")
+def test_failing_effects_on_sqlite_are_survived(record_property):
+    crash(record_property, "--mode", "fail", "--every", "15")
 
 
-def test_every_kill_with_real_jobs_is_survived(capsys):
-    crash(capsys, "--campaign", "local", "--mode", "after")
+def test_every_kill_with_real_jobs_is_survived(record_property):
+    crash(record_property, "--campaign", "local", "--mode", "after")
 
 
 @pytest.mark.postgres
-def test_kills_on_postgresql_are_survived(capsys):
-    crash(capsys, "--database", "postgresql", "--mode", "after", "--every", "80")
+def test_kills_on_postgresql_are_survived(record_property):
+    crash(record_property, "--database", "postgresql", "--mode", "after", "--every", "80")
 
 
-def test_a_job_that_a_batch_system_runs_twice_is_executed_once(capsys):
-    crash(capsys, "--campaign", "twice", "--only", "1")
+def test_a_job_that_a_batch_system_runs_twice_is_executed_once(record_property):
+    crash(record_property, "--campaign", "twice", "--only", "1")

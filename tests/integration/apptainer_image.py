@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 PROJECT = Path(__file__).resolve().parents[2]
 BUILDER = PROJECT / "bin" / "build-demo-image"
@@ -50,9 +51,13 @@ def find_image(packages: str = SMALL) -> Path:
 
 @cache
 def _build(image: Path, packages: str) -> str | None:
-    """Why it could not be built, or None; tried once a session."""
-    command = [BUILDER, image, "--packages", packages]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    """Why it could not be built, or None; tried once a worker, and by one at a time."""
+    image.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(image.with_suffix(".lock")):
+        if image.exists():
+            return None
+        command = [BUILDER, image, "--packages", packages]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode in (0, CANNOT), done.stderr
     return done.stderr.strip() if done.returncode else None
 

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,14 +39,15 @@ REPEATED = Defect(
 )
 
 
-def test_kills_on_both_sides_of_the_connection_are_survived(cluster: Cluster, capsys) -> None:
+def test_kills_on_both_sides_of_the_connection_are_survived(
+    cluster: Cluster, record_property: Callable[[str, object], None]
+) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "tests.crash.points", "--campaign", "ssh", "--jobs", "4"]
     done = subprocess.run(
         [*command, "--match", f"({SAMPLE})$"],
         cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "CCATWM_CLUSTER_DIR": str(cluster.dir)},
     )  # fmt: skip
-    with capsys.disabled():
-        print(f"\ncrash --campaign ssh: {done.stdout.strip()}")
+    record_property("found", f"crash --campaign ssh: {done.stdout.strip()}")
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.search(r"(\d+) effects, (\d+) points, 0 wrong", done.stdout)
     assert counts is not None
