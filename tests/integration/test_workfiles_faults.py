@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import tarfile
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -243,10 +244,10 @@ def as_somebody_else(act: Callable[[], None]) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_read_only_folders_are_removed_as_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory):
-    top = tmp_path_factory.mktemp("shared")
-    for folder in (top, *list(top.parents)[:2]):
-        folder.chmod(folder.stat().st_mode | 0o011)
+def test_read_only_folders_are_removed_as_an_ordinary_user(request: pytest.FixtureRequest):
+    top = Path(tempfile.mkdtemp(prefix="ccatwm-shared-"))  # pytest's own folders are closed to others
+    request.addfinalizer(lambda: shutil.rmtree(top))
+    top.chmod(0o755)
     base = top / "base"
     base.mkdir(mode=0o777)
     base.chmod(0o777)
