@@ -74,6 +74,11 @@ class PostgresServer:
         _administer(self._admin, f"CREATE DATABASE {name}")
         return self._named(name)
 
+    @property
+    def url(self) -> str:
+        """Of the database that every server has."""
+        return self._admin
+
     def copy(self, url: str) -> str:
         """The URL of a copy of a database that nobody is connected to."""
         name = f"ccatwm_{next(_numbers)}"

