@@ -82,60 +82,78 @@ class _Unit:
     packages: tuple[Candidate, ...]
 
 
-def choose(
-    rule: CompanionRule, targets: Iterable[Target], candidates: Iterable[Candidate], own: Collection[str] = ()
-) -> Chosen:
-    """The companions of a sub-group whose members' ids are `own`: these are never its companions."""
-    by_key: dict[str, list[Candidate]] = {}
+@dataclass(frozen=True)
+class Alike:
+    """The candidates of one key: all of them, and their executed obs units by time, where they have one."""
+
+    candidates: tuple[Candidate, ...] = ()
+    units: tuple[_Unit, ...] = ()
+
+
+def by_key(candidates: Iterable[Candidate]) -> dict[str, Alike]:
+    """Candidates as `choose` looks them up."""
+    found: dict[str, list[Candidate]] = {}
     for candidate in candidates:
-        if candidate.package_id not in own:
-            by_key.setdefault(candidate.key, []).append(candidate)
-    units = {key: _units(c for c in found if c.excluded is None) for key, found in by_key.items()}
-    chosen: dict[str, Candidate] = {}
-    lacking: list[Target] = []
-    excluded: set[str] = set()
-    for target in targets:
-        alike = by_key.get(target.key, ())
-        if rule.nearest:
-            found = [c for unit in _nearest(rule, target, units.get(target.key, ())) for c in unit.packages]
-        else:
-            found = [c for c in alike if c.excluded is None]
-        chosen |= {c.package_id: c for c in found}
-        if not found:
-            lacking.append(target)
-            excluded |= {c.name for c in alike if c.excluded is not None and _in_reach(rule, target, c)}
-    packages = tuple(sorted(chosen.values(), key=lambda c: (c.name, c.package_id)))
-    return Chosen(rule.name, rule.required, packages, tuple(lacking), tuple(sorted(excluded)))
+        found.setdefault(candidate.key, []).append(candidate)
+    return {key: Alike(tuple(alike), _units(alike)) for key, alike in found.items()}
 
 
-def _units(candidates: Iterable[Candidate]) -> list[_Unit]:
-    """Companion units by time; those without one cannot be near anything."""
+def _units(candidates: Iterable[Candidate]) -> tuple[_Unit, ...]:
     found: dict[tuple[datetime, str], list[Candidate]] = {}
     for c in candidates:
         if c.observed_at is not None:
             found.setdefault((c.observed_at, c.unit or ""), []).append(c)
-    return [_Unit(at, name, tuple(found[at, name])) for at, name in sorted(found)]
+    return tuple(_Unit(at, name, tuple(found[at, name])) for at, name in sorted(found))
 
 
-def _nearest(rule: CompanionRule, target: Target, units: Sequence[_Unit]) -> list[_Unit]:
+def choose(
+    rule: CompanionRule, targets: Iterable[Target], candidates: Mapping[str, Alike], own: Collection[str] = ()
+) -> Chosen:
+    """The companions of a sub-group whose members' ids are `own`: these are never its companions."""
+    chosen: dict[str, Candidate] = {}
+    lacking: list[Target] = []
+    excluded: set[str] = set()
+    for target in targets:
+        alike = candidates.get(target.key, Alike())
+        found = _nearest(rule, target, alike.units, own) if rule.nearest else _usable(alike.candidates, own)
+        chosen |= {c.package_id: c for c in found}
+        if not found:
+            lacking.append(target)
+            others = (c for c in alike.candidates if c.excluded is not None and c.package_id not in own)
+            excluded |= {c.name for c in others if _in_reach(rule, target, c)}
+    packages = tuple(sorted(chosen.values(), key=lambda c: (c.name, c.package_id)))
+    return Chosen(rule.name, rule.required, packages, tuple(lacking), tuple(sorted(excluded)))
+
+
+def _usable(candidates: Iterable[Candidate], own: Collection[str]) -> list[Candidate]:
+    return [c for c in candidates if c.excluded is None and c.package_id not in own]
+
+
+def _nearest(
+    rule: CompanionRule, target: Target, units: Sequence[_Unit], own: Collection[str]
+) -> list[Candidate]:
     at = target.observed_at
     if at is None:
         return []
     middle = bisect_right(units, at, key=lambda unit: unit.observed_at)
-    earlier = (units[n] for n in range(middle - 1, -1, -1))
-    later = (units[n] for n in range(middle, len(units)))
-    nearest = [*_first(earlier, rule.before), *_first(later, rule.after)]
-    return [unit for unit in nearest if rule.within is None or abs(unit.observed_at - at) <= rule.within]
+    sides = (
+        (rule.before, (units[n] for n in range(middle - 1, -1, -1))),
+        (rule.after, (units[n] for n in range(middle, len(units)))),
+    )
+    return [c for count, side in sides for c in _first(rule, at, count, side, own)]
 
 
-def _first(units: Iterable[_Unit], count: int) -> list[_Unit]:
-    """The first of `units`, which come nearest first; of those at one time by name."""
-    found: list[_Unit] = []
-    for _, tied in groupby(units, key=lambda unit: unit.observed_at):
-        if len(found) >= count:
+def _first(
+    rule: CompanionRule, at: datetime, count: int, units: Iterable[_Unit], own: Collection[str]
+) -> list[Candidate]:
+    """Of the first `count` of `units` that can be used; they come nearest first, those at one time go by name."""
+    found: list[list[Candidate]] = []
+    for time, tied in groupby(units, key=lambda unit: unit.observed_at):
+        if len(found) >= count or (rule.within is not None and abs(time - at) > rule.within):
             break
-        found += sorted(tied, key=lambda unit: unit.name)
-    return found[:count]
+        usable = (_usable(unit.packages, own) for unit in sorted(tied, key=lambda unit: unit.name))
+        found += [packages for packages in usable if packages]
+    return [c for packages in found[:count] for c in packages]
 
 
 def _in_reach(rule: CompanionRule, target: Target, candidate: Candidate) -> bool:

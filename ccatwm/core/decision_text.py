@@ -30,7 +30,31 @@ def _waiting_for_data(details: Details) -> str:
     unfinished = list(details.get("obs_unit_not_ended") or ())
     parts = [_some(packages)] if packages else []
     parts += [f"the observation of {_some(unfinished)} has not ended"] if unfinished else []
-    return "; ".join(parts)
+    return "; ".join(parts + lacking_texts(details))
+
+
+def lacking_texts(details: Details) -> list[str]:
+    """Which companions a sub-group waits for."""
+    return [_lacking(companion) for companion in details.get("companions") or ()]
+
+
+def _lacking(companion: Mapping[str, Any]) -> str:
+    if not companion["known"]:
+        return f"the packages of companion {companion['companion']} are being grouped"
+    excluded = f" (excluded: {_some(companion['excluded'])})" if companion["excluded"] else ""
+    return f"{_some(companion['packages'])} has no companion {companion['companion']}{excluded}"
+
+
+def companion_texts(changes: Mapping[str, Any]) -> list[str]:
+    """Which companions came, went or are others."""
+    words = (("added", "added"), ("withdrawn", "gone"), ("changed", "changed"))
+    return [
+        f"companion {_some(changes[f'companions_{key}'])} {word}" for key, word in words if changes.get(f"companions_{key}")
+    ]
+
+
+def _run(details: Details) -> str:
+    return "; ".join(companion_texts(details.get("changes") or {}))
 
 
 def _waiting_for_upstream(details: Details) -> str:
@@ -75,6 +99,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 _WORDS: Mapping[Outcome, Callable[[Details], str]] = {
+    Outcome.RUN: _run,
     Outcome.COOLING_DOWN: _until,
     Outcome.SETTLING: _until,
     Outcome.WAITING_FOR_DATA: _waiting_for_data,

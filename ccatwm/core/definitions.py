@@ -292,17 +292,26 @@ class RetryDefinition(Strict):
 
 
 class NearestDefinition(Strict):
+    """How many companions before an executed obs unit and after it, by their start times."""
+
     before: Annotated[int, Field(ge=0, le=100)] = 0
     after: Annotated[int, Field(ge=0, le=100)] = 0
-    by: str = "ExecutedObsUnit.start_time"
-    within_hours: Annotated[float, Field(gt=0)] | None = None
+    by: Literal["ExecutedObsUnit.start_time"] = "ExecutedObsUnit.start_time"
+    within_hours: Annotated[float, Field(gt=0, le=24 * 366)] | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> NearestDefinition:
+        if not self.before and not self.after:
+            text = "nearest with before 0 and after 0 chooses nothing: write before: 1, after: 1 or both"
+            _refuse([((("before",), ("after",)), text)])
+        return self
 
 
 class CompanionDefinition(Strict):
     name: Name
     rules: list[JsonValue]
     nearest: NearestDefinition | None = None
-    same: list[str] = []
+    same: list[str | dict[str, str]] = []
     required: bool = True
 
 

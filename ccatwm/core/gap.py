@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from ccatwm.core.companions import Chosen
 from ccatwm.core.model import InputKind, InputRole, PackageState, ReferenceVersion, RunInput, SoftwareVersion
 from ccatwm.core.policy import StepPolicy, major, version_key
 from ccatwm.core.recipe import FixedParts, Recipe, build_recipe, changed_parts, fixed_parts
@@ -44,6 +45,7 @@ SETTLED = frozenset(
 )  # fmt: skip
 EXCLUDED = "excluded: "  # how the staleness of a product begins that stands on something excluded
 MAX_NAMES = 20  # in the details of a decision
+COMPANIONS_KNOWN_AFTER = timedelta(seconds=1)  # when to look again: the next pass goes on grouping them
 # Only these reasons are held back by a cooldown.
 COOLED_REASONS = frozenset({"input-added", "upstream-changed"})
 
@@ -59,7 +61,12 @@ class Member:
     state: str
     ended: bool
     observed_at: datetime | None = None  # when its executed obs unit began
+    unit: str | None = None  # its executed obs unit
     excluded: str | None = None  # why it is no input, though it is archived
+
+    @property
+    def usable(self) -> bool:
+        return self.state == PackageState.ARCHIVED and self.excluded is None
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,7 @@ class SubGroupView:
     accepted: Mapping[str, int] = field(default_factory=dict)  # recipe digest -> run that a person declared good for it
     excluded_versions: Sequence[str] = ()  # of the step's software; `versions` has the others
     fixed: FixedParts | None = None  # of its references and configuration, where they were computed before
+    companions: Sequence[Chosen] = ()
 
     @property
     def current(self) -> RunFacts | None:
@@ -184,7 +192,7 @@ def _without_idle_acceptance(view: SubGroupView) -> SubGroupView:
 
 
 def _decide(view: SubGroupView) -> Decision:
-    waiting = _brake(view) or _unready_data(view) or _unready_upstream(view)
+    waiting = _brake(view) or _unready_data(view) or _unready_upstream(view) or _unknown_companions(view)
     if waiting is not None:
         return waiting
     inputs = _wanted_inputs(view)
@@ -202,7 +210,12 @@ def _decide(view: SubGroupView) -> Decision:
             Outcome.WAITING_FOR_IMAGE, details={"software": software.software, "image": software.image}
         )
     recipe = _recipe(view, inputs, software)
-    decision = _existing(view, recipe) or _tolerated(view, recipe, inputs) or _gap(view, recipe, inputs)
+    decision = (
+        _existing(view, recipe)
+        or _tolerated(view, recipe, inputs)
+        or _unready_companions(view, recipe)
+        or _gap(view, recipe, inputs)
+    )
     return replace(decision, recipe=recipe, software=software, inputs=inputs)
 
 
@@ -291,6 +304,39 @@ def _unready_upstream(view: SubGroupView) -> Decision | None:
     return Decision(Outcome.WAITING_FOR_UPSTREAM, details=details, due_at=deadline, keeps_request=True)
 
 
+def _unknown_companions(view: SubGroupView) -> Decision | None:
+    """`waiting-for-data` for a moment while the packages of a companion, which is new, are being grouped."""
+    unknown = [_lacking_json(c) for c in view.companions if not c.known]
+    if not unknown:
+        return None
+    soon = view.now + COMPANIONS_KNOWN_AFTER
+    return Decision(Outcome.WAITING_FOR_DATA, details={"companions": unknown}, due_at=soon, keeps_request=True)
+
+
+def _unready_companions(view: SubGroupView, recipe: Recipe) -> Decision | None:
+    """`waiting-for-data` while an obs unit has none of its required companions; what exists already needs no more."""
+    lacking = [_lacking_json(c) for c in view.companions if c.required and c.lacking]
+    deadline = _deadline(view)
+    if not lacking or (deadline is not None and deadline <= view.now):
+        return None
+    return Decision(
+        Outcome.WAITING_FOR_DATA, details={"companions": lacking, "until": _text(deadline)}, due_at=deadline,
+        keeps_request=True, stale=_stale(view, recipe), supersede_run_id=_superseded(view),
+    )  # fmt: skip
+
+
+def _lacking_json(chosen: Chosen) -> dict[str, Any]:
+    packages = sorted(name for target in chosen.lacking for name in target.packages)
+    units = sorted({target.unit for target in chosen.lacking if target.unit is not None})
+    return {
+        "companion": chosen.name,
+        "known": chosen.known,
+        "obs_units": units[:MAX_NAMES],
+        "packages": packages[:MAX_NAMES],
+        "excluded": list(chosen.excluded[:MAX_NAMES]),
+    }
+
+
 def _enough(requires: str | float, settled: int, known: int) -> bool:
     return not isinstance(requires, str) and settled > 0 and settled >= requires * known
 
@@ -302,11 +348,23 @@ def _wanted_inputs(view: SubGroupView) -> tuple[RunInput, ...]:
     packages = [
         RunInput(InputKind.PACKAGE, InputRole.MEMBER, m.name, m.package_id, m.checksum, m.size_bytes)
         for m in sorted(view.members, key=lambda m: (m.name, m.package_id))
-        if m.state == PackageState.ARCHIVED and m.excluded is None and view.policy.raw_inputs
+        if m.usable and view.policy.raw_inputs
     ]
     if view.policy.depends_on and not view.products:
         return ()  # a step with upstream steps has nothing to do without any of their products
-    return (*packages, *view.products)
+    if not packages and not view.products:
+        return ()  # companions alone are nothing to work on
+    return (*packages, *_companion_inputs(view), *view.products)
+
+
+def _companion_inputs(view: SubGroupView) -> list[RunInput]:
+    return [
+        RunInput(
+            InputKind.PACKAGE, InputRole.COMPANION, c.name, c.package_id, c.checksum, c.size_bytes, companion=chosen.name
+        )
+        for chosen in view.companions
+        for c in chosen.packages
+    ]
 
 
 def _no_inputs_details(view: SubGroupView) -> dict[str, Any]:
@@ -508,6 +566,9 @@ _PART_REASONS = {
 _INPUT_REASONS = {
     "inputs_withdrawn": "input-withdrawn",
     "inputs_changed": "input-changed",
+    "companions_withdrawn": "companion-changed",
+    "companions_changed": "companion-changed",
+    "companions_added": "companion-changed",
     "inputs_added": "input-added",
 }
 
@@ -524,25 +585,28 @@ def _changes(
     parts = changed_parts(compared.recipe, recipe)
     changes: dict[str, Any] = {"compared_with_run": compared.id, "parts": list(parts)}
     if view.current is not None and compared.id == view.current.id:
-        old = {(i.kind, _place(i)): i.checksum for i in view.current_inputs}
-        new = {(i.kind, _place(i)): i.checksum for i in inputs}
+        old = {_place(i): i.checksum for i in view.current_inputs}
+        new = {_place(i): i.checksum for i in inputs}
         changes |= _input_changes(old, new)
         if "configuration" in parts and view.current_config is not None:
             changes["config"] = config_changes(view.current_config, dict(view.policy.config))
     return changes
 
 
-def _place(item: RunInput) -> str:
-    if item.kind is InputKind.PACKAGE:
-        return item.name
-    return f"{item.upstream_step}/{item.upstream_sub_group}/{item.name}"
+def _place(item: RunInput) -> tuple[str, str]:
+    """What kind of change it is when this input comes or goes, and its name in there."""
+    if item.kind is InputKind.PRODUCT:
+        return "upstream", f"{item.upstream_step}/{item.upstream_sub_group}/{item.name}"
+    if item.role is InputRole.COMPANION:
+        return "companions", f"{item.companion}/{item.name}"
+    return ("inputs" if item.kind is InputKind.PACKAGE else item.kind.value), item.name
 
 
 def _input_changes(old: dict[Any, Any], new: dict[Any, Any]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
-    for kind, prefix in ((InputKind.PACKAGE, "inputs"), (InputKind.PRODUCT, "upstream")):
-        before = {name: c for (k, name), c in old.items() if k is kind}
-        after = {name: c for (k, name), c in new.items() if k is kind}
+    for prefix in ("inputs", "companions", "upstream"):
+        before = {name: c for (kind, name), c in old.items() if kind == prefix}
+        after = {name: c for (kind, name), c in new.items() if kind == prefix}
         found = {
             f"{prefix}_added": sorted(after.keys() - before.keys()),
             f"{prefix}_withdrawn": sorted(before.keys() - after.keys()),

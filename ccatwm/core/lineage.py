@@ -63,6 +63,8 @@ def _input(item: RunInput) -> dict[str, Any]:
         "upstream_step": item.upstream_step,
         "upstream_sub_group": item.upstream_sub_group,
         "stands_on": list(item.stands_on),
+        "companions": list(item.companions),
+        "companion": item.companion,
     }
 
 

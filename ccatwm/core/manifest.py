@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ccatwm.core.commands import Places, RunFacts, places
-from ccatwm.core.model import InputKind, ResolvedStep, RunInput
+from ccatwm.core.model import InputKind, InputRole, ResolvedStep, RunInput
 from ccatwm.core.staging import input_path, workspace_path
 
 SCHEMA = "ccatwm.manifest/1"
@@ -68,6 +68,8 @@ def _input(step: ResolvedStep, item: RunInput, seen: Places) -> dict[str, Any]:
         "checksum": item.checksum,
         "size_bytes": item.size_bytes,
     }
+    if item.role is InputRole.COMPANION:
+        return common | {"companion": item.companion}
     if item.kind is InputKind.PACKAGE:
         return common
     return common | {
@@ -78,6 +80,7 @@ def _input(step: ResolvedStep, item: RunInput, seen: Places) -> dict[str, Any]:
         "upstream_sub_group": item.upstream_sub_group,
         "upstream_run": item.upstream_run_id,
         "stands_on": list(item.stands_on),
+        "companions": list(item.companions),
     }
 
 
@@ -110,6 +113,7 @@ def manifest_schema() -> dict[str, Any]:
         "upstream_sub_group": _TEXT,
         "upstream_run": _INTEGER,
         "stands_on": _TEXTS,
+        "companions": _TEXTS,
     }
     item = {
         "kind": {"enum": ["package", "product"]},
@@ -118,6 +122,7 @@ def manifest_schema() -> dict[str, Any]:
         "path": _TEXT,
         "checksum": _OPTIONAL_TEXT,
         "size_bytes": {"type": ["integer", "null"]},
+        "companion": _TEXT,
         **upstream,
     }
     reference = {"name": _TEXT, "version": _TEXT, "path": _TEXT, "checksum": _OPTIONAL_TEXT}
@@ -145,7 +150,7 @@ def manifest_schema() -> dict[str, Any]:
                 "resources": _object(resources),
                 "partial_exit_codes": {"type": "array", "items": _INTEGER},
                 "output_dir": _TEXT,
-                "inputs": {"type": "array", "items": _object(item, optional=tuple(upstream))},
+                "inputs": {"type": "array", "items": _object(item, optional=("companion", *upstream))},
             }
         ),
     }

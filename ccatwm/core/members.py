@@ -16,6 +16,7 @@ FACTS = (
     "executed_obs_unit_id",
     "instrument_module_id",
     "ended",
+    "observed_at",  # what is nearest to it may be another
 )
 
 

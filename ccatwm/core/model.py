@@ -184,6 +184,8 @@ class RunInput:
     product_type: str | None = None
     is_directory: bool = False
     stands_on: tuple[str, ...] = ()  # names of the raw packages a product stands on
+    companions: tuple[str, ...] = ()  # those of `stands_on` that came as companions only
+    companion: str | None = None  # what a package of role `companion` is to the step: the name that the step gives it
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from json.encoder import encode_basestring
 from typing import Any
 
-from ccatwm.core.model import InputKind, ReferenceVersion, RunInput, SoftwareVersion
+from ccatwm.core.model import InputKind, InputRole, ReferenceVersion, RunInput, SoftwareVersion
 
 MODULUS = 1 << 256
 NO_MEMBERS = "0" * 64
@@ -66,6 +66,10 @@ def set_digest(members: Iterable[int]) -> str:
 
 
 def package_digest(package: RunInput) -> int:
+    """As a companion a package is another thing than as a member, and another for each name."""
+    if package.role is InputRole.COMPANION:
+        place = f"{package.companion}/{package.identity}"
+        return member_digest("companion", place, package.checksum, package.size_bytes)
     return member_digest("package", package.identity, package.checksum, package.size_bytes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,13 @@ def short_text(value: Any) -> str:
     """A value as Python writes it, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def role_text(item: Mapping[str, Any]) -> str:
+    """What an input is to its run, where it is no plain member: ` (companion loads)`, ` (outside)`."""
+    if item["role"] == "member":
+        return ""
+    return f" ({item['role']} {item['companion']})" if item.get("companion") else f" ({item['role']})"
 
 
 def utc_text(time: datetime | None) -> str | None:

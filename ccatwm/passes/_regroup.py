@@ -1,19 +1,23 @@
 """Keeps the members of sub-groups as the data groupings select them now; sub-groups that changed fall due.
 
 Touches: the ops-db. Packages that changed are grouped again for every scope; a scope that is new, or whose rules
-changed, is compared in full, page by page, and goes on where an earlier pass stopped.
+changed, is compared in full, page by page, and goes on where an earlier pass stopped. Sub-groups that a changed package
+may serve as a companion fall due too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
 from ccatwm.core.members import membership_change
+from ccatwm.edges.opsdb.exclusions import find_excluded
 from ccatwm.edges.opsdb.grouping import GroupedPackage
 from ccatwm.edges.opsdb.stores import sub_groups, triggers
+from ccatwm.edges.opsdb.stores.companions import mark_concerned
 from ccatwm.edges.opsdb.stores.sub_groups import Scope
 from ccatwm.passes._frame import PassFrame
 
@@ -69,6 +73,8 @@ def _compare(
     if change:
         sub_groups.write_members(connection, scope.id, remove=change.remove, insert=change.insert)
         sub_groups.mark_keys_due(connection, scope.id, change.keys, frame.now)
+        excluded = partial(find_excluded, connection, frame.context.grouping, frame.now)
+        mark_concerned(connection, scope.id, old, change, excluded, frame.now)
 
 
 def _member_row(grouped: GroupedPackage, frame: PassFrame) -> dict[str, Any]:

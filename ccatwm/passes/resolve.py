@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.companions import Chosen
 from ccatwm.core.decision_text import decision_text
 from ccatwm.core.exclusions import Excluded
 from ccatwm.core.gap import (
@@ -36,6 +37,7 @@ from ccatwm.core.model import (
 )
 from ccatwm.edges.opsdb.exclusions import ExclusionReader
 from ccatwm.edges.opsdb.stores import products, runs, sub_groups, triggers
+from ccatwm.edges.opsdb.stores.companions import choose_companions
 from ccatwm.edges.opsdb.stores.exclusions import list_acceptances
 from ccatwm.edges.opsdb.stores.steps import StepRecord, get_step_record, step_depths
 from ccatwm.edges.opsdb.stores.sub_groups import Feed, SubGroupRow
@@ -313,10 +315,11 @@ def _build_views(
         stands_on = sub_groups.packages_of_runs(connection, current_ids)
         members = {key: _marked_members(step, found, excluded) for key, found in members.items()}
         facts = {group: _marked_runs(step, found, excluded, stands_on) for group, found in facts.items()}
+    companions = choose_companions(connection, step.companions, members, excluded)
     accepted = list_acceptances(connection, [row.id for row in rows])
     return {
         row.id: _view(frame, step, row, members[row.key], feeds[row.key], fed.get(row.key, []), facts[row.id],
-                      inputs, frozen, accepted.get(row.id, {}))
+                      inputs, frozen, accepted.get(row.id, {}), companions[row.key])
         for row in rows
     }  # fmt: skip
 
@@ -354,6 +357,7 @@ def _view(
     inputs: Mapping[int, Sequence[RunInput]],
     frozen: Mapping[int, ResolvedStep],
     accepted: Mapping[str, int],
+    companions: Sequence[Chosen],
 ) -> SubGroupView:
     current = row.current_run_id
     made_as = frozen.get(current) if current is not None else None
@@ -379,6 +383,7 @@ def _view(
         accepted=accepted,
         excluded_versions=step.excluded_versions,
         fixed=step.fixed_parts,
+        companions=companions,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.definitions import (
+    CompanionDefinition,
     DataGroupingDefinition,
     PipelineDefinition,
     PresetDefinition,
@@ -163,7 +164,7 @@ def _location_types(connection: sa.Connection, engine: GroupingEngine) -> dict[s
     return {key: place.location_type for place in found for key in (place.id, place.name)}
 
 
-IDLE = ("companions", "retention", "scratch")  # keys of a step that nothing acts on in this release
+IDLE = ("retention", "scratch")  # keys of a step that nothing acts on in this release
 
 
 def _idle_warnings(defined: Defined) -> list[str]:
@@ -407,8 +408,14 @@ def _put_step(
         group_by_digest=group_by_digest(dims), software=step.software, config=step.config,
         config_digest=digest_of(step.config), **values,
     )  # fmt: skip
+    store.put_companions(connection, step_id, pipeline.data_grouping, [_companion(c) for c in step.companions], now)
     _note(report, changed, _difference(f"step {pipeline.name}/{step.name}", old, values))
     return step_id, changed
+
+
+def _companion(item: CompanionDefinition) -> store.CompanionRow:
+    dims, _ = parse_group_by(item.same)
+    return store.CompanionRow(item.name, item.rules, digest_of(item.rules), group_by_json(dims), group_by_digest(dims))
 
 
 def _role_by_graph(pipeline: PipelineDefinition, step: StepDefinition) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.decision_text import companion_texts, lacking_texts
 from ccatwm.core.gap import UpstreamGroup
 from ccatwm.core.model import Resources
 from ccatwm.core.selection import Selection
@@ -40,6 +41,7 @@ class Facts:
     trigger: StepTrigger
     runs: Sequence[dict[str, Any]]  # newest first
     members: Mapping[str, int]
+    companions: Sequence[Mapping[str, Any]]  # of its current run
     upstream: Sequence[UpstreamGroup]
     events: Sequence[Mapping[str, Any]]
 
@@ -132,6 +134,7 @@ def _list_facts(
     runs = views.list_runs_of_sub_groups(connection, [group["id"] for group in groups])
     members = views.count_member_states(connection, [step["scope_id"]], keys)
     feeds = list_feeds(connection, get_step_record(connection, step["id"]), keys, now)
+    companions = views.list_companions(connection, {g["current_run_id"] for g in groups if g["current_run_id"]})
     events = views.list_open_events(connection, [step["id"]])
     trigger = effective_trigger(
         step["trigger_type"],
@@ -148,6 +151,7 @@ def _list_facts(
             trigger,
             runs[group["id"]],
             members.get((step["scope_id"], group["key"]), {}),
+            companions.get(group["current_run_id"], []),
             [feed.group for feed in feeds[group["key"]]],
             events,
         )
@@ -189,6 +193,7 @@ def _explain(facts: Facts) -> dict[str, Any]:
             for run in facts.runs
         ],
         "packages": dict(facts.members),
+        "companions": [dict(companion) for companion in facts.companions],
         "upstream": [_upstream(item) for item in facts.upstream],
     }
 
@@ -388,10 +393,24 @@ def _waiting_for_data(facts: Facts) -> Words:
     unfinished = list(facts.details.get("obs_unit_not_ended") or ())
     parts = [_some(packages)] if packages else []
     parts += [f"the observation of {_some(unfinished)} has not ended"] if unfinished else []
-    return f"raw data are missing: {'; '.join(parts)}", [
-        "these packages are archived or fail, and their observation ends",
+    return f"raw data are missing: {'; '.join(parts + lacking_texts(facts.details))}", [
+        *(["these packages are archived or fail, and their observation ends"] if parts else []),
+        *_companion_comes(facts.details.get("companions") or ()),
         _deadline(facts),
     ]
+
+
+def _companion_comes(lacking: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What brings the companions that a sub-group waits for."""
+    then = []
+    for companion in lacking:
+        if not companion["known"]:
+            then.append("the next `ccatwm resolve` has grouped them")
+            continue
+        then.append(f"a package that the rules of companion {companion['companion']} select is archived")
+        if companion["excluded"]:
+            then.append("a person says `ccatwm include` (`ccatwm exclude --list`)")
+    return then
 
 
 def _deadline(facts: Facts) -> str:
@@ -535,6 +554,7 @@ _CHANGE_WORDS = (
 def _changes_text(changes: Mapping[str, Any]) -> str:
     parts = [f"{word} {_some(changes[key])}" for key, word in _CHANGE_WORDS if changes.get(key)]
     parts += [f"{key} {before} -> {after}" for key, (before, after) in (changes.get("config") or {}).items()]
+    parts += companion_texts(changes)
     return f" ({'; '.join(parts)})" if parts else ""
 
 
@@ -572,4 +592,6 @@ def _paragraph(row: Mapping[str, Any]) -> list[str]:
     lines = [head + decided]
     lines += [f"  because {text}" for text in row["why"]]
     lines += [f"  changes when {text}" for text in row["what_would_change_it"]]
-    return lines + ([f"  packages: {packages}"] if packages else [])
+    lines += [f"  packages: {packages}"] if packages else []
+    names = [f"{c['companion']}/{c['name']}" for c in row["companions"]]
+    return lines + ([f"  companions of its current run: {_some(names)}"] if names else [])

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ccatwm.core.selection import suggest
-from ccatwm.core.wording import utc_text
+from ccatwm.core.wording import role_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import views
@@ -158,6 +158,7 @@ def _node(
         "of_run": row["run_id"],
         "kind": row["kind"],
         "role": row["role"],
+        "companion": (row["details"] or {}).get("companion"),
         "name": row["name"],
         "identity": row["identity"],
         "checksum": row["checksum"],
@@ -182,10 +183,13 @@ def _packages(inputs: Mapping[int, Sequence[dict[str, Any]]]) -> list[dict[str, 
                 "checksum": row["checksum"],
                 "size": row["size_bytes"],
                 "role": row["role"],
+                "companion": (row["details"] or {}).get("companion"),
                 "runs": [],
             },
         )
         entry["runs"].append(row["run_id"])
+        if row["role"] == "member":  # of the one run, though a companion of another
+            entry |= {"role": "member", "companion": None}
     return sorted(found.values(), key=lambda entry: (entry["name"], entry["checksum"] or ""))
 
 
@@ -216,7 +220,10 @@ def build_package_lineage(
             raise UsageError(f"there is no raw data package {name!r}", next=suggest(name, names))
         run_ids = views.list_descendant_runs(connection, package["ids"])
         products = views.list_products_of_runs(connection, run_ids)
-        members = views.list_memberships(connection, package["ids"])
+        members = [
+            *({**row, "companion": None} for row in views.list_memberships(connection, package["ids"])),
+            *views.list_served(connection, package["ids"]),
+        ]
         runs = views.list_provenance(connection, run_ids)
         copies = list_copies(connection, grouping, package["ids"])
     return {
@@ -261,7 +268,7 @@ def _product_lines(document: Mapping[str, Any]) -> list[str]:
         lines += [f"{'  ' * node['depth']}{line}" for line in _node_lines(node, runs)]
     packages = document["raw_data_packages"]
     lines.append(f"raw data packages ({len(packages)}):")
-    return lines + [f"  {p['name']}  {p['checksum'] or 'no checksum'}" for p in packages]
+    return lines + [f"  {p['name']}{role_text(p)}  {p['checksum'] or 'no checksum'}" for p in packages]
 
 
 def _run_lines(run: Mapping[str, Any]) -> list[str]:
@@ -281,7 +288,7 @@ def _run_lines(run: Mapping[str, Any]) -> list[str]:
 
 
 def _node_lines(node: Mapping[str, Any], runs: Mapping[int, Mapping[str, Any]]) -> list[str]:
-    role = "" if node["role"] == "member" else f" ({node['role']})"
+    role = role_text(node)
     if "product" not in node:
         return [f"{node['kind']} {node['name']}{role}"]
     line = f"product {node['product']} {node['name']}{role}, {node['sub_group']}"
@@ -308,8 +315,10 @@ def _package_lines(document: Mapping[str, Any]) -> list[str]:
 def _membership_lines(document: Mapping[str, Any]) -> list[str]:
     if not document["sub_groups"]:
         return ["no pipeline selects it"]
-    places = [
-        f"  {m['pipeline']}/{m['step']} {m['sub_group']}: {m['outcome'] or 'undecided'}"
-        for m in document["sub_groups"]
-    ]
-    return ["sub-groups that it belongs to:", *places]
+    places: dict[bool, list[str]] = {True: [], False: []}  # by whether it is a companion there
+    for m in document["sub_groups"]:
+        role = f" ({m['companion']})" if m["companion"] else ""
+        text = f"  {m['pipeline']}/{m['step']} {m['sub_group']}{role}: {m['outcome'] or 'undecided'}"
+        places[m["companion"] is not None].append(text)
+    headings = ((False, "sub-groups that it belongs to:"), (True, "sub-groups whose current run has it as a companion:"))
+    return [line for served, heading in headings if places[served] for line in (heading, *places[served])]

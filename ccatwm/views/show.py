@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from ccatwm.core.wording import number_text, size_text, utc_text
+from ccatwm.core.wording import number_text, role_text, size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
 from ccatwm.errors import FilesUnavailableError
@@ -144,11 +144,12 @@ def _change(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def input_json(row: dict[str, Any]) -> dict[str, Any]:
-    """A frozen input; `product` and `upstream_*` are null for raw packages and references."""
+    """A frozen input; `product` and `upstream_*` are null for raw packages and references, `companion` for all else."""
     details = row["details"] or {}
     return {
         "kind": row["kind"],
         "role": row["role"],
+        "companion": details.get("companion"),
         "name": row["name"],
         "identity": row["identity"],
         "checksum": row["checksum"],
@@ -294,8 +295,7 @@ def _input_lines(inputs: Sequence[Mapping[str, Any]]) -> list[str]:
         made_by = (
             f" by run {item['upstream_run']}, {item['upstream_sub_group']}" if item["upstream_run"] else ""
         )
-        role = f" ({item['role']})" if item["role"] != "member" else ""
-        lines.append(f"  {item['kind']:9} {item['name']}{role} {size_text(item['size'])}{made_by}")
+        lines.append(f"  {item['kind']:9} {item['name']}{role_text(item)} {size_text(item['size'])}{made_by}")
     return lines + _more(inputs)
 
 

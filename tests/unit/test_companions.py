@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ccatwm.core import companions
 from ccatwm.core.companions import (
     Candidate,
     Chosen,
@@ -16,7 +17,7 @@ from ccatwm.core.companions import (
     Neighbour,
     Span,
     Target,
-    choose,
+    by_key,
     clusters,
     concerned,
     enough,
@@ -38,6 +39,10 @@ def candidate(number: int, minute: int | None, unit: str | None = None, key: str
 
 def target(minute: int | None, key: str = "LFA"):
     return Target(f"t{minute}", key, None if minute is None else at(minute), (f"scan-{minute}",))
+
+
+def choose(rule: CompanionRule, targets: list[Target], found: list[Candidate], own=frozenset()) -> Chosen:
+    return companions.choose(rule, targets, by_key(found), own)
 
 
 def names(chosen: Chosen) -> list[str]:

@@ -7,7 +7,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ccatwm.core.gap import Member, Outcome, Request, RunFacts, SubGroupView, UpstreamGroup, decide
+from ccatwm.core.companions import Candidate, Chosen, Target
+from ccatwm.core.gap import (
+    Member,
+    Outcome,
+    Request,
+    RunFacts,
+    SubGroupView,
+    UpstreamGroup,
+    decide,
+    plan_trial,
+)
 from ccatwm.core.model import InputKind, InputRole, ReferenceVersion, RunInput, SoftwareVersion
 from ccatwm.core.policy import StepPolicy
 from ccatwm.core.states import RunStatus
@@ -276,6 +286,97 @@ def test_a_new_upstream_product_is_upstream_changed():
 def test_an_upstream_product_made_again_alike_changes_nothing():
     seen = done(view(policy=DOWNSTREAM, upstream=[upstream()], products=[product()]))
     assert decide(replace(seen, products=[product(run=99)])).outcome is Outcome.UP_TO_DATE
+
+
+# --- companions -----------------------------------------------------------------------------------------------------
+
+
+def loads(*names, lacking=(), required=True, excluded=(), checksum="sha256:9"):
+    packages = tuple(Candidate(name, name, checksum, 10, "all", name, NOW) for name in names)
+    targets = tuple(Target(name, "all", NOW, (name,)) for name in lacking)
+    return Chosen("loads", required, packages, targets, tuple(excluded))
+
+
+def test_companions_are_inputs_of_their_own_kind():
+    decision = decide(view(companions=[loads("c1")]))
+    assert [(i.name, i.role, i.companion) for i in decision.inputs] == [
+        ("a", InputRole.MEMBER, None), ("c1", InputRole.COMPANION, "loads"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("now", "changes"),
+    [
+        (loads("c1", "c2"), {"companions_added": ["loads/c2"]}),
+        (loads("c2"), {"companions_added": ["loads/c2"], "companions_withdrawn": ["loads/c1"]}),
+        (loads("c1", checksum="sha256:8"), {"companions_changed": ["loads/c1"]}),
+    ],
+)
+def test_another_companion_is_a_reason_of_its_own_which_no_cooldown_holds_back(now, changes):
+    seen = done(view(companions=[loads("c1")], policy=replace(POLICY, cooldown_seconds=7200)))
+    decision = decide(replace(seen, companions=[now]))
+    assert (decision.outcome, decision.reason) == (Outcome.RUN, "companion-changed")
+    found = decision.details["changes"]
+    assert {k: v for k, v in found.items() if k.startswith("companions")} == changes
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ([member("a"), member("b")], "companion-changed"), ([member("a", "sha256:2")], "input-changed"),
+        ([member("b")], "input-withdrawn"),
+    ],
+)  # fmt: skip
+def test_of_several_reasons_the_companion_comes_before_an_added_input_only(members, reason):
+    seen = done(view(companions=[loads("c1")]))
+    assert decide(replace(seen, members=members, companions=[loads("c2")])).reason == reason
+
+
+def test_a_changed_companion_that_does_not_count_is_told():
+    policy = replace(POLICY, staleness={"ignore": ["companion-changed"]})
+    seen = done(view(companions=[loads("c1")], policy=policy))
+    decision = decide(replace(seen, companions=[loads("c2")]))
+    assert (decision.outcome, decision.details["not_counted"]) == (Outcome.UP_TO_DATE, ["companion-changed"])
+
+
+def test_a_required_companion_is_waited_for_until_the_deadline():
+    seen = view(companions=[loads(lacking=["a"], excluded=["c1"])], policy=replace(POLICY, deadline_hours=2))
+    waiting = decide(seen)
+    assert (waiting.outcome, waiting.due_at) == (Outcome.WAITING_FOR_DATA, NOW + timedelta(hours=2))
+    assert waiting.details["companions"] == [
+        {"companion": "loads", "known": True, "obs_units": ["a"], "packages": ["a"], "excluded": ["c1"]}
+    ]
+    assert decide(replace(seen, now=NOW + timedelta(hours=2))).outcome is Outcome.RUN
+    assert decide(view(companions=[loads(lacking=["a"], required=False)])).outcome is Outcome.RUN
+
+
+def test_what_was_made_without_a_companion_does_not_wait_again():
+    late = NOW + timedelta(hours=2)
+    without = loads(lacking=["a"])
+    made_late = view(companions=[without], policy=replace(POLICY, deadline_hours=2), now=late)
+    assert decide(replace(done(made_late), round_at=late)).outcome is Outcome.UP_TO_DATE
+
+
+def test_a_product_whose_companion_is_gone_is_stale_while_another_is_awaited():
+    seen = done(view(companions=[loads("c1")]))
+    decision = decide(replace(seen, companions=[loads(lacking=["a"])]))
+    assert (decision.outcome, decision.stale) == (Outcome.WAITING_FOR_DATA, "inputs changed")
+
+
+def test_nothing_is_decided_while_companions_are_being_grouped():
+    """Not even that an older product counts again, which was made without."""
+    seen = replace(done(view()), companions=[Chosen("loads", required=False, known=False)])
+    decision = decide(seen)
+    assert (decision.outcome, decision.due_at) == (Outcome.WAITING_FOR_DATA, NOW + timedelta(seconds=1))
+
+
+def test_companions_alone_are_no_inputs():
+    assert decide(view(members=[member(state="failed")], companions=[loads("c1")])).outcome is Outcome.NO_INPUTS
+
+
+def test_a_trial_has_the_companions_that_are_there():
+    planned = plan_trial(view(companions=[loads("c1", lacking=["a"])]), {"config": {"order": 3}})
+    assert [i.name for i in planned.inputs] == ["a", "c1"]
 
 
 # --- cooldown, settling, brakes --------------------------------------------------------------------------------------------

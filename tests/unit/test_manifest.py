@@ -35,7 +35,7 @@ STEP = ResolvedStep(
     upstream=(UpstreamStep("p", "cal", "cal", False),), partial_exit_codes=(2,),
 )  # fmt: skip
 INPUTS = [
-    RunInput(InputKind.PACKAGE, InputRole.COMPANION, "x; rm -rf ~", "1", "sha256:cc", 5),
+    RunInput(InputKind.PACKAGE, InputRole.COMPANION, "x; rm -rf ~", "1", "sha256:cc", 5, companion="loads"),
     RunInput(
         InputKind.PRODUCT, InputRole.OUTSIDE, "a/b.fits", "9", "sha256:dd", 6, 3, "p", "cal", "k1", "SCIENCE", False, ("x",)
     ),
@@ -73,6 +73,7 @@ def test_inputs_tell_where_they_lie_and_where_they_came_from():
     package, product = manifest()["inputs"]
     assert package["path"] == "/workflow/input/x~3B~20rm~20-rf~20~7E"
     assert (package["role"], package["checksum"], package["size_bytes"]) == ("companion", "sha256:cc", 5)
+    assert package["companion"] == "loads"
     assert product["path"] == "/workflow/workspace/cal/k1/a/b.fits"
     assert (product["role"], product["upstream_run"], product["stands_on"]) == ("outside", 3, ["x"])
 

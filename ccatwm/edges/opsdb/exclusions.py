@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from ccatwm.core.exclusions import Excluded, Target
 from ccatwm.edges.opsdb.grouping import GroupedPackage, GroupingEngine
 from ccatwm.edges.opsdb.stores import exclusions as store
+from ccatwm.edges.opsdb.stores.companions import sub_groups_served
 from ccatwm.edges.opsdb.stores.due import mark_due
 
 PAGE = 5000
@@ -98,6 +99,8 @@ def find_impact(
         packages = {p.package_id: p.package_name for p in _select(connection, grouping, target.selection, now)}
         found.packages = set(packages.values())
         found.sub_groups = store.sub_groups_of_packages(connection, set(packages), pipeline)
+        excluded = find_excluded(connection, grouping, now)
+        found.sub_groups |= sub_groups_served(connection, set(packages), excluded, pipeline)
         run_ids = store.runs_on_packages(connection, set(packages))
     elif target.kind == "software":
         software, version = target.selection["software"], target.selection["version"]

@@ -291,6 +291,16 @@ reduction_step_dependency = _table(
     _ours("upstream_step_id", "reduction_step"),
     sa.UniqueConstraint("step_id", "upstream_step_id"),
 )
+step_companion = _table(
+    # what a step reads from outside its sub-groups: its packages, grouped by `same`, and those of the step itself
+    "step_companion",
+    _ours("step_id", "reduction_step", index=False),
+    Column("name", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    _ours("scope_id", "grouping_scope"),
+    _ours("target_scope_id", "grouping_scope"),
+    sa.UniqueConstraint("step_id", "name"),
+)
 reference_data = _table("reference_data", Column("name", Text, nullable=False, unique=True))
 reference_data_version = _table(
     "reference_data_version",
@@ -379,7 +389,7 @@ sub_group_member = _table(
     Column("observed_at", UtcDateTime),  # when its executed obs unit began
     Column("since", UtcDateTime, nullable=False),
     sa.UniqueConstraint("scope_id", "package_id"),
-    Index("ix_sub_group_member_key", "scope_id", "key"),
+    Index("ix_sub_group_member_key", "scope_id", "key", "observed_at"),
     Index("ix_sub_group_member_package", "package_id"),
 )
 

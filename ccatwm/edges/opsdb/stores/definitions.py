@@ -60,7 +60,7 @@ def read_known(connection: sa.Connection) -> Known:
     ).mappings():
         known.references.setdefault(row["name"], {})[row["version"]] = dict(row)
     for row in connection.execute(
-        sa.select(t.data_grouping.c.name, t.data_grouping.c.filter_rules)
+        sa.select(t.data_grouping.c.name, t.data_grouping.c.filter_rules).where(_said_by_people())
     ).mappings():
         known.groupings[row["name"]] = row["filter_rules"]
     for row in connection.execute(sa.select(t.pipeline.c.name, t.pipeline.c.processing_location)).mappings():
@@ -219,6 +219,73 @@ def _put_scope(connection: sa.Connection, grouping_id: int, group_by: list[Any],
     return int(connection.execute(query.returning(table.c.id)).scalar_one())
 
 
+@dataclass(frozen=True)
+class CompanionRow:
+    """A companion of a step as `put_companions` wants it: `digest` of its rules, `group_by` what is the same."""
+
+    name: str
+    rules: list[Any]
+    digest: str
+    group_by: list[Any]
+    group_by_digest: str
+
+
+HIDDEN = "~"  # how the names of data groupings begin that no person defined
+
+
+def _said_by_people() -> sa.ColumnElement[bool]:
+    return sa.not_(t.data_grouping.c.name.startswith(HIDDEN))
+
+
+def put_companions(
+    connection: sa.Connection, step_id: int, grouping: str, companions: Sequence[CompanionRow], now: datetime
+) -> None:
+    """The companions of a step and their scopes; steps with the same rules and the same dimensions share them."""
+    table = t.step_companion
+    grouping_id = connection.execute(
+        sa.select(t.data_grouping.c.id).where(t.data_grouping.c.name == grouping)
+    ).scalar_one()
+    wanted = []
+    for position, item in enumerate(companions):
+        hidden_id = _put_hidden_grouping(connection, item, now)
+        scope_ids = [_put_scope(connection, n, item.group_by, item.group_by_digest) for n in (hidden_id, grouping_id)]
+        for scope_id in scope_ids:
+            if not _is_used(connection, scope_id):
+                _regroup(connection, scope_id)
+        wanted.append((item.name, position, *scope_ids))
+    columns = (table.c.name, table.c.position, table.c.scope_id, table.c.target_scope_id)
+    query = sa.select(*columns).where(table.c.step_id == step_id).order_by(table.c.position)
+    if [tuple(row) for row in connection.execute(query)] == wanted:
+        return
+    connection.execute(sa.delete(table).where(table.c.step_id == step_id))
+    if wanted:
+        connection.execute(
+            sa.insert(table), [{"step_id": step_id, **dict(zip(_LINKED, row, strict=True))} for row in wanted]
+        )
+
+
+_LINKED = ("name", "position", "scope_id", "target_scope_id")
+
+
+def _put_hidden_grouping(connection: sa.Connection, item: CompanionRow, now: datetime) -> int:
+    table, name = t.data_grouping, f"{HIDDEN}companion-{item.digest}"
+    found = connection.execute(sa.select(table.c.id).where(table.c.name == name)).scalar()
+    if found is not None:
+        return int(found)
+    query = sa.insert(table).values(name=name, filter_rules=item.rules, digest=item.digest, updated_at=now)
+    return int(connection.execute(query.returning(table.c.id)).scalar_one())
+
+
+def _is_used(connection: sa.Connection, scope_id: int) -> bool:
+    """Whether the passes keep the members of a scope up to date."""
+    step, link = t.reduction_step, t.step_companion
+    users = (
+        sa.select(step.c.id).where(step.c.scope_id == scope_id),
+        sa.select(link.c.id).where(sa.or_(link.c.scope_id == scope_id, link.c.target_scope_id == scope_id)),
+    )
+    return any(connection.execute(query.limit(1)).first() is not None for query in users)
+
+
 def _put_config(connection: sa.Connection, config: dict[str, Any], digest: str, now: datetime) -> int:
     table = t.reduction_step_config
     found = connection.execute(sa.select(table.c.id).where(table.c.digest == digest)).scalar()
@@ -297,7 +364,8 @@ def list_groupings(connection: sa.Connection) -> list[dict[str, Any]]:
         .scalar_subquery()
     )
     query = sa.select(grouping.c.name, grouping.c.description, grouping.c.filter_rules, users.label("steps"))
-    return [dict(row) for row in connection.execute(query.order_by(grouping.c.name)).mappings()]
+    query = query.where(_said_by_people()).order_by(grouping.c.name)
+    return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def list_concerned(

@@ -168,6 +168,8 @@ def _input_details(item: RunInput) -> dict[str, Any]:
         "product_type": item.product_type,
         "is_directory": item.is_directory,
         "stands_on": list(item.stands_on),
+        "companions": list(item.companions),
+        "companion": item.companion,
     }
 
 
@@ -188,7 +190,8 @@ def list_inputs(connection: sa.Connection, run_ids: Collection[int]) -> dict[int
 
 def _input(row: Any) -> RunInput:
     details = dict(row.details or {})
-    details["stands_on"] = tuple(details.get("stands_on") or ())
+    for names in ("stands_on", "companions"):
+        details[names] = tuple(details.get(names) or ())
     return RunInput(
         InputKind(row.kind),
         InputRole(row.role),

@@ -13,6 +13,7 @@ from ccatwm.core.model import ReferenceVersion, SoftwareVersion, StepRole, Trigg
 from ccatwm.core.policy import StepPolicy, version_key
 from ccatwm.core.recipe import FixedParts, fixed_parts
 from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.stores.companions import CompanionLink, list_links
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class StepRecord:
     references: tuple[ReferenceVersion, ...]
     upstream: tuple[Upstream, ...]
     excluded_versions: tuple[str, ...] = ()
+    companions: tuple[CompanionLink, ...] = ()
 
     @cached_property
     def policy(self) -> StepPolicy:
@@ -85,6 +87,7 @@ def get_step_record(connection: sa.Connection, step_id: int) -> StepRecord:
         versions=_list_versions(connection, row.software_id),
         references=tuple(_wanted_reference(connection, name) for name in policy.references),
         upstream=_list_upstream(connection, row.id, row.group_by_digest),
+        companions=tuple(list_links(connection, step_id=row.id)) if policy.companions else (),
     )
 
 

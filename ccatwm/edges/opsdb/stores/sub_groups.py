@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
@@ -62,12 +62,18 @@ class SubGroupRow:
 
 
 def list_scopes(connection: sa.Connection) -> list[Scope]:
+    """Those that a step or one of its companions uses; `apply` has others grouped anew before they are used again."""
     query = sa.select(t.grouping_scope, t.data_grouping.c.filter_rules, t.data_grouping.c.digest).join(
         t.data_grouping, t.data_grouping.c.id == t.grouping_scope.c.data_grouping_id
     )
+    scope_id, step, companion = t.grouping_scope.c.id, t.reduction_step.c, t.step_companion.c
+    used = sa.or_(
+        sa.exists().where(step.scope_id == scope_id),
+        sa.exists().where(sa.or_(companion.scope_id == scope_id, companion.target_scope_id == scope_id)),
+    )
     return [
         Scope(row.id, row.filter_rules, row.digest, row.group_by, row.resolved_digest, row.progress)
-        for row in connection.execute(query.order_by(t.grouping_scope.c.id))
+        for row in connection.execute(query.where(used).order_by(scope_id))
     ]
 
 
@@ -240,7 +246,7 @@ def list_members(connection: sa.Connection, scope_id: int, keys: Collection[str]
 
 _MEMBER_FACTS = (
     member.c.key, member.c.package_id, member.c.package_name, member.c.checksum, member.c.size_bytes, member.c.state,
-    member.c.ended, member.c.observed_at,
+    member.c.ended, member.c.observed_at, member.c.executed_obs_unit_id,
 )  # fmt: skip
 
 
@@ -333,14 +339,14 @@ def list_feeding_products(
     feeds = [feed for feed in feeds if feed.current_run_id is not None]
     run_ids = sorted({feed.current_run_id for feed in feeds if feed.current_run_id is not None})
     products = _products_of(connection, run_ids)
-    stands_on = packages_of_runs(connection, run_ids)
+    stands_on = _standing_of_runs(connection, run_ids)
     found: dict[str, list[RunInput]] = {}
     for feed in feeds:
         assert feed.current_run_id is not None
-        packages = stands_on[feed.current_run_id]
-        role = InputRole.MEMBER if set(packages) <= set(member_names[feed.key]) else InputRole.OUTSIDE
+        standing = stands_on[feed.current_run_id]
+        role = InputRole.MEMBER if standing.members <= set(member_names[feed.key]) else InputRole.OUTSIDE
         found.setdefault(feed.key, []).extend(
-            _product_input(row, feed, role, packages) for row in products[feed.current_run_id]
+            _product_input(row, feed, role, standing) for row in products[feed.current_run_id]
         )
     return found
 
@@ -357,7 +363,7 @@ def _products_of(connection: sa.Connection, run_ids: Sequence[int]) -> dict[int,
     return found
 
 
-def _product_input(row: Any, feed: Feed, role: InputRole, packages: tuple[str, ...]) -> RunInput:
+def _product_input(row: Any, feed: Feed, role: InputRole, standing: Standing) -> RunInput:
     return RunInput(
         kind=InputKind.PRODUCT,
         role=role,
@@ -371,21 +377,44 @@ def _product_input(row: Any, feed: Feed, role: InputRole, packages: tuple[str, .
         upstream_sub_group=feed.group.sub_group,
         product_type=row.type,
         is_directory=row.is_directory,
-        stands_on=packages,
+        stands_on=standing.packages,
+        companions=tuple(sorted(standing.companions - standing.members)),
     )
 
 
 def packages_of_runs(connection: sa.Connection, run_ids: Sequence[int]) -> dict[int, tuple[str, ...]]:
     """Names of the raw data packages that each run stands on, directly or through its input products."""
+    return {run_id: standing.packages for run_id, standing in _standing_of_runs(connection, run_ids).items()}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Names of the raw data packages that a run stands on: as members, and as companions."""
+
+    members: set[str] = field(default_factory=set)
+    companions: set[str] = field(default_factory=set)
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return tuple(sorted(self.members | self.companions))
+
+
+def _standing_of_runs(connection: sa.Connection, run_ids: Sequence[int]) -> dict[int, Standing]:
     table = t.run_input
-    names: dict[int, set[str]] = {run_id: set() for run_id in run_ids}
+    found = {run_id: Standing() for run_id in run_ids}
     for chunk in chunks(run_ids):
-        query = sa.select(table.c.run_id, table.c.kind, table.c.name, table.c.details).where(
+        query = sa.select(table.c.run_id, table.c.kind, table.c.role, table.c.name, table.c.details).where(
             table.c.run_id.in_(chunk), table.c.kind.in_(["package", "product"])
         )
         for row in connection.execute(query):
-            names[row.run_id].update([row.name] if row.kind == "package" else row.details["stands_on"])
-    return {run_id: tuple(sorted(found)) for run_id, found in names.items()}
+            if row.kind == "package":
+                companion = row.role == InputRole.COMPANION
+                (found[row.run_id].companions if companion else found[row.run_id].members).add(row.name)
+            else:
+                companions = row.details.get("companions") or []
+                found[row.run_id].companions.update(companions)
+                found[row.run_id].members.update(set(row.details["stands_on"]) - set(companions))
+    return found
 
 
 def current_runs_inputs(connection: sa.Connection, rows: Iterable[SubGroupRow]) -> list[int]:

@@ -469,6 +469,44 @@ def list_memberships(connection: sa.Connection, package_ids: Collection[str]) ->
     return found
 
 
+def list_companions(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, list[Row]]:
+    """The companions of runs: by run what each is to its step, and its name."""
+    used = t.run_input
+    found: dict[int, list[Row]] = {}
+    for chunk in chunks(sorted(run_ids)):
+        query = sa.select(used.c.run_id, used.c.name, used.c.details)
+        query = query.where(used.c.run_id.in_(chunk), used.c.role == "companion").order_by(used.c.id)
+        for row in _rows(connection, query):
+            found.setdefault(row["run_id"], []).append({"companion": row["details"]["companion"], "name": row["name"]})
+    return found
+
+
+def list_served(connection: sa.Connection, package_ids: Collection[str]) -> list[Row]:
+    """The sub-groups whose current run has one of these packages as a companion."""
+    used = t.run_input
+    found: list[Row] = []
+    for chunk in chunks(sorted(package_ids)):
+        query = (
+            sa.select(
+                runs.c.pipeline_name.label("pipeline"),
+                runs.c.step_name.label("step"),
+                sub_group.c.key.label("sub_group"),
+                sub_group.c.outcome,
+                sub_group.c.current_run_id,
+                used.c.details,
+            )
+            .select_from(used)
+            .join(sub_group, sub_group.c.current_run_id == used.c.run_id)
+            .join(runs, runs.c.id == used.c.run_id)
+            .where(used.c.kind == "package", used.c.identity.in_(chunk), used.c.role == "companion")
+            .order_by(runs.c.pipeline_name, runs.c.step_name, sub_group.c.key)
+        )
+        for row in _rows(connection, query):
+            companion = row.pop("details")["companion"]
+            found.append({**row, "companion": companion})
+    return found
+
+
 def list_copy_reports(connection: sa.Connection, package_ids: Collection[str] | None = None) -> list[Row]:
     """What `stage` found of physical copies, newest first; of these packages only."""
     report = t.copy_report

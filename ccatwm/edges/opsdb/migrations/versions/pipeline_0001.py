@@ -447,7 +447,11 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(
-        "ix_sub_group_member_key", "sub_group_member", ["scope_id", "key"], unique=False, schema="ccatwm"
+        "ix_sub_group_member_key",
+        "sub_group_member",
+        ["scope_id", "key", "observed_at"],
+        unique=False,
+        schema="ccatwm",
     )
     op.create_index(
         "ix_sub_group_member_package", "sub_group_member", ["package_id"], unique=False, schema="ccatwm"
@@ -481,6 +485,41 @@ def upgrade() -> None:
         op.f("ix_reduction_step_dependency_upstream_step_id"),
         "reduction_step_dependency",
         ["upstream_step_id"],
+        unique=False,
+        schema="ccatwm",
+    )
+    op.create_table(
+        "step_companion",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("step_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("scope_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("target_scope_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["scope_id"],
+            ["ccatwm.grouping_scope.id"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["step_id"],
+            ["ccatwm.reduction_step.id"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["target_scope_id"],
+            ["ccatwm.grouping_scope.id"],
+        ),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("step_id", "name"),
+        schema="ccatwm",
+        sqlite_autoincrement=True,
+    )
+    op.create_index(
+        op.f("ix_step_companion_scope_id"), "step_companion", ["scope_id"], unique=False, schema="ccatwm"
+    )
+    op.create_index(
+        op.f("ix_step_companion_target_scope_id"),
+        "step_companion",
+        ["target_scope_id"],
         unique=False,
         schema="ccatwm",
     )
