@@ -34,6 +34,9 @@ RIPPLE_K, RIPPLE_PERIOD_CHANNELS = 0.8, 37.0
 LATE_START = datetime(2026, 3, 2, 2, 0, tzinfo=UTC)
 FIRST_START = datetime(2026, 3, 1, 1, 0, tzinfo=UTC)
 CORRUPT_SCAN, SPLIT_SCAN = 3, 2
+SCANS_PER_LOAD = 2  # after so many scans the loads are looked at again
+GAIN, GAIN_SPREAD = 40.0, 0.1  # counts per K; from pixel to pixel
+DRIFT_PER_HOUR = 0.3  # by which the gain grows during a night
 
 
 @dataclass(frozen=True)
@@ -74,39 +77,71 @@ def source_spectrum(lon: np.ndarray, lat: np.ndarray, velocity: np.ndarray, stre
     return peak * space[:, None] * line[None, :]
 
 
+def night_of(start: datetime) -> datetime:
+    """When the receiver was tuned: before anything else is observed in a night."""
+    second = LATE_START - timedelta(hours=1)
+    return second if start >= second else FIRST_START
+
+
+def true_gain(module: Module, pixel: int, start: datetime) -> np.ndarray:
+    """Counts per K of a pixel by channel: its own in every night, and growing while the night goes on."""
+    night = night_of(start)
+    spread = np.random.default_rng([night.day, pixel, len(module.pixels)]).standard_normal()
+    hours = (start - night).total_seconds() / 3600.0
+    level = GAIN * (1.0 + GAIN_SPREAD * spread) * (1.0 + DRIFT_PER_HOUR * hours)
+    return level * (1.0 + 0.15 * np.sin(np.linspace(0, 5, CHANNELS) + pixel))
+
+
+class Receiver:
+    """Takes spectra with one module, of what it is pointed at; the rows of a scan gather in `columns`."""
+
+    def __init__(self, module: Module, start: datetime, rng: np.random.Generator) -> None:
+        self._module, self._start, self._rng = module, start, rng
+        self._columns: dict[str, list] = {
+            name: [] for name in ("SUBSCAN", "OBSMODE", "PIXEL", "MJD", "EXPTIME", "LON_OFF", "LAT_OFF", "DATA")
+        }
+
+    def add(self, mode: str, pixel: int, subscan: int, seconds: float, lon, lat, temperature: np.ndarray) -> None:
+        """`temperature`: K at the receiver's input, rows x channels; the rest of the chain makes counts of it."""
+        bandwidth_hz = CHANNEL_KM_S / 299792.458 * self._module.rest_ghz * 1e9
+        total = temperature + self._module.t_rec_k
+        noise = self._rng.standard_normal(total.shape) / np.sqrt(bandwidth_hz * seconds)
+        count = total.shape[0]
+        mjd = self._start.timestamp() / 86400.0 + 40587.0
+        for name, values in (
+            ("DATA", true_gain(self._module, pixel, self._start) * total * (1.0 + noise)),
+            ("SUBSCAN", np.full(count, subscan)), ("OBSMODE", np.full(count, mode, dtype="U8")),
+            ("PIXEL", np.full(count, pixel)), ("MJD", mjd + np.arange(count) * DUMP_SECONDS / 86400.0),
+            ("EXPTIME", np.full(count, seconds)), ("LON_OFF", np.broadcast_to(lon, count)),
+            ("LAT_OFF", np.broadcast_to(lat, count)),
+        ):  # fmt: skip
+            self._columns[name].append(values)
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        return {name: np.concatenate(parts) for name, parts in self._columns.items()}
+
+
+def simulate_loads(module: Module, scan: int, start: datetime, rng: np.random.Generator) -> fits.BinTableHDU:
+    """A calibration scan of one module: the hot load, the cold one and the sky, with every pixel."""
+    receiver = Receiver(module, start, rng)
+    t_sky = T_AMB_K * (1.0 - np.exp(-TAU))
+    for pixel in range(len(module.pixels)):
+        for mode, kelvin in (("HOT", T_HOT_K), ("COLD", T_COLD_K), ("SKY", t_sky)):
+            receiver.add(mode, pixel, 0, 5.0, 0.0, 0.0, np.full((4, CHANNELS), kelvin))
+    return build_table(module, scan, start, "LOADS", receiver.columns)
+
+
 def simulate_scan(
     module: Module, scan: int, start: datetime, blank: bool, rng: np.random.Generator
 ) -> fits.BinTableHDU:
-    """One scan of one module: loads, sky, and OTF lines (each a subscan with its OFF)."""
+    """One scan of one module: OTF lines, each a subscan with its OFF. What a count is, loads taken before and after tell."""
     velocity = VELOCITY_KM_S + (np.arange(CHANNELS) + 1.0 - CHANNELS / 2.0) * CHANNEL_KM_S
-    bandwidth_hz = CHANNEL_KM_S / 299792.458 * module.rest_ghz * 1e9
     transmission = np.exp(-TAU)
     t_sky = T_AMB_K * (1.0 - transmission)
     steps = np.arange(-MAP_ARCSEC / 2, MAP_ARCSEC / 2 + 1e-6, STEP_ARCSEC)
-    columns: dict[str, list] = {
-        name: [] for name in ("SUBSCAN", "OBSMODE", "PIXEL", "MJD", "EXPTIME", "LON_OFF", "LAT_OFF", "DATA")
-    }
-    mjd = start.timestamp() / 86400.0 + 40587.0
-
-    def add(mode: str, pixel: int, subscan: int, seconds: float, lon, lat, temperature: np.ndarray) -> None:
-        """`temperature`: K at the receiver's input, rows x channels; the rest of the chain makes counts of it."""
-        gain = gains[pixel] * (1.0 + 0.15 * np.sin(np.linspace(0, 5, CHANNELS) + pixel))
-        total = temperature + module.t_rec_k
-        noise = rng.standard_normal(total.shape) / np.sqrt(bandwidth_hz * seconds)
-        count = total.shape[0]
-        columns["DATA"].append(gain * total * (1.0 + noise))
-        columns["SUBSCAN"].append(np.full(count, subscan))
-        columns["OBSMODE"].append(np.full(count, mode, dtype="U8"))
-        columns["PIXEL"].append(np.full(count, pixel))
-        columns["MJD"].append(mjd + np.arange(count) * DUMP_SECONDS / 86400.0)
-        columns["EXPTIME"].append(np.full(count, seconds))
-        columns["LON_OFF"].append(np.broadcast_to(lon, count))
-        columns["LAT_OFF"].append(np.broadcast_to(lat, count))
-
-    gains = 40.0 * (1.0 + 0.1 * rng.standard_normal(len(module.pixels)))
+    receiver = Receiver(module, start, rng)
     for pixel, (dx, dy) in enumerate(module.pixels):
-        for mode, kelvin in (("HOT", T_HOT_K), ("COLD", T_COLD_K), ("SKY", t_sky)):
-            add(mode, pixel, 0, 5.0, 0.0, 0.0, np.full((4, CHANNELS), kelvin))
         for subscan, fixed in enumerate(steps, 1):
             along = steps if subscan % 2 else steps[::-1]
             lon, lat = (
@@ -114,13 +149,13 @@ def simulate_scan(
                 if scan % 2
                 else (np.full_like(along, fixed + dx), along + dy)
             )
-            add("OFF", pixel, subscan, 4.0, 600.0, 600.0, np.full((2, CHANNELS), t_sky))
+            receiver.add("OFF", pixel, subscan, 4.0, 600.0, 600.0, np.full((2, CHANNELS), t_sky))
             phase = rng.uniform(0, 2 * np.pi)
             ripple = RIPPLE_K * np.sin(2 * np.pi * np.arange(CHANNELS) / RIPPLE_PERIOD_CHANNELS + phase)
             slope = 0.3 * rng.standard_normal() * np.linspace(-1, 1, CHANNELS)
             strength = 0.0 if blank else module.strength
             signal = source_spectrum(lon, lat, velocity, strength)
-            add(
+            receiver.add(
                 "OTF-ON",
                 pixel,
                 subscan,
@@ -129,13 +164,11 @@ def simulate_scan(
                 lat,
                 t_sky + (signal + ripple + slope) * transmission,
             )
-    return build_table(
-        module, scan, start, blank, {name: np.concatenate(parts) for name, parts in columns.items()}
-    )
+    return build_table(module, scan, start, "BLANK" if blank else SOURCE_NAME, receiver.columns)
 
 
 def build_table(
-    module: Module, scan: int, start: datetime, blank: bool, columns: dict[str, np.ndarray]
+    module: Module, scan: int, start: datetime, seen: str, columns: dict[str, np.ndarray]
 ) -> fits.BinTableHDU:
     forms = {"SUBSCAN": "J", "OBSMODE": "8A", "PIXEL": "J", "MJD": "D", "EXPTIME": "E", "LON_OFF": "E", "LAT_OFF": "E",
              "DATA": f"{CHANNELS}E"}  # fmt: skip
@@ -146,7 +179,7 @@ def build_table(
     )  # fmt: skip
     cards = (
         ("EXTNAME", "SPECTRA", ""), ("TELESCOP", "FYST", ""), ("INSTRUME", "CHAI", ""), ("MODULE", module.name, ""),
-        ("OBJECT", "BLANK" if blank else SOURCE_NAME, ""), ("SCAN", scan, ""), ("LINE", module.line, ""),
+        ("OBJECT", seen, ""), ("SCAN", scan, ""), ("LINE", module.line, ""),
         ("RESTFREQ", module.rest_ghz * 1e9, "Hz"), ("DATE-OBS", start.strftime("%Y-%m-%dT%H:%M:%S"), "UTC"),
         ("RA_REF", RA_DEG, "deg, map centre, ICRS"), ("DEC_REF", DEC_DEG, "deg, map centre, ICRS"),
         ("THOT", T_HOT_K, "K"), ("TCOLD", T_COLD_K, "K"), ("TAMB", T_AMB_K, "K"), ("ELEV", 61.5, "deg"),
@@ -187,14 +220,10 @@ def fits_bytes(table: fits.BinTableHDU) -> bytes:
 
 
 def halves(table: fits.BinTableHDU) -> tuple[fits.BinTableHDU, fits.BinTableHDU]:
-    """One scan as two files, both with the loads: over the size of one package."""
+    """One scan as two files: over the size of one package."""
     data = table.data
-    loads = np.isin(data["OBSMODE"], ["HOT", "COLD", "SKY"])
-    middle = np.median(data["SUBSCAN"][~loads])
-    first, second = loads | (data["SUBSCAN"] <= middle), loads | (data["SUBSCAN"] > middle)
-    return fits.BinTableHDU(data[first], header=table.header), fits.BinTableHDU(
-        data[second], header=table.header
-    )
+    first = data["SUBSCAN"] <= np.median(data["SUBSCAN"])
+    return fits.BinTableHDU(data[first], header=table.header), fits.BinTableHDU(data[~first], header=table.header)
 
 
 def corrupt(source: Path, target: Path) -> None:
@@ -215,15 +244,26 @@ class Campaign:
         self._lines: dict[int, list[dict]] = {1: [], 2: [], 3: []}
 
     def scan(self, scan: int, start: datetime, phase: int, blank: bool = False) -> None:
-        unit = f"{'blank' if blank else 'ngc253'}-scan-{scan:04d}"
+        kind = "blank" if blank else "ngc253"
         for module in MODULES:
             rng = np.random.default_rng([self._seed, scan, len(module.pixels)])
             table = simulate_scan(module, scan, start, blank, rng)
             parts = halves(table) if scan == SPLIT_SCAN and module.name == "LFA" else (table,)
-            for number, part in enumerate(parts, 1):
-                self._package(unit, scan, module, part, start, phase, number, len(parts), blank)
+            self._packages(f"{kind}-scan-{scan:04d}", f"{kind}-otf", scan, module, parts, start, phase)
 
-    def _package(self, unit, scan, module, table, start, phase, number, parts, blank) -> None:
+    def loads(self, scan: int, start: datetime, phase: int) -> None:
+        """A calibration scan: it serves its neighbours."""
+        for module in MODULES:
+            rng = np.random.default_rng([self._seed, scan, len(module.pixels)])
+            table = simulate_loads(module, scan, start, rng)
+            self._packages(f"loads-{scan:04d}", "loads", scan, module, (table,), start, phase)
+
+    def _packages(self, unit, obs_unit, scan, module, parts, start, phase) -> None:
+        self._unit(unit, obs_unit, start, phase)
+        for number, part in enumerate(parts, 1):
+            self._package(unit, scan, module, part, start, phase, number, len(parts))
+
+    def _package(self, unit, scan, module, table, start, phase, number, parts) -> None:
         suffix = f"-part{number}" if parts > 1 else ""
         name = f"CHAI-{module.name}-{start:%Y%m%d}-{scan:04d}{suffix}"
         path = f"{start:%Y/%m/%d}/{name}.tar"
@@ -239,7 +279,6 @@ class Campaign:
             "state": "archived", **facts, "copies": copies, "created_at": (start + timedelta(minutes=12)).isoformat(),
             "line": module.line, "observation": {"frequency_ghz": module.rest_ghz, "scan": scan},
         }  # fmt: skip
-        self._unit(unit, module, start, phase, blank)
         if number == 2:  # known from the beginning, archived later
             self._lines[1].append(
                 {k: line[k] for k in ("kind", "name", "executed_obs_unit", "instrument_module")}
@@ -249,9 +288,9 @@ class Campaign:
         else:
             self._lines[phase].append(line)
 
-    def _unit(self, unit: str, module: Module, start: datetime, phase: int, blank: bool) -> None:
-        end = start + timedelta(minutes=10)
-        line = {"kind": "executed_obs_unit", "name": unit, "obs_unit": "blank-otf" if blank else "ngc253-otf",
+    def _unit(self, unit: str, obs_unit: str, start: datetime, phase: int) -> None:
+        end = start + timedelta(minutes=1 if obs_unit == "loads" else 10)
+        line = {"kind": "executed_obs_unit", "name": unit, "obs_unit": obs_unit,
                 "start_time": start.isoformat(), "end_time": end.isoformat(), "status": "completed"}  # fmt: skip
         if line not in self._lines[phase]:
             self._lines[phase].append(line)
@@ -274,7 +313,8 @@ class Campaign:
             "sources": [{"name": SOURCE_NAME, "kind": "fixed", "ra_deg": RA_DEG, "dec_deg": DEC_DEG, "frame": "icrs"},
                         {"name": "BLANK", "kind": "fixed", "ra_deg": 12.5, "dec_deg": -25.0, "frame": "icrs"}],
             "obs_units": [{"name": "ngc253-otf", "source": SOURCE_NAME, "observing_program": "GEco", "line_id": "CO43", "obs_mode": "otf"},
-                          {"name": "blank-otf", "source": "BLANK", "observing_program": "GEco", "line_id": "CO43", "obs_mode": "otf"}],
+                          {"name": "blank-otf", "source": "BLANK", "observing_program": "GEco", "line_id": "CO43", "obs_mode": "otf"},
+                          {"name": "loads", "obs_mode": "loads"}],
         }  # fmt: skip
         # JSON is YAML: no other writer is needed.
         (self._folder / "observatory.yaml").write_text(json.dumps(static, indent=1))
@@ -285,13 +325,24 @@ class Campaign:
 
 
 def simulate(folder: Path, scans: int, seed: int = 253) -> None:
-    """`scans` scans of the first night, one late scan of the second, one of another source that no pipeline wants."""
+    """`scans` scans of the first night, one late scan of the second, one of another source that no pipeline wants.
+
+    The loads are looked at before the first scan of a night, after every second one, and at its end. Those at the end of the
+    first night arrive with the missing package; those of the second with its scan.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     campaign = Campaign(folder, seed)
     for scan in range(1, scans + 1):
-        campaign.scan(scan, FIRST_START + timedelta(minutes=15 * scan), 1)
-    campaign.scan(scans + 1, FIRST_START + timedelta(minutes=15 * (scans + 1)), 1, blank=True)
+        begin = FIRST_START + timedelta(minutes=15 * scan)
+        campaign.scan(scan, begin, 1)
+        if (scan - 1) % SCANS_PER_LOAD == 0:
+            campaign.loads(100 + scan, begin - timedelta(minutes=2), 1)
+    end = FIRST_START + timedelta(minutes=15 * (scans + 1))
+    campaign.loads(101 + scans, end - timedelta(minutes=2), 2)
+    campaign.scan(scans + 1, end, 1, blank=True)
+    campaign.loads(102 + scans, LATE_START - timedelta(minutes=2), 3)
     campaign.scan(scans + 2, LATE_START, 3)
+    campaign.loads(103 + scans, LATE_START + timedelta(minutes=12), 3)
     campaign.write()
 
 

@@ -79,9 +79,37 @@ class Science:
         runs = ask(demo, "runs", "--pipeline", "ngc253-otf")["runs"]
         assert {run["status"] for run in runs} == {"COMPLETED"}
 
+    def test_scans_are_calibrated_with_the_loads_nearest_in_time(self, demo):
+        """Four scans, loads before each second one and after the last: these came later, and made two scans again."""
+        runs = ask(demo, "runs", "--pipeline", "ngc253-otf", "--step", "calibrate")["runs"]
+        again = {run["run"] for run in runs if run["reason"] == "companion-changed"}
+        loads = {}
+        for run in sorted(runs, key=lambda run: run["run"]):
+            inputs = ask(demo, "show", str(run["run"]))["inputs"]
+            of_run = sorted(i["name"][-4:] for i in inputs if i["companion"] == "loads")
+            for i in inputs:
+                if i["role"] == "member" and "part" not in i["name"]:
+                    loads.setdefault(i["name"][-4:], []).append((run["run"] in again, of_run))
+        assert loads == {
+            "0001": [(False, ["0101", "0103"])],
+            "0003": [(False, ["0103"]), (True, ["0103", "0105"])],
+            "0004": [(False, ["0103"]), (True, ["0103", "0105"])],
+            "0006": [(False, ["0106", "0107"])],
+        }
+
+    def test_the_gain_is_that_of_the_time_of_the_scan(self, demo):
+        """It drifts by three tenths in an hour: scan 4 began an hour after the tuning, the loads before it earlier."""
+        found = ask(demo, "products", "--pipeline", "ngc253-otf", "--step", "calibrate", "--all")["products"]
+        measured = [m for p in found if p["path"].endswith("tsys.json") for m in source(p)]
+        gains = [m["counts_per_k"] for m in measured if "0301-0004" in m["file"] and m["pixel"] == 0]
+        before, between = sorted(gains)
+        assert abs(between / before / (1.3 / 1.215) - 1.0) < 0.01
+        assert all(abs(m["t_rec_k"] - 120.0) < 3.0 for m in measured)
+
     def test_a_scan_of_two_packages_waits_for_both(self, demo):
         runs = ask(demo, "runs", "--pipeline", "ngc253-otf", "--step", "calibrate")["runs"]
         manifests = [demo.glob(f"**/run-{r['run']}/attempt-1/config/manifest.json") for r in runs]
-        packages = [sorted(i["name"] for i in json.loads(next(m).read_text())["inputs"]) for m in manifests]
+        inputs = [json.loads(next(m).read_text())["inputs"] for m in manifests]
+        packages = [sorted(i["name"] for i in of_run if i["role"] == "member") for of_run in inputs]
         split = [names for names in packages if any("part" in name for name in names)]
         assert split == [["CHAI-LFA-20260301-0002-part1", "CHAI-LFA-20260301-0002-part2"]]

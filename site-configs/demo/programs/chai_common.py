@@ -45,9 +45,10 @@ def read_places() -> Places:
     )
 
 
-def raw_files(places: Places) -> list[Path]:
-    """All raw FITS files of the run's packages."""
-    return sorted(path for item in places.inputs("package") for path in Path(item["path"]).rglob("*.fits"))
+def raw_files(places: Places, companion: str | None = None) -> list[Path]:
+    """All raw FITS files of the sub-group's packages, or of the companions of this name."""
+    packages = [item for item in places.inputs("package") if item.get("companion") == companion]
+    return sorted(path for item in packages for path in Path(item["path"]).rglob("*.fits"))
 
 
 def upstream_files(places: Places) -> list[Path]:
