@@ -117,7 +117,7 @@ def test_companions_of_some_scans_are_read_from_around_them(database, link, rule
 def test_whom_a_load_serves_is_found_around_it(database, link):
     with database.read() as connection:
         with recorded(connection) as statements:
-            ids = sub_groups_served(connection, ["load3000"], Excluded(), None)
+            ids = sub_groups_served(connection, ["load3000"], Excluded, None)
         plans = [plan(connection, *statement) for statement in statements]
         keys = set(connection.execute(sa.select(t.sub_group.c.key).where(t.sub_group.c.id.in_(ids))).scalars())
     assert keys == {"executed_obs_unit=2999", "executed_obs_unit=3000"}

@@ -259,6 +259,20 @@ def test_a_step_says_whether_companions_make_its_products_stale(nights, ignore):
     assert as_json(group["details"]).get("not_counted") == (["companion-changed"] if ignore else None)
 
 
+def test_a_package_may_be_two_things_to_one_step(nights):
+    """It is staged once, and each of the two is an input of its own."""
+    file = nights.observatory.folder / "pipeline.yaml"
+    whole = file.read_text()
+    first = whole[whole.index("          - name: loads") : whole.index("      - {name: grid")]
+    file.write_text(whole.replace(first, first + first.replace("name: loads", "name: sky")))
+    nights.observe("scan", 30)
+    nights.observe("load", 20)
+    reduce(nights)
+    (run,) = nights.observatory.runs("calibrate")
+    inputs = [as_json(i["details"])["companion"] for i in nights.observatory.rows("run_input") if i["run_id"] == run["id"]]
+    assert (run["status"], sorted(inputs, key=str)) == ("COMPLETED", [None, "loads", "sky"])
+
+
 def test_a_trial_has_companions_too(nights):
     nights.observe("scan", 30)
     nights.observe("load", 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -99,7 +100,7 @@ def find_impact(
         packages = {p.package_id: p.package_name for p in _select(connection, grouping, target.selection, now)}
         found.packages = set(packages.values())
         found.sub_groups = store.sub_groups_of_packages(connection, set(packages), pipeline)
-        excluded = find_excluded(connection, grouping, now)
+        excluded = partial(find_excluded, connection, grouping, now)
         found.sub_groups |= sub_groups_served(connection, set(packages), excluded, pipeline)
         run_ids = store.runs_on_packages(connection, set(packages))
     elif target.kind == "software":

@@ -344,7 +344,10 @@ def _archived(row: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def sub_groups_served(
-    connection: sa.Connection, package_ids: Collection[str], excluded: Excluded, pipeline: str | None
+    connection: sa.Connection,
+    package_ids: Collection[str],
+    read_excluded: Callable[[], Excluded],
+    pipeline: str | None,
 ) -> set[int]:
     """Ids of the sub-groups that could use these packages as companions; among themselves they are no rivals."""
     links: dict[int, list[CompanionLink]] = {}
@@ -352,7 +355,9 @@ def sub_groups_served(
         if pipeline in (None, link.pipeline):
             links.setdefault(link.scope_id, []).append(link)
     found: set[int] = set()
-    for scope_id, places in _places_of_packages(connection, links, package_ids).items():
+    by_scope = _places_of_packages(connection, links, package_ids)
+    excluded = read_excluded() if by_scope else Excluded()
+    for scope_id, places in by_scope.items():
         for link in links[scope_id]:
             keys = _keys_served(connection, link, places, excluded, set(package_ids))
             found |= _ids_of_keys(connection, link.step_id, keys)
