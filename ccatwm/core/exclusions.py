@@ -89,7 +89,8 @@ class Excluded:
 
     packages: dict[str, list[tuple[str | None, str]]] = field(default_factory=dict)  # by package id
     names: dict[str, list[tuple[str | None, str]]] = field(default_factory=dict)  # by package name
-    runs: dict[int, list[tuple[str | None, str]]] = field(default_factory=dict)
+    named: dict[int, list[tuple[str | None, str]]] = field(default_factory=dict)  # runs, by themselves or a product
+    runs: dict[int, list[tuple[str | None, str]]] = field(default_factory=dict)  # those, and all that stand on them
     versions: dict[tuple[str, str], list[tuple[str | None, str]]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -100,6 +101,10 @@ class Excluded:
 
     def version(self, pipeline: str, software: str, version: str) -> str | None:
         return _for(pipeline, self.versions.get((software, version)))
+
+    def names_run(self, pipeline: str, run_id: int) -> bool:
+        """Whether somebody excluded this very run, or a product of it."""
+        return _for(pipeline, self.named.get(run_id)) is not None
 
     def run(
         self, pipeline: str, run_id: int, software: str, version: str, stands_on: Iterable[str] = ()

@@ -100,6 +100,7 @@ class RunFacts:
     failure_class: str | None = None
     message: str | None = None
     excluded: str | None = None  # why it, or what it was made from, is not to be used
+    excluded_itself: bool = False  # somebody named this very run: made again, the same would come of it
 
     @property
     def good(self) -> bool:
@@ -132,9 +133,11 @@ class SubGroupView:
     versions: Sequence[SoftwareVersion]
     runs: Sequence[RunFacts]
     current_run_id: int | None = None
-    current_inputs: Sequence[RunInput] = ()
-    current_config: dict[str, Any] | None = None
-    current_environment: Mapping[str, str] | None = None
+    # What the current run was made from; where there is none, the newest run.
+    compared_inputs: Sequence[RunInput] = ()
+    compared_config: dict[str, Any] | None = None
+    compared_environment: Mapping[str, str] | None = None
+    stale: str | None = None  # the current product under what was wanted so far
     input_changed_at: datetime | None = None
     request: Request | None = None
     held: str | None = None
@@ -147,6 +150,11 @@ class SubGroupView:
     @property
     def current(self) -> RunFacts | None:
         return next((run for run in self.runs if run.id == self.current_run_id), None)
+
+    @property
+    def compared(self) -> RunFacts | None:
+        """The run with which what is wanted is compared: the current one, else the newest."""
+        return self.current or (self.runs[-1] if self.runs else None)
 
     @property
     def observed_at(self) -> datetime:
@@ -181,7 +189,15 @@ def decide(view: SubGroupView) -> Decision:
         decision = replace(decision, details={**decision.details, "excluded": excluded[:MAX_NAMES]})
     if decision.current_run_id is None and _excluded(view) is not None:
         return replace(decision, stale=_excluded(view))  # also while it waits for something else
+    if decision.recipe is None and decision.outcome is not Outcome.NO_INPUTS:
+        return replace(decision, stale=_stale_as_before(view))
     return decision
+
+
+def _stale_as_before(view: SubGroupView) -> str | None:
+    """Nothing is known of what is wanted now: the product is as stale as it was."""
+    before = view.stale
+    return None if before is not None and before.startswith(EXCLUDED) else before
 
 
 def _without_idle_acceptance(view: SubGroupView) -> SubGroupView:
@@ -198,7 +214,9 @@ def _decide(view: SubGroupView) -> Decision:
     inputs = _wanted_inputs(view)
     if not inputs:
         stale = "input-withdrawn" if view.current is not None else None
-        return Decision(Outcome.NO_INPUTS, details=_no_inputs_details(view), stale=stale)
+        return Decision(
+            Outcome.NO_INPUTS, details=_no_inputs_details(view), stale=stale, supersede_run_id=_superseded(view)
+        )
     software = _wanted_software(view, inputs)
     if software is None:
         details: dict[str, Any] = {"software": view.policy.software, "missing": "version"}
@@ -430,7 +448,7 @@ def _existing(view: SubGroupView, recipe: Recipe) -> Decision | None:
     completed = [run for run in same if run.good]
     if completed:
         return _completed(view, completed)
-    blocking = next((run for run in reversed(same) if run.blocking or run.excluded), None)
+    blocking = next((run for run in reversed(same) if run.blocking or run.excluded_itself), None)
     return _blocked(view, recipe, blocking) if blocking is not None else None
 
 
@@ -476,7 +494,7 @@ def change_reasons(
 
 def _only_ignored_config(view: SubGroupView, changed: Iterable[str] | None) -> bool:
     """Whether the configuration differs in keys that do not matter only, and the environment not at all."""
-    if not changed or dict(view.current_environment or {}) != dict(view.policy.environment):
+    if not changed or dict(view.compared_environment or {}) != dict(view.policy.environment):
         return False
     ignored = view.policy.ignored_config
     return all(any(key == name or key.startswith(f"{name}.") for name in ignored) for key in changed)
@@ -498,7 +516,7 @@ def _completed(view: SubGroupView, completed: Sequence[RunFacts]) -> Decision:
 def _blocked(view: SubGroupView, recipe: Recipe, run: RunFacts) -> Decision:
     outcome = Outcome.FAILED if run.status is RunStatus.FAILED else Outcome.CANCELLED
     details: dict[str, Any] = {"run": run.id, "class": run.failure_class, "message": run.message}
-    if run.excluded is not None:  # made again, the same would come of it
+    if run.excluded_itself:
         details |= {"excluded_run": True, "message": run.excluded}
     return Decision(outcome, details=details, stale=_stale(view, recipe), supersede_run_id=_superseded(view))
 
@@ -539,7 +557,7 @@ def _held_back(view: SubGroupView, reason: str) -> Decision | None:
 
 def run_reason(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> tuple[str, dict[str, Any]]:
     """The reason to run and what changed, compared with the current run (else the newest one that was made)."""
-    compared = view.current or (view.runs[-1] if view.runs else None)
+    compared = view.compared
     changes = _changes(view, compared, recipe, inputs)
     if view.request is not None:
         return view.request.reason, changes
@@ -551,7 +569,8 @@ def run_reason(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -
     for part, reason in _PART_REASONS.items():
         if part in parts:
             return reason, changes
-    return "requested", changes
+    # The same, but not to be used: what it stood on was excluded, and others made the same of the rest.
+    return "upstream-changed" if compared.excluded is not None else "requested", changes
 
 
 _PART_REASONS = {
@@ -584,13 +603,18 @@ def _changes(
         return {}
     parts = changed_parts(compared.recipe, recipe)
     changes: dict[str, Any] = {"compared_with_run": compared.id, "parts": list(parts)}
-    if view.current is not None and compared.id == view.current.id:
-        old = {_place(i): i.checksum for i in view.current_inputs}
-        new = {_place(i): i.checksum for i in inputs}
-        changes |= _input_changes(old, new)
-        if "configuration" in parts and view.current_config is not None:
-            changes["config"] = config_changes(view.current_config, dict(view.policy.config))
+    old = {_place(i): _what(i) for i in view.compared_inputs}
+    new = {_place(i): _what(i) for i in inputs}
+    changes |= _input_changes(old, new)
+    if "configuration" in parts and view.compared_config is not None:
+        changes["config"] = config_changes(view.compared_config, dict(view.policy.config))
     return changes
+
+
+def _what(item: RunInput) -> tuple[Any, ...]:
+    """What of an input counts in the recipe. A package that was taken away and came back under its name is another."""
+    content = item.checksum or item.size_bytes
+    return (item.identity, content) if item.kind is InputKind.PACKAGE else (content,)
 
 
 def _place(item: RunInput) -> tuple[str, str]:

@@ -35,6 +35,7 @@ from ccatwm.core.model import (
     RunInput,
     TriggerType,
 )
+from ccatwm.core.states import RunStatus
 from ccatwm.edges.opsdb.exclusions import ExclusionReader
 from ccatwm.edges.opsdb.stores import products, runs, sub_groups, triggers
 from ccatwm.edges.opsdb.stores.companions import choose_companions
@@ -308,20 +309,27 @@ def _build_views(
     feeds = sub_groups.list_feeds(connection, step, keys, frame.now)
     fed = sub_groups.list_feeding_products(connection, [f for fs in feeds.values() for f in fs], names)
     facts = runs.list_run_facts(connection, [row.id for row in rows])
-    current_ids = sub_groups.current_runs_inputs(connection, rows)
-    inputs = runs.list_inputs(connection, current_ids)
-    frozen = {run.id: run.resolved_step for run in runs.get_runs(connection, current_ids).values()}
+    compared = {row.id: _compared_run(row, facts[row.id]) for row in rows}
+    compared_ids = sorted({run_id for run_id in compared.values() if run_id is not None})
+    inputs = runs.list_inputs(connection, compared_ids)
+    frozen = {run.id: run.resolved_step for run in runs.get_runs(connection, compared_ids).values()}
     if excluded:
-        stands_on = sub_groups.packages_of_runs(connection, current_ids)
+        completed = [run.id for found in facts.values() for run in found if run.status is RunStatus.COMPLETED]
+        stands_on = sub_groups.packages_of_runs(connection, completed)
         members = {key: _marked_members(step, found, excluded) for key, found in members.items()}
         facts = {group: _marked_runs(step, found, excluded, stands_on) for group, found in facts.items()}
     companions = choose_companions(connection, step.companions, members, excluded)
     accepted = list_acceptances(connection, [row.id for row in rows])
     return {
         row.id: _view(frame, step, row, members[row.key], feeds[row.key], fed.get(row.key, []), facts[row.id],
-                      inputs, frozen, accepted.get(row.id, {}), companions[row.key])
+                      compared[row.id], inputs, frozen, accepted.get(row.id, {}), companions[row.key])
         for row in rows
     }  # fmt: skip
+
+
+def _compared_run(row: SubGroupRow, facts: Sequence[RunFacts]) -> int | None:
+    """The run with which what is wanted is compared: the current one, else the newest."""
+    return row.current_run_id if row.current_run_id is not None else next((run.id for run in reversed(facts)), None)
 
 
 def _without_versions(step: StepRecord, excluded: Excluded) -> StepRecord:
@@ -337,10 +345,12 @@ def _marked_members(step: StepRecord, members: Sequence[Member], excluded: Exclu
 def _marked_runs(
     step: StepRecord, facts: Sequence[RunFacts], excluded: Excluded, stands_on: Mapping[int, Sequence[str]]
 ) -> list[RunFacts]:
-    """Runs that are excluded, that were made by an excluded version, or (current ones) that stand on excluded packages."""
+    """Runs that are excluded, that were made by an excluded version, or that stand on excluded packages."""
     return [
         replace(
-            run, excluded=excluded.run(step.pipeline, run.id, run.software, run.version, stands_on.get(run.id, ()))
+            run,
+            excluded=excluded.run(step.pipeline, run.id, run.software, run.version, stands_on.get(run.id, ())),
+            excluded_itself=excluded.names_run(step.pipeline, run.id),
         )
         for run in facts
     ]
@@ -354,13 +364,13 @@ def _view(
     feeds: Sequence[Feed],
     products: Sequence[RunInput],
     facts: Sequence[RunFacts],
+    compared: int | None,
     inputs: Mapping[int, Sequence[RunInput]],
     frozen: Mapping[int, ResolvedStep],
     accepted: Mapping[str, int],
     companions: Sequence[Chosen],
 ) -> SubGroupView:
-    current = row.current_run_id
-    made_as = frozen.get(current) if current is not None else None
+    made_as = frozen.get(compared) if compared is not None else None
     return SubGroupView(
         now=frame.now,
         policy=step.policy,
@@ -372,10 +382,11 @@ def _view(
         references=step.references,
         versions=step.versions,
         runs=facts,
-        current_run_id=current,
-        current_inputs=inputs.get(current, ()) if current is not None else (),
-        current_config=dict(made_as.config) if made_as is not None else None,
-        current_environment=dict(made_as.environment) if made_as is not None else None,
+        current_run_id=row.current_run_id,
+        compared_inputs=inputs.get(compared, ()) if compared is not None else (),
+        compared_config=dict(made_as.config) if made_as is not None else None,
+        compared_environment=dict(made_as.environment) if made_as is not None else None,
+        stale=row.stale,
         input_changed_at=row.input_changed_at,
         request=_request(row),
         held=row.held or step.held,

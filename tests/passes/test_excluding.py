@@ -10,6 +10,7 @@ from ccatwm.core.selection import Selection
 from ccatwm.errors import UsageError
 from ccatwm.upkeep.exclude import Act, accept, exclude, include, list_exclusions
 from ccatwm.views.products import build_products
+from tests.crash.campaign import write_campaign
 
 
 def act(observatory, **options):
@@ -167,6 +168,36 @@ def test_the_same_exclusion_twice_is_one(observatory):
     out(observatory, "unit:scan-1")
     out(observatory, "unit:scan-1")
     assert len(observatory.rows("exclusion")) == 1
+
+
+@pytest.fixture
+def by_source(empty_observatory):
+    """Both scans go into one sub-group, whose program makes the same of whatever it gets."""
+    write_campaign(empty_observatory.folder)
+    empty_observatory.arrive("night.yaml")
+    empty_observatory.edit("group_by: [executed_obs_unit]", "group_by: [source]")
+    empty_observatory.until_quiet()
+    return empty_observatory
+
+
+def test_what_stood_on_an_excluded_package_is_made_again_though_its_new_input_has_the_same_bytes(by_source):
+    out(by_source, "package:scan-1-LFA")
+    by_source.until_quiet()
+    assert [run["reason"] for run in by_source.runs("grid")] == ["new-sub-group", "upstream-changed"]
+    group = by_source.sub_group("grid")
+    assert (group["outcome"], group["stale"]) == ("up-to-date", None)
+    assert {run for run, type_ in usable(by_source) if type_ == "SCIENCE"} == {maps(by_source)[1]}
+
+
+def test_an_older_product_that_stands_on_an_excluded_package_is_not_restored(by_source):
+    by_source.edit("- {name: grid,", "- {name: grid, config: {size: 2},")
+    by_source.until_quiet()
+    out(by_source, "package:scan-1-LFA")
+    by_source.until_quiet()
+    by_source.edit("config: {size: 2}", "config: {}")
+    by_source.until_quiet()
+    assert len(maps(by_source)) == 4
+    assert by_source.sub_group("grid")["current_run_id"] == maps(by_source)[3]
 
 
 # --- accepting and ignoring -----------------------------------------------------------------------------------

@@ -61,8 +61,8 @@ def made(seen: SubGroupView, run_id=1, status=RunStatus.COMPLETED, **changes) ->
 def done(seen: SubGroupView, run_id=1, **changes) -> SubGroupView:
     """`seen`, with the run for it completed and current."""
     inputs = decide(replace(seen, runs=[], current_run_id=None)).inputs
-    return replace(seen, runs=[made(seen, run_id, **changes)], current_run_id=run_id, current_inputs=inputs,
-                   current_config=dict(seen.policy.config))  # fmt: skip
+    return replace(seen, runs=[made(seen, run_id, **changes)], current_run_id=run_id, compared_inputs=inputs,
+                   compared_config=dict(seen.policy.config))  # fmt: skip
 
 
 def product(name="cube.fits", checksum="sha256:1", group="g1", run=7):
@@ -131,6 +131,30 @@ def test_a_request_with_force_runs_what_is_up_to_date():
     assert decide(replace(seen, request=Request("scheduled", force=True))).reason == "scheduled"
 
 
+def failed(seen: SubGroupView) -> SubGroupView:
+    """`seen`, with the run for it failed for good; nothing was ever completed."""
+    inputs = decide(replace(seen, runs=[], current_run_id=None)).inputs
+    return replace(seen, runs=[made(seen, status=RunStatus.FAILED, blocking=True)], compared_inputs=inputs)
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ([member(), member("b"), member("c")], "input-added"),
+        ([member("b")], "input-withdrawn"),
+        ([member(checksum="sha256:2"), member("b")], "input-changed"),
+    ],
+)
+def test_without_any_product_a_change_is_told_by_the_run_that_failed(members, reason):
+    assert decide(replace(failed(view(members=[member(), member("b")])), members=members)).reason == reason
+
+
+def test_a_package_that_came_back_under_its_name_is_a_changed_input():
+    again = replace(member(), package_id="another")
+    decision = decide(replace(done(view()), members=[again]))
+    assert (decision.reason, decision.details["changes"]["inputs_changed"]) == ("input-changed", ["a"])
+
+
 # --- which run counts -------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +220,30 @@ def test_a_cancelled_recipe_stays_cancelled():
 def test_a_superseded_run_does_not_block_its_recipe():
     superseded = made(view(), status=RunStatus.CANCELLED, blocking=False)
     assert decide(view(runs=[superseded])).outcome is Outcome.RUN
+
+
+def test_a_run_that_only_stands_on_what_is_excluded_is_made_again():
+    seen = done(view(policy=DOWNSTREAM, upstream=[upstream()], products=[product()]), excluded="a bad load")
+    decision = decide(seen)
+    assert (decision.outcome, decision.reason) == (Outcome.RUN, "upstream-changed")
+    assert decision.stale == "excluded: a bad load"
+
+
+def test_a_run_that_is_excluded_itself_blocks_its_recipe():
+    assert decide(done(view(), excluded="a bad load", excluded_itself=True)).outcome is Outcome.CANCELLED
+
+
+def test_an_open_run_is_superseded_when_all_its_inputs_are_withdrawn():
+    pending = made(view(), status=RunStatus.STAGED)
+    decision = decide(view(runs=[pending], members=[member(state="failed")]))
+    assert (decision.outcome, decision.supersede_run_id) == (Outcome.NO_INPUTS, pending.id)
+
+
+def test_a_stale_product_stays_stale_while_its_sub_group_waits_or_is_held():
+    seen = replace(done(view()), stale="config-changed")
+    assert decide(replace(seen, held="looking into it")).stale == "config-changed"
+    assert decide(replace(seen, members=[member(ended=False)])).stale == "config-changed"
+    assert decide(replace(seen, held="looking into it", stale="excluded: it is included again")).stale is None
 
 
 # --- readiness ---------------------------------------------------------------------------------------------------------

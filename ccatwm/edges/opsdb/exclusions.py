@@ -50,6 +50,7 @@ def find_excluded(connection: sa.Connection, grouping: GroupingEngine, now: date
         if item.kind == "software":
             found.versions.setdefault((item.selection["software"], item.selection["version"]), []).append(entry)
         elif "rules" not in item.selection:
+            found.named.setdefault(item.selection["run"], []).append(entry)
             for run_id in store.runs_on_runs(connection, [item.selection["run"]]):
                 found.runs.setdefault(run_id, []).append(entry)
         else:

@@ -53,6 +53,7 @@ class SubGroupRow:
     decision: int
     outcome: str | None
     current_run_id: int | None
+    stale: str | None
     held: str | None
     requested: Mapping[str, Any] | None
     asked: bool
@@ -228,7 +229,7 @@ def _rows(connection: sa.Connection, query: sa.Select[Any]) -> list[SubGroupRow]
     return [
         SubGroupRow(
             r.id, r.key, r.dims, r.created_at, r.due_at, r.round_at, r.input_changed_at, r.decision, r.outcome,
-            r.current_run_id, r.held, r.requested, r.asked,
+            r.current_run_id, r.stale, r.held, r.requested, r.asked,
         )
         for r in connection.execute(query)
     ]  # fmt: skip
@@ -415,11 +416,6 @@ def _standing_of_runs(connection: sa.Connection, run_ids: Sequence[int]) -> dict
                 found[row.run_id].companions.update(companions)
                 found[row.run_id].members.update(set(row.details["stands_on"]) - set(companions))
     return found
-
-
-def current_runs_inputs(connection: sa.Connection, rows: Iterable[SubGroupRow]) -> list[int]:
-    """Ids of the current runs of sub-groups, for loading their inputs."""
-    return sorted({row.current_run_id for row in rows if row.current_run_id is not None})
 
 
 # --- writing a decision ------------------------------------------------------------------------------------------------
