@@ -22,11 +22,15 @@ FACTS = (
 
 @dataclass(frozen=True)
 class MembershipChange:
-    """Member rows to remove (ids) and insert, and the keys of the sub-groups that changed, with their dims."""
+    """Member rows to remove (ids) and insert, and the keys of the sub-groups that changed, with their dims.
+
+    `packages`: how many packages that concerns.
+    """
 
     remove: tuple[int, ...]
     insert: tuple[Mapping[str, Any], ...]
     keys: Mapping[str, Any]
+    packages: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.remove or self.insert)
@@ -39,14 +43,16 @@ def membership_change(
     remove: list[int] = []
     insert: list[Mapping[str, Any]] = []
     keys: dict[str, Any] = {}
+    packages = 0
     for package_id in package_ids:
         before, after = old.get(package_id), new.get(package_id)
         if before is not None and after is not None and all(before[f] == after[f] for f in FACTS):
             continue
+        packages += before is not None or after is not None
         if before is not None:
             remove.append(before["id"])
             keys[before["key"]] = before["dims"]
         if after is not None:
             insert.append(after)
             keys[after["key"]] = after["dims"]
-    return MembershipChange(tuple(remove), tuple(insert), keys)
+    return MembershipChange(tuple(remove), tuple(insert), keys, packages)

@@ -14,12 +14,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.members import membership_change
+from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.exclusions import find_excluded
 from ccatwm.edges.opsdb.grouping import GroupedPackage
 from ccatwm.edges.opsdb.stores import sub_groups, triggers
 from ccatwm.edges.opsdb.stores.companions import mark_concerned
 from ccatwm.edges.opsdb.stores.sub_groups import Scope
-from ccatwm.passes._frame import PassFrame
+from ccatwm.passes._frame import PassFrame, PassItem
 
 CHANGED_PER_CHUNK = 500
 PACKAGES_PER_PAGE = 2000
@@ -50,11 +51,11 @@ def _regroup_changed(frame: PassFrame) -> None:
 
 def _regroup_packages(
     frame: PassFrame, connection: sa.Connection, scope: Scope, package_ids: Sequence[str]
-) -> None:
+) -> int:
     grouped = frame.context.grouping.members(
         connection, scope.rules, scope.group_by, now=frame.now, package_ids=package_ids
     )
-    _compare(frame, connection, scope, package_ids, grouped)
+    return _compare(frame, connection, scope, package_ids, grouped)
 
 
 def _compare(
@@ -65,8 +66,11 @@ def _compare(
     grouped: Sequence[GroupedPackage],
     *,
     fresh: bool = False,
-) -> None:
-    """Member rows of these packages become what they are grouped as now. `fresh`: none of them is a member yet."""
+) -> int:
+    """Member rows of these packages become what they are grouped as now; how many packages were not so.
+
+    `fresh`: none of them is a member yet.
+    """
     new = {g.package_id: _member_row(g, frame) for g in grouped}
     old = {} if fresh else sub_groups.list_member_rows(connection, scope.id, package_ids)
     change = membership_change(package_ids, old, new)
@@ -75,6 +79,7 @@ def _compare(
         sub_groups.mark_keys_due(connection, scope.id, change.keys, frame.now)
         excluded = partial(find_excluded, connection, frame.context.grouping, frame.now)
         mark_concerned(connection, scope.id, old, change, excluded, frame.now)
+    return change.packages
 
 
 def _member_row(grouped: GroupedPackage, frame: PassFrame) -> dict[str, Any]:
@@ -114,12 +119,21 @@ def _add_new_members(frame: PassFrame, scope: Scope, progress: dict[str, Any], *
                 return True
             package_ids = [grouped.package_id for grouped in page]
             after = package_ids[-1]
-            _compare(frame, connection, scope, package_ids, page, fresh=fresh)
+            repaired = _compare(frame, connection, scope, package_ids, page, fresh=fresh)
             if not fresh:
                 keys = {grouped.key: grouped.dims for grouped in page}
                 sub_groups.add_missing(connection, scope.id, keys, frame.now)
             sub_groups.record_progress(connection, scope.id, {**progress, "after": after})
+        _report_repaired(frame, scope, progress, repaired)
     return False
+
+
+def _report_repaired(frame: PassFrame, scope: Scope, progress: dict[str, Any], packages: int) -> None:
+    """Tell of packages that no change-driven pass had seen change; not of new rules, and not of what is new."""
+    if packages and scope.resolved_digest is None and not progress["fresh"]:
+        dims = ", ".join(d if isinstance(d, str) else str(d["name"]) for d in scope.group_by)
+        why = f"{count_text(packages, 'package')} of data grouping {scope.name} by [{dims}] had changed unnoticed"
+        frame.report.add("done", PassItem("repaired", why, count=packages))
 
 
 def _drop_old_members(frame: PassFrame, scope: Scope, progress: dict[str, Any]) -> bool:
@@ -132,6 +146,7 @@ def _drop_old_members(frame: PassFrame, scope: Scope, progress: dict[str, Any]) 
             if not page:
                 return True
             after = page[-1][0]
-            _regroup_packages(frame, connection, scope, [package_id for _, package_id in page])
+            repaired = _regroup_packages(frame, connection, scope, [package_id for _, package_id in page])
             sub_groups.record_progress(connection, scope.id, {**progress, "after": after})
+        _report_repaired(frame, scope, progress, repaired)
     return False

@@ -32,6 +32,7 @@ class Scope:
     """One data grouping under one group_by."""
 
     id: int
+    name: str  # of the data grouping
     rules: Any
     digest: str
     group_by: Any
@@ -64,16 +65,16 @@ class SubGroupRow:
 
 def list_scopes(connection: sa.Connection) -> list[Scope]:
     """Those that a step or one of its companions uses; `apply` has others grouped anew before they are used again."""
-    query = sa.select(t.grouping_scope, t.data_grouping.c.filter_rules, t.data_grouping.c.digest).join(
-        t.data_grouping, t.data_grouping.c.id == t.grouping_scope.c.data_grouping_id
-    )
+    grouping = t.data_grouping
+    columns = (t.grouping_scope, grouping.c.name, grouping.c.filter_rules, grouping.c.digest)
+    query = sa.select(*columns).join(grouping, grouping.c.id == t.grouping_scope.c.data_grouping_id)
     scope_id, step, companion = t.grouping_scope.c.id, t.reduction_step.c, t.step_companion.c
     used = sa.or_(
         sa.exists().where(step.scope_id == scope_id),
         sa.exists().where(sa.or_(companion.scope_id == scope_id, companion.target_scope_id == scope_id)),
     )
     return [
-        Scope(row.id, row.filter_rules, row.digest, row.group_by, row.resolved_digest, row.progress)
+        Scope(row.id, row.name, row.filter_rules, row.digest, row.group_by, row.resolved_digest, row.progress)
         for row in connection.execute(query.where(used).order_by(scope_id))
     ]
 
