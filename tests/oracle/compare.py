@@ -1,0 +1,85 @@
+"""Where a site and the oracle do not agree, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ccatwm.edges.opsdb import tables as t
+from tests.oracle.oracle import Group, Member, Oracle, Run
+from tests.oracle.programs import STEPS
+from tests.oracle.site import Row, Site
+
+SUBMITTED = ("STAGING_DATA", "STAGED", "SUBMITTING", "SUBMITTED", "RUNNING", "COLLECTING_RESULTS")
+
+
+def differences(site: Site, oracle: Oracle) -> list[str]:
+    """Members, sub-groups, decisions, runs, current runs and staleness."""
+    found = list(_members(site, oracle))
+    groups, runs = site.groups(), site.rows(t.executed_reduction_step)
+    if groups.keys() != oracle.groups.keys():
+        return [*found, f"sub-groups are {sorted(groups)}, and should be {sorted(oracle.groups)}"]
+    ordinals = {run_id: place[2] for run_id, place in site.ordinals().items()}
+    for place, group in oracle.groups.items():
+        made = [run for run in runs if (run["step_name"], run["sub_group_key"]) == place]
+        pairs = [
+            *_decision(site, groups[place], group),
+            ("current run", ordinals.get(groups[place]["current_run_id"]), group.current and group.current.number),
+            ("stale", _staleness(groups[place]["stale"]), oracle.stale(group)),
+            ("runs", [_run(run) for run in made], [_foretold(run) for run in group.runs]),
+            ("decision", groups[place]["decision"], group.decision),
+        ]
+        found += [f"{'/'.join(place)}: {what} is {a}, and should be {b}" for what, a, b in pairs if a != b]
+    return found
+
+
+def _members(site: Site, oracle: Oracle) -> Iterator[str]:
+    members = site.members()
+    for step in STEPS:
+        wanted = {_member(m) for m in oracle.members[step].values()}
+        if members[step] != wanted:
+            more, less = members[step] - wanted, wanted - members[step]
+            yield f"members of {step}: {sorted(more, key=str)} too much, {sorted(less, key=str)} missing"
+
+
+def _member(m: Member) -> tuple[Any, ...]:
+    scan, module = (str(n) if n is not None else None for n in (m.scan, m.module))
+    return (str(m.id), m.key, m.name, m.checksum, m.size, m.state, scan, module, m.ended)
+
+
+def _decision(site: Site, row: Row, group: Group) -> Iterator[tuple[str, Any, Any]]:
+    decided = group.decided
+    if decided is None:
+        yield "outcome", row["outcome"], None
+        return
+    details = row["details"]
+    yield "outcome", row["outcome"], decided.outcome
+    if decided.outcome == "busy":
+        yield "reason", details.get("then"), decided.reason
+    else:
+        yield "reason", row["reason"], decided.reason
+    if decided.outcome in ("waiting-for-data", "waiting-for-upstream"):
+        named = {p["name"] for p in details.get("packages", ())} | set(details.get("obs_unit_not_ended", ()))
+        yield "awaited", named | {u["sub_group"] for u in details.get("upstream", ())}, set(decided.awaits)
+    later = row["due_at"] is not None and row["due_at"] > site.clock.at
+    if later or not (group.due or row["due_at"]):
+        yield "due", row["due_at"], group.due_at
+    yield "requested", row["requested"] is not None, group.request is not None
+
+
+def _staleness(text: str | None) -> str | None:
+    if text is None:
+        return None
+    if text.startswith("excluded: "):
+        return "excluded"
+    return "withdrawn" if text == "input-withdrawn" else "changed"
+
+
+def _run(run: Row) -> tuple[Any, ...]:
+    status = "SUBMITTED" if run["status"] in SUBMITTED else run["status"]
+    version = run["resolved_step"]["software"]["version"]
+    return (status, run["reason"], version, run["trial"], run["superseded"], run["resolved_step"]["config"])
+
+
+def _foretold(run: Run) -> tuple[Any, ...]:
+    return (run.status, run.reason, run.version, run.trial, run.superseded, dict(run.config))

@@ -1,0 +1,577 @@
+"""What should be: sections 5 and 6 of the specification, slowly, in plain Python over lists.
+
+It knows nothing of how ccatwm decides. Every sub-group is looked at anew from the observation rows (`sky.py`), the
+definitions and what people said; recipes are compared whole, never as digests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from tests.oracle.keys import key_of
+from tests.oracle.programs import STEPS, products_of
+from tests.oracle.rules import matches
+from tests.oracle.sky import Sky
+
+ENDED = ("completed", "success", "successful", "failed", "aborted", "cancelled", "finished")
+WAITING = ("waiting-for-data", "waiting-for-upstream", "waiting-for-image")
+SETTLED = ("up-to-date", "restored", "accepted", "cooling-down", "no-inputs", "failed", "cancelled")
+PARTS = {
+    "upstream": "upstream-changed",
+    "references": "reference-changed",
+    "configuration": "config-changed",
+    "software": "software-changed",
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A package as its sub-group sees it."""
+
+    id: int
+    key: str
+    name: str
+    checksum: str | None
+    size: int | None
+    state: str
+    scan: int | None
+    module: int | None
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of an upstream run that feeds a step."""
+
+    step: str
+    key: str
+    path: str
+    sha256: str
+    run: Run = field(compare=False, hash=False, repr=False)
+
+
+@dataclass(eq=False)
+class Run:
+    """A run, with everything it froze."""
+
+    step: str
+    key: str
+    number: int  # within its sub-group, trials included
+    recipe: Mapping[str, Any]
+    reason: str
+    created_at: datetime
+    decision: int
+    members: tuple[Member, ...]
+    products: tuple[Product, ...]
+    config: Mapping[str, Any]
+    version: str
+    trial: bool = False
+    status: str = "PENDING"  # SUBMITTED once it was handed over
+    blocking: bool = False
+    superseded: bool = False
+
+    @property
+    def open(self) -> bool:
+        return self.status in ("PENDING", "SUBMITTED")
+
+    @property
+    def stands_on(self) -> set[int]:
+        below = [member for product in self.products for member in product.run.stands_on]
+        return {member.id for member in self.members} | set(below)
+
+    def runs_below(self) -> list[Run]:
+        return [run for product in self.products for run in (product.run, *product.run.runs_below())]
+
+
+@dataclass
+class Decision:
+    outcome: str
+    reason: str | None = None
+    recipe: Mapping[str, Any] | None = None
+    version: str | None = None
+    members: tuple[Member, ...] = ()
+    products: tuple[Product, ...] = ()
+    due_at: datetime | None = None
+    keeps_request: bool = False
+    supersedes: Run | None = None
+    points_to: Run | None = None
+    accepts: bool = False
+    tolerates: bool = False
+    awaits: frozenset[str] = frozenset()  # names of packages, keys of upstream sub-groups
+
+
+@dataclass(eq=False)
+class Group:
+    """A sub-group: once there, it stays."""
+
+    step: str
+    key: str
+    created_at: datetime
+    changed_at: datetime
+    due: bool = True
+    round_at: datetime | None = None
+    due_at: datetime | None = None
+    decided: Decision | None = None
+    decision: int = 0
+    wanted: Mapping[str, Any] | None = None
+    good_anyway: tuple[Run, Mapping[str, Any]] | None = None  # accepted or tolerated for that recipe
+    accepted: list[tuple[Mapping[str, Any], Run]] = field(default_factory=list)
+    request: dict[str, Any] | None = None
+    read: Any = None
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def counted(self) -> list[Run]:
+        return [run for run in self.runs if not run.trial]
+
+    @property
+    def current(self) -> Run | None:
+        """The completed run of the newest decision."""
+        completed = [run for run in self.counted if run.status == "COMPLETED"]
+        return max(completed, key=lambda run: run.decision, default=None)
+
+    @property
+    def opened(self) -> Run | None:
+        return next((run for run in self.counted if run.open), None)
+
+    @property
+    def outcome(self) -> str | None:
+        return self.decided.outcome if self.decided is not None else None
+
+    def touch(self, at: datetime) -> None:
+        """It falls due; a round that has begun goes on."""
+        self.due = True
+        self.round_at = self.round_at or at
+
+
+@dataclass(eq=False)
+class Exclusion:
+    kind: str
+    value: Any  # package or scan name, (module, from, to), Run, version
+    reason: str
+    until: datetime | None = None
+
+
+@dataclass
+class Oracle:
+    sky: Sky
+    definitions: dict[str, Any]
+    timezone: str
+    groups: dict[tuple[str, str], Group] = field(default_factory=dict)
+    members: dict[str, dict[int, Member]] = field(default_factory=dict)
+    exclusions: list[Exclusion] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)  # steps, and step/key
+
+    # --- members ----------------------------------------------------------------------------------------------
+
+    def regroup(self, now: datetime) -> None:
+        """Every package is given its sub-group again; sub-groups whose members differ from before fall due."""
+        joined = self.sky.joined()
+        chosen = [p for p in joined if all(matches(rule, p, now) for rule in self.definitions["rules"])]
+        for step in STEPS:
+            old, new = self.members.get(step, {}), {p["RawDataPackage.id"]: self._member(step, p) for p in chosen}
+            self.members[step] = new
+            differing = {*old.items()} ^ {*new.items()}
+            for key in sorted({member.key for _, member in differing}):
+                self._members_changed(step, key, now)
+
+    def _member(self, step: str, package: Mapping[str, Any]) -> Member:
+        p = {name.removeprefix("RawDataPackage."): value for name, value in package.items()}
+        scan = p["executed_obs_unit_id"]
+        over = package.get("ExecutedObsUnit.end_time") is not None
+        said = (package.get("ExecutedObsUnit.status") or "").lower() in ENDED
+        key = key_of(package, self.step(step)["group_by"], self.timezone)
+        return Member(p["id"], key, p["name"], p["checksum"], p["size_bytes"], p["state"], scan,
+                      p["instrument_module_id"], scan is None or over or said)  # fmt: skip
+
+    def _members_changed(self, step: str, key: str, now: datetime) -> None:
+        if (step, key) not in self.groups:
+            self.groups[step, key] = Group(step, key, now, now)
+        self.groups[step, key].changed_at = now
+        self.groups[step, key].touch(now)
+
+    def members_of(self, group: Group) -> list[Member]:
+        found = [m for m in self.members[group.step].values() if m.key == group.key]
+        return sorted(found, key=lambda m: (m.name, m.id))
+
+    # --- what people said -------------------------------------------------------------------------------------
+
+    def step(self, name: str) -> dict[str, Any]:
+        return dict(self.definitions["steps"][name])
+
+    def _excludes(self, exclusion: Exclusion, package: Mapping[str, Any]) -> bool:
+        if exclusion.kind == "package":
+            return bool(package["RawDataPackage.name"] == exclusion.value)
+        if exclusion.kind == "unit":
+            return bool(package.get("ExecutedObsUnit.name") == exclusion.value)
+        if exclusion.kind != "module":
+            return False
+        module, begin, end = exclusion.value
+        start = package.get("ExecutedObsUnit.start_time")
+        return package.get("InstrumentModule.name") == module and start is not None and begin <= start < end
+
+    def excluded_packages(self) -> dict[int, str]:
+        found: dict[int, str] = {}
+        for exclusion in self.exclusions:
+            for package in self.sky.joined():
+                if self._excludes(exclusion, package):
+                    found.setdefault(package["RawDataPackage.id"], exclusion.reason)
+        return found
+
+    def named(self, run: Run) -> bool:
+        """Whether somebody excluded this very run."""
+        return any(e.kind == "run" and e.value is run for e in self.exclusions)
+
+    def excluded(self, run: Run) -> bool:
+        """Whether a run's products are not to be used: it, its version, or anything that it stands on is excluded."""
+        versions = {e.value for e in self.exclusions if e.kind == "software"}
+        below = [run, *run.runs_below()]
+        if run.version in versions or any(self.named(one) for one in below):
+            return True
+        return bool(run.stands_on & self.excluded_packages().keys())
+
+    def versions(self) -> list[str]:
+        excluded = [e.value for e in self.exclusions if e.kind == "software"]
+        return sorted((v for v in self.definitions["versions"] if v not in excluded), key=number_of)
+
+    def is_held(self, group: Group) -> bool:
+        return bool(self.held & {group.step, f"{group.step}/{group.key}"})
+
+    # --- what feeds a sub-group -------------------------------------------------------------------------------
+
+    def upstream(self, group: Group) -> list[Group]:
+        """Upstream sub-groups that share a package with it."""
+        packages = {m.id for m in self.members_of(group)}
+        above = [g for name in self.step(group.step).get("depends_on", []) for g in self.groups.values() if g.step == name]
+        return [g for g in above if packages & {m.id for m in self.members_of(g)}]
+
+    def feeding(self, group: Group) -> Run | None:
+        """The run whose products people and later steps see."""
+        current = group.current
+        if current is None or group.outcome == "no-inputs" or self.excluded(current):
+            return None
+        return current
+
+    def products(self, group: Group) -> tuple[Product, ...]:
+        found = []
+        for above in self.upstream(group):
+            run = self.feeding(above)
+            found += products_from(run) if run is not None else []
+        return tuple(sorted(found, key=lambda p: (p.step, p.key, p.path)))
+
+    def is_settled(self, group: Group, now: datetime) -> bool:
+        coming = group.due or (group.due_at is not None and group.due_at <= now)
+        return group.opened is None and not coming and group.outcome in SETTLED
+
+    # --- deciding ---------------------------------------------------------------------------------------------
+
+    def read(self, group: Group, now: datetime) -> Any:
+        """All that a decision on the sub-group reads of our own tables: if it differs from before, it is due."""
+        excluded = self.excluded_packages()
+        awaited = self._awaited(group, now) if group.outcome == "waiting-for-upstream" else None
+        return (
+            json.dumps(self.step(group.step), sort_keys=True),
+            self.versions(),
+            self.references(group),
+            json.dumps(group.request),
+            self.is_held(group) if group.outcome == "held" else None,
+            sorted((m.id, excluded.get(m.id)) for m in self.members_of(group)),
+            [(run.number, run.status if not run.open else "open", self.excluded(run)) for run in group.counted],
+            sorted((p.step, p.key, p.path, p.sha256, p.run.number) for p in self.products(group)),
+            awaited is not None and not awaited,
+        )
+
+    def notice(self, now: datetime) -> None:
+        """What a sub-group reads has changed since it was decided on: it falls due."""
+        for group in self.groups.values():
+            if group.decided is not None and self.read(group, now) != group.read:
+                group.touch(now)
+
+    def overdue(self, now: datetime) -> list[Group]:
+        """Sub-groups that must be looked at."""
+        return [g for g in self.groups.values() if g.due or (g.due_at is not None and g.due_at <= now)]
+
+    def look(self, group: Group, now: datetime) -> Decision:
+        """Decide on a sub-group and carry it out."""
+        group.round_at = group.round_at or now
+        group.due = False
+        decision = self.decide(group, now)
+        group.decision += 1
+        group.decided, group.due_at = decision, decision.due_at
+        if decision.outcome not in WAITING:
+            group.round_at = None
+        if not decision.keeps_request:
+            group.request = None
+        if decision.recipe is not None:
+            group.wanted = decision.recipe
+            group.good_anyway = None
+        self._carry_out(group, decision, now)
+        group.read = self.read(group, now)
+        return decision
+
+    def _carry_out(self, group: Group, decision: Decision, now: datetime) -> None:
+        if decision.supersedes is not None:
+            decision.supersedes.status, decision.supersedes.superseded = "CANCELLED", True
+        if decision.points_to is not None:
+            decision.points_to.decision = group.decision
+        anyway = decision.tolerates or decision.outcome == "accepted"
+        if anyway and decision.points_to is not None and decision.recipe is not None:
+            group.good_anyway = (decision.points_to, decision.recipe)
+        if decision.accepts:
+            assert decision.recipe is not None and decision.points_to is not None
+            group.accepted.append((decision.recipe, decision.points_to))
+        if decision.outcome == "run":
+            self._make_run(group, decision, now)
+
+    def _make_run(self, group: Group, decision: Decision, now: datetime, **trial: Any) -> Run:
+        assert decision.recipe is not None and decision.version is not None and decision.reason is not None
+        run = Run(group.step, group.key, len(group.runs), decision.recipe, decision.reason, now, group.decision,
+                  decision.members, decision.products, trial.get("config", self.step(group.step)["config"]),
+                  decision.version, trial=bool(trial))  # fmt: skip
+        group.runs.append(run)
+        return run
+
+    def decide(self, group: Group, now: datetime) -> Decision:
+        if self.is_held(group):
+            return Decision("held", keeps_request=True)
+        waits = self._waits_for_data(group, now) or self._waits_for_upstream(group, now)
+        if waits is not None:
+            return waits
+        members, products = self._inputs(group)
+        if not members and not products:
+            return Decision("no-inputs", supersedes=stoppable(group))
+        version = self._version(group, members, products)
+        if version is None:
+            return Decision("waiting-for-image")
+        recipe = self._recipe(group.step, members, products, version)
+        decision = self._existing(group, recipe) or self._tolerated(group, recipe) or self._gap(group, recipe, now)
+        decision.recipe, decision.version, decision.members, decision.products = recipe, version, members, products
+        return decision
+
+    def _deadline(self, group: Group) -> datetime | None:
+        hours = self.step(group.step).get("deadline_hours")
+        assert group.round_at is not None
+        return None if hours is None else group.round_at + timedelta(hours=hours)
+
+    def _waits_for_data(self, group: Group, now: datetime) -> Decision | None:
+        step = self.step(group.step)
+        by_scan = "executed_obs_unit" in step["group_by"]
+        if step.get("depends_on") or step.get("complete", "executed_obs_unit" if by_scan else "none") == "none":
+            return None
+        excluded = self.excluded_packages()
+        members = [m for m in self.members_of(group) if m.id not in excluded]
+        missing = {m.name for m in members if m.state in ("waiting", "transferring") or not m.ended}
+        deadline = self._deadline(group)
+        if not missing or (deadline is not None and deadline <= now):
+            return None
+        return Decision("waiting-for-data", due_at=deadline, keeps_request=True, awaits=frozenset(missing))
+
+    def _awaited(self, group: Group, now: datetime) -> list[Group]:
+        step = self.step(group.step)
+        waits = step.get("on_upstream_failure", "wait") == "wait"
+        since = group.round_at or now
+        known = [g for g in self.upstream(group) if g.created_at <= since or self.feeding(g) is not None]
+        awaited = [
+            g for g in known if not self.is_settled(g, now) or (waits and g.outcome in ("failed", "cancelled"))
+        ]
+        requires, settled = step.get("requires", "all"), len(known) - len(awaited)
+        enough = requires != "all" and settled > 0 and settled >= requires * len(known)
+        return [] if enough else awaited
+
+    def _waits_for_upstream(self, group: Group, now: datetime) -> Decision | None:
+        awaited, deadline = self._awaited(group, now), self._deadline(group)
+        if not awaited or (deadline is not None and deadline <= now):
+            return None
+        keys = frozenset(g.key for g in awaited)
+        return Decision("waiting-for-upstream", due_at=deadline, keeps_request=True, awaits=keys)
+
+    def _inputs(self, group: Group) -> tuple[tuple[Member, ...], tuple[Product, ...]]:
+        """A step without upstream steps gets archived packages, one with them products only."""
+        if self.step(group.step).get("depends_on"):
+            return (), self.products(group)
+        excluded = self.excluded_packages()
+        return tuple(m for m in self.members_of(group) if m.state == "archived" and m.id not in excluded), ()
+
+    def references(self, group: Group) -> list[tuple[str, str]]:
+        newest = sorted(self.definitions["references"], key=number_of)[-1]
+        return [(name, newest) for name in self.step(group.step).get("references", [])]
+
+    def _recipe(
+        self,
+        step: str,
+        members: Iterable[Member],
+        products: Iterable[Product],
+        version: str,
+        config: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        defined = self.step(step)
+        return {
+            "inputs": frozenset((m.id, m.checksum or m.size) for m in members),
+            "upstream": frozenset(products),
+            "references": self.references(Group(step, "", datetime.min, datetime.min)),
+            "configuration": json.dumps(
+                [config if config is not None else defined["config"], defined.get("environment", {})], sort_keys=True
+            ),
+            "software": version,
+        }
+
+    def _version(self, group: Group, members: Iterable[Member], products: Iterable[Product]) -> str | None:
+        step = self.step(group.step)
+        policy, bound = step.get("version_policy", "compatible"), step.get("version")
+        versions = self.versions()
+        if policy == "exact":
+            return bound if bound in versions else None
+        if bound is not None:
+            versions = [v for v in versions if number_of(v) >= number_of(bound)]
+        if not versions:
+            return None
+        newest, current = versions[-1], group.current
+        if policy == "latest" or current is None or number_of(current.version)[0] != number_of(newest)[0]:
+            return newest
+        if current.version not in versions:
+            return newest
+        same = self._recipe(group.step, members, products, current.version) == current.recipe
+        return current.version if same else newest
+
+    # --- what exists, and the gap -----------------------------------------------------------------------------
+
+    def _good(self, run: Run | None) -> bool:
+        return run is not None and run.status == "COMPLETED" and not self.excluded(run)
+
+    def _asked(self, group: Group) -> dict[str, Any] | None:
+        """Nobody can accept a product that is not there."""
+        if group.request is not None and group.request.get("accept") and not self._good(group.current):
+            return None
+        return group.request
+
+    def _existing(self, group: Group, recipe: Mapping[str, Any]) -> Decision | None:
+        asked = self._asked(group) or {}
+        accepted = self._accepted(group, recipe)
+        if accepted is not None:
+            return accepted
+        alike = [run for run in group.counted if run.recipe == recipe]
+        if group.opened in alike:
+            return Decision("busy", keeps_request=bool(asked.get("force")))
+        if asked.get("force"):
+            return None
+        completed = [run for run in alike if self._good(run)]
+        if completed:
+            here = group.current in completed
+            counts = group.current if here else completed[-1]
+            return Decision("up-to-date" if here else "restored", points_to=counts, supersedes=stoppable(group))
+        blocking = [run for run in alike if (run.blocking and not run.superseded) or self.named(run)]
+        if blocking:
+            outcome = "failed" if blocking[-1].status == "FAILED" else "cancelled"
+            return Decision(outcome, supersedes=stoppable(group))
+        return None
+
+    def _accepted(self, group: Group, recipe: Mapping[str, Any]) -> Decision | None:
+        current, asked = group.current, self._asked(group)
+        if not self._good(current) or current is None or current.recipe == recipe:
+            return None
+        if asked is not None and not asked.get("accept"):
+            return None
+        before = any(wanted == recipe and run is current for wanted, run in group.accepted)
+        if asked is None and not before:
+            return None
+        return Decision("accepted", points_to=current, supersedes=stoppable(group), accepts=asked is not None)
+
+    def _tolerated(self, group: Group, recipe: Mapping[str, Any]) -> Decision | None:
+        ignored = set((self.step(group.step).get("staleness") or {}).get("ignore", []))
+        current = group.current
+        if not ignored or current is None or not self._good(current) or self._asked(group) is not None:
+            return None
+        if set(changes(current, recipe, self._inputs(group)[0])) - ignored:
+            return None
+        return Decision("up-to-date", points_to=current, supersedes=stoppable(group), tolerates=True)
+
+    def _gap(self, group: Group, recipe: Mapping[str, Any], now: datetime) -> Decision:
+        reason = self._reason(group, recipe)
+        held_back = self._held_back(group, reason, now)
+        if held_back is not None:
+            return held_back
+        if group.opened is not None and stoppable(group) is None:
+            return Decision("busy", reason, keeps_request=True)
+        return Decision("run", reason, supersedes=stoppable(group))
+
+    def _reason(self, group: Group, recipe: Mapping[str, Any]) -> str:
+        asked = self._asked(group)
+        compared = group.current or (group.counted[-1] if group.counted else None)
+        if asked is not None:
+            return "requested"
+        if compared is None:
+            return "new-sub-group"
+        found = changes(compared, recipe, self._inputs(group)[0])
+        # What was excluded below it leaves the recipe as it was where other runs made the same of the rest.
+        return found[0] if found else "upstream-changed"
+
+    def _held_back(self, group: Group, reason: str, now: datetime) -> Decision | None:
+        step = self.step(group.step)
+        quiet = group.changed_at + timedelta(seconds=step.get("settle_seconds", 0))
+        if step.get("settle_seconds") and quiet > now and not (self._asked(group) or {}).get("force"):
+            return Decision("settling", reason, due_at=quiet, keeps_request=True)
+        if reason in ("input-added", "upstream-changed") and group.current is not None:
+            newest = max(run.created_at for run in group.counted)
+            until = newest + timedelta(seconds=step.get("cooldown_seconds", 0))
+            if step.get("cooldown_seconds") and until > now:
+                return Decision("cooling-down", reason, due_at=until, keeps_request=True)
+        return None
+
+    # --- trials -----------------------------------------------------------------------------------------------
+
+    def try_out(self, step: str, config: Mapping[str, Any], version: str | None, now: datetime) -> None:
+        """A run of every sub-group that has inputs, as it is now; it never counts."""
+        for group in [g for g in self.groups.values() if g.step == step]:
+            members, products = self._inputs(group)
+            wanted = version or (self._version(group, members, products) if members or products else None)
+            if (not members and not products) or wanted not in self.versions():
+                continue
+            recipe = self._recipe(step, members, products, wanted, config)
+            decision = Decision("run", "requested", recipe, wanted, members, products)
+            self._make_run(group, decision, now, config=config)
+
+    # --- what is seen -----------------------------------------------------------------------------------------
+
+    def stale(self, group: Group) -> str | None:
+        """Why the current product is not what is wanted: excluded, withdrawn, changed; None if it is."""
+        current = group.current
+        if current is None:
+            return None
+        if self.excluded(current):
+            return "excluded"
+        if group.outcome == "no-inputs":
+            return "withdrawn"
+        anyway = group.good_anyway is not None and group.good_anyway[0] is current
+        return None if group.wanted is None or current.recipe == group.wanted or anyway else "changed"
+
+
+def stoppable(group: Group) -> Run | None:
+    """An open run that was not handed over."""
+    opened = group.opened
+    return opened if opened is not None and opened.status == "PENDING" else None
+
+
+def changes(run: Run, recipe: Mapping[str, Any], members: Iterable[Member]) -> list[str]:
+    """Every reason for which a recipe differs from a run's, the weightiest first."""
+    found = []
+    if run.recipe["inputs"] != recipe["inputs"]:
+        before = {m.name: (m.id, m.checksum or m.size) for m in run.members}
+        after = {m.name: (m.id, m.checksum or m.size) for m in members}
+        kept = before.keys() & after.keys()
+        found += ["input-withdrawn"] if before.keys() - after.keys() else []
+        found += ["input-changed"] if any(before[name] != after[name] for name in kept) else []
+        found += ["input-added"] if after.keys() - before.keys() else []
+    return found + [reason for part, reason in PARTS.items() if run.recipe[part] != recipe[part]]
+
+
+def products_from(run: Run) -> list[Product]:
+    return [Product(run.step, run.key, path, sha256, run) for path, sha256 in products_of(run)]
+
+
+def number_of(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+

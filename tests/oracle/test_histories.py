@@ -1,0 +1,34 @@
+"""Random histories: SQLite, PostgreSQL and the oracle agree after every round of passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.oracle.conftest import EXAMPLES, KINDS, MakeSites, made_profile
+from tests.oracle.history import NAMES, History, first_definitions
+from tests.oracle.observing import START
+from tests.oracle.site import Clock
+
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+
+SIZES = {"min_size": 15, "max_size": 40} if EXAMPLES else {"min_size": 6, "max_size": 14}
+NUMBER = st.integers(0, 11)
+ACTS = st.lists(st.tuples(st.sampled_from(NAMES), NUMBER, NUMBER, NUMBER), **SIZES)
+DEFINITIONS = st.builds(
+    first_definitions, NUMBER, NUMBER, st.tuples(NUMBER, NUMBER), st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5]), st.booleans()
+)
+profile = made_profile(EXAMPLES or 8)
+
+
+@profile
+@given(DEFINITIONS, ACTS)
+def test_both_databases_and_the_oracle_agree(
+    sites: MakeSites, definitions: dict[str, Any], acts: list[tuple[str, int, int, int]]
+) -> None:
+    clock = Clock(START)
+    with sites(clock, KINDS) as made:
+        History(made, clock, definitions).live(acts)
