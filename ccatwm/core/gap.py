@@ -569,6 +569,8 @@ def run_reason(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -
     for part, reason in _PART_REASONS.items():
         if part in parts:
             return reason, changes
+    if view.current is None:
+        return "new-sub-group", changes  # what was begun for it was superseded, and is wanted after all
     # The same, but not to be used: what it stood on was excluded, and others made the same of the rest.
     return "upstream-changed" if compared.excluded is not None else "requested", changes
 

@@ -24,13 +24,14 @@ FACTS = (
 class MembershipChange:
     """Member rows to remove (ids) and insert, and the keys of the sub-groups that changed, with their dims.
 
-    `packages`: how many packages that concerns.
+    `packages`: how many packages that concerns; `left`: ids of those that are no longer in the sub-group where they were.
     """
 
     remove: tuple[int, ...]
     insert: tuple[Mapping[str, Any], ...]
     keys: Mapping[str, Any]
     packages: int = 0
+    left: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.remove or self.insert)
@@ -44,6 +45,7 @@ def membership_change(
     insert: list[Mapping[str, Any]] = []
     keys: dict[str, Any] = {}
     packages = 0
+    left: list[str] = []
     for package_id in package_ids:
         before, after = old.get(package_id), new.get(package_id)
         if before is not None and after is not None and all(before[f] == after[f] for f in FACTS):
@@ -51,8 +53,9 @@ def membership_change(
         packages += before is not None or after is not None
         if before is not None:
             remove.append(before["id"])
+            left += [package_id] if after is None or after["key"] != before["key"] else []
             keys[before["key"]] = before["dims"]
         if after is not None:
             insert.append(after)
             keys[after["key"]] = after["dims"]
-    return MembershipChange(tuple(remove), tuple(insert), keys, packages)
+    return MembershipChange(tuple(remove), tuple(insert), keys, packages, tuple(left))

@@ -77,6 +77,7 @@ def _compare(
     if change:
         sub_groups.write_members(connection, scope.id, remove=change.remove, insert=change.insert)
         sub_groups.mark_keys_due(connection, scope.id, change.keys, frame.now)
+        sub_groups.mark_fed_due(connection, scope.id, change.left, frame.now)
         excluded = partial(find_excluded, connection, frame.context.grouping, frame.now)
         mark_concerned(connection, scope.id, old, change, excluded, frame.now)
     return change.packages

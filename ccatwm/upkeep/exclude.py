@@ -19,7 +19,7 @@ from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import exclusions as store
 from ccatwm.edges.opsdb.stores import triggers, views
 from ccatwm.edges.opsdb.stores.change_log import record_change
-from ccatwm.edges.opsdb.stores.due import mark_due
+from ccatwm.edges.opsdb.stores.due import mark_downstream_due, mark_due
 from ccatwm.edges.opsdb.stores.requests import find_pipeline
 from ccatwm.errors import CcatwmError, Problem, UsageError
 from ccatwm.upkeep._reason import require_reason
@@ -128,6 +128,7 @@ def exclude(
             mark_due(connection, impact.sub_groups, act.now)
             concerned = [row["sub_group_id"] for row in impact.current]
             store.mark_stale(connection, concerned, f"{EXCLUDED}{act.reason}", act.now)
+            mark_downstream_due(connection, concerned, act.now)  # they see these products no more
             _log(connection, "exclude", texts, act, {"pipeline": pipeline, "until": utc_text(until)})
     return report
 

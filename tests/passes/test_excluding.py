@@ -200,6 +200,15 @@ def test_an_older_product_that_stands_on_an_excluded_package_is_not_restored(by_
     assert by_source.sub_group("grid")["current_run_id"] == maps(by_source)[3]
 
 
+def test_who_sees_an_excluded_product_is_decided_on_at_once(observatory):
+    observatory.until_quiet()
+    out(observatory, f"run:{observatory.runs('calibrate')[0]['id']}")
+    assert observatory.sub_group("grid")["due_at"] is not None
+    back(observatory, f"run:{observatory.runs('calibrate')[0]['id']}")
+    observatory.until_quiet()
+    assert observatory.sub_group("grid")["outcome"] in ("up-to-date", "restored")
+
+
 # --- accepting and ignoring -----------------------------------------------------------------------------------
 
 

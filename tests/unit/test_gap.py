@@ -229,6 +229,11 @@ def test_a_run_that_only_stands_on_what_is_excluded_is_made_again():
     assert decision.stale == "excluded: a bad load"
 
 
+def test_what_was_superseded_before_it_made_anything_and_is_wanted_again_is_as_new():
+    superseded = made(view(), status=RunStatus.CANCELLED)
+    assert decide(view(runs=[superseded])).reason == "new-sub-group"
+
+
 def test_a_run_that_is_excluded_itself_blocks_its_recipe():
     assert decide(done(view(), excluded="a bad load", excluded_itself=True)).outcome is Outcome.CANCELLED
 

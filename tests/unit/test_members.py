@@ -26,6 +26,7 @@ def test_a_package_that_moved_changes_both_sub_groups():
     change = membership_change(["p"], {"p": row()}, {"p": there})
     assert (change.remove, change.insert, change.packages) == ((7,), (there,), 1)
     assert change.keys == {"a": {"k": "a"}, "b": {"k": "b"}}
+    assert change.left == ("p",), "what sub-group a feeds must be looked at"
 
 
 def test_another_time_of_observation_is_a_change():

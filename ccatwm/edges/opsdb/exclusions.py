@@ -17,7 +17,7 @@ from ccatwm.core.exclusions import Excluded, Target
 from ccatwm.edges.opsdb.grouping import GroupedPackage, GroupingEngine
 from ccatwm.edges.opsdb.stores import exclusions as store
 from ccatwm.edges.opsdb.stores.companions import sub_groups_served
-from ccatwm.edges.opsdb.stores.due import mark_due
+from ccatwm.edges.opsdb.stores.due import mark_downstream_due, mark_due
 
 PAGE = 5000
 
@@ -134,6 +134,7 @@ def end_exclusions(
     """They hold no more, and what they concerned is decided on again."""
     store.end_exclusions(connection, [row.exclusion.id for row in rows], now)
     mark_due(connection, impact.sub_groups, now)
+    mark_downstream_due(connection, [row["sub_group_id"] for row in impact.current], now)
 
 
 def end_expired(connection: sa.Connection, grouping: GroupingEngine, now: datetime) -> list[str]:

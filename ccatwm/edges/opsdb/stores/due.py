@@ -34,6 +34,28 @@ def mark_downstream_due(
         mark_due(connection, list(fed), now)
 
 
+def mark_fed_due(
+    connection: sa.Connection, scope_id: int, package_ids: Collection[str], now: datetime
+) -> None:
+    """These packages left their sub-groups in a scope: what those fed through them falls due."""
+    step, dependency = t.reduction_step, t.reduction_step_dependency
+    up_step = step.alias("up_step")
+    fed = (
+        sa.select(sub_group.c.id)
+        .select_from(up_step)
+        .join(dependency, dependency.c.upstream_step_id == up_step.c.id)
+        .join(step, step.c.id == dependency.c.step_id)
+        .join(member, member.c.scope_id == step.c.scope_id)
+        .join(sub_group, sa.and_(sub_group.c.step_id == step.c.id, sub_group.c.key == member.c.key))
+        .where(up_step.c.scope_id == scope_id)
+        .distinct()
+    )
+    found: set[int] = set()
+    for chunk in chunks(sorted(package_ids)):
+        found |= set(connection.execute(fed.where(member.c.package_id.in_(chunk))).scalars())
+    mark_due(connection, found, now)
+
+
 @cache  # six aliases take longer to make than the query to run
 def _select_fed(waiting_only: bool) -> sa.Select[Any]:
     """The sub-groups that those in the parameter `sub_groups` feed."""

@@ -18,6 +18,7 @@ from ccatwm.edges.opsdb.bulk import insert_rows, json_text, update_rows
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.due import mark_downstream_due as mark_downstream_due
 from ccatwm.edges.opsdb.stores.due import mark_due as mark_due
+from ccatwm.edges.opsdb.stores.due import mark_fed_due as mark_fed_due
 from ccatwm.edges.opsdb.stores.due import mark_where_due
 from ccatwm.edges.opsdb.stores.steps import StepRecord, Upstream
 
