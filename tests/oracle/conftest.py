@@ -25,6 +25,7 @@ def made_profile(examples: int) -> settings:
     return settings(
         max_examples=examples, derandomize=not EXAMPLES, deadline=None, database=None,
         phases=[Phase.explicit, Phase.generate, *shrink], suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from ccatwm.upkeep.control import Wanted, cancel, hold, release, retry
 from ccatwm.upkeep.exclude import Act, accept, exclude, include
 from ccatwm.upkeep.requests import request_runs
-from tests.oracle.compare import differences
+from tests.oracle.compare import ROUNDS, differences
 from tests.oracle.observing import OBSERVING, Observing
 from tests.oracle.oracle import Exclusion, Group, Oracle, Run
 from tests.oracle.programs import PIPELINE, STEPS
@@ -23,7 +23,6 @@ from tests.oracle.sky import FIRST_NIGHT, Sky
 
 TIMEZONE = "America/Santiago"
 MINUTE = timedelta(minutes=1)
-ROUNDS = 12
 VERSIONS = ["1.0.0", "1.0.1", "1.1.0", "2.0.0"]
 WAITS = [2, 20, 61, 300]  # minutes
 
@@ -83,6 +82,7 @@ class History(Observing):
     definitions: dict[str, Any]
     oracle: Oracle = field(init=False)
     trials: list[tuple[str, dict[str, Any], str | None]] = field(default_factory=list)
+    asked: list[tuple[str, bool]] = field(default_factory=list)  # steps that were asked for as a whole; by force
     told: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -131,10 +131,18 @@ class History(Observing):
             for trial in [trial for trial in self.trials if trial[0] == step]:
                 oracle.try_out(*trial, self.now)
                 self.trials.remove(trial)
+            self._carry_requests(step)
             for group in [g for g in oracle.groups.values() if g.step == step]:
                 if self._looked_at(group):
                     oracle.look(group, self.now)
         oracle.notice(self.now)
+
+    def _carry_requests(self, step: str) -> None:
+        for asked in [asked for asked in self.asked if asked[0] == step]:
+            for group in [g for g in self.oracle.groups.values() if g.step == step]:
+                group.request = {"force": asked[1]}
+                group.touch(self.now)
+            self.asked.remove(asked)
 
     def _looked_at(self, group: Group) -> bool:
         found = [site.groups().get((group.step, group.key), {}).get("decided_at") == self.now for site in self.sites]
@@ -286,7 +294,9 @@ class History(Observing):
         for site in self.sites:
             request_runs(site.context.database, site.context.grouping, PIPELINE, step=name, sub_group=key,
                          force=force % 2 == 1, reason="wanted", actor="me", now=self.now, yes=True)  # fmt: skip
-        for one in groups:
+        if key is None:  # and also those sub-groups that are found only when it is carried out
+            self.asked.append((name, force % 2 == 1))
+        for one in groups if key is not None else ():
             one.request = {"force": force % 2 == 1}
             one.touch(self.now)
 

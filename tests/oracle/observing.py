@@ -50,7 +50,9 @@ class Observing:
         return self.sky.pick("raw_data_package", number) if self.sky.ids("raw_data_package") else None
 
     def _change_state(self, package: int, state: int, go_on: int) -> bool | None:
-        return self._change_package(package, go_on, state=STATES[state % 4])
+        row, wanted = self._package(package), STATES[state % 4]
+        size = {"size_bytes": len(f"{row} {CONTENTS[0]}\n")} if wanted == "archived" else {}
+        return self._change_package(package, go_on, state=wanted, **size)
 
     def _change_bytes(self, package: int, content: int, go_on: int) -> bool | None:
         row = self._package(package)

@@ -41,6 +41,7 @@ class Member:
     scan: int | None
     module: int | None
     ended: bool
+    observed_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Group:
     decided: Decision | None = None
     decision: int = 0
     wanted: Mapping[str, Any] | None = None
+    withdrawn: bool = False  # all its inputs were, when it was last known what is wanted
     good_anyway: tuple[Run, Mapping[str, Any]] | None = None  # accepted or tolerated for that recipe
     accepted: list[tuple[Mapping[str, Any], Run]] = field(default_factory=list)
     request: dict[str, Any] | None = None
@@ -184,9 +186,9 @@ class Oracle:
         scan = p["executed_obs_unit_id"]
         over = package.get("ExecutedObsUnit.end_time") is not None
         said = (package.get("ExecutedObsUnit.status") or "").lower() in ENDED
-        key = key_of(package, self.step(step)["group_by"], self.timezone)
+        key, began = key_of(package, self.step(step)["group_by"], self.timezone), package.get("ExecutedObsUnit.start_time")
         return Member(p["id"], key, p["name"], p["checksum"], p["size_bytes"], p["state"], scan,
-                      p["instrument_module_id"], scan is None or over or said)  # fmt: skip
+                      p["instrument_module_id"], scan is None or over or said, began)  # fmt: skip
 
     def _members_changed(self, step: str, key: str, now: datetime) -> None:
         if (step, key) not in self.groups:
@@ -274,7 +276,7 @@ class Oracle:
         excluded = self.excluded_packages()
         awaited = self._awaited(group, now) if group.outcome == "waiting-for-upstream" else None
         return (
-            json.dumps(self.step(group.step), sort_keys=True),
+            json.dumps({**self.step(group.step), "complete": self._completeness(group.step)}, sort_keys=True),
             self.versions(),
             self.references(group),
             json.dumps(group.request),
@@ -309,6 +311,8 @@ class Oracle:
         if decision.recipe is not None:
             group.wanted = decision.recipe
             group.good_anyway = None
+        if decision.recipe is not None or decision.outcome == "no-inputs":
+            group.withdrawn = decision.outcome == "no-inputs"
         self._carry_out(group, decision, now)
         group.read = self.read(group, now)
         return decision
@@ -352,15 +356,17 @@ class Oracle:
         decision.recipe, decision.version, decision.members, decision.products = recipe, version, members, products
         return decision
 
+    def _completeness(self, step: str) -> str:
+        by_scan = "executed_obs_unit" in self.step(step)["group_by"]
+        return str(self.step(step).get("complete", "executed_obs_unit" if by_scan else "none"))
+
     def _deadline(self, group: Group) -> datetime | None:
         hours = self.step(group.step).get("deadline_hours")
         assert group.round_at is not None
         return None if hours is None else group.round_at + timedelta(hours=hours)
 
     def _waits_for_data(self, group: Group, now: datetime) -> Decision | None:
-        step = self.step(group.step)
-        by_scan = "executed_obs_unit" in step["group_by"]
-        if step.get("depends_on") or step.get("complete", "executed_obs_unit" if by_scan else "none") == "none":
+        if self.step(group.step).get("depends_on") or self._completeness(group.step) == "none":
             return None
         excluded = self.excluded_packages()
         members = [m for m in self.members_of(group) if m.id not in excluded]
@@ -506,6 +512,8 @@ class Oracle:
         if compared is None:
             return "new-sub-group"
         found = changes(compared, recipe, self._inputs(group)[0])
+        if not found and group.current is None:
+            return "new-sub-group"  # what was begun for it was superseded, and is wanted after all
         # What was excluded below it leaves the recipe as it was where other runs made the same of the rest.
         return found[0] if found else "upstream-changed"
 
@@ -537,14 +545,14 @@ class Oracle:
     # --- what is seen -----------------------------------------------------------------------------------------
 
     def stale(self, group: Group) -> str | None:
-        """Why the current product is not what is wanted: excluded, withdrawn, changed; None if it is."""
+        """Why the current product is not what is wanted: excluded, changed; None if it is what is wanted."""
         current = group.current
         if current is None:
             return None
         if self.excluded(current):
             return "excluded"
-        if group.outcome == "no-inputs":
-            return "withdrawn"
+        if group.withdrawn:
+            return "changed"
         anyway = group.good_anyway is not None and group.good_anyway[0] is current
         return None if group.wanted is None or current.recipe == group.wanted or anyway else "changed"
 

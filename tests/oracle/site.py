@@ -20,10 +20,11 @@ from ccatwm.edges.opsdb.engine import POSTGRESQL_CONNECT
 from ccatwm.interfaces import PlainEffects
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
-from tests.crash.rig import COMPILED, World, define, share_compiled
+from tests.crash.rig import World, define
 from tests.fakes.batch import FileBatch
 from tests.oracle.programs import FAILS, PIPELINE, run_program
 from tests.oracle.sky import Sky
+from tests.statements import share_compiled
 
 numbers = itertools.count(1)
 Row = dict[str, Any]
@@ -84,7 +85,6 @@ class Site:
     def close(self) -> None:
         self.context.close()
         self.context.database.dispose()
-        COMPILED.clear()  # else a long campaign keeps the statements of every site that was
         if self._kept is not None:
             self._kept.dispose()
         shutil.rmtree(self.folder)
@@ -167,7 +167,7 @@ class Site:
         """By step: what is known of the packages that its sub-groups have."""
         scopes = {row["id"]: row["scope_id"] for row in self.rows(t.reduction_step)}
         columns = ("package_id", "key", "package_name", "checksum", "size_bytes", "state", "executed_obs_unit_id",
-                   "instrument_module_id", "ended")  # fmt: skip
+                   "instrument_module_id", "ended", "observed_at")  # fmt: skip
         rows = self.rows(t.sub_group_member)
         steps = self.steps()
         return {
