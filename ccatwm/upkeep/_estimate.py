@@ -13,9 +13,18 @@ from ccatwm.core.model import PackageState, Resources
 from ccatwm.core.wording import count_text, size_text
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import definitions as store
+from ccatwm.edges.opsdb.stores.past_runs import past_core_hours
 from ccatwm.errors import UsageError
 
 PACKAGES_PER_PAGE = 5000
+
+
+@dataclass(frozen=True)
+class CoreHours:
+    """Of one run."""
+
+    hours: float
+    measured: bool
 
 
 @dataclass
@@ -24,10 +33,29 @@ class Estimate:
 
     sub_groups: int = 0  # those that fall due, and all that have archived packages now
     bytes: int = 0  # of archived packages that were not grouped before
-    core_hours: float = 0.0  # what runs of all of them ask for
+    core_hours: float = 0.0  # of a run of each
+    measured: int = 0  # how many of them are of steps whose last runs tell the core hours; the others' are as asked
+
+    def add(self, sub_groups: int, per_run: CoreHours) -> None:
+        """So many sub-groups of a step."""
+        self.sub_groups += sub_groups
+        self.core_hours += sub_groups * per_run.hours
+        self.measured += sub_groups if per_run.measured else 0
+
+    @property
+    def basis(self) -> str:
+        """What the core hours stand on: `past runs`, `what is asked for`, or `past runs, else what is asked for`."""
+        if self.measured == self.sub_groups:
+            return "past runs" if self.sub_groups else "nothing"
+        return "past runs, else what is asked for" if self.measured else "what is asked for"
 
     def to_json(self) -> dict[str, Any]:
-        return {"sub_groups": self.sub_groups, "bytes": self.bytes, "core_hours": round(self.core_hours, 2)}
+        return {
+            "sub_groups": self.sub_groups,
+            "bytes": self.bytes,
+            "core_hours": round(self.core_hours, 2),
+            "core_hours_from": self.basis,
+        }
 
     def text(self, are: str) -> str:
         """The sub-groups that `are`, or `would be`, looked at, and what comes of it."""
@@ -36,9 +64,13 @@ class Estimate:
         new = f" ({size_text(self.bytes)} of packages not grouped before)" if self.bytes else ""
         are = "is" if (are, self.sub_groups) == ("are", 1) else are
         return (
-            f"{count_text(self.sub_groups, 'sub-group')} {are} looked at{new}: at most as many runs, "
-            f"{count_text(self.core_hours, 'core hour')}"
+            f"{count_text(self.sub_groups, 'sub-group')} {are} looked at{new}: at most as many runs, {self.cost}"
         )
+
+    @property
+    def cost(self) -> str:
+        """`4 core hours (by what is asked for)`."""
+        return f"{count_text(self.core_hours, 'core hour')} (by {self.basis})"
 
     def confirm(self, confirm_runs: int, *, yes: bool, next: str) -> None:
         """Errors: UsageError where it is more than `confirm_runs` and nobody said `yes`."""
@@ -58,13 +90,13 @@ def estimate_runs(
     The rules are asked, not the members known so far: packages may have come that no pass has grouped yet.
     """
     found = Estimate()
+    past = past_core_hours(connection, [step.id for scope in scopes for step in scope.steps])
     for scope in scopes:
         keys, size = _sub_groups_of(connection, grouping, scope, now)
         found.bytes += size
         for step in scope.steps:
             count = len((keys | step.keys) - (settled or {}).get(step.id, frozenset()))
-            found.sub_groups += count
-            found.core_hours += count * _core_hours(step.resources)
+            found.add(count, core_hours_of(step.resources, past.get(step.id)))
     return found
 
 
@@ -87,6 +119,9 @@ def _sub_groups_of(
         last = page[-1].package_id
 
 
-def _core_hours(resources: Mapping[str, Any]) -> float:
+def core_hours_of(resources: Mapping[str, Any], past: float | None) -> CoreHours:
+    """Of one run of a step: as its last completed ones took (`past`), else all that it asks for."""
+    if past is not None:
+        return CoreHours(past, measured=True)
     asked = Resources.from_json(resources)
-    return asked.cpu * asked.tasks * asked.time_hours
+    return CoreHours(asked.cpu * asked.tasks * asked.time_hours, measured=False)

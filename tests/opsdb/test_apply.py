@@ -193,7 +193,7 @@ def test_what_is_looked_at_is_said_in_good_grammar(apply, database, tmp_path):
     only_b = GOOD.replace("      - {name: a", "      # - {name: a").replace(", depends_on: [a]", "")
     assert apply(only_b, dry_run=True).lines()[-1] == (
         "4 changed, 0 unchanged; 1 sub-group would be looked at (1.0 kB of packages not grouped before): "
-        "at most as many runs, 1 core hour"
+        "at most as many runs, 1 core hour (by what is asked for)"
     )
 
 
