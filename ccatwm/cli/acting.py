@@ -26,7 +26,7 @@ Timeout = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (retry, cancel, hold, release, exclude, include, accept, promote):
+    for function in (retry, cancel, hold, release, exclude, include, accept, promote, backfill):
         command(app, panel=_frame.ACT)(function)
     for pausing in (pause, resume):
         command(app, panel=_frame.CARE)(pausing)
@@ -292,6 +292,91 @@ def _print_exclusions(common: Common, document: dict[str, Any]) -> None:
         keys = ("exclusion", "target", "pipeline", "reason", "actor", "since", "until")
         rows = [[row[key] for key in keys] for row in document["exclusions"]]
         _frame.print_table("excluded now" if rows else "nothing is excluded", keys, rows)
+
+
+# --- a period of the past -----------------------------------------------------------------------------------
+
+
+def backfill(
+    common: Common,
+    target: Annotated[
+        str | None, typer.Argument(metavar="[PIPELINE|NUMBER]", help="A pipeline, or a backfill that is there.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Observed since: 2026-03-01 (UTC), 90d.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Observed before.")] = None,
+    limit_runs: Annotated[
+        int | None, typer.Option("--limit-runs", min=1, metavar="N", help="Make at most N runs in all.")
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option("--priority", metavar="P", help="Of its runs; below all pipelines unless given.")
+    ] = None,
+    pause: Annotated[bool, typer.Option("--pause", help="Make and submit nothing more of it.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Let a paused one go on.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="End it; take back what was not handed over.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Show how far backfills are.")] = False,
+    reason: Reason = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> int:
+    """Make what is missing of a period, a few runs at a time and under live data."""
+    said = [word for word, given in (("pause", pause), ("resume", resume), ("cancel", cancel)) if given]
+    if len(said) + list_ > 1:
+        raise UsageError("say one of --list, --pause, --resume and --cancel")
+    if (said or list_) and (since or until or limit_runs or priority is not None or dry_run or yes):
+        raise UsageError("--since, --until, --limit-runs, --priority, --dry-run and --yes begin a new backfill")
+    context = _open(common)
+    if list_:
+        _print_backfills(common, context, target)
+        return 0
+    if target is None:
+        raise UsageError("which pipeline?", next="`ccatwm backfill PIPELINE --since TIME --until TIME --reason TEXT`")
+    act = _as_act(context, reason, dry_run, yes)
+    if said:
+        report = _change_backfill(context, said[0], target, act)
+    else:
+        report = _start_backfill(context, target, since, until, limit_runs, priority, act)
+    _frame.show_report(common, report)
+    return 0
+
+
+def _start_backfill(
+    context: Context,
+    pipeline: str,
+    since: str | None,
+    until: str | None,
+    limit_runs: int | None,
+    priority: int | None,
+    act: Any,
+) -> Any:
+    from ccatwm.upkeep.backfill import Asked, start_backfill
+
+    asked = Asked(pipeline, since, until, limit_runs, priority)
+    return start_backfill(context.database, context.grouping, asked, act)
+
+
+def _change_backfill(context: Context, word: str, target: str, act: Any) -> Any:
+    from ccatwm.upkeep import backfill as upkeep
+
+    if not (target.isascii() and target.isdigit()):
+        raise UsageError(f"{target!r} is no number of a backfill", next="`ccatwm backfill --list` shows them")
+    change = {
+        "pause": upkeep.pause_backfill, "resume": upkeep.resume_backfill, "cancel": upkeep.cancel_backfill,
+    }[word]  # fmt: skip
+    return change(context.database, int(target), act)
+
+
+def _print_backfills(common: Common, context: Context, target: str | None) -> None:
+    from ccatwm.views.backfills import COLUMNS, backfill_cells, build_backfills
+
+    number = int(target) if target is not None and target.isascii() and target.isdigit() else None
+    document = build_backfills(context.database, None if number is not None else target, number)
+    if common.json:
+        _frame.emit_json(document)
+    elif not common.quiet:
+        rows = [backfill_cells(row) for row in document["backfills"]]
+        _frame.print_table("backfills" if rows else "there is no backfill", COLUMNS, rows)
 
 
 # --- all passes ---------------------------------------------------------------------------------------------

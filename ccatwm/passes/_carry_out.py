@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.backfill import Backfill, has_to_wait
 from ccatwm.core.gap import Decision, Outcome
 from ccatwm.core.model import InputKind, InputRole, ResolvedStep, RunInput, SoftwareVersion, UpstreamStep
 from ccatwm.core.retries import with_learned
@@ -36,19 +37,32 @@ class Decided:
     run_id: int | None = None
 
 
-def carry_out(connection: sa.Connection, step: StepRecord, decided: Sequence[Decided], now: datetime) -> None:
-    """Write decisions, and what they say is to be done; `decided` is changed to what became of it."""
+def carry_out(
+    connection: sa.Connection,
+    step: StepRecord,
+    decided: Sequence[Decided],
+    now: datetime,
+    backfill: Backfill | None = None,
+) -> None:
+    """Write decisions, and what they say is to be done; `decided` is changed to what became of it.
+
+    `backfill`: it opened these sub-groups; what has to wait stays its own.
+    """
     for one in decided:
         older = one.decision.supersede_run_id
         if older is not None and not _supersede(connection, older, now):
             # It was handed over meanwhile: the sub-group is busy until that run ends.
             one.decision = Decision(Outcome.BUSY, details={"run": older}, recipe=one.decision.recipe,
                                     stale=one.decision.stale, keeps_request=True)  # fmt: skip
-    make_runs(connection, step, decided, now)
+    make_runs(connection, step, decided, now, backfill=backfill)
     for one in decided:
         if one.decision.accepts:
             _record_acceptance(connection, one, now)
-    sub_groups.record_decisions(connection, {one.row.id: _columns(one, now) for one in decided})
+    columns = {one.row.id: _columns(one, now) for one in decided}
+    if backfill is not None:
+        for one in decided:
+            columns[one.row.id]["backfill_id"] = backfill.id if has_to_wait(one.decision) else None
+    sub_groups.record_decisions(connection, columns)
 
 
 def _supersede(connection: sa.Connection, run_id: int, now: datetime) -> bool:
@@ -103,11 +117,14 @@ def make_runs(
     now: datetime,
     *,
     trial: Mapping[str, Any] | None = None,
+    backfill: Backfill | None = None,
 ) -> None:
     """The runs that decisions ask for. `trial`: the configuration of runs that never count."""
     wanted = [one for one in decided if one.decision.outcome is Outcome.RUN]
     frozen = _Frozen(step, trial)
     made = [_run_columns(step, one, frozen, trial is not None) for one in wanted]
+    if backfill is not None:
+        made = [columns | {"priority": backfill.priority, "backfill_id": backfill.id} for columns in made]
     references = [
         RunInput(InputKind.REFERENCE, InputRole.MEMBER, r.name, f"{r.name}@{r.version}", r.checksum, None)
         for r in step.references

@@ -10,11 +10,13 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.backfill import Backfill
 from ccatwm.core.companions import Chosen
 from ccatwm.core.decision_text import decision_text
 from ccatwm.core.exclusions import Excluded
@@ -44,6 +46,7 @@ from ccatwm.edges.opsdb.stores.steps import StepRecord, get_step_record, step_de
 from ccatwm.edges.opsdb.stores.sub_groups import Feed, SubGroupRow
 from ccatwm.edges.opsdb.stores.triggers import OpenEvent
 from ccatwm.errors import ConflictError
+from ccatwm.passes._backfill import advance_backfills
 from ccatwm.passes._carry_out import WAITING, Decided, carry_out, make_runs
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
@@ -109,6 +112,7 @@ def _decide_all(frame: PassFrame) -> None:
         _make_trials(frame, step_events, exclusions)
         if not _decide_step(frame, step_events, exclusions):
             return
+    advance_backfills(frame, partial(_decide_on, frame, exclusions), partial(_write_decided, frame))
 
 
 def _list_step_events(context: Context) -> list[StepEvents]:
@@ -209,7 +213,7 @@ def _request_columns(event: OpenEvent) -> dict[str, Any]:
         "force": bool(event.scope.get("force")),
         "actor": event.actor,
     }
-    return {"requested": request, "asked": True}
+    return {"requested": request, "asked": True, "backfill_id": None}
 
 
 def _decide_step(frame: PassFrame, step_events: StepEvents, exclusions: ExclusionReader) -> bool:
@@ -243,7 +247,8 @@ def _decide_chunk(frame: PassFrame, step_events: StepEvents, exclusions: Exclusi
         step = get_step_record(connection, step_events.step_id)
         rows = sub_groups.list_due(connection, step.id, frame.now, size, only_asked=step_events.only_asked)
         if rows:
-            items = _decide_rows(frame, connection, step, rows, exclusions.read(connection))
+            decided = _decide_on(frame, exclusions, connection, step, rows)
+            items = _write_decided(frame, connection, step, decided)
         finished = len(rows) < size
         if finished:
             triggers.close_events(connection, step_events.ids, frame.now)
@@ -253,14 +258,30 @@ def _decide_chunk(frame: PassFrame, step_events: StepEvents, exclusions: Exclusi
     return finished
 
 
-def _decide_rows(
-    frame: PassFrame, connection: sa.Connection, step: StepRecord, rows: Sequence[SubGroupRow], excluded: Excluded
-) -> list[tuple[str, PassItem]]:
+def _decide_on(
+    frame: PassFrame,
+    exclusions: ExclusionReader,
+    connection: sa.Connection,
+    step: StepRecord,
+    rows: Sequence[SubGroupRow],
+) -> list[Decided]:
+    """What is decided now; nothing is written yet."""
+    excluded = exclusions.read(connection)
     views = _build_views(frame, connection, step, rows, excluded)
-    decided = [
+    return [
         Decided(row, _decide_with_files(frame, connection, views[row.id]), views[row.id].observed_at) for row in rows
     ]
-    carry_out(connection, step, decided, frame.now)
+
+
+def _write_decided(
+    frame: PassFrame,
+    connection: sa.Connection,
+    step: StepRecord,
+    decided: Sequence[Decided],
+    backfill: Backfill | None = None,
+) -> list[tuple[str, PassItem]]:
+    """Decisions with their runs, and who is to be looked at because of them; what to report."""
+    carry_out(connection, step, decided, frame.now, backfill)
     settled = [one for one in decided if one.decision.outcome in SETTLED]
     changed = [one.row.id for one in settled if _differs(one.row, one.decision)]
     sub_groups.mark_downstream_due(connection, changed, frame.now)

@@ -106,6 +106,7 @@ class Settings:
     record_wait_seconds: int = 120  # how long an ended job's exit record may take to show
     confirm_runs: int = 500
     trip_after: int = 20
+    backfill_open_runs: int = 100  # most runs of one backfill that are open at once
     max_concurrent: int | None = None  # most runs at once at the processing location; else no ceiling
     change_overlap_seconds: int = 3600
     max_seconds: float = 50.0

@@ -23,7 +23,7 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import leases, views
 from ccatwm.edges.opsdb.stores.steps import get_step_record
 from ccatwm.edges.opsdb.stores.sub_groups import list_feeds
-from ccatwm.views.runs import NO_CEILING, run_state, waits_for_space
+from ccatwm.views.runs import NO_CEILING, is_paused, run_state, waits_for_space
 from ccatwm.views.throttled import add_throttles
 
 DEFAULT_LIMIT = 100
@@ -183,6 +183,7 @@ def _explain(facts: Facts) -> dict[str, Any]:
         "stale": group["stale"],
         "held": group["held"],
         "open_run": opened["run"] if opened else None,
+        "backfill": group["backfill_id"],
         "runs": [
             {
                 "run": run["run"],
@@ -217,6 +218,8 @@ def _why(facts: Facts) -> tuple[list[str], list[str]]:
     then = _taking_off(facts)
     if facts.due and facts.group["decision"]:
         why.append(f"something changed after the last decision, at {clock_text(facts.group['due_at'])}")
+    if facts.group["backfill_id"] is not None:
+        why.append(f"backfill {facts.group['backfill_id']} opened it, and waits for it")
     decided, next_ = _OUTCOMES.get(facts.group["outcome"] or "", _undecided)(facts)
     why.append(decided)
     then += ([_when_looked_at(facts)] if facts.due else []) + [text for text in next_ if text]
@@ -275,6 +278,8 @@ def _taking_off(facts: Facts) -> list[str]:
 
 def _when_looked_at(facts: Facts) -> str:
     """When an open sub-group is decided on."""
+    if facts.group["backfill_id"] is not None:
+        return "the next `ccatwm resolve` decides for its backfill, if that has room (`ccatwm backfill --list`)"
     if facts.events or facts.group["asked"]:
         return "the next `ccatwm resolve` decides: it has been asked for"
     if facts.tick is not None:
@@ -302,7 +307,8 @@ def _run(facts: Facts) -> Words:
     run = facts.run(run_id)
     state = run_state(dict(run), facts.now) if run else "gone"
     changes = _changes_text(facts.details.get("changes") or {})
-    request = f"; asked for: {facts.details['request']}" if facts.details.get("request") else ""
+    backfill = f" by backfill {facts.details['backfill']}" if facts.details.get("backfill") else ""
+    request = f"; asked for{backfill}: {facts.details['request']}" if facts.details.get("request") else ""
     return (
         f"run {run_id} was made at {clock_text(facts.group['decided_at'])}: "
         f"{facts.group['reason']}{changes}{request}; "
@@ -325,6 +331,8 @@ _NEXT_PASS = {
 def _of_run(run: Mapping[str, Any] | None) -> list[str]:
     if run is None:
         return []
+    if is_paused(run):
+        return [f"a person says `ccatwm backfill {run['backfill_id']} --resume`"]
     if waits_for_space(run):
         return [f"there is room: {run['message']}"]
     if run["throttle"]:

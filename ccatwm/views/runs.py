@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from ccatwm.core.backfill import BackfillState
 from ccatwm.core.model import FailureClass
 from ccatwm.core.retries import FREE
 from ccatwm.core.selection import Selection
-from ccatwm.core.states import OPEN
+from ccatwm.core.states import BEFORE_SUBMIT, OPEN, RunStatus
 from ccatwm.core.throttle import Throttle
 from ccatwm.core.wording import count_text, until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
@@ -65,6 +66,7 @@ def run_json(row: dict[str, Any], now: datetime) -> dict[str, Any]:
         "held": row["held"],
         "superseded": row["superseded"],
         "trial": row["trial"],
+        "backfill": row["backfill_id"],
         "processing_location": row["processing_location"],
         "created_at": utc_text(row["created_at"]),
         "status_at": utc_text(row["status_at"]),
@@ -86,6 +88,14 @@ def waits_for_space(row: Mapping[str, Any]) -> bool:
     return bool(row["is_open"]) and row["failure_class"] == FailureClass.NO_SPACE.value
 
 
+_WITHOUT_JOB = BEFORE_SUBMIT | {RunStatus.FAILED}
+
+
+def is_paused(row: Mapping[str, Any]) -> bool:
+    """Whether an open run has no job and gets none, since its backfill is paused."""
+    return bool(row["is_open"]) and row["backfill_state"] == BackfillState.PAUSED and row["status"] in _WITHOUT_JOB
+
+
 def run_state(row: dict[str, Any], now: datetime) -> str:
     """The status with what is to be expected: `FAILED (retry 2 of 3 in 4 min)`, `FAILED (needs you)`."""
     note = _note(row, now)
@@ -97,6 +107,8 @@ def _note(row: dict[str, Any], now: datetime) -> str:
         return "to be cancelled"
     if row["is_open"] and row["held"]:
         return "held"
+    if is_paused(row):
+        return f"backfill {row['backfill_id']} is paused"
     if row["superseded"]:
         return "superseded"
     if waits_for_space(row) and row["due_at"] is not None:
@@ -132,6 +144,8 @@ def run_cells(row: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _reason(row: Mapping[str, Any]) -> object:
+    if row["backfill"] is not None:
+        return f"{row['reason']} (backfill {row['backfill']})"
     return f"{row['reason']} (trial)" if row["trial"] else row["reason"]
 
 

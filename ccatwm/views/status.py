@@ -12,6 +12,7 @@ from ccatwm.core.wording import span_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import leases, pausing, views
+from ccatwm.views.backfills import backfill_line, list_open_backfills
 from ccatwm.views.copies import list_bad_copies
 from ccatwm.views.runs import NO_CEILING, run_json
 from ccatwm.views.throttled import add_throttles, list_throttled
@@ -47,6 +48,7 @@ def build_status(
         held = views.list_leases(connection)
         unsettled = views.count_unsettled(connection)
         bad_copies = list_bad_copies(connection, grouping)
+        backfills = list_open_backfills(connection, selection.pipeline)
     document: dict[str, Any] = {
         "schema": "ccatwm.status/1",
         "at": utc_text(now),
@@ -57,6 +59,7 @@ def build_status(
         "status": [_step(row, counts) for row in steps],
         "attention": [run_json(row, now) for row in attention],
         "bad_copies": bad_copies,
+        "backfills": backfills,
         "unsettled": unsettled,
         "passes": [_pass(row) for row in records],
         "leases": [_lease(row) for row in held],
@@ -227,4 +230,5 @@ def other_lines(document: Mapping[str, Any]) -> list[str]:
     lines += [
         f"at work: {r['pass']} at {r['location']} on {r['host']}, pid {r['pid']}" for r in document["leases"]
     ]
+    lines += [backfill_line(row) for row in document["backfills"]]
     return lines + [f"next: {command}" for command in document["next"]]

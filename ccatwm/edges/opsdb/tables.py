@@ -323,6 +323,24 @@ trigger_event = _table(
     Column("closed_at", UtcDateTime),
     _partial_index("ix_trigger_event_open", "step_id", where="closed_at IS NULL"),
 )
+backfill = _table(
+    # what a person asked for: a period of a pipeline's data, made a few runs at a time
+    "backfill",
+    _ours("pipeline_id", "pipeline"),
+    Column("since", UtcDateTime, nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+    Column("priority", Integer, nullable=False),  # of its runs
+    Column("most_runs", Integer),  # at most so many are made; None: as many as are missing
+    Column("state", Text, nullable=False),  # open, paused, done, cancelled
+    Column("state_reason", Text),  # why it is paused, cancelled, or done before all was looked at
+    Column("progress", Json, nullable=False),  # step id -> {"done_to": sub-group id, "finished": bool}
+    Column("estimate", Json, nullable=False),  # what was told when it was asked for
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    _partial_index("ix_backfill_open", "pipeline_id", where="ended_at IS NULL"),
+)
 change_cursor = _table(
     "change_cursor",
     Column("table_name", Text, nullable=False, unique=True),  # or `cron:<step id>` for the last tick
@@ -368,9 +386,11 @@ sub_group = _table(
     Column(
         "asked", Boolean, nullable=False, server_default=sa.false()
     ),  # a tick or a person opened it, it had to wait
+    Column("backfill_id", Id),  # the backfill that opened it, while it has to wait
     sa.UniqueConstraint("step_id", "key"),
     Index("ix_sub_group_outcome", "step_id", "outcome", "current_run_id"),  # what is counted of all
     _partial_index("ix_sub_group_stale", "step_id", where="stale IS NOT NULL"),
+    _partial_index("ix_sub_group_backfill", "backfill_id", "step_id", where="backfill_id IS NOT NULL"),
     _partial_index("ix_sub_group_due", "step_id", "due_at", where="due_at IS NOT NULL"),
 )
 sub_group_member = _table(
@@ -415,6 +435,7 @@ executed_reduction_step = _table(
         "observed_at", UtcDateTime, nullable=False
     ),  # when its newest observation began, else when it was made
     Column("trial", Boolean, nullable=False, server_default=sa.false()),
+    _ours("backfill_id", "backfill", nullable=True, index=False),
     Column("attempt", Integer, nullable=False, server_default="0"),
     Column("retries_used", Integer, nullable=False, server_default="0"),
     Column("free_retries_used", Integer, nullable=False, server_default="0"),
@@ -451,6 +472,7 @@ executed_reduction_step = _table(
     Index("ix_run_recipe", "sub_group_id", "recipe"),
     Index("ix_run_status", "step_id", "status", "trial"),  # what is counted of all there ever were
     _partial_index("ix_run_blocking", "step_id", where="blocking", sqlite="blocking = 1"),
+    _partial_index("ix_run_backfill", "backfill_id", where="backfill_id IS NOT NULL"),
     _partial_index("ix_run_inputs_there", "processing_location", where="inputs_removed_at IS NULL"),
 )
 run_input = _table(

@@ -28,11 +28,15 @@ class Known:
 
 @dataclass(frozen=True)
 class ConcernedStep:
-    """A step that the next passes look at: its resources, and the keys of its sub-groups that fall due."""
+    """A step that the next passes look at: its resources, and the keys of its sub-groups that fall due.
+
+    `raw_inputs`: whether it reads raw data packages.
+    """
 
     id: int
     resources: dict[str, Any]
     keys: frozenset[str]
+    raw_inputs: bool = True
 
 
 @dataclass(frozen=True)
@@ -400,9 +404,13 @@ def list_concerned(
             continue
         keys = _known_keys(connection, row.id) if row.id in step_ids else frozenset()
         before = found[row.scope_id].steps if row.scope_id in found else ()
-        steps = (*before, ConcernedStep(row.id, row.definition["resources"], keys))
+        steps = (*before, _concerned(row, keys))
         found[row.scope_id] = Concerned(row.scope_id, row.filter_rules, row.group_by, steps)
     return list(found.values())
+
+
+def _concerned(row: Any, keys: frozenset[str]) -> ConcernedStep:
+    return ConcernedStep(row.id, row.definition["resources"], keys, bool(row.definition.get("raw_inputs", True)))
 
 
 def _with_downstream(connection: sa.Connection, step_ids: set[int]) -> set[int]:

@@ -237,7 +237,7 @@ def request_acceptance(
     group = t.sub_group
     for chunk in chunks(sorted(keys)):
         where = sa.and_(group.c.step_id == step_id, group.c.key.in_(chunk))
-        mark_where_due(connection, where, now, requested=dict(request), asked=True)
+        mark_where_due(connection, where, now, requested=dict(request), asked=True, backfill_id=None)
 
 
 def end_trial(connection: sa.Connection, run_id: int) -> bool:

@@ -47,6 +47,26 @@ def settled_keys(connection: sa.Connection, step_id: int, outcomes: Sequence[str
     return frozenset(connection.execute(query).scalars())
 
 
+def keys_at_rest(connection: sa.Connection, step_id: int, outcomes: Sequence[str]) -> frozenset[str]:
+    """Sub-groups of a step that have an open run, or on which the last decision was one of `outcomes` and nothing has
+    touched them since, or for which a run completed that is younger than their inputs and the step's definition.
+    """
+    group, runs, step = t.sub_group, t.executed_reduction_step, t.reduction_step
+    untouched = sa.and_(group.c.due_at.is_(None), group.c.outcome.in_(outcomes))
+    completed = sa.and_(
+        group.c.outcome == "run", group.c.current_decision == group.c.decision,
+        runs.c.created_at >= group.c.input_changed_at, runs.c.created_at >= step.c.updated_at,
+    )  # fmt: skip
+    settled = (
+        sa.select(group.c.key)
+        .join(step, step.c.id == group.c.step_id)
+        .outerjoin(runs, runs.c.id == group.c.current_run_id)
+        .where(group.c.step_id == step_id, sa.or_(untouched, completed))
+    )
+    under_way = sa.select(runs.c.sub_group_key).where(runs.c.step_id == step_id, runs.c.is_open, sa.not_(runs.c.trial))
+    return frozenset(connection.execute(settled.union(under_way)).scalars())
+
+
 def step_versions(connection: sa.Connection, step_id: int) -> list[str]:
     """Versions of the software that a step uses."""
     version, step = t.reduction_software_version, t.reduction_step

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.backfill import BackfillState
 from ccatwm.core.gap import RunFacts
 from ccatwm.core.model import (
     FailureClass,
@@ -267,7 +268,9 @@ def _select_runs(columns: Sequence[Any] = _RUN_COLUMNS) -> sa.Select[Any]:
 
 
 def _not_held() -> sa.ColumnElement[bool]:
+    paused = sa.select(t.backfill.c.id).where(t.backfill.c.state == BackfillState.PAUSED.value)
     return sa.and_(
+        sa.or_(runs.c.backfill_id.is_(None), runs.c.backfill_id.not_in(paused)),
         runs.c.held.is_(None),
         t.sub_group.c.held.is_(None),
         t.reduction_step.c.held.is_(None),

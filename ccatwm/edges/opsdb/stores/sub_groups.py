@@ -180,11 +180,11 @@ def _insert_new(
 
 
 def mark_asked(connection: sa.Connection, step_id: int, now: datetime) -> None:
-    """A tick opens the sub-groups that are due: those that have to wait stay asked for."""
+    """A tick opens the sub-groups that are due: those that have to wait stay asked for, and for no backfill."""
     connection.execute(
         sa.update(sub_group)
         .where(sub_group.c.step_id == step_id, sub_group.c.due_at <= now)
-        .values(asked=True)
+        .values(asked=True, backfill_id=None)
     )
 
 
@@ -204,7 +204,10 @@ def mark_step_due(
 def list_due(
     connection: sa.Connection, step_id: int, now: datetime, limit: int, *, only_asked: bool = False
 ) -> list[SubGroupRow]:
-    """Sub-groups of a step to be looked at, locked against being marked meanwhile (PostgreSQL)."""
+    """Sub-groups of a step to be looked at, locked against being marked meanwhile (PostgreSQL).
+
+    `only_asked`: those that a person or a tick opened.
+    """
     query = (
         sa.select(sub_group)
         .where(sub_group.c.step_id == step_id, sub_group.c.due_at <= now)
@@ -214,7 +217,7 @@ def list_due(
     )
     if only_asked:
         query = query.where(sub_group.c.asked)
-    return _rows(connection, query)
+    return rows_of(connection, query)
 
 
 def list_after(
@@ -224,10 +227,11 @@ def list_after(
     query = sa.select(sub_group).where(sub_group.c.step_id == step_id, sub_group.c.id > after)
     if key is not None:
         query = query.where(sub_group.c.key == key)
-    return _rows(connection, query.order_by(sub_group.c.id).limit(limit))
+    return rows_of(connection, query.order_by(sub_group.c.id).limit(limit))
 
 
-def _rows(connection: sa.Connection, query: sa.Select[Any]) -> list[SubGroupRow]:
+def rows_of(connection: sa.Connection, query: sa.Select[Any]) -> list[SubGroupRow]:
+    """What a query for sub-groups finds."""
     return [
         SubGroupRow(
             r.id, r.key, r.dims, r.created_at, r.due_at, r.round_at, r.input_changed_at, r.decision, r.outcome,

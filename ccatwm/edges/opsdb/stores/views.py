@@ -126,6 +126,8 @@ _LISTED = (
     runs.c.blocking,
     runs.c.superseded,
     runs.c.trial,
+    runs.c.backfill_id,
+    sa.select(t.backfill.c.state).where(t.backfill.c.id == runs.c.backfill_id).scalar_subquery().label("backfill_state"),
     runs.c.held,
     runs.c.due_at,
     runs.c.retries_used,

@@ -360,6 +360,42 @@ def upgrade() -> None:
         schema="ccatwm",
     )
     op.create_table(
+        "backfill",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("pipeline_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("since", UtcDateTime(), nullable=False),
+        sa.Column("until", UtcDateTime(), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("most_runs", sa.Integer(), nullable=True),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("state_reason", sa.Text(), nullable=True),
+        sa.Column("progress", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.Column("estimate", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("ended_at", UtcDateTime(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["pipeline_id"],
+            ["ccatwm.pipeline.id"],
+        ),
+        sa.PrimaryKeyConstraint("id"),
+        schema="ccatwm",
+        sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_backfill_open",
+        "backfill",
+        ["pipeline_id"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
+    op.create_index(
+        op.f("ix_backfill_pipeline_id"), "backfill", ["pipeline_id"], unique=False, schema="ccatwm"
+    )
+    op.create_table(
         "reduction_step",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("pipeline_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -545,6 +581,7 @@ def upgrade() -> None:
         sa.Column("held", sa.Text(), nullable=True),
         sa.Column("requested", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.Column("asked", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("backfill_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.ForeignKeyConstraint(
             ["step_id"],
             ["ccatwm.reduction_step.id"],
@@ -553,6 +590,15 @@ def upgrade() -> None:
         sa.UniqueConstraint("step_id", "key"),
         schema="ccatwm",
         sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_sub_group_backfill",
+        "sub_group",
+        ["backfill_id", "step_id"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("backfill_id IS NOT NULL"),
+        postgresql_where=sa.text("backfill_id IS NOT NULL"),
     )
     op.create_index(
         op.f("ix_sub_group_current_run_id"), "sub_group", ["current_run_id"], unique=False, schema="ccatwm"
@@ -633,6 +679,7 @@ def upgrade() -> None:
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("observed_at", UtcDateTime(), nullable=False),
         sa.Column("trial", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("backfill_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
         sa.Column("retries_used", sa.Integer(), server_default="0", nullable=False),
         sa.Column("free_retries_used", sa.Integer(), server_default="0", nullable=False),
@@ -659,6 +706,10 @@ def upgrade() -> None:
             name="run_status",
         ),
         sa.ForeignKeyConstraint(
+            ["backfill_id"],
+            ["ccatwm.backfill.id"],
+        ),
+        sa.ForeignKeyConstraint(
             ["step_id"],
             ["ccatwm.reduction_step.id"],
         ),
@@ -676,6 +727,15 @@ def upgrade() -> None:
         ["sub_group_id"],
         unique=False,
         schema="ccatwm",
+    )
+    op.create_index(
+        "ix_run_backfill",
+        "executed_reduction_step",
+        ["backfill_id"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("backfill_id IS NOT NULL"),
+        postgresql_where=sa.text("backfill_id IS NOT NULL"),
     )
     op.create_index(
         "ix_run_blocking",
