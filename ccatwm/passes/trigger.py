@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from ccatwm.core.model import TriggerType
-from ccatwm.core.triggers import tick_due
+from ccatwm.core.triggers import CronCursor, cron_verdict
 from ccatwm.edges.opsdb.exclusions import end_expired
 from ccatwm.edges.opsdb.stores import triggers
 from ccatwm.edges.opsdb.stores.exclusions import list_expired
@@ -51,7 +51,7 @@ def _body(frame: PassFrame) -> None:
 
 def _write_all(frame: PassFrame, changes: ChangedRows, due: list[DueStep]) -> list[DueStep]:
     """Chunk after chunk of changes until nothing new is there or the time is up; the steps that fell due."""
-    if not (changes or due or frame.options.full or _new_cron_steps(frame.context)):
+    if not (changes or due or frame.options.full or _cron_cursors_move(frame)):
         return []
     opened, more = _write(frame, full=frame.options.full)
     while more and not frame.time_is_up():
@@ -124,7 +124,7 @@ def _due_steps(
     regroup = triggers.scopes_to_regroup(connection)
     due = triggers.steps_due(connection, now)
     asked = triggers.steps_asked_for(connection, now)
-    cursors = triggers.read_cursors(connection)
+    cursors = triggers.read_cron_cursors(connection)
     waiting = {event.step_id for event in triggers.list_open_events(connection)}
     packages_changed = packages_changed or triggers.any_changed_package(connection)
     found = []
@@ -139,16 +139,14 @@ def _due_steps(
 def _why_due(
     step: TriggeredStep,
     now: datetime,
-    cursors: Mapping[str, datetime | None],
+    cursors: Mapping[int, CronCursor],
     is_due: bool,
     regroup: bool,
     packages_changed: bool,
     full: bool,
 ) -> tuple[str, str] | None:
-    if step.trigger.type is TriggerType.CRON:
-        last = cursors.get(_cron_cursor(step))
-        if last is not None and tick_due(step.trigger, last, now):
-            return "cron", f"cron {step.trigger.config['cron']}"
+    if _cron_verdict(step, cursors, now)[0]:
+        return "cron", f"cron {step.trigger.config['cron']}"
     if step.trigger.type is not TriggerType.CONTINUOUS:
         return ("asked", "a sub-group that was asked for need no longer wait") if is_due else None
     if full:
@@ -160,16 +158,22 @@ def _why_due(
     return ("changed", "packages changed") if packages_changed else None
 
 
-def _cron_cursor(step: TriggeredStep) -> str:
-    return f"cron:{step.id}"
+def _cron_verdict(
+    step: TriggeredStep, cursors: Mapping[int, CronCursor], now: datetime
+) -> tuple[bool, CronCursor | None]:
+    """Whether a step ticks, and where its cursor then stands; nothing of a step that has no cron."""
+    if step.trigger.type is not TriggerType.CRON:
+        return False, None
+    return cron_verdict(step.trigger, cursors.get(step.id), step.changed_at, now)
 
 
-def _new_cron_steps(context: Context) -> bool:
-    """Whether a CRON step has no cursor yet: its ticks count from now on."""
-    with context.database.read() as connection:
-        cursors = triggers.read_cursors(connection)
-        steps = triggers.list_triggered_steps(connection, location(context))
-    return any(s.trigger.type is TriggerType.CRON and _cron_cursor(s) not in cursors for s in steps)
+def _cron_cursors_move(frame: PassFrame) -> bool:
+    """Whether a cursor is to be written though nothing is due: of a new step, or a changed expression."""
+    with frame.context.database.read() as connection:
+        cursors = triggers.read_cron_cursors(connection)
+        steps = triggers.list_triggered_steps(connection, location(frame.context))
+    verdicts = [_cron_verdict(step, cursors, frame.now) for step in steps]
+    return any(cursor is not None and not ticks for ticks, cursor in verdicts)
 
 
 def _write(frame: PassFrame, *, full: bool = False) -> tuple[list[DueStep], bool]:
@@ -210,7 +214,9 @@ def _note(
 
 
 def _move_cron_cursors(context: Context, connection: sa.Connection, now: datetime, ticked: set[int]) -> None:
-    cursors = triggers.read_cursors(connection)
+    """A tick that waits for an earlier event of its step keeps its cursor where it is."""
+    cursors = triggers.read_cron_cursors(connection)
     for step in triggers.list_triggered_steps(connection, location(context)):
-        if step.trigger.type is TriggerType.CRON and (step.id in ticked or _cron_cursor(step) not in cursors):
-            triggers.move_cursor(connection, _cron_cursor(step), now)
+        ticks, cursor = _cron_verdict(step, cursors, now)
+        if cursor is not None and (step.id in ticked or not ticks):
+            triggers.move_cron_cursor(connection, step.id, cursor)

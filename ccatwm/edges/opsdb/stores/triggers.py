@@ -9,10 +9,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.triggers import StepTrigger, effective_trigger
+from ccatwm.core.triggers import CronCursor, StepTrigger, effective_trigger
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.bulk import insert_rows
 from ccatwm.edges.opsdb.stores._chunks import chunks
+
+CRON = "cron:"  # before the id of a step: its cursor
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class TriggeredStep:
     name: str
     scope_id: int
     trigger: StepTrigger
+    changed_at: datetime  # when its definition, or that of its pipeline, was changed
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def list_triggered_steps(connection: sa.Connection, location: str) -> list[Trigg
     query = (
         sa.select(
             step.c.id, pipeline.c.name.label("pipeline"), step.c.name, step.c.scope_id,
-            step.c.trigger_type, step.c.trigger_config,
+            step.c.trigger_type, step.c.trigger_config, step.c.updated_at, pipeline.c.updated_at.label("pipeline_at"),
             pipeline.c.trigger_type.label("pipeline_type"), pipeline.c.trigger_config.label("pipeline_config"),
         )
         .join(pipeline, pipeline.c.id == step.c.pipeline_id)
@@ -55,6 +58,7 @@ def list_triggered_steps(connection: sa.Connection, location: str) -> list[Trigg
         TriggeredStep(
             row.id, row.pipeline, row.name, row.scope_id,
             effective_trigger(row.trigger_type, row.trigger_config, row.pipeline_type, row.pipeline_config),
+            max(row.updated_at, row.pipeline_at),
         )
         for row in connection.execute(query)
     ]  # fmt: skip
@@ -134,6 +138,23 @@ def move_cursor(connection: sa.Connection, name: str, position: datetime | None)
     ).rowcount
     if not changed:
         connection.execute(sa.insert(cursor).values(table_name=name, position=position))
+
+
+def read_cron_cursors(connection: sa.Connection) -> dict[int, CronCursor]:
+    """By step id."""
+    cursor = t.change_cursor
+    rows = connection.execute(sa.select(cursor).where(cursor.c.table_name.startswith(CRON)))
+    return {
+        int(row.table_name.removeprefix(CRON)): CronCursor(row.position, **(row.details or {})) for row in rows
+    }
+
+
+def move_cron_cursor(connection: sa.Connection, step_id: int, cursor: CronCursor) -> None:
+    name = f"{CRON}{step_id}"
+    move_cursor(connection, name, cursor.position)
+    details = {"cron": cursor.cron, "timezone": cursor.timezone}
+    table = t.change_cursor
+    connection.execute(sa.update(table).where(table.c.table_name == name).values(details=details))
 
 
 def remember_rows(

@@ -1,0 +1,99 @@
+"""Steps by cron tick once, whatever happens to passes, clocks and expressions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.crash.rig import START
+from tests.passes.conftest import Observatory
+
+NIGHTLY = 'trigger: {type: CRON, cron: "0 2 * * *", timezone: UTC}'
+
+
+@pytest.fixture
+def nightly(observatory: Observatory) -> Observatory:
+    """The pipeline runs by cron at 02:00, and was seen at midnight."""
+    observatory.edit("trigger: {type: CONTINUOUS}", NIGHTLY)
+    observatory.run_pass("trigger")
+    return observatory
+
+
+def ticks(observatory: Observatory) -> int:
+    return len({str(e["created_at"]) for e in observatory.rows("trigger_event") if e["kind"] == "cron"})
+
+
+def go_to(observatory: Observatory, *parts: int) -> None:
+    """The passes after this moment, the next of which is a minute later."""
+    observatory.minute = int((datetime(2026, *parts, tzinfo=UTC) - START) / timedelta(minutes=1))
+
+
+def test_a_tick_opens_each_step_once(nightly: Observatory) -> None:
+    nightly.until_quiet()
+    assert (ticks(nightly), nightly.runs()) == (0, [])
+    go_to(nightly, 3, 2, 2, 0)
+    nightly.until_quiet()
+    assert ticks(nightly) == 1
+    assert {run["status"] for run in nightly.runs()} == {"COMPLETED"}
+    nightly.until_quiet()
+    assert ticks(nightly) == 1
+
+
+def test_an_outage_of_months_is_one_tick(nightly: Observatory) -> None:
+    go_to(nightly, 7, 14, 15, 9)
+    nightly.until_quiet()
+    assert ticks(nightly) == 1
+    go_to(nightly, 7, 15, 2, 0)
+    nightly.until_quiet()
+    assert ticks(nightly) == 2
+
+
+def test_a_clock_that_goes_back_makes_no_tick_twice(nightly: Observatory) -> None:
+    go_to(nightly, 3, 2, 2, 0)
+    nightly.run_pass("trigger")
+    nightly.run_pass("resolve")
+    go_to(nightly, 3, 2, 1, 55)
+    for _ in range(12):
+        nightly.run_pass("trigger")
+    assert ticks(nightly) == 1
+
+
+def test_a_clock_that_was_a_year_ahead_does_not_silence_a_step(nightly: Observatory) -> None:
+    go_to(nightly, 12, 31, 0, 0)
+    nightly.run_pass("trigger")
+    nightly.run_pass("resolve")
+    go_to(nightly, 3, 2, 1, 0)
+    nightly.run_pass("trigger")
+    go_to(nightly, 3, 2, 2, 0)
+    nightly.run_pass("trigger")
+    assert ticks(nightly) == 2
+
+
+def test_another_expression_counts_from_when_it_was_applied(nightly: Observatory) -> None:
+    go_to(nightly, 3, 2, 2, 0)
+    nightly.until_quiet()
+    go_to(nightly, 3, 2, 12, 0)
+    nightly.edit('cron: "0 2 * * *"', 'cron: "0 10 * * *"')  # 10:00 of today was not its time yet
+    nightly.until_quiet()
+    assert ticks(nightly) == 1
+    go_to(nightly, 3, 3, 9, 0)
+    nightly.run_pass("trigger")
+    assert ticks(nightly) == 1
+    go_to(nightly, 3, 3, 10, 0)
+    nightly.run_pass("trigger")
+    assert ticks(nightly) == 2
+
+
+def test_a_tick_that_no_pass_had_seen_to_is_not_lost_by_another_time_zone(nightly: Observatory) -> None:
+    go_to(nightly, 3, 2, 2, 5)
+    nightly.edit("timezone: UTC", "timezone: America/Santiago")  # 02:00 there is 05:00 UTC
+    nightly.run_pass("trigger")
+    assert ticks(nightly) == 1
+    nightly.run_pass("resolve")
+    go_to(nightly, 3, 2, 4, 50)
+    nightly.run_pass("trigger")
+    assert ticks(nightly) == 1
+    go_to(nightly, 3, 2, 5, 0)
+    nightly.run_pass("trigger")
+    assert ticks(nightly) == 2
