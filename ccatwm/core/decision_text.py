@@ -17,12 +17,34 @@ def decision_text(decision: Decision) -> str:
     return ": ".join(part for part in (decision.reason, words) if part)
 
 
+_CHANGE_WORDS = (
+    ("inputs_added", "added"),
+    ("inputs_withdrawn", "withdrawn"),
+    ("inputs_changed", "changed"),
+    ("upstream_added", "new upstream"),
+    ("upstream_withdrawn", "upstream gone"),
+    ("upstream_changed", "upstream changed"),
+)
+
+
+def changes_text(details: Details, shown: int = SHOWN_NAMES) -> str:
+    """What differs from the run that was compared: `added scan-3; fit.order 1 -> 2`."""
+    changes = details.get("changes") or {}
+    parts = [f"{word} {_some(changes[key], shown)}" for key, word in _CHANGE_WORDS if changes.get(key)]
+    for key, what in (("config", ""), ("environment", "environment "), ("references", "reference ")):
+        parts += [f"{what}{name} {old} -> {new}" for name, (old, new) in (changes.get(key) or {}).items()]
+    if changes.get("software"):
+        parts.append("version {} -> {}".format(*changes["software"]))
+    return "; ".join(parts + companion_texts(changes))
+
+
 def _nothing(_details: Details) -> str:
     return ""
 
 
 def _until(details: Details) -> str:
-    return f"not before {details['until']}" if details.get("until") else ""
+    until = f"not before {details['until']}" if details.get("until") else ""
+    return "; ".join(part for part in (until, changes_text(details)) if part)
 
 
 def _waiting_for_data(details: Details) -> str:
@@ -51,10 +73,6 @@ def companion_texts(changes: Mapping[str, Any]) -> list[str]:
     return [
         f"companion {_some(changes[f'companions_{key}'])} {word}" for key, word in words if changes.get(f"companions_{key}")
     ]
-
-
-def _run(details: Details) -> str:
-    return "; ".join(companion_texts(details.get("changes") or {}))
 
 
 def _waiting_for_upstream(details: Details) -> str:
@@ -86,6 +104,10 @@ def _of_run(details: Details) -> str:
     return f"run {details.get('run')}{f' is {state}' if state else ''}{after}"
 
 
+def _busy(details: Details) -> str:
+    return "; ".join(part for part in (_of_run(details), changes_text(details)) if part)
+
+
 def _ended_badly(details: Details) -> str:
     if details.get("excluded_run"):
         return f"run {details.get('run')} is excluded: {details.get('message')}"
@@ -93,13 +115,13 @@ def _ended_badly(details: Details) -> str:
     return f"run {details.get('run')}{failure}"
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(names[:SHOWN_NAMES]) + more
+def _some(names: Sequence[str], shown: int = SHOWN_NAMES) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 _WORDS: Mapping[Outcome, Callable[[Details], str]] = {
-    Outcome.RUN: _run,
+    Outcome.RUN: changes_text,
     Outcome.COOLING_DOWN: _until,
     Outcome.SETTLING: _until,
     Outcome.WAITING_FOR_DATA: _waiting_for_data,
@@ -109,7 +131,7 @@ _WORDS: Mapping[Outcome, Callable[[Details], str]] = {
     Outcome.UP_TO_DATE: _up_to_date,
     Outcome.ACCEPTED: _of_run,
     Outcome.RESTORED: _of_run,
-    Outcome.BUSY: _of_run,
+    Outcome.BUSY: _busy,
     Outcome.FAILED: _ended_badly,
     Outcome.CANCELLED: _ended_badly,
     Outcome.HELD: lambda details: str(details.get("reason") or ""),

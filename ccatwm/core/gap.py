@@ -524,12 +524,12 @@ def _blocked(view: SubGroupView, recipe: Recipe, run: RunFacts) -> Decision:
 def _gap(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Decision:
     reason, changes = run_reason(view, recipe, inputs)
     stale = _stale(view, recipe, reason)
-    held_back = _held_back(view, reason)
+    held_back = _held_back(view, reason, changes)
     if held_back is not None:
         return replace(held_back, stale=stale)  # an older run on its way may well go on
     opened = next((run for run in view.runs if run.is_open), None)
     if opened is not None and _superseded(view) is None:
-        busy = {"run": opened.id, "status": opened.status.value, "then": reason}
+        busy = {"run": opened.id, "status": opened.status.value, "then": reason, "changes": changes}
         return Decision(Outcome.BUSY, details=busy, stale=stale, keeps_request=True)
     details: dict[str, Any] = {"changes": changes}
     if view.request and view.request.text:
@@ -543,15 +543,17 @@ def _superseded(view: SubGroupView) -> int | None:
     return next((run.id for run in view.runs if run.is_open and run.status in stoppable), None)
 
 
-def _held_back(view: SubGroupView, reason: str) -> Decision | None:
+def _held_back(view: SubGroupView, reason: str, changes: Mapping[str, Any]) -> Decision | None:
     if view.policy.settle_seconds and view.input_changed_at is not None and not _forced(view):
         until = view.input_changed_at + timedelta(seconds=view.policy.settle_seconds)
         if until > view.now:
-            return Decision(Outcome.SETTLING, reason, {"until": _text(until)}, until, keeps_request=True)
+            details = {"until": _text(until), "changes": changes}
+            return Decision(Outcome.SETTLING, reason, details, until, keeps_request=True)
     if reason in COOLED_REASONS and view.policy.cooldown_seconds and view.runs and view.current is not None:
         until = max(r.created_at for r in view.runs) + timedelta(seconds=view.policy.cooldown_seconds)
         if until > view.now:
-            return Decision(Outcome.COOLING_DOWN, reason, {"until": _text(until)}, until, keeps_request=True)
+            details = {"until": _text(until), "changes": changes}
+            return Decision(Outcome.COOLING_DOWN, reason, details, until, keeps_request=True)
     return None
 
 
@@ -607,16 +609,32 @@ def _changes(
     changes: dict[str, Any] = {"compared_with_run": compared.id, "parts": list(parts)}
     old = {_place(i): _what(i) for i in view.compared_inputs}
     new = {_place(i): _what(i) for i in inputs}
-    changes |= _input_changes(old, new)
-    if "configuration" in parts and view.compared_config is not None:
-        changes["config"] = config_changes(view.compared_config, dict(view.policy.config))
-    return changes
+    return {**changes, **_input_changes(old, new), **_other_changes(view, compared, parts, inputs)}
 
 
 def _what(item: RunInput) -> tuple[Any, ...]:
     """What of an input counts in the recipe. A package that was taken away and came back under its name is another."""
     content = item.checksum or item.size_bytes
     return (item.identity, content) if item.kind is InputKind.PACKAGE else (content,)
+
+
+def _other_changes(
+    view: SubGroupView, compared: RunFacts, parts: Sequence[str], inputs: Sequence[RunInput]
+) -> dict[str, Any]:
+    """[old, new] of configuration and environment keys, references and the software version."""
+    found: dict[str, Any] = {}
+    if "configuration" in parts and view.compared_config is not None:
+        found["config"] = config_changes(view.compared_config, dict(view.policy.config))
+        environment = config_changes(dict(view.compared_environment or {}), dict(view.policy.environment))
+        found |= {"environment": environment} if environment else {}
+    if "references" in parts:
+        references = [i for i in view.compared_inputs if i.kind is InputKind.REFERENCE]
+        old = {i.name: i.identity.removeprefix(f"{i.name}@") for i in references}
+        found["references"] = config_changes(old, {reference.name: reference.version for reference in view.references})
+    software = _wanted_software(view, inputs) if "software" in parts else None
+    if software is not None:
+        found["software"] = [compared.version, software.version]
+    return found
 
 
 def _place(item: RunInput) -> tuple[str, str]:

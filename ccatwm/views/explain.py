@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.decision_text import companion_texts, lacking_texts
+from ccatwm.core.decision_text import changes_text, lacking_texts
 from ccatwm.core.gap import UpstreamGroup
 from ccatwm.core.model import Resources
 from ccatwm.core.selection import Selection
@@ -306,7 +306,7 @@ def _run(facts: Facts) -> Words:
     run_id = facts.details.get("run")
     run = facts.run(run_id)
     state = run_state(dict(run), facts.now) if run else "gone"
-    changes = _changes_text(facts.details.get("changes") or {})
+    changes = _changes_text(facts.details)
     backfill = f" by backfill {facts.details['backfill']}" if facts.details.get("backfill") else ""
     request = f"; asked for{backfill}: {facts.details['request']}" if facts.details.get("request") else ""
     return (
@@ -379,13 +379,15 @@ def _wanting_more(facts: Facts) -> list[str]:
 
 def _cooling_down(facts: Facts) -> Words:
     seconds = facts.step["definition"].get("cooldown_seconds")
-    text = f"{facts.group['reason']}, but its last run is younger than the cooldown of {seconds} s"
+    reason = f"{facts.group['reason']}{_changes_text(facts.details)}"
+    text = f"{reason}, but its last run is younger than the cooldown of {seconds} s"
     return text, [_until(facts), f"a person asks: `{facts.asking}`"]
 
 
 def _settling(facts: Facts) -> Words:
     seconds = facts.step["definition"].get("settle_seconds")
-    return f"its inputs changed less than {seconds} s ago (settle_seconds)", [_until(facts)]
+    changes = _changes_text(facts.details)
+    return f"its inputs changed less than {seconds} s ago (settle_seconds){changes}", [_until(facts)]
 
 
 def _until(facts: Facts) -> str:
@@ -473,7 +475,7 @@ def _busy(facts: Facts) -> Words:
     run = facts.run(run_id)
     state = run_state(dict(run), facts.now) if run else "gone"
     then = facts.details.get("then")
-    after = f"; when it has ended, another run is wanted: {then}" if then else ""
+    after = f"; when it has ended, another run is wanted: {then}{_changes_text(facts.details)}" if then else ""
     if run is None or not run["is_open"]:
         return f"run {run_id} was under way when this was decided; it is {state} by now{after}", []
     return f"run {run_id} is under way: {state}{after}", _of_run(run)
@@ -549,21 +551,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + more
 
 
-_CHANGE_WORDS = (
-    ("inputs_added", "added"),
-    ("inputs_withdrawn", "withdrawn"),
-    ("inputs_changed", "changed"),
-    ("upstream_added", "new upstream"),
-    ("upstream_withdrawn", "upstream gone"),
-    ("upstream_changed", "upstream changed"),
-)
-
-
-def _changes_text(changes: Mapping[str, Any]) -> str:
-    parts = [f"{word} {_some(changes[key])}" for key, word in _CHANGE_WORDS if changes.get(key)]
-    parts += [f"{key} {before} -> {after}" for key, (before, after) in (changes.get("config") or {}).items()]
-    parts += companion_texts(changes)
-    return f" ({'; '.join(parts)})" if parts else ""
+def _changes_text(details: Mapping[str, Any]) -> str:
+    text = changes_text(details, SHOWN_NAMES)
+    return f" ({text})" if text else ""
 
 
 # --- for people ---------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_a_dry_run_tells_what_a_changed_configuration_does_downstream(observator
     observatory.edit("mode: hot_cold", "mode: sky")
     observatory.run_pass("trigger")
     real = rehearsed_and_real(observatory)
-    assert {item.reason for item in real.items if item.outcome == "run"} == {"config-changed"}
+    assert {item.reason for item in real.items if item.outcome == "run"} == {"config-changed: mode hot_cold -> sky"}
 
 
 def test_a_dry_run_tells_nothing_where_no_event_is_open(observatory):
