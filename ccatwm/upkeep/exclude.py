@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -48,13 +48,14 @@ class ExclusionReport:
     dry_run: bool
     targets: list[dict[str, Any]]
     impact: Impact
+    places: list[dict[str, Any]] = field(default_factory=list)  # of the sub-groups to be decided on again
 
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": f"ccatwm.{self.act}/1",
             "dry_run": self.dry_run,
             self.act: self.targets,
-            "impact": _impact_json(self.impact),
+            "impact": {**_impact_json(self.impact), "sub_group_list": self.places},
         }
 
     def lines(self) -> list[str]:
@@ -70,6 +71,7 @@ def _impact_json(impact: Impact) -> dict[str, Any]:
         "sub_groups": len(impact.sub_groups),
         "runs": [{k: r[k] for k in ("run", "pipeline", "step", "sub_group", "cpu_hours")} for r in impact.current],
         "products": [dict(row) for row in impact.products],
+        "published_sets": impact.published,
         "core_hours": round(sum(row["cpu_hours"] or 0.0 for row in impact.current), 2),
     }
 
@@ -84,7 +86,11 @@ def _impact_lines(impact: Impact) -> list[str]:
     )
     shown = [f"  product {p['product']} of run {p['run']}: {p['type']} {p['path']}" for p in impact.products[:SHOWN]]
     more = len(impact.products) - SHOWN
-    return [head, *shown, *([f"  and {more} more; --json lists all"] if more > 0 else [])]
+    published = [
+        f"  published set {row['name']} holds {count_text(len(row['products']), 'product')} made from it"
+        for row in impact.published
+    ]
+    return [head, *published, *shown, *([f"  and {more} more; --json lists all"] if more > 0 else [])]
 
 
 # --- exclude --------------------------------------------------------------------------------------------------
@@ -123,7 +129,8 @@ def exclude(
                 f"{_impact_lines(impact)[0]}: more than CONFIRM_RUNS ({act.confirm_runs})",
                 next="look at it with --dry-run, then say --yes",
             )
-        report = ExclusionReport("exclude", act.dry_run, reports, impact)
+        places = store.places_of_sub_groups(connection, impact.sub_groups)
+        report = ExclusionReport("exclude", act.dry_run, reports, impact, places)
         if not act.dry_run:
             mark_due(connection, impact.sub_groups, act.now)
             concerned = [row["sub_group_id"] for row in impact.current]
@@ -215,6 +222,7 @@ def include(
             act.dry_run,
             [{"exclusion": row.exclusion.id, "target": row.exclusion.text} for row in ended],
             impact,
+            store.places_of_sub_groups(connection, impact.sub_groups),
         )
         if not act.dry_run:
             _log(connection, "include", texts, act, {"pipeline": pipeline})

@@ -15,6 +15,7 @@ from ccatwm.core.wording import role_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import views
+from ccatwm.edges.opsdb.stores.exclusions import published_sets_of
 from ccatwm.errors import UsageError
 from ccatwm.views.copies import copy_lines, list_copies
 from ccatwm.views.products import absolute_path, product_json
@@ -226,6 +227,7 @@ def build_package_lineage(
         ]
         runs = views.list_provenance(connection, run_ids)
         copies = list_copies(connection, grouping, package["ids"])
+        published = published_sets_of(connection, [row["product"] for row in products])
     return {
         "schema": SCHEMA,
         "package": {
@@ -237,6 +239,7 @@ def build_package_lineage(
         "sub_groups": members,
         "runs": [_brief(runs[run_id]) for run_id in run_ids],
         "products": [product_json(row, base_dir) for row in products],
+        "published_sets": published,
     }
 
 
@@ -309,6 +312,8 @@ def _package_lines(document: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {product['product']}  run {product['run']} {place}  {product['name']} ({mark})")
     if not document["products"]:
         lines.append("  none")
+    for row in document["published_sets"]:
+        lines.append(f"published set {row['name']} holds {', '.join(map(str, row['products']))}")
     return lines + copy_lines(document["copies"]) + _membership_lines(document)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from ccatwm.core.selection import Selection
 from ccatwm.errors import UsageError
 from ccatwm.upkeep.exclude import Act, accept, exclude, include, list_exclusions
+from ccatwm.views.lineage import build_lineage, lineage_lines
 from ccatwm.views.products import build_products
 from tests.crash.campaign import write_campaign
 
@@ -279,3 +281,63 @@ def test_a_late_scan_does_not_count_where_the_step_says_so(observatory):
     out(observatory, "unit:scan-1")
     observatory.until_quiet()
     assert len(maps(observatory)) == 2, "what is excluded always counts"
+
+
+def publish(observatory, name, products):
+    """A published set as later work will write it."""
+    as_sql = json.dumps(products).replace("{", "{{").replace("}", "}}")
+    observatory.execute(
+        f"INSERT INTO {{schema}}published_set (name, products, actor, created_at) VALUES ('{name}', "
+        f"'{as_sql}', 'ada', '2026-03-02T00:00:00.000000Z')"
+    )
+
+
+def test_the_published_sets_that_hold_what_was_made_from_it_are_told(observatory):
+    observatory.until_quiet()
+    science = next(p["id"] for p in observatory.rows("data_product") if p["type"] == "SCIENCE")
+    of_scan_2 = next(
+        p["id"] for p in observatory.rows("data_product") if "unit=2" in p["full_path"] and p["type"] == "INTERMEDIATE"
+    )
+    publish(observatory, "dr1", [science])
+    publish(observatory, "dr2", [{"product": science, "sha256": "ab"}, {"product": of_scan_2}])
+    publish(observatory, "other", [of_scan_2])
+    report = out(observatory, "package:scan-1-LFA", dry_run=True)
+    told = [{"name": row["name"], "products": row["products"]} for row in report.to_json()["impact"]["published_sets"]]
+    assert told == [{"name": "dr1", "products": [science]}, {"name": "dr2", "products": [science]}]
+    assert "published set dr1 holds 1 product made from it" in "\n".join(report.lines())
+    places = {(row["step"], row["sub_group"]) for row in report.to_json()["impact"]["sub_group_list"]}
+    assert places == {("calibrate", "executed_obs_unit=1"), ("grid", "all")}
+    context = observatory.context()
+    lineage = build_lineage(context.database, context.grouping, "package:scan-1-LFA", base_dir=observatory.base)
+    assert [row["name"] for row in lineage["published_sets"]] == ["dr1", "dr2"]
+    assert f"published set dr1 holds {science}" in "\n".join(lineage_lines(lineage))
+
+
+def test_a_published_set_is_told_also_when_another_product_has_taken_its_place(observatory):
+    observatory.until_quiet()
+    science = next(p["id"] for p in observatory.rows("data_product") if p["type"] == "SCIENCE")
+    publish(observatory, "dr1", [science])
+    observatory.arrive("late.yaml")
+    observatory.until_quiet()
+    assert len(maps(observatory)) == 2
+    report = out(observatory, "unit:scan-1", dry_run=True)
+    assert [row["name"] for row in report.impact.published] == ["dr1"]
+
+
+def test_what_stands_on_an_excluded_version_is_stale_at_once_and_through_the_passes(observatory):
+    """Of three steps in a row: hidden when it is said, and none of it comes back while the chain is decided on again."""
+    path = observatory.folder / "pipeline.yaml"
+    last = "      - {name: atlas, software: other, group_by: [], depends_on: [grid], role: final}\n"
+    software = "  - name: other\n    versions: [{version: 1.0.0, command: [/bin/true]}]\ndata_groupings:"
+    path.write_text(path.read_text().replace("data_groupings:", software) + last)
+    observatory.apply()
+    observatory.until_quiet()
+    before = usable(observatory)
+    assert {run for run, _ in before} >= {r["id"] for r in observatory.runs("atlas")}
+    out(observatory, "software:cal@1.0.0")
+    assert usable(observatory) == []
+    for _ in range(4):
+        observatory.cycle()
+        assert usable(observatory) == []
+    for step in ("calibrate", "grid", "atlas"):
+        assert observatory.sub_group(step)["stale"].startswith("excluded: "), step

@@ -83,6 +83,7 @@ class Impact:
     sub_groups: set[int] = field(default_factory=set)  # to be decided on again
     current: list[dict[str, Any]] = field(default_factory=list)  # current runs that stand on it, by run
     products: list[dict[str, Any]] = field(default_factory=list)  # of those runs
+    published: list[dict[str, Any]] = field(default_factory=list)  # sets that hold a product made from it, current or not
 
     def add(self, other: Impact) -> None:
         known = {row["run"] for row in self.current}
@@ -90,6 +91,12 @@ class Impact:
         self.sub_groups |= other.sub_groups
         self.current += [row for row in other.current if row["run"] not in known]
         self.products += [row for row in other.products if row["run"] not in known]
+        for row in other.published:
+            same = next((mine for mine in self.published if mine["name"] == row["name"]), None)
+            if same is None:
+                self.published.append(row)
+            else:
+                same["products"] = sorted({*same["products"], *row["products"]})
 
 
 def find_impact(
@@ -112,6 +119,8 @@ def find_impact(
         run_ids = store.runs_on_runs(connection, [target.selection["run"]])
     found.current = store.current_of_runs(connection, run_ids, pipeline)
     found.products = store.products_of_runs(connection, {row["run"] for row in found.current})
+    made = store.products_of_runs(connection, run_ids, gone_too=True)
+    found.published = store.published_sets_of(connection, [row["product"] for row in made])
     found.sub_groups |= {row["sub_group_id"] for row in found.current}
     found.sub_groups |= store.sub_groups_of_runs(connection, run_ids, pipeline)
     return found

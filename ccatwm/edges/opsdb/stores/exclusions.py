@@ -214,14 +214,48 @@ def sub_groups_of_runs(connection: sa.Connection, run_ids: Collection[int], pipe
     return found
 
 
-def products_of_runs(connection: sa.Connection, run_ids: Collection[int]) -> list[dict[str, Any]]:
-    """Present products of runs: product, run, type, path."""
+def products_of_runs(
+    connection: sa.Connection, run_ids: Collection[int], *, gone_too: bool = False
+) -> list[dict[str, Any]]:
+    """Present products of runs: product, run, type, path. `gone_too`: also those whose files are gone."""
     found: list[dict[str, Any]] = []
     for chunk in chunks(sorted(run_ids)):
         query = sa.select(product.c.id.label("product"), product.c.run_id.label("run"), product.c.type, product.c.path)
-        query = query.where(product.c.run_id.in_(chunk), product.c.status == "present").order_by(product.c.id)
+        query = query.where(product.c.run_id.in_(chunk)).order_by(product.c.id)
+        if not gone_too:
+            query = query.where(product.c.status == "present")
         found += [dict(row) for row in connection.execute(query).mappings()]
     return found
+
+
+def published_sets_of(connection: sa.Connection, product_ids: Collection[int]) -> list[dict[str, Any]]:
+    """Published sets that hold one of these products: published_set, name, and which of them it holds; by name.
+
+    A set is small and there are few: they are read whole. Products in it are numbers, or objects with a `product`.
+    """
+    wanted = set(product_ids)
+    sets = t.published_set
+    found = []
+    for row in connection.execute(sa.select(sets.c.id, sets.c.name, sets.c.products).order_by(sets.c.name)):
+        held = {int(item["product"] if isinstance(item, Mapping) else item) for item in row.products}
+        if held & wanted:
+            found.append({"published_set": row.id, "name": row.name, "products": sorted(held & wanted)})
+    return found
+
+
+def places_of_sub_groups(connection: sa.Connection, sub_group_ids: Collection[int]) -> list[dict[str, Any]]:
+    """pipeline, step and sub_group of each, in this order."""
+    group, step = t.sub_group, t.reduction_step
+    found: list[dict[str, Any]] = []
+    for chunk in chunks(sorted(sub_group_ids)):
+        query = (
+            sa.select(t.pipeline.c.name.label("pipeline"), step.c.name.label("step"), group.c.key.label("sub_group"))
+            .join(step, step.c.id == group.c.step_id)
+            .join(t.pipeline, t.pipeline.c.id == step.c.pipeline_id)
+            .where(group.c.id.in_(chunk))
+        )
+        found += [dict(row) for row in connection.execute(query).mappings()]
+    return sorted(found, key=lambda row: (row["pipeline"], row["step"], row["sub_group"]))
 
 
 def mark_stale(connection: sa.Connection, sub_group_ids: Collection[int], text: str, now: datetime) -> None:
