@@ -107,10 +107,20 @@ class Excluded:
         return _for(pipeline, self.named.get(run_id)) is not None
 
     def run(
-        self, pipeline: str, run_id: int, software: str, version: str, stands_on: Iterable[str] = ()
+        self,
+        pipeline: str,
+        run_id: int,
+        software: str,
+        version: str,
+        stands_on: Iterable[str] = (),
+        behind: Iterable[tuple[str, str]] = (),
     ) -> str | None:
-        """Why a run's products are not to be used; `stands_on`: names of the packages that they stand on."""
+        """Why a run's products are not to be used.
+
+        `stands_on`: names of the packages, `behind`: software and versions of the runs, that they stand on.
+        """
         found = _for(pipeline, self.runs.get(run_id)) or self.version(pipeline, software, version)
+        found = found or next((why for other in sorted(behind) if (why := self.version(pipeline, *other))), None)
         if found is not None or not self.names:
             return found
         return next((why for name in stands_on if (why := _for(pipeline, self.names.get(name)))), None)

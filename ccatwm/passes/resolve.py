@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -41,7 +41,7 @@ from ccatwm.core.states import RunStatus
 from ccatwm.edges.opsdb.exclusions import ExclusionReader
 from ccatwm.edges.opsdb.stores import products, runs, sub_groups, triggers
 from ccatwm.edges.opsdb.stores.companions import choose_companions
-from ccatwm.edges.opsdb.stores.exclusions import list_acceptances
+from ccatwm.edges.opsdb.stores.exclusions import list_acceptances, versions_behind
 from ccatwm.edges.opsdb.stores.steps import StepRecord, get_step_record, step_depths
 from ccatwm.edges.opsdb.stores.sub_groups import Feed, SubGroupRow
 from ccatwm.edges.opsdb.stores.triggers import OpenEvent
@@ -338,7 +338,8 @@ def _build_views(
         completed = [run.id for found in facts.values() for run in found if run.status is RunStatus.COMPLETED]
         stands_on = sub_groups.packages_of_runs(connection, completed)
         members = {key: _marked_members(step, found, excluded) for key, found in members.items()}
-        facts = {group: _marked_runs(step, found, excluded, stands_on) for group, found in facts.items()}
+        behind = versions_behind(connection, completed) if excluded.versions else {}
+        facts = {group: _marked_runs(step, found, excluded, stands_on, behind) for group, found in facts.items()}
     companions = choose_companions(connection, step.companions, members, excluded)
     accepted = list_acceptances(connection, [row.id for row in rows])
     return {
@@ -364,17 +365,24 @@ def _marked_members(step: StepRecord, members: Sequence[Member], excluded: Exclu
 
 
 def _marked_runs(
-    step: StepRecord, facts: Sequence[RunFacts], excluded: Excluded, stands_on: Mapping[int, Sequence[str]]
+    step: StepRecord,
+    facts: Sequence[RunFacts],
+    excluded: Excluded,
+    stands_on: Mapping[int, Sequence[str]],
+    behind: Mapping[int, Collection[tuple[str, str]]],
 ) -> list[RunFacts]:
-    """Runs that are excluded, that were made by an excluded version, or that stand on excluded packages."""
+    """Runs that are excluded, that were made by an excluded version, or that stand on excluded packages or on what an
+    excluded version made.
+    """
     return [
         replace(
             run,
-            excluded=excluded.run(step.pipeline, run.id, run.software, run.version, stands_on.get(run.id, ())),
+            excluded=excluded.run(step.pipeline, run.id, run.software, run.version, stands_on.get(run.id, ()),
+                                  behind.get(run.id, ())),
             excluded_itself=excluded.names_run(step.pipeline, run.id),
         )
         for run in facts
-    ]
+    ]  # fmt: skip
 
 
 def _view(

@@ -128,6 +128,44 @@ def runs_of_version(connection: sa.Connection, software: str, version: str) -> s
     }
 
 
+def versions_behind(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, frozenset[tuple[str, str]]]:
+    """(software, version) of all runs whose products each of these runs stands on, directly or through others."""
+    above: dict[int, set[int]] = {}
+    new = set(run_ids)
+    while new:
+        above |= {run_id: set() for run_id in new}
+        for chunk in chunks(sorted(new)):
+            query = sa.select(used.c.run_id, product.c.run_id.label("made_by"))
+            query = query.join(product, product.c.id == used.c.product_id)
+            for row in connection.execute(query.where(used.c.run_id.in_(chunk)).distinct()):
+                above[row.run_id].add(row.made_by)
+        new = {run_id for run_ids_above in above.values() for run_id in run_ids_above} - above.keys()
+    made_with = _versions_of(connection, above.keys())
+    return {
+        run_id: frozenset(made_with[other] for other in _reach(run_id, above) if other != run_id) for run_id in run_ids
+    }
+
+
+def _versions_of(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, tuple[str, str]]:
+    software = runs.c.resolved_step["software"]
+    columns = (runs.c.id, software["software"].as_string().label("name"), software["version"].as_string().label("version"))
+    found: dict[int, tuple[str, str]] = {}
+    for chunk in chunks(sorted(run_ids)):
+        for row in connection.execute(sa.select(*columns).where(runs.c.id.in_(chunk))):
+            found[row.id] = (row.name, row.version)
+    return found
+
+
+def _reach(run_id: int, above: Mapping[int, Collection[int]]) -> set[int]:
+    """The run and all above it."""
+    found, stack = {run_id}, [run_id]
+    while stack:
+        new = set(above[stack.pop()]) - found
+        found |= new
+        stack += new
+    return found
+
+
 def find_product_run(connection: sa.Connection, product_id: int) -> int | None:
     """The run that made a product, or None where there is no such product."""
     found: int | None = connection.execute(
