@@ -1,0 +1,174 @@
+"""When a sub-group is ready: complete data, enough upstream, deadlines, failures, quiet inputs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.crash.campaign import program
+from tests.passes.conftest import Observatory, as_json
+
+SCAN_1, SCAN_3 = "executed_obs_unit=1", "executed_obs_unit=3"
+
+
+def change(observatory: Observatory, name: str, pattern: str, new: str) -> None:
+    """Observations of a file become others."""
+    path = observatory.folder / name
+    text, count = re.subn(pattern, new, path.read_text())
+    assert count
+    path.write_text(text)
+    observatory.arrive(name)
+
+
+def define(observatory: Observatory, step: str, more: str) -> None:
+    observatory.edit(f"name: {step}, software: cal,", f"name: {step}, software: cal, {more},")
+
+
+def outcome(observatory: Observatory, step: str, key: str | None = None) -> str:
+    return str(observatory.sub_group(step, key)["outcome"])
+
+
+def inputs(observatory: Observatory, run: dict) -> set[str]:
+    """Packages of a run, or the sub-groups whose products it takes."""
+    rows = [i for i in observatory.rows("run_input") if i["run_id"] == run["id"]]
+    return {as_json(i["details"]).get("upstream_sub_group") or i["name"] for i in rows}
+
+
+# --- complete ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_packages(observatory: Observatory) -> Observatory:
+    """Scan 1 has a second package, which is on its way."""
+    first = re.search(r"(?m)^.*scan-1-LFA.*$", (observatory.folder / "night.yaml").read_text())
+    assert first
+    second = first[0].replace("scan-1-LFA", "scan-1-HFA").replace("CHAI/LFA", "CHAI/HFA")
+    second = second.replace("state: archived", "state: transferring")
+    (observatory.folder / "second.yaml").write_text(f"raw_data_packages:\n{second}\n")
+    observatory.arrive("second.yaml")
+    return observatory
+
+
+def test_a_scan_waits_until_all_its_packages_are_archived(two_packages: Observatory) -> None:
+    two_packages.until_quiet()
+    assert outcome(two_packages, "calibrate", SCAN_1) == "waiting-for-data"
+    change(two_packages, "second.yaml", "transferring", "archived")
+    two_packages.until_quiet()
+    (run,) = [r for r in two_packages.runs("calibrate") if r["sub_group_key"] == SCAN_1]
+    assert (run["status"], inputs(two_packages, run)) == ("COMPLETED", {"scan-1-LFA", "scan-1-HFA"})
+
+
+def test_a_package_that_failed_is_not_waited_for(two_packages: Observatory) -> None:
+    change(two_packages, "second.yaml", "transferring", "failed")
+    two_packages.until_quiet()
+    (run,) = [r for r in two_packages.runs("calibrate") if r["sub_group_key"] == SCAN_1]
+    assert inputs(two_packages, run) == {"scan-1-LFA"}
+
+
+def test_a_scan_that_goes_on_is_waited_for(observatory: Observatory) -> None:
+    change(observatory, "night.yaml", r'(name: scan-1,.*), end_time: [^,]*, status: completed', r"\1, status: running")
+    observatory.execute(f"UPDATE {observed(observatory)}executed_obs_unit SET end_time = NULL WHERE name = 'scan-1'")
+    observatory.until_quiet()
+    assert outcome(observatory, "calibrate", SCAN_1) == "waiting-for-data"
+    change(observatory, "night.yaml", "status: running", 'end_time: "2026-03-01T01:10:00Z", status: completed')
+    observatory.until_quiet()
+    assert {run["status"] for run in observatory.runs("calibrate")} == {"COMPLETED"}
+
+
+def observed(observatory: Observatory) -> str:
+    return "" if observatory.url.startswith("sqlite") else "public."
+
+
+def test_complete_none_takes_what_is_there(two_packages: Observatory) -> None:
+    define(two_packages, "calibrate", "complete: none")
+    two_packages.until_quiet()
+    assert {run["status"] for run in two_packages.runs("calibrate")} == {"COMPLETED"}
+
+
+def test_after_the_deadline_it_runs_with_what_is_there_and_again_when_late_data_come(two_packages: Observatory) -> None:
+    define(two_packages, "calibrate", "deadline_hours: 2")
+    two_packages.until_quiet()
+    assert outcome(two_packages, "calibrate", SCAN_1) == "waiting-for-data"
+    two_packages.minute += 121
+    two_packages.until_quiet()
+    change(two_packages, "second.yaml", "transferring", "archived")
+    two_packages.until_quiet()
+    made = [r for r in two_packages.runs("calibrate") if r["sub_group_key"] == SCAN_1]
+    assert [inputs(two_packages, run) for run in made] == [{"scan-1-LFA"}, {"scan-1-LFA", "scan-1-HFA"}]
+    assert [run["reason"] for run in made] == ["new-sub-group", "input-added"]
+
+
+# --- upstream ---------------------------------------------------------------------------------------------------
+
+
+def fail_scan_2(output, manifest):
+    return 3 if manifest["sub_group"] == "executed_obs_unit=2" else program(output, manifest)
+
+
+@pytest.fixture
+def three(observatory: Observatory) -> Observatory:
+    """Three scans, of which the second cannot be calibrated."""
+    observatory.arrive("late.yaml")
+    observatory.program = fail_scan_2
+    return observatory
+
+
+def test_a_failed_upstream_sub_group_is_waited_for(three: Observatory) -> None:
+    three.until_quiet()
+    assert outcome(three, "grid") == "waiting-for-upstream"
+    details = as_json(three.sub_group("grid")["details"])
+    assert [(u["sub_group"], u["state"]) for u in details["upstream"]] == [("executed_obs_unit=2", "failed")]
+
+
+def test_a_failed_upstream_sub_group_is_skipped_where_the_step_says_so(three: Observatory) -> None:
+    define(three, "grid", "on_upstream_failure: skip")
+    three.until_quiet()
+    (run,) = three.runs("grid")
+    assert (run["status"], inputs(three, run)) == ("COMPLETED", {SCAN_1, SCAN_3})
+
+
+@pytest.mark.parametrize(("requires", "expected"), [("0.6", "COMPLETED"), ("0.8", None), ("all", None)])
+def test_a_fraction_of_upstream_is_enough_where_the_step_says_so(
+    three: Observatory, requires: str, expected: str | None
+) -> None:
+    define(three, "grid", f"requires: {requires}")
+    three.until_quiet()
+    assert ([run["status"] for run in three.runs("grid")][-1:] or [None]) == [expected]
+
+
+def test_after_the_deadline_it_goes_without_what_failed_and_again_when_that_is_mended(three: Observatory) -> None:
+    define(three, "grid", "deadline_hours: 2")
+    three.until_quiet()
+    assert three.runs("grid") == []
+    three.minute += 121
+    three.until_quiet()
+    (first,) = three.runs("grid")
+    assert inputs(three, first) == {SCAN_1, SCAN_3}
+    three.program = program
+    three.edit("mode: hot_cold", "mode: cold")
+    three.until_quiet()
+    assert inputs(three, three.runs("grid")[-1]) == {SCAN_1, "executed_obs_unit=2", SCAN_3}
+
+
+# --- quiet ------------------------------------------------------------------------------------------------------
+
+
+def test_each_new_input_starts_the_quiet_time_anew(observatory: Observatory) -> None:
+    path = observatory.folder / "pipeline.yaml"
+    path.write_text(path.read_text() + "      - {name: map, software: cal, group_by: [source], settle_seconds: 3600}\n")
+    observatory.apply()
+    observatory.until_quiet()
+    assert outcome(observatory, "map") == "settling"
+    first = as_json(observatory.sub_group("map")["details"])["until"]
+    observatory.minute += 40
+    observatory.arrive("late.yaml")
+    observatory.until_quiet()
+    observatory.minute += 30  # the first quiet time is over
+    observatory.until_quiet()
+    assert outcome(observatory, "map") == "settling"
+    assert as_json(observatory.sub_group("map")["details"])["until"] > first
+    observatory.minute += 40
+    observatory.until_quiet()
+    (run,) = observatory.runs("map")
+    assert inputs(observatory, run) == {"scan-1-LFA", "scan-2-LFA", "scan-3-LFA"}
