@@ -27,7 +27,8 @@ INSERTING = ("observe", "arrive")  # acts beside which other transactions can go
 UNDECIDED = ("no-inputs", "waiting-for-data", "waiting-for-upstream", "waiting-for-image", "held")
 NUMBER = st.integers(0, 11)
 NUMBERS = st.tuples(NUMBER, NUMBER, NUMBER)
-ACT = st.tuples(st.sampled_from(sorted(OBSERVING)), NUMBERS)
+# What comes late comes with the round here: two delays together would be more than the overlap.
+ACT = st.tuples(st.sampled_from(sorted(OBSERVING.keys() - {"come late"})), NUMBERS)
 INSERT = st.tuples(st.sampled_from(INSERTING), NUMBERS)
 # What is written before the passes look; how many minutes ago that was; and what commits only after they have looked.
 ROUND = st.tuples(st.lists(ACT, min_size=1, max_size=4), st.integers(0, 55), st.lists(INSERT, max_size=2))
