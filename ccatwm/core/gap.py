@@ -222,11 +222,10 @@ def _decide(view: SubGroupView) -> Decision:
         details: dict[str, Any] = {"software": view.policy.software, "missing": "version"}
         if view.excluded_versions:
             details["excluded_versions"] = list(view.excluded_versions)
-        return Decision(Outcome.WAITING_FOR_IMAGE, details=details)
+        return Decision(Outcome.WAITING_FOR_IMAGE, details=details, keeps_request=True)
     if software.image is not None and software.image_digest is None:
-        return Decision(
-            Outcome.WAITING_FOR_IMAGE, details={"software": software.software, "image": software.image}
-        )
+        details = {"software": software.software, "image": software.image}
+        return Decision(Outcome.WAITING_FOR_IMAGE, details=details, keeps_request=True)
     recipe = _recipe(view, inputs, software)
     decision = (
         _existing(view, recipe)

@@ -19,8 +19,8 @@ from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.definitions import list_concerned
 from ccatwm.edges.opsdb.stores.requests import (
     find_pipeline,
+    keys_at_rest,
     list_steps,
-    settled_keys,
     step_versions,
     sub_group_keys,
 )
@@ -149,7 +149,7 @@ def _estimate(
         replace(scope, steps=tuple(step for step in scope.steps if step.id in step_ids))
         for scope in list_concerned(connection, step_ids, ())
     ]
-    settled = {} if force else {step_id: settled_keys(connection, step_id, SETTLED) for step_id in step_ids}
+    settled = {} if force else {step_id: keys_at_rest(connection, step_id, SETTLED) for step_id in step_ids}
     return estimate_runs(connection, grouping, [scope for scope in scopes if scope.steps], now, settled)
 
 

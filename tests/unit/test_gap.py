@@ -288,7 +288,8 @@ def test_a_sub_group_without_archived_packages_has_no_inputs():
 
 def test_an_image_that_is_not_there_yet_is_waited_for():
     missing = SoftwareVersion("cal", "1.0.0", ("cal",), "/images/a.sif", None)
-    assert decide(view(versions=[missing])).outcome is Outcome.WAITING_FOR_IMAGE
+    waiting = decide(view(versions=[missing]))
+    assert (waiting.outcome, waiting.keeps_request) == (Outcome.WAITING_FOR_IMAGE, True)
 
 
 # --- upstream ------------------------------------------------------------------------------------------------------------

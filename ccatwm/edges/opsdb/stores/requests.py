@@ -38,15 +38,6 @@ def sub_group_keys(connection: sa.Connection, step_id: int) -> set[str]:
     )
 
 
-def settled_keys(connection: sa.Connection, step_id: int, outcomes: Sequence[str]) -> frozenset[str]:
-    """Sub-groups on which the last decision was one of `outcomes`, and which nothing has touched since."""
-    group = t.sub_group
-    query = sa.select(group.c.key).where(
-        group.c.step_id == step_id, group.c.outcome.in_(outcomes), group.c.due_at.is_(None)
-    )
-    return frozenset(connection.execute(query).scalars())
-
-
 def keys_at_rest(connection: sa.Connection, step_id: int, outcomes: Sequence[str]) -> frozenset[str]:
     """Sub-groups of a step that have an open run, or on which the last decision was one of `outcomes` and nothing has
     touched them since, or for which a run completed that is younger than their inputs and the step's definition.
