@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,11 +103,20 @@ def read_yaml(path: Path, *, too_large: str) -> tuple[Document | None, list[Prob
     return parse_yaml(text, str(path)) if text is not None else (None, problems)
 
 
+class _Loader(yaml.CSafeLoader):
+    """Reads numbers such as 1e-3 and 7.2e1 as numbers, as YAML 1.2 has it (10.3.2); YAML 1.1 wants a dot and a sign."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
 def parse_yaml(text: str, file: str) -> tuple[Document | None, list[Problem]]:
     """YAML text as plain data with lines, and all that is wrong with it; no document where it cannot be parsed."""
     document = Document(file, text=text)
     problems: list[Problem] = []
-    loader = yaml.CSafeLoader(text)
+    loader = _Loader(text)
     try:
         refused = _find_refused(text, file)
         if refused is not None:

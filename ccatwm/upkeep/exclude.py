@@ -14,7 +14,7 @@ from ccatwm.core.gap import EXCLUDED
 from ccatwm.core.selection import Selection, suggest
 from ccatwm.core.wording import count_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.exclusions import Impact, end_exclusions, find_impact, impact_of
+from ccatwm.edges.opsdb.exclusions import Impact, end_exclusions, find_excluded, find_impact, impact_of
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import exclusions as store
 from ccatwm.edges.opsdb.stores import triggers, views
@@ -49,12 +49,14 @@ class ExclusionReport:
     targets: list[dict[str, Any]]
     impact: Impact
     places: list[dict[str, Any]] = field(default_factory=list)  # of the sub-groups to be decided on again
+    still: list[str] = field(default_factory=list)  # packages brought back that something else excludes
 
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": f"ccatwm.{self.act}/1",
             "dry_run": self.dry_run,
             self.act: self.targets,
+            "still_excluded": self.still,
             "impact": {**_impact_json(self.impact), "sub_group_list": self.places},
         }
 
@@ -62,7 +64,13 @@ class ExclusionReport:
         """For people."""
         done = {"exclude": "excluded", "include": "no longer excluded"}[self.act]
         would = f"would be {done}" if self.dry_run else done
-        return [*(f"{t['target']}: {would}" for t in self.targets), *_impact_lines(self.impact)]
+        said = [
+            f"{t['target']}: {would}" + (f" instead of {t['instead_of']}" if t["instead_of"] else "") for t in self.targets
+        ]
+        if self.still:
+            names = ", ".join(self.still[:SHOWN]) + (", ..." if len(self.still) > SHOWN else "")
+            said.append(f"  something else still excludes {names}: `ccatwm exclude --list`")
+        return [*said, *_impact_lines(self.impact)]
 
 
 def _impact_json(impact: Impact) -> dict[str, Any]:
@@ -71,6 +79,7 @@ def _impact_json(impact: Impact) -> dict[str, Any]:
         "sub_groups": len(impact.sub_groups),
         "runs": [{k: r[k] for k in ("run", "pipeline", "step", "sub_group", "cpu_hours")} for r in impact.current],
         "products": [dict(row) for row in impact.products],
+        "under_way": impact.under_way,
         "published_sets": impact.published,
         "core_hours": round(sum(row["cpu_hours"] or 0.0 for row in impact.current), 2),
     }
@@ -86,11 +95,15 @@ def _impact_lines(impact: Impact) -> list[str]:
     )
     shown = [f"  product {p['product']} of run {p['run']}: {p['type']} {p['path']}" for p in impact.products[:SHOWN]]
     more = len(impact.products) - SHOWN
+    under_way = [
+        f"  {count_text(len(impact.under_way), 'run')} under way with it: what they make is not used (`ccatwm cancel` "
+        f"stops them): {', '.join(map(str, impact.under_way[:SHOWN]))}"
+    ] if impact.under_way else []  # fmt: skip
     published = [
         f"  published set {row['name']} holds {count_text(len(row['products']), 'product')} made from it"
         for row in impact.published
     ]
-    return [head, *published, *shown, *([f"  and {more} more; --json lists all"] if more > 0 else [])]
+    return [head, *under_way, *published, *shown, *([f"  and {more} more; --json lists all"] if more > 0 else [])]
 
 
 # --- exclude --------------------------------------------------------------------------------------------------
@@ -117,13 +130,16 @@ def exclude(
         impact = Impact()
         reports = []
         for target, of_it in _targets(connection, grouping, texts, pipeline, act.now):
-            known = _same(connection, target, pipeline)
-            if known is None and not act.dry_run:
+            same = _same(connection, target, pipeline)
+            known = same.exclusion.id if same is not None else None
+            instead = same is not None and (same.until, same.exclusion.reason) != (until, act.reason)
+            if not act.dry_run and (known is None or instead):
+                store.end_exclusions(connection, [known] if known is not None else [], act.now)
                 known = store.insert_exclusion(
                     connection, target, pipeline=pipeline, reason=act.reason, actor=act.actor, now=act.now, until=until
                 )
             impact.add(of_it)
-            reports.append({"exclusion": known, "target": target.text})
+            reports.append({"exclusion": known, "target": target.text, "instead_of": _before(same) if instead else None})
         if len(impact.sub_groups) > act.confirm_runs and not (act.yes or act.dry_run):
             raise UsageError(
                 f"{_impact_lines(impact)[0]}: more than CONFIRM_RUNS ({act.confirm_runs})",
@@ -162,7 +178,7 @@ def _targets(
     found: list[tuple[Target, Impact]] = []
     for text in dict.fromkeys(texts):
         try:
-            target = _found(connection, parse_target(text, now))
+            target = _found(connection, grouping, parse_target(text, now))
             impact = find_impact(connection, grouping, target, pipeline, now)
             if target.of_packages and target.kind != "module" and not impact.packages:
                 raise UsageError(f"{text}: no package is, or belongs to, that", next="`ccatwm lineage package:NAME`")
@@ -176,8 +192,12 @@ def _targets(
     return found
 
 
-def _found(connection: sa.Connection, target: Target) -> Target:
+def _found(connection: sa.Connection, grouping: GroupingEngine, target: Target) -> Target:
     selection = target.selection
+    if target.kind == "module":
+        name, known = target.text.removeprefix("module:").partition("@")[0], grouping.modules(connection)
+        if name not in known:
+            raise UsageError(f"there is no module {name!r}", next=suggest(name, known, none="no module is known"))
     if target.kind == "product":
         run_id = store.find_product_run(connection, selection["product"])
         if run_id is None:
@@ -193,12 +213,19 @@ def _found(connection: sa.Connection, target: Target) -> Target:
     return target
 
 
-def _same(connection: sa.Connection, target: Target, pipeline: str | None) -> int | None:
-    """The exclusion that says the same and holds already."""
+def _same(connection: sa.Connection, target: Target, pipeline: str | None) -> store.ExclusionRow | None:
+    """The exclusion of the same that holds already: another reason or end takes its place."""
     for row in store.list_exclusions(connection):
         if (row.exclusion.text, row.exclusion.pipeline) == (target.text, pipeline):
-            return row.exclusion.id
+            return row
     return None
+
+
+def _before(row: store.ExclusionRow | None) -> str | None:
+    if row is None:
+        return None
+    until = "" if row.until is None else f", until {utc_text(row.until)}"
+    return f"exclusion {row.exclusion.id} ({row.exclusion.reason}{until})"
 
 
 # --- include --------------------------------------------------------------------------------------------------
@@ -216,15 +243,17 @@ def include(
         ended = [_excluded_now(connection, text, pipeline) for text in dict.fromkeys(texts)]
         impact = impact_of(connection, grouping, ended, act.now)
         if not act.dry_run:
-            end_exclusions(connection, ended, impact, act.now)
+            end_exclusions(connection, grouping, ended, impact, act.now)
         report = ExclusionReport(
             "include",
             act.dry_run,
-            [{"exclusion": row.exclusion.id, "target": row.exclusion.text} for row in ended],
+            [{"exclusion": row.exclusion.id, "target": row.exclusion.text, "instead_of": None} for row in ended],
             impact,
             store.places_of_sub_groups(connection, impact.sub_groups),
         )
         if not act.dry_run:
+            excluded = find_excluded(connection, grouping, act.now)
+            report.still = sorted(name for name in impact.packages if name in excluded.names)
             _log(connection, "include", texts, act, {"pipeline": pipeline})
     return report
 

@@ -341,3 +341,51 @@ def test_what_stands_on_an_excluded_version_is_stale_at_once_and_through_the_pas
         assert usable(observatory) == []
     for step in ("calibrate", "grid", "atlas"):
         assert observatory.sub_group(step)["stale"].startswith("excluded: "), step
+
+
+def test_what_is_included_again_counts_also_where_only_a_person_asks_for_decisions(observatory):
+    observatory.until_quiet()
+    before = sorted(usable(observatory))
+    observatory.edit("trigger: {type: CONTINUOUS}", "trigger: {type: MANUAL}")
+    observatory.until_quiet()
+    out(observatory, "package:scan-1-LFA")
+    observatory.until_quiet()
+    assert sorted(usable(observatory)) != before
+    report = back(observatory, "package:scan-1-LFA")
+    assert report.still == []
+    assert sorted(usable(observatory)) == before
+    observatory.until_quiet()
+    assert sorted(usable(observatory)) == before
+
+
+def test_what_something_else_excludes_is_told_when_it_is_included(observatory):
+    observatory.until_quiet()
+    out(observatory, "package:scan-1-LFA", "unit:scan-1")
+    report = back(observatory, "package:scan-1-LFA")
+    assert report.still == ["scan-1-LFA"]
+    assert any("something else still excludes scan-1-LFA" in line for line in report.lines())
+    group = observatory.sub_group("calibrate", "executed_obs_unit=1")
+    assert group["stale"] == "excluded: the hot load was open"
+
+
+def test_another_end_or_reason_takes_the_place_of_an_exclusion(observatory):
+    observatory.until_quiet()
+    now = observatory.context().clock.now()
+    out(observatory, "package:scan-1-LFA", until=now + timedelta(hours=2))
+    report = out(observatory, "package:scan-1-LFA")
+    assert "instead of exclusion 1 (the hot load was open, until 2026-03-0" in report.lines()[0]
+    (one,) = list_exclusions(observatory.context().database)["exclusions"]
+    assert (one["exclusion"], one["until"]) == (2, None)
+
+
+def test_runs_under_way_with_what_is_excluded_are_told(observatory):
+    observatory.make_runs()
+    report = out(observatory, "package:scan-1-LFA", dry_run=True)
+    (run,) = [r["id"] for r in observatory.runs("calibrate") if r["sub_group_key"] == "executed_obs_unit=1"]
+    assert report.impact.under_way == [run]
+    assert any("1 run under way with it" in line for line in report.lines())
+
+
+def test_a_module_that_is_not_there_cannot_be_excluded(observatory):
+    with pytest.raises(UsageError, match="there is no module 'CHAI/XFA'"):
+        out(observatory, "module:CHAI/XFA@2026-03-01T02:30:00Z..2026-03-01T04:00:00Z")

@@ -167,3 +167,9 @@ def test_lines_of_json_are_counted_with_those_that_are_empty(tmp_path):
         (5, None, "is no JSON:"),
         (6, None, "is not UTF-"),
     ]
+
+
+def test_numbers_with_an_exponent_are_numbers_as_in_yaml_1_2():
+    document, problems = parse_yaml('{a: 1e-3, b: 7.2e1, c: 1.0e300, d: "1e3", e: 1e3x}', "f.yaml")
+    assert not problems
+    assert document.data == {"a": 0.001, "b": 72.0, "c": 1e300, "d": "1e3", "e": "1e3x"}

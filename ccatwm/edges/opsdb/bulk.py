@@ -54,6 +54,8 @@ def _copy(connection: sa.Connection, table: sa.Table, columns: Sequence[str], ro
     lines = map("\t".join, zip(*texts.values(), strict=True))
     file = io.StringIO("\n".join([*lines, ""]))
     dbapi = connection.dialect.loaded_dbapi
+    if not connection.in_transaction():  # what goes past SQLAlchemy begins none, and would not be committed
+        connection.begin()
     try:
         cursor: Any = connection.connection.cursor()
         cursor.copy_expert(statement, file)

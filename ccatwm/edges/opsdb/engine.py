@@ -9,12 +9,15 @@ costs more than all else in a pass with nothing to do.
 from __future__ import annotations
 
 import copy
+import json
+import math
 import os
 import pwd
 import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from ccatwm.errors import (
     MissingRightError,
     OpsDbUnavailableError,
     SchemaVersionError,
+    UsageError,
 )
 from ccatwm.interfaces import Effects, PlainEffects
 from ccatwm.settings.load import mask_url
@@ -136,7 +140,17 @@ class Database:
             yield
         except sa.exc.IntegrityError as error:
             raise ConflictError(f"the ops-db refused a row: {_first_line(error)}") from error
+        except OverflowError as error:  # SQLite's driver, of a number beyond 64 bits
+            raise UsageError(
+                "a number is too large: nothing here has one beyond 64 bits", next="correct the number"
+            ) from error
         except sa.exc.DBAPIError as error:
+            if _lacks_tables(error):
+                raise SchemaVersionError(
+                    f"the ops-db's tables are not those of this release: {_first_line(error)}",
+                    where=self.safe_url,
+                    next="run `ccatwm db check`, which lists what is missing",
+                ) from error
             if not (_is_away(error) or _is_denied(error)):
                 raise
             raise self._explain(error) from error
@@ -260,6 +274,7 @@ def _build_engine(url: sa.URL, busy_seconds: float) -> sa.Engine:
             url,
             poolclass=NullPool,
             connect_args=POSTGRESQL_CONNECT,
+            json_deserializer=_read_json,
         )
         # Before SQLAlchemy asks for the default schema.
         sa.event.listen(engine, "connect", _leave_out_own_schema, insert=True)
@@ -268,6 +283,19 @@ def _build_engine(url: sa.URL, busy_seconds: float) -> sa.Engine:
         f"OPSDB_URL names a database of kind {url.get_backend_name()!r}",
         next="use sqlite:/// or postgresql://",
     )
+
+
+def _read_json(text: str | bytes) -> Any:
+    """jsonb writes out a large float (1e300) as a whole number of that many digits."""
+    return json.loads(text, parse_int=_whole_or_float)
+
+
+def _whole_or_float(digits: str) -> int | float:
+    whole = int(digits)
+    if -(1 << 63) <= whole < 1 << 63:
+        return whole
+    number = float(digits)  # was it written as this one?
+    return number if math.isfinite(number) and int(Decimal(repr(number))) == whole else whole
 
 
 def _leave_out_own_schema(connection: Any, _record: Any) -> None:
@@ -338,6 +366,12 @@ def _is_away(error: sa.exc.DBAPIError) -> bool:
     """
     silent = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
     return error.connection_invalidated or isinstance(error, silent) or type(error) is sa.exc.DatabaseError
+
+
+def _lacks_tables(error: sa.exc.DBAPIError) -> bool:
+    """Whether a statement of ours names what the tables of another release do not have."""
+    lacking = str(error.orig).startswith(("no such column", "no such table"))
+    return lacking or getattr(error.orig, "pgcode", None) in (*_NO_TABLE, "42703")  # undefined_column
 
 
 def _is_denied(error: sa.exc.DBAPIError) -> bool:

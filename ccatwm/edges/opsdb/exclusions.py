@@ -18,6 +18,7 @@ from ccatwm.edges.opsdb.grouping import GroupedPackage, GroupingEngine
 from ccatwm.edges.opsdb.stores import exclusions as store
 from ccatwm.edges.opsdb.stores.companions import sub_groups_served
 from ccatwm.edges.opsdb.stores.due import mark_downstream_due, mark_due
+from ccatwm.edges.opsdb.stores.sub_groups import packages_of_runs
 
 PAGE = 5000
 
@@ -83,12 +84,14 @@ class Impact:
     sub_groups: set[int] = field(default_factory=set)  # to be decided on again
     current: list[dict[str, Any]] = field(default_factory=list)  # current runs that stand on it, by run
     products: list[dict[str, Any]] = field(default_factory=list)  # of those runs
+    under_way: list[int] = field(default_factory=list)  # open runs that read it
     published: list[dict[str, Any]] = field(default_factory=list)  # sets that hold a product made from it, current or not
 
     def add(self, other: Impact) -> None:
         known = {row["run"] for row in self.current}
         self.packages |= other.packages
         self.sub_groups |= other.sub_groups
+        self.under_way = sorted({*self.under_way, *other.under_way})
         self.current += [row for row in other.current if row["run"] not in known]
         self.products += [row for row in other.products if row["run"] not in known]
         for row in other.published:
@@ -118,6 +121,7 @@ def find_impact(
     else:
         run_ids = store.runs_on_runs(connection, [target.selection["run"]])
     found.current = store.current_of_runs(connection, run_ids, pipeline)
+    found.under_way = store.open_of_runs(connection, run_ids, pipeline)
     found.products = store.products_of_runs(connection, {row["run"] for row in found.current})
     made = store.products_of_runs(connection, run_ids, gone_too=True)
     found.published = store.published_sets_of(connection, [row["product"] for row in made])
@@ -138,17 +142,38 @@ def impact_of(
 
 
 def end_exclusions(
-    connection: sa.Connection, rows: Iterable[store.ExclusionRow], impact: Impact, now: datetime
+    connection: sa.Connection,
+    grouping: GroupingEngine,
+    rows: Iterable[store.ExclusionRow],
+    impact: Impact,
+    now: datetime,
 ) -> None:
-    """They hold no more, and what they concerned is decided on again."""
+    """They hold no more; what they concerned is decided on again, and products that nothing else excludes count at once:
+    steps by hand or by cron are not decided on before somebody, or a tick, asks."""
     store.end_exclusions(connection, [row.exclusion.id for row in rows], now)
+    for sub_group_id, why in _still_excluded(connection, grouping, impact.current, now).items():
+        store.unmark(connection, sub_group_id, why)
     mark_due(connection, impact.sub_groups, now)
     mark_downstream_due(connection, [row["sub_group_id"] for row in impact.current], now)
+
+
+def _still_excluded(
+    connection: sa.Connection, grouping: GroupingEngine, current: Iterable[Mapping[str, Any]], now: datetime
+) -> dict[int, str | None]:
+    """Why current runs are excluded now, by sub-group; None where they are not."""
+    excluded = find_excluded(connection, grouping, now)
+    rows = {row["run"]: row for row in current}
+    versions, behind = store.versions_of(connection, rows), store.versions_behind(connection, rows)
+    stands_on = packages_of_runs(connection, sorted(rows))
+    return {
+        row["sub_group_id"]: excluded.run(row["pipeline"], run, *versions[run], stands_on[run], behind[run])
+        for run, row in rows.items()
+    }
 
 
 def end_expired(connection: sa.Connection, grouping: GroupingEngine, now: datetime) -> list[str]:
     """End the exclusions whose time is over; what they named."""
     expired = store.list_expired(connection, now)
     if expired:
-        end_exclusions(connection, expired, impact_of(connection, grouping, expired, now), now)
+        end_exclusions(connection, grouping, expired, impact_of(connection, grouping, expired, now), now)
     return [row.exclusion.text for row in expired]

@@ -353,6 +353,15 @@ class GroupingEngine:
             row = connection.execute(query.where(d("id").in_(ids))).first()
         return None if row is None else self._location(row)
 
+    def modules(self, connection: sa.Connection) -> list[str]:
+        """All instrument modules, as INSTRUMENT/MODULE."""
+        instrument, module = self._tables.table("Instrument"), self._tables.table("InstrumentModule")
+        m, i = partial(self._tables.column, "InstrumentModule"), partial(self._tables.column, "Instrument")
+        query = sa.select(i("name").label("instrument"), m("name").label("module")).select_from(
+            module.join(instrument, m("instrument_id") == i("id"))
+        )
+        return sorted(f"{row.instrument}/{row.module}" for row in connection.execute(query))
+
     def locations(self, connection: sa.Connection) -> list[Location]:
         """All data locations."""
         d = partial(self._tables.column, "DataLocation")

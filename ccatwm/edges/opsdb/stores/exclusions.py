@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.exclusions import Exclusion, Target
+from ccatwm.core.gap import EXCLUDED
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.due import mark_where_due
@@ -140,13 +141,14 @@ def versions_behind(connection: sa.Connection, run_ids: Collection[int]) -> dict
             for row in connection.execute(query.where(used.c.run_id.in_(chunk)).distinct()):
                 above[row.run_id].add(row.made_by)
         new = {run_id for run_ids_above in above.values() for run_id in run_ids_above} - above.keys()
-    made_with = _versions_of(connection, above.keys())
+    made_with = versions_of(connection, above.keys())
     return {
         run_id: frozenset(made_with[other] for other in _reach(run_id, above) if other != run_id) for run_id in run_ids
     }
 
 
-def _versions_of(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, tuple[str, str]]:
+def versions_of(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, tuple[str, str]]:
+    """(software, version) of runs."""
     software = runs.c.resolved_step["software"]
     columns = (runs.c.id, software["software"].as_string().label("name"), software["version"].as_string().label("version"))
     found: dict[int, tuple[str, str]] = {}
@@ -241,6 +243,17 @@ def current_of_runs(
     return found
 
 
+def open_of_runs(connection: sa.Connection, run_ids: Collection[int], pipeline: str | None) -> list[int]:
+    """Of these runs those that are under way."""
+    found: list[int] = []
+    for chunk in chunks(sorted(run_ids)):
+        query = sa.select(runs.c.id).where(runs.c.id.in_(chunk), runs.c.is_open).order_by(runs.c.id)
+        if pipeline is not None:
+            query = query.where(runs.c.pipeline_name == pipeline)
+        found += connection.execute(query).scalars()
+    return found
+
+
 def sub_groups_of_runs(connection: sa.Connection, run_ids: Collection[int], pipeline: str | None) -> set[int]:
     """Sub-groups for which these runs were made, current or not."""
     found: set[int] = set()
@@ -294,6 +307,13 @@ def places_of_sub_groups(connection: sa.Connection, sub_group_ids: Collection[in
         )
         found += [dict(row) for row in connection.execute(query).mappings()]
     return sorted(found, key=lambda row: (row["pipeline"], row["step"], row["sub_group"]))
+
+
+def unmark(connection: sa.Connection, sub_group_id: int, why: str | None) -> None:
+    """Why the product of a sub-group that was marked as excluded is so still; None: it is not."""
+    group = t.sub_group
+    marked = sa.and_(group.c.id == sub_group_id, group.c.stale.startswith(EXCLUDED, autoescape=True))
+    connection.execute(sa.update(group).where(marked).values(stale=None if why is None else f"{EXCLUDED}{why}"))
 
 
 def mark_stale(connection: sa.Connection, sub_group_ids: Collection[int], text: str, now: datetime) -> None:
