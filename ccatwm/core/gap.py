@@ -228,7 +228,7 @@ def _decide(view: SubGroupView) -> Decision:
         return Decision(Outcome.WAITING_FOR_IMAGE, details=details, keeps_request=True)
     recipe = _recipe(view, inputs, software)
     decision = (
-        _existing(view, recipe)
+        _existing(view, recipe, inputs)
         or _tolerated(view, recipe, inputs)
         or _unready_companions(view, recipe)
         or _gap(view, recipe, inputs)
@@ -430,9 +430,9 @@ def _compatible_version(
 # --- what exists, and the gap --------------------------------------------------------------------------------------
 
 
-def _existing(view: SubGroupView, recipe: Recipe) -> Decision | None:
+def _existing(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Decision | None:
     """A run that already answers the wanted recipe: accepted for it, open, completed with its files, or blocking it."""
-    accepted = _accepted(view, recipe)
+    accepted = _accepted(view, recipe, inputs)
     if accepted is not None:
         return accepted
     same = [run for run in view.runs if run.recipe_digest == recipe.digest]
@@ -451,7 +451,7 @@ def _existing(view: SubGroupView, recipe: Recipe) -> Decision | None:
     return _blocked(view, recipe, blocking) if blocking is not None else None
 
 
-def _accepted(view: SubGroupView, recipe: Recipe) -> Decision | None:
+def _accepted(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Decision | None:
     """A person declared the present product good for the wanted recipe; it holds until another recipe is wanted."""
     current = view.current
     if current is None or not current.good or current.recipe_digest == recipe.digest or _forced(view):
@@ -459,7 +459,7 @@ def _accepted(view: SubGroupView, recipe: Recipe) -> Decision | None:
     now = view.request is not None and view.request.accept
     if not now and (view.request is not None or view.accepted.get(recipe.digest) != current.id):
         return None
-    details = {"run": current.id}
+    details = {"run": current.id, "changes": _changes(view, current, recipe, inputs)}
     return Decision(
         Outcome.ACCEPTED, details=details, current_run_id=current.id, supersede_run_id=_superseded(view), accepts=now
     )

@@ -44,6 +44,7 @@ class Facts:
     companions: Sequence[Mapping[str, Any]]  # of its current run
     upstream: Sequence[UpstreamGroup]
     events: Sequence[Mapping[str, Any]]
+    acceptance: Mapping[str, Any] | None = None  # of the wanted recipe: reason, actor, created_at
 
     @property
     def details(self) -> Mapping[str, Any]:
@@ -136,6 +137,7 @@ def _list_facts(
     feeds = list_feeds(connection, get_step_record(connection, step["id"]), keys, now)
     companions = views.list_companions(connection, {g["current_run_id"] for g in groups if g["current_run_id"]})
     events = views.list_open_events(connection, [step["id"]])
+    acceptances = views.list_wanted_acceptances(connection, [g["id"] for g in groups if g["outcome"] == "accepted"])
     trigger = effective_trigger(
         step["trigger_type"],
         step["trigger_config"],
@@ -154,6 +156,7 @@ def _list_facts(
             companions.get(group["current_run_id"], []),
             [feed.group for feed in feeds[group["key"]]],
             events,
+            acceptances.get(group["id"]),
         )
         for group in groups
     ]
@@ -184,6 +187,9 @@ def _explain(facts: Facts) -> dict[str, Any]:
         "held": group["held"],
         "open_run": opened["run"] if opened else None,
         "backfill": group["backfill_id"],
+        "accepted_by": facts.acceptance["actor"] if facts.acceptance else None,
+        "accepted_at": utc_text(facts.acceptance["created_at"]) if facts.acceptance else None,
+        "accepted_because": facts.acceptance["reason"] if facts.acceptance else None,
         "runs": [
             {
                 "run": run["run"],
@@ -364,7 +370,10 @@ def _restored(facts: Facts) -> Words:
 
 
 def _accepted(facts: Facts) -> Words:
-    return "a person accepted the current product as it is, for what is wanted now", _wanting_more(facts)
+    said, not_counted = facts.acceptance, _changes_text(facts.details)
+    who = f"{said['actor']} accepted" if said is not None else "a person accepted"
+    when = f" at {utc_text(said['created_at'])}: {said['reason']}" if said is not None else ""
+    return f"{who} the current product as it is, for what is wanted now{not_counted}{when}", _wanting_more(facts)
 
 
 OTHER_RECIPE = "another input, upstream product, configuration, reference or software version is wanted"

@@ -232,7 +232,8 @@ RUNS = [
 NO_RUNS = [
     Case(nothing, "up-to-date", told=("run ",), explained=("made from exactly what is wanted now",), has=("run",)),
     Case(back_again, "restored", told=("run ",), explained=("its products are current again",), has=("run",)),
-    Case(accepted, "accepted", told=("run ",), explained=("a person accepted the current product",), has=("run",)),
+    Case(accepted, "accepted", None, (("changes.config", {"fit.order": [1, 2]}),), ("run ",),
+         ("ada accepted the current product", "(fit.order 1 -> 2)", ": good enough"), has=("run",)),
     Case(cooled, "cooling-down", "input-added", (("changes.inputs_added", ["scan-3-LFA"]),),
          ("input-added: not before 2026-03-03",), ("younger than the cooldown of 86400", "it runs in ", "added scan-3-LFA"),
          has=("until",)),

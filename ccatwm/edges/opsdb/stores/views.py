@@ -531,6 +531,21 @@ def list_sub_groups(
     return _rows(connection, query.order_by(sub_group.c.step_id, sub_group.c.key).limit(limit))
 
 
+def list_wanted_acceptances(connection: sa.Connection, sub_group_ids: Collection[int]) -> dict[int, Row]:
+    """The newest acceptance of what each sub-group wants now: reason, actor, created_at."""
+    accepted = t.acceptance
+    found: dict[int, Row] = {}
+    for chunk in chunks(sorted(sub_group_ids)):
+        query = (
+            sa.select(accepted.c.sub_group_id, accepted.c.reason, accepted.c.actor, accepted.c.created_at)
+            .join(sub_group, sub_group.c.id == accepted.c.sub_group_id)
+            .where(sub_group.c.id.in_(chunk), sub_group.c.wanted_recipe == accepted.c.recipe)
+            .order_by(accepted.c.id)
+        )
+        found |= {row["sub_group_id"]: row for row in _rows(connection, query)}
+    return found
+
+
 def list_software_versions(connection: sa.Connection, software: str) -> list[str]:
     """Versions that were ever applied of a software."""
     version, known = t.reduction_software_version, t.reduction_software
