@@ -142,6 +142,7 @@ class ParsedRules:
     tree: Node | None = None
     rules: list[Rule] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    columns: list[tuple[str, str, str | None, str]] = field(default_factory=list)  # of wrong rules: they are checked too
     count: int = 0
 
     @staticmethod
@@ -196,9 +197,13 @@ class ParsedRules:
         value = _plain(raw.get("value"))
         self._check_operator(raw.get("operator"), value, where)
         path = raw.get("json_path")
-        if path is not None and (wanted := wrong_json_path(path)):
+        wanted = wrong_json_path(path) if path is not None else None
+        if wanted:
             self._wrong(where, f"json_path {_short(path)}", wanted)
         if len(self.problems) > before:
+            table, column = raw.get("table"), raw.get("column")
+            if isinstance(table, str) and isinstance(column, str):
+                self.columns.append((table, column, None if wanted else path, where))
             return None
         rule = Rule(raw["table"], raw["column"], raw["operator"], value, path, where)
         self.rules.append(rule)

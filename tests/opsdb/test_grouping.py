@@ -608,3 +608,12 @@ def test_renamed_columns_and_enum_values_are_spoken_of_as_ours(database: Databas
         engine = GroupingEngine(tables, database.dialect, "UTC")
         found = engine.members(connection, rules, ["source"], now=NOW)
     assert [(package.key, package.state) for package in found] == [("source=NGC253", "archived")]
+
+
+@pytest.mark.quick
+def test_a_rule_with_several_mistakes_is_told_all_of_them() -> None:
+    engine = GroupingEngine(ObservationTables.managed(), "sqlite", "UTC")
+    wrong = [{"table": "Source", "column": "nam", "operator": "eqq", "value": [1]}]
+    told = " ".join(problem.what for problem in engine.check(wrong, []))
+    assert "unknown operator 'eqq'" in told
+    assert "no column 'nam'" in told

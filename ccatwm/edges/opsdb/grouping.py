@@ -95,6 +95,8 @@ class GroupingEngine:
         problems = [*parsed.problems, *problems]
         for rule in parsed.rules:
             problems += self._check_rule(rule)
+        for table, column, path, place in parsed.columns:
+            problems += self._check_column(table, column, path, place)
         for dim in dims:
             problems += self._check_dimension(dim, group_by)
         return parsed.tree, dims, problems
