@@ -9,12 +9,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.exclusions import Target, parse_target
+from ccatwm.core.exclusions import Excluded, Target, parse_target
 from ccatwm.core.gap import EXCLUDED
 from ccatwm.core.selection import Selection, suggest
 from ccatwm.core.wording import count_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.exclusions import Impact, end_exclusions, find_excluded, find_impact, impact_of
+from ccatwm.edges.opsdb.exclusions import Impact, end_exclusions, find_impact, impact_of
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import exclusions as store
 from ccatwm.edges.opsdb.stores import triggers, views
@@ -242,18 +242,16 @@ def include(
     with database.write() if not act.dry_run else database.read() as connection:
         ended = [_excluded_now(connection, text, pipeline) for text in dict.fromkeys(texts)]
         impact = impact_of(connection, grouping, ended, act.now)
-        if not act.dry_run:
-            end_exclusions(connection, grouping, ended, impact, act.now)
+        excluded = end_exclusions(connection, grouping, ended, impact, act.now) if not act.dry_run else Excluded()
         report = ExclusionReport(
             "include",
             act.dry_run,
             [{"exclusion": row.exclusion.id, "target": row.exclusion.text, "instead_of": None} for row in ended],
             impact,
             store.places_of_sub_groups(connection, impact.sub_groups),
+            sorted(name for name in impact.packages if name in excluded.names),
         )
         if not act.dry_run:
-            excluded = find_excluded(connection, grouping, act.now)
-            report.still = sorted(name for name in impact.packages if name in excluded.names)
             _log(connection, "include", texts, act, {"pipeline": pipeline})
     return report
 

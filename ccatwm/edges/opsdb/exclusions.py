@@ -147,21 +147,22 @@ def end_exclusions(
     rows: Iterable[store.ExclusionRow],
     impact: Impact,
     now: datetime,
-) -> None:
+) -> Excluded:
     """They hold no more; what they concerned is decided on again, and products that nothing else excludes count at once:
-    steps by hand or by cron are not decided on before somebody, or a tick, asks."""
+    steps by hand or by cron are not decided on before somebody, or a tick, asks. Returns what is excluded still."""
     store.end_exclusions(connection, [row.exclusion.id for row in rows], now)
-    for sub_group_id, why in _still_excluded(connection, grouping, impact.current, now).items():
+    excluded = find_excluded(connection, grouping, now)
+    for sub_group_id, why in _still_excluded(connection, excluded, impact.current).items():
         store.unmark(connection, sub_group_id, why)
     mark_due(connection, impact.sub_groups, now)
     mark_downstream_due(connection, [row["sub_group_id"] for row in impact.current], now)
+    return excluded
 
 
 def _still_excluded(
-    connection: sa.Connection, grouping: GroupingEngine, current: Iterable[Mapping[str, Any]], now: datetime
+    connection: sa.Connection, excluded: Excluded, current: Iterable[Mapping[str, Any]]
 ) -> dict[int, str | None]:
     """Why current runs are excluded now, by sub-group; None where they are not."""
-    excluded = find_excluded(connection, grouping, now)
     rows = {row["run"]: row for row in current}
     versions, behind = store.versions_of(connection, rows), store.versions_behind(connection, rows)
     stands_on = packages_of_runs(connection, sorted(rows))
