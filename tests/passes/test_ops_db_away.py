@@ -237,6 +237,24 @@ def end_whoever_waits(url: str) -> None:
     raise AssertionError("nobody waited for the lock")
 
 
+@pytest.mark.postgres
+def test_transactions_share_a_session_and_one_that_was_ended_meanwhile_is_replaced(server):
+    """Between two rounds of a manager its ops-db may be started anew: the next round does not fail for it."""
+    url = server.make(upgraded=True)
+    database = Database(url)
+
+    def session() -> int:
+        with database.write() as connection:
+            return connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+
+    first = session()
+    assert session() == first
+    server.break_connections(sa.make_url(url).database)
+    second = session()
+    assert second != first and session() == second
+    database.dispose()
+
+
 # --- SQLite -------------------------------------------------------------------------------------------------------
 
 

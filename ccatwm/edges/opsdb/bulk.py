@@ -15,10 +15,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.edges.opsdb.types import UtcDateTime, as_utc, utc_text
+from ccatwm.edges.opsdb.types import UtcDateTime, utc_text
 
 Row = Sequence[Any]
-ROWS_PER_UPDATE = 500
 _ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})  # PostgreSQL manual, COPY, text format
 NULL = r"\N"
 _ENCODE = json.JSONEncoder().encode  # as SQLAlchemy's JSON does
@@ -39,7 +38,7 @@ def insert_rows(connection: sa.Connection, table: sa.Table, columns: Sequence[st
     if connection.dialect.name == "sqlite":
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
         statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"
-        connection.exec_driver_sql(statement, _converted(table, columns, rows, _SQLITE))
+        connection.exec_driver_sql(statement, _converted(table, columns, rows, _PLAIN))
     else:
         _copy(connection, table, columns, rows)
 
@@ -71,20 +70,19 @@ def update_rows(connection: sa.Connection, table: sa.Table, columns: Sequence[st
     if connection.dialect.name == "sqlite":
         settings = ", ".join(f"{name} = ?" for name in columns)
         statement = f"UPDATE {table.name} SET {settings} WHERE id = ?"
-        turned = [(*row[1:], row[0]) for row in _converted(table, ("id", *columns), rows, _SQLITE)]
+        turned = [(*row[1:], row[0]) for row in _converted(table, ("id", *columns), rows, _PLAIN)]
         connection.exec_driver_sql(statement, turned)
         return
-    settings = ", ".join(f"{name} = v.{name}" for name in columns)
     names = ("id", *columns)
-    marks = ", ".join(f"%s::{table.c[name].type.compile(connection.dialect)}" for name in names)
-    for start in range(0, len(rows), ROWS_PER_UPDATE):
-        page = _converted(table, names, rows[start : start + ROWS_PER_UPDATE], _VALUES)
-        values = ", ".join([f"({marks})"] * len(page))
-        statement = (
-            f"UPDATE {table.fullname} AS t SET {settings} FROM (VALUES {values}) AS v ({', '.join(names)}) "
-            "WHERE t.id = v.id"
-        )
-        connection.exec_driver_sql(statement, tuple(value for row in page for value in row))
+    kinds = {name: table.c[name].type.compile(connection.dialect) for name in names}
+    settings = ", ".join(f"{name} = v.{name}{'::jsonb' if kinds[name] == 'JSONB' else ''}" for name in columns)
+    shape = ", ".join(f"{name} {'text' if kind == 'JSONB' else kind}" for name, kind in kinds.items())
+    statement = (
+        f"UPDATE {table.fullname} AS t SET {settings} FROM json_to_recordset(%s::json) AS v ({shape}) WHERE t.id = v.id"
+    )
+    # JSON values are texts in these records, too: their numbers stay as they were written.
+    records = [dict(zip(names, row, strict=True)) for row in _converted(table, names, rows, _PLAIN)]
+    connection.exec_driver_sql(statement, (_ENCODE(records),))
 
 
 def new_ids(connection: sa.Connection, table: sa.Table, count: int) -> list[int]:
@@ -137,7 +135,7 @@ def _same(value: Any) -> Any:
 _utc_text = lru_cache(maxsize=1000)(utc_text)  # most rows of a chunk have one time, that of the pass
 
 
-def _sqlite_time(value: datetime | None) -> str | None:
+def _time(value: datetime | None) -> str | None:
     return None if value is None else _utc_text(value)
 
 
@@ -169,11 +167,7 @@ def _escaped(values: Sequence[str | None]) -> list[str]:
     return [NULL if value is None else value.translate(_ESCAPED) for value in values]
 
 
-_SQLITE: dict[str, Convert] = {
-    "time": _sqlite_time, "json": _json, "boolean": _same, "number": _same, "text": _same,
+_PLAIN: dict[str, Convert] = {
+    "time": _time, "json": _json, "boolean": _same, "number": _same, "text": _same,
 }  # fmt: skip
 _COPY: dict[str, Convert] = {"time": _utc_text, "boolean": lambda value: "t" if value else "f", "number": str}
-_VALUES: dict[str, Convert] = {
-    "time": lambda value: None if value is None else as_utc(value),
-    "json": _json, "boolean": _same, "number": _same, "text": _same,
-}  # fmt: skip

@@ -1,9 +1,10 @@
 """Engines and transactions, the same on SQLite and PostgreSQL. Touches: the ops-db.
 
 A write transaction is `BEGIN IMMEDIATE` on SQLite (an upgrade from read to write fails at once whatever the
-busy time-out). An engine made after a fork shares nothing with the parent. On PostgreSQL connections are not
-pooled; on SQLite one stays open, since the last one to close writes back and deletes the write-ahead log, which
-costs more than all else in a pass with nothing to do.
+busy time-out). An engine made after a fork shares nothing with the parent. One connection stays open between
+transactions. On SQLite the last one to close writes back and deletes the write-ahead log, which costs more than all
+else in a pass with nothing to do; on PostgreSQL a new session learns of every table again, and one that went away
+meanwhile is noticed, and replaced, before the next transaction.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import StaticPool
 
 from ccatwm.edges.opsdb.tables import SCHEMA
 from ccatwm.errors import (
@@ -272,7 +273,10 @@ def _build_engine(url: sa.URL, busy_seconds: float) -> sa.Engine:
     if url.get_backend_name() == "postgresql":
         engine = sa.create_engine(
             url,
-            poolclass=NullPool,
+            poolclass=sa.QueuePool,
+            pool_size=1,
+            max_overflow=-1,
+            pool_pre_ping=True,
             connect_args=POSTGRESQL_CONNECT,
             json_deserializer=_read_json,
         )

@@ -5,6 +5,7 @@ The PostgreSQL dialect is imported only where it is used: it brings asyncio alon
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,12 +40,17 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
             return None
         return as_utc(value) if dialect.name == "postgresql" else utc_text(value)
 
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if isinstance(value, datetime):
-            return value.astimezone(UTC)
-        return datetime.fromisoformat(value)
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], datetime | None]:
+        return _from_session if dialect.name == "postgresql" else _from_text
+
+
+def _from_session(value: datetime | None) -> datetime | None:
+    """Sessions are in UTC, unless something between us and the server dropped that option."""
+    return value if value is None or value.tzinfo is UTC else value.astimezone(UTC)
+
+
+def _from_text(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
 
 
 class _Jsonb(sa.types.TypeDecorator[Any]):
