@@ -76,13 +76,12 @@ def update_rows(connection: sa.Connection, table: sa.Table, columns: Sequence[st
     names = ("id", *columns)
     kinds = {name: table.c[name].type.compile(connection.dialect) for name in names}
     settings = ", ".join(f"{name} = v.{name}{'::jsonb' if kinds[name] == 'JSONB' else ''}" for name in columns)
-    shape = ", ".join(f"{name} {'text' if kind == 'JSONB' else kind}" for name, kind in kinds.items())
+    lists = ", ".join(f"%s::{'text' if kind == 'JSONB' else kind}[]" for kind in kinds.values())
     statement = (
-        f"UPDATE {table.fullname} AS t SET {settings} FROM json_to_recordset(%s::json) AS v ({shape}) WHERE t.id = v.id"
+        f"UPDATE {table.fullname} AS t SET {settings} FROM unnest({lists}) AS v ({', '.join(names)}) WHERE t.id = v.id"
     )
-    # JSON values are texts in these records, too: their numbers stay as they were written.
-    records = [dict(zip(names, row, strict=True)) for row in _converted(table, names, rows, _PLAIN)]
-    connection.exec_driver_sql(statement, (_ENCODE(records),))
+    values = zip(*_converted(table, names, rows, _PLAIN), strict=True)
+    connection.exec_driver_sql(statement, tuple(map(list, values)))  # the driver makes arrays of lists
 
 
 def new_ids(connection: sa.Connection, table: sa.Table, count: int) -> list[int]:
