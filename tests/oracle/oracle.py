@@ -350,7 +350,7 @@ class Oracle:
             return Decision("no-inputs", supersedes=stoppable(group))
         version = self._version(group, members, products)
         if version is None:
-            return Decision("waiting-for-image")
+            return Decision("waiting-for-image", keeps_request=True)
         recipe = self._recipe(group.step, members, products, version)
         decision = self._existing(group, recipe) or self._tolerated(group, recipe) or self._gap(group, recipe, now)
         decision.recipe, decision.version, decision.members, decision.products = recipe, version, members, products
