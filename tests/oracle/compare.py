@@ -8,7 +8,6 @@ from typing import Any
 
 from ccatwm.edges.opsdb import tables as t
 from tests.oracle.oracle import Group, Member, Oracle, Run
-from tests.oracle.programs import STEPS
 from tests.oracle.site import Row, Site
 
 ROUNDS = 12  # of passes after an act, a second each
@@ -26,6 +25,7 @@ def differences(site: Site, oracle: Oracle) -> list[str]:
         made = [run for run in runs if (run["step_name"], run["sub_group_key"]) == place]
         pairs = [
             *_decision(site, groups[place], group),
+            *_opening(oracle, groups[place], group),
             ("current run", ordinals.get(groups[place]["current_run_id"]), group.current and group.current.number),
             ("stale", _staleness(groups[place]["stale"]), oracle.stale(group)),
             ("runs", [_run(run) for run in made], [_foretold(run) for run in group.runs]),
@@ -37,7 +37,7 @@ def differences(site: Site, oracle: Oracle) -> list[str]:
 
 def _members(site: Site, oracle: Oracle) -> Iterator[str]:
     members = site.members()
-    for step in STEPS:
+    for step in oracle.steps:
         wanted = {_member(m) for m in oracle.members[step].values()}
         if members[step] != wanted:
             more, less = members[step] - wanted, wanted - members[step]
@@ -62,11 +62,19 @@ def _decision(site: Site, row: Row, group: Group) -> Iterator[tuple[str, Any, An
         yield "reason", row["reason"], decided.reason
     if decided.outcome in ("waiting-for-data", "waiting-for-upstream"):
         named = {p["name"] for p in details.get("packages", ())} | set(details.get("obs_unit_not_ended", ()))
+        named |= {name for lack in details.get("companions", ()) for name in lack["packages"]}
         yield "awaited", named | {u["sub_group"] for u in details.get("upstream", ())}, set(decided.awaits)
     later = row["due_at"] is not None and row["due_at"] > site.clock.at
     if (later or not (group.due or row["due_at"])) and not _close(row["due_at"], group.due_at):
         yield "due", row["due_at"], group.due_at
     yield "requested", row["requested"] is not None, group.request is not None
+
+
+def _opening(oracle: Oracle, row: Row, group: Group) -> Iterator[tuple[str, Any, Any]]:
+    """Of a step that is not continuous it matters what was opened, and what is due before it is."""
+    if not oracle.is_continuous(group.step):
+        yield "asked", row["asked"], group.asked
+        yield "due at some time", row["due_at"] is not None, group.due or row["due_at"] is not None
 
 
 def _close(one: datetime | None, other: datetime | None) -> bool:

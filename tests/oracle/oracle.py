@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from tests.oracle.companions import Companions, companions_of
 from tests.oracle.keys import key_of
-from tests.oracle.programs import STEPS, products_of
+from tests.oracle.programs import PIPELINES, STEPS, products_of
 from tests.oracle.rules import matches
 from tests.oracle.sky import Sky
+from tests.oracle.ticks import Ticker
 
 ENDED = ("completed", "success", "successful", "failed", "aborted", "cancelled", "finished")
 WAITING = ("waiting-for-data", "waiting-for-upstream", "waiting-for-image")
@@ -43,6 +45,10 @@ class Member:
     ended: bool
     observed_at: datetime | None
 
+    @property
+    def content(self) -> str | int | None:
+        return self.checksum or self.size
+
 
 @dataclass(frozen=True)
 class Product:
@@ -67,6 +73,7 @@ class Run:
     created_at: datetime
     decision: int
     members: tuple[Member, ...]
+    companions: tuple[tuple[str, Member], ...]  # with the name that the step gives them
     products: tuple[Product, ...]
     config: Mapping[str, Any]
     version: str
@@ -74,6 +81,9 @@ class Run:
     status: str = "PENDING"  # SUBMITTED once it was handed over
     blocking: bool = False
     superseded: bool = False
+    lost: bool = False  # its files are gone
+    missing: bool = False  # and somebody has looked
+    backfill: bool = False  # made for one
 
     @property
     def open(self) -> bool:
@@ -82,10 +92,22 @@ class Run:
     @property
     def stands_on(self) -> set[int]:
         below = [member for product in self.products for member in product.run.stands_on]
-        return {member.id for member in self.members} | set(below)
+        return {member.id for member in (*self.members, *(m for _, m in self.companions))} | set(below)
 
     def runs_below(self) -> list[Run]:
         return [run for product in self.products for run in (product.run, *product.run.runs_below())]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run would be made from."""
+
+    members: tuple[Member, ...]
+    companions: tuple[tuple[str, Member], ...]
+    products: tuple[Product, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.members or self.products)
 
 
 @dataclass
@@ -94,8 +116,7 @@ class Decision:
     reason: str | None = None
     recipe: Mapping[str, Any] | None = None
     version: str | None = None
-    members: tuple[Member, ...] = ()
-    products: tuple[Product, ...] = ()
+    inputs: Inputs | None = None
     due_at: datetime | None = None
     keeps_request: bool = False
     supersedes: Run | None = None
@@ -123,6 +144,8 @@ class Group:
     good_anyway: tuple[Run, Mapping[str, Any]] | None = None  # accepted or tolerated for that recipe
     accepted: list[tuple[Mapping[str, Any], Run]] = field(default_factory=list)
     request: dict[str, Any] | None = None
+    asked: bool = False  # a person or a tick has opened it
+    backfilled: bool = False  # a backfill has opened it, and it has to wait
     read: Any = None
     runs: list[Run] = field(default_factory=list)
 
@@ -133,7 +156,7 @@ class Group:
     @property
     def current(self) -> Run | None:
         """The completed run of the newest decision."""
-        completed = [run for run in self.counted if run.status == "COMPLETED"]
+        completed = [run for run in self.counted if run.status == "COMPLETED" and run.decision > 0]
         return max(completed, key=lambda run: run.decision, default=None)
 
     @property
@@ -156,6 +179,7 @@ class Exclusion:
     value: Any  # package or scan name, (module, from, to), Run, version
     reason: str
     until: datetime | None = None
+    pipeline: str | None = None  # None: all
 
 
 @dataclass
@@ -166,15 +190,21 @@ class Oracle:
     groups: dict[tuple[str, str], Group] = field(default_factory=dict)
     members: dict[str, dict[int, Member]] = field(default_factory=dict)
     exclusions: list[Exclusion] = field(default_factory=list)
-    held: set[str] = field(default_factory=set)  # steps, and step/key
+    held: set[str] = field(default_factory=set)  # pipelines, pipeline/step, pipeline/step/key
+    tripped: set[str] = field(default_factory=set)  # steps
+    failures: dict[str, int] = field(default_factory=dict)  # of each step in a row
+    ticker: Ticker = field(default_factory=Ticker)
+    seen: dict[int, dict[str, Any]] = field(default_factory=dict)  # packages when they were last grouped
 
     # --- members ----------------------------------------------------------------------------------------------
 
     def regroup(self, now: datetime) -> None:
         """Every package is given its sub-group again; sub-groups whose members differ from before fall due."""
         joined = self.sky.joined()
-        chosen = [p for p in joined if all(matches(rule, p, now) for rule in self.definitions["rules"])]
-        for step in STEPS:
+        self.seen = {p["RawDataPackage.id"]: p for p in joined}
+        for step in self.steps:
+            rules = self.definitions["rules"][PIPELINES[step]]
+            chosen = [p for p in joined if all(matches(rule, p, now) for rule in rules)]
             old, new = self.members.get(step, {}), {p["RawDataPackage.id"]: self._member(step, p) for p in chosen}
             self.members[step] = new
             differing = {*old.items()} ^ {*new.items()}
@@ -205,6 +235,36 @@ class Oracle:
     def step(self, name: str) -> dict[str, Any]:
         return dict(self.definitions["steps"][name])
 
+    @property
+    def steps(self) -> list[str]:
+        return [name for name in STEPS if name in self.definitions["steps"]]
+
+    def is_continuous(self, step: str) -> bool:
+        return self.step(step).get("trigger") is None
+
+    def open(self, group: Group, at: datetime) -> None:
+        """Somebody, or a tick, opens it. What is not continuous falls due by that, unless it is open already."""
+        if not (self.is_continuous(group.step) or group.asked or group.backfilled):
+            group.round_at = at
+        group.asked, group.backfilled = True, False
+        group.touch(at)
+
+    def count_ends(self, step: str, failed: int, completed: int, trip_after: int) -> None:
+        """Attempts of a step have ended, all of them well or none."""
+        self.failures[step] = 0 if completed else self.failures.get(step, 0) + failed
+        if self.failures[step] >= trip_after:
+            self.tripped.add(step)
+
+    def let_go(self, step: str) -> None:
+        """The step is not tripped any more."""
+        self.tripped.discard(step)
+        self.failures[step] = 0
+
+    # --- what is excluded -------------------------------------------------------------------------------------
+
+    def exclusions_for(self, pipeline: str) -> list[Exclusion]:
+        return [e for e in self.exclusions if e.pipeline in (None, pipeline)]
+
     def _excludes(self, exclusion: Exclusion, package: Mapping[str, Any]) -> bool:
         if exclusion.kind == "package":
             return bool(package["RawDataPackage.name"] == exclusion.value)
@@ -216,76 +276,106 @@ class Oracle:
         start = package.get("ExecutedObsUnit.start_time")
         return package.get("InstrumentModule.name") == module and start is not None and begin <= start < end
 
-    def excluded_packages(self) -> dict[int, str]:
+    def excluded_packages(self, pipeline: str) -> dict[int, str]:
         found: dict[int, str] = {}
-        for exclusion in self.exclusions:
+        for exclusion in self.exclusions_for(pipeline):
             for package in self.sky.joined():
                 if self._excludes(exclusion, package):
                     found.setdefault(package["RawDataPackage.id"], exclusion.reason)
         return found
 
-    def named(self, run: Run) -> bool:
+    def named(self, run: Run, pipeline: str) -> bool:
         """Whether somebody excluded this very run."""
-        return any(e.kind == "run" and e.value is run for e in self.exclusions)
+        return any(e.kind == "run" and e.value is run for e in self.exclusions_for(pipeline))
 
-    def excluded(self, run: Run) -> bool:
-        """Whether a run's products are not to be used: it, its version, or anything that it stands on is excluded."""
-        versions = {e.value for e in self.exclusions if e.kind == "software"}
+    def excluded(self, run: Run, pipeline: str) -> bool:
+        """Whether a run's products are not to be used in a pipeline: it, its version, or anything that it stands on is
+        excluded there."""
+        if not self.exclusions_for(pipeline):
+            return False
+        versions = {e.value for e in self.exclusions_for(pipeline) if e.kind == "software"}
         below = [run, *run.runs_below()]
-        if run.version in versions or any(self.named(one) for one in below):
+        if any(one.version in versions or self.named(one, pipeline) for one in below):
             return True
-        return bool(run.stands_on & self.excluded_packages().keys())
+        return bool(run.stands_on & self.excluded_packages(pipeline).keys())
 
-    def versions(self) -> list[str]:
-        excluded = [e.value for e in self.exclusions if e.kind == "software"]
+    def versions(self, step: str) -> list[str]:
+        excluded = [e.value for e in self.exclusions_for(PIPELINES[step]) if e.kind == "software"]
         return sorted((v for v in self.definitions["versions"] if v not in excluded), key=number_of)
 
     def is_held(self, group: Group) -> bool:
-        return bool(self.held & {group.step, f"{group.step}/{group.key}"})
+        pipeline = PIPELINES[group.step]
+        return bool(self.held & {pipeline, f"{pipeline}/{group.step}", f"{pipeline}/{group.step}/{group.key}"})
 
     # --- what feeds a sub-group -------------------------------------------------------------------------------
 
     def upstream(self, group: Group) -> list[Group]:
         """Upstream sub-groups that share a package with it."""
         packages = {m.id for m in self.members_of(group)}
-        above = [g for name in self.step(group.step).get("depends_on", []) for g in self.groups.values() if g.step == name]
+        names = [name.rpartition("/")[2] for name in self.step(group.step).get("depends_on", [])]
+        above = [g for name in names for g in self.groups.values() if g.step == name]
         return [g for g in above if packages & {m.id for m in self.members_of(g)}]
 
-    def feeding(self, group: Group) -> Run | None:
-        """The run whose products people and later steps see."""
+    def feeding(self, group: Group, step: str) -> Run | None:
+        """The run whose products people, and a later step, see."""
         current = group.current
-        if current is None or group.outcome == "no-inputs" or self.excluded(current):
+        if current is None or group.outcome == "no-inputs":
             return None
-        return current
+        return None if any(self.excluded(current, PIPELINES[one]) for one in (group.step, step)) else current
 
     def products(self, group: Group) -> tuple[Product, ...]:
         found = []
         for above in self.upstream(group):
-            run = self.feeding(above)
+            run = self.feeding(above, group.step)
             found += products_from(run) if run is not None else []
         return tuple(sorted(found, key=lambda p: (p.step, p.key, p.path)))
 
     def is_settled(self, group: Group, now: datetime) -> bool:
+        """Nothing more is to be expected of it: a step that is not continuous is not decided on when its run ends."""
+        if group.opened is not None:
+            return False
+        if not self.is_continuous(group.step):
+            return group.outcome in (*SETTLED, "run")
         coming = group.due or (group.due_at is not None and group.due_at <= now)
-        return group.opened is None and not coming and group.outcome in SETTLED
+        return not coming and group.outcome in SETTLED
+
+    def has_failed(self, group: Group) -> bool:
+        newest = group.current.decision if group.current is not None else 0
+        return group.outcome in ("failed", "cancelled") or (group.outcome == "run" and newest < group.decision)
+
+    def companions(self, group: Group) -> list[Companions]:
+        """What goes with what it reduces, from outside."""
+        excluded = self.excluded_packages(PIPELINES[group.step])
+        own = self.members_of(group)
+        usable = [p for i, p in self.seen.items() if i not in excluded and p["RawDataPackage.state"] == "archived"]
+        ids = {m.id for m in own}
+        reduced = [p for p in usable if p["RawDataPackage.id"] in ids]
+        others = [p for p in usable if p["RawDataPackage.id"] not in ids]
+        wanted = self.step(group.step).get("companions", [])
+        return [companions_of(one, reduced, others, self.timezone) for one in wanted]
 
     # --- deciding ---------------------------------------------------------------------------------------------
 
     def read(self, group: Group, now: datetime) -> Any:
         """All that a decision on the sub-group reads of our own tables: if it differs from before, it is due."""
-        excluded = self.excluded_packages()
+        pipeline = PIPELINES[group.step]
+        excluded = self.excluded_packages(pipeline)
         awaited = self._awaited(group, now) if group.outcome == "waiting-for-upstream" else None
         return (
             json.dumps({**self.step(group.step), "complete": self._completeness(group.step)}, sort_keys=True),
-            self.versions(),
+            self.versions(group.step),
+            sorted(self.definitions["absent"]),
             self.references(group),
             json.dumps(group.request),
             self.is_held(group) if group.outcome == "held" else None,
+            group.step in self.tripped if group.outcome == "tripped" else None,
             sorted((m.id, excluded.get(m.id)) for m in self.members_of(group)),
-            [(run.number, run.status if not run.open else "open", self.excluded(run)) for run in group.counted],
+            [(c.name, sorted((p["RawDataPackage.id"], content_of(p)) for p in c.packages), sorted(c.lacking))
+             for c in self.companions(group)],
+            [(run.number, run.status if not run.open else "open", self.excluded(run, pipeline)) for run in group.counted],
             sorted((p.step, p.key, p.path, p.sha256, p.run.number) for p in self.products(group)),
             awaited is not None and not awaited,
-        )
+        )  # fmt: skip
 
     def notice(self, now: datetime) -> None:
         """What a sub-group reads has changed since it was decided on: it falls due."""
@@ -295,10 +385,13 @@ class Oracle:
 
     def overdue(self, now: datetime) -> list[Group]:
         """Sub-groups that must be looked at."""
-        return [g for g in self.groups.values() if g.due or (g.due_at is not None and g.due_at <= now)]
+        due = [g for g in self.groups.values() if g.due or (g.due_at is not None and g.due_at <= now)]
+        return [g for g in due if g.asked or self.is_continuous(g.step)]
 
-    def look(self, group: Group, now: datetime) -> Decision:
-        """Decide on a sub-group and carry it out."""
+    def look(self, group: Group, now: datetime, *, backfill: bool = False) -> Decision:
+        """Decide on a sub-group and carry it out. `backfill`: one has opened it."""
+        if backfill and not (group.backfilled or self.is_continuous(group.step)):
+            group.round_at = now
         group.round_at = group.round_at or now
         group.due = False
         decision = self.decide(group, now)
@@ -308,16 +401,18 @@ class Oracle:
             group.round_at = None
         if not decision.keeps_request:
             group.request = None
+        waits = decision.keeps_request or decision.outcome == "busy"
+        group.asked, group.backfilled = group.asked and waits, backfill and waits
         if decision.recipe is not None:
             group.wanted = decision.recipe
             group.good_anyway = None
         if decision.recipe is not None or decision.outcome == "no-inputs":
             group.withdrawn = decision.outcome == "no-inputs"
-        self._carry_out(group, decision, now)
+        self._carry_out(group, decision, now, backfill)
         group.read = self.read(group, now)
         return decision
 
-    def _carry_out(self, group: Group, decision: Decision, now: datetime) -> None:
+    def _carry_out(self, group: Group, decision: Decision, now: datetime, backfill: bool) -> None:
         if decision.supersedes is not None:
             decision.supersedes.status, decision.supersedes.superseded = "CANCELLED", True
         if decision.points_to is not None:
@@ -329,31 +424,40 @@ class Oracle:
             assert decision.recipe is not None and decision.points_to is not None
             group.accepted.append((decision.recipe, decision.points_to))
         if decision.outcome == "run":
-            self._make_run(group, decision, now)
+            self._make_run(group, decision, now).backfill = backfill
 
     def _make_run(self, group: Group, decision: Decision, now: datetime, **trial: Any) -> Run:
         assert decision.recipe is not None and decision.version is not None and decision.reason is not None
-        run = Run(group.step, group.key, len(group.runs), decision.recipe, decision.reason, now, group.decision,
-                  decision.members, decision.products, trial.get("config", self.step(group.step)["config"]),
-                  decision.version, trial=bool(trial))  # fmt: skip
+        assert decision.inputs is not None
+        read = decision.inputs
+        run = Run(group.step, group.key, len(group.runs), decision.recipe, decision.reason, now,
+                  0 if trial else group.decision, read.members, read.companions, read.products,
+                  trial.get("config", self.step(group.step)["config"]), decision.version, trial=bool(trial))  # fmt: skip
         group.runs.append(run)
         return run
 
     def decide(self, group: Group, now: datetime) -> Decision:
         if self.is_held(group):
             return Decision("held", keeps_request=True)
+        if group.step in self.tripped:
+            return Decision("tripped", keeps_request=True)
         waits = self._waits_for_data(group, now) or self._waits_for_upstream(group, now)
         if waits is not None:
             return waits
-        members, products = self._inputs(group)
-        if not members and not products:
+        inputs = self._inputs(group)
+        if not inputs:
             return Decision("no-inputs", supersedes=stoppable(group))
-        version = self._version(group, members, products)
-        if version is None:
+        version = self._version(group, inputs)
+        if version is None or version in self.definitions["absent"]:
             return Decision("waiting-for-image", keeps_request=True)
-        recipe = self._recipe(group.step, members, products, version)
-        decision = self._existing(group, recipe) or self._tolerated(group, recipe) or self._gap(group, recipe, now)
-        decision.recipe, decision.version, decision.members, decision.products = recipe, version, members, products
+        recipe = self._recipe(group.step, inputs, version)
+        decision = (
+            self._existing(group, recipe)
+            or self._tolerated(group, recipe)
+            or self._waits_for_companions(group, now)
+            or self._gap(group, recipe, now)
+        )
+        decision.recipe, decision.version, decision.inputs = recipe, version, inputs
         return decision
 
     def _completeness(self, step: str) -> str:
@@ -368,7 +472,7 @@ class Oracle:
     def _waits_for_data(self, group: Group, now: datetime) -> Decision | None:
         if self.step(group.step).get("depends_on") or self._completeness(group.step) == "none":
             return None
-        excluded = self.excluded_packages()
+        excluded = self.excluded_packages(PIPELINES[group.step])
         members = [m for m in self.members_of(group) if m.id not in excluded]
         missing = {m.name for m in members if m.state in ("waiting", "transferring") or not m.ended}
         deadline = self._deadline(group)
@@ -380,10 +484,8 @@ class Oracle:
         step = self.step(group.step)
         waits = step.get("on_upstream_failure", "wait") == "wait"
         since = group.round_at or now
-        known = [g for g in self.upstream(group) if g.created_at <= since or self.feeding(g) is not None]
-        awaited = [
-            g for g in known if not self.is_settled(g, now) or (waits and g.outcome in ("failed", "cancelled"))
-        ]
+        known = [g for g in self.upstream(group) if g.created_at <= since or self.feeding(g, group.step) is not None]
+        awaited = [g for g in known if not self.is_settled(g, now) or (waits and self.has_failed(g))]
         requires, settled = step.get("requires", "all"), len(known) - len(awaited)
         enough = requires != "all" and settled > 0 and settled >= requires * len(known)
         return [] if enough else awaited
@@ -395,29 +497,40 @@ class Oracle:
         keys = frozenset(g.key for g in awaited)
         return Decision("waiting-for-upstream", due_at=deadline, keeps_request=True, awaits=keys)
 
-    def _inputs(self, group: Group) -> tuple[tuple[Member, ...], tuple[Product, ...]]:
+    def _waits_for_companions(self, group: Group, now: datetime) -> Decision | None:
+        """An obs unit of it has not one of those that it must have."""
+        required = {c["name"] for c in self.step(group.step).get("companions", []) if c["required"]}
+        lacking = {name for c in self.companions(group) if c.name in required for name in c.lacking}
+        deadline = self._deadline(group)
+        if not lacking or (deadline is not None and deadline <= now):
+            return None
+        return Decision("waiting-for-data", due_at=deadline, keeps_request=True, awaits=frozenset(lacking),
+                        supersedes=stoppable(group))  # fmt: skip
+
+    def _inputs(self, group: Group) -> Inputs:
         """A step without upstream steps gets archived packages, one with them products only."""
+        companions = [(c.name, self._member(group.step, p)) for c in self.companions(group) for p in c.packages]
+        ordered = tuple(sorted(companions, key=lambda c: (c[0], c[1].id)))
         if self.step(group.step).get("depends_on"):
-            return (), self.products(group)
-        excluded = self.excluded_packages()
-        return tuple(m for m in self.members_of(group) if m.state == "archived" and m.id not in excluded), ()
+            return Inputs((), ordered, self.products(group))
+        excluded = self.excluded_packages(PIPELINES[group.step])
+        members = [m for m in self.members_of(group) if m.state == "archived" and m.id not in excluded]
+        return Inputs(tuple(members), ordered, ())
 
     def references(self, group: Group) -> list[tuple[str, str]]:
         newest = sorted(self.definitions["references"], key=number_of)[-1]
         return [(name, newest) for name in self.step(group.step).get("references", [])]
 
     def _recipe(
-        self,
-        step: str,
-        members: Iterable[Member],
-        products: Iterable[Product],
-        version: str,
-        config: Mapping[str, Any] | None = None,
+        self, step: str, inputs: Inputs, version: str, config: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         defined = self.step(step)
         return {
-            "inputs": frozenset((m.id, m.checksum or m.size) for m in members),
-            "upstream": frozenset(products),
+            "inputs": frozenset(
+                [("member", m.id, m.content) for m in inputs.members]
+                + [(f"companion {name}", m.id, m.content) for name, m in inputs.companions]
+            ),
+            "upstream": frozenset(inputs.products),
             "references": self.references(Group(step, "", datetime.min, datetime.min)),
             "configuration": json.dumps(
                 [config if config is not None else defined["config"], defined.get("environment", {})], sort_keys=True
@@ -425,10 +538,10 @@ class Oracle:
             "software": version,
         }
 
-    def _version(self, group: Group, members: Iterable[Member], products: Iterable[Product]) -> str | None:
+    def _version(self, group: Group, inputs: Inputs) -> str | None:
         step = self.step(group.step)
         policy, bound = step.get("version_policy", "compatible"), step.get("version")
-        versions = self.versions()
+        versions = self.versions(group.step)
         if policy == "exact":
             return bound if bound in versions else None
         if bound is not None:
@@ -440,13 +553,15 @@ class Oracle:
             return newest
         if current.version not in versions:
             return newest
-        same = self._recipe(group.step, members, products, current.version) == current.recipe
+        same = self._recipe(group.step, inputs, current.version) == current.recipe
         return current.version if same else newest
 
     # --- what exists, and the gap -----------------------------------------------------------------------------
 
     def _good(self, run: Run | None) -> bool:
-        return run is not None and run.status == "COMPLETED" and not self.excluded(run)
+        if run is None or run.status != "COMPLETED" or run.missing:
+            return False
+        return not self.excluded(run, PIPELINES[run.step])
 
     def _asked(self, group: Group) -> dict[str, Any] | None:
         """Nobody can accept a product that is not there."""
@@ -467,9 +582,13 @@ class Oracle:
         completed = [run for run in alike if self._good(run)]
         if completed:
             here = group.current in completed
+            if not here:  # whether its files are there is looked at only where it is to count again
+                completed[-1].missing = completed[-1].lost
+                if completed[-1].missing:
+                    return self._existing(group, recipe)
             counts = group.current if here else completed[-1]
             return Decision("up-to-date" if here else "restored", points_to=counts, supersedes=stoppable(group))
-        blocking = [run for run in alike if (run.blocking and not run.superseded) or self.named(run)]
+        blocking = [run for run in alike if (run.blocking and not run.superseded) or self.named(run, PIPELINES[run.step])]
         if blocking:
             outcome = "failed" if blocking[-1].status == "FAILED" else "cancelled"
             return Decision(outcome, supersedes=stoppable(group))
@@ -487,11 +606,14 @@ class Oracle:
         return Decision("accepted", points_to=current, supersedes=stoppable(group), accepts=asked is not None)
 
     def _tolerated(self, group: Group, recipe: Mapping[str, Any]) -> Decision | None:
-        ignored = set((self.step(group.step).get("staleness") or {}).get("ignore", []))
+        staleness = self.step(group.step).get("staleness") or {}
         current = group.current
-        if not ignored or current is None or not self._good(current) or self._asked(group) is not None:
+        if not staleness or current is None or not self._good(current) or self._asked(group) is not None:
             return None
-        if set(changes(current, recipe, self._inputs(group)[0])) - ignored:
+        found = set(changes(current, recipe, self._inputs(group))) - set(staleness.get("ignore", []))
+        if same_but_for(staleness.get("ignore_config", []), current.recipe, recipe):
+            found.discard("config-changed")
+        if found:
             return None
         return Decision("up-to-date", points_to=current, supersedes=stoppable(group), tolerates=True)
 
@@ -508,10 +630,10 @@ class Oracle:
         asked = self._asked(group)
         compared = group.current or (group.counted[-1] if group.counted else None)
         if asked is not None:
-            return "requested"
+            return str(asked.get("reason", "requested"))
         if compared is None:
             return "new-sub-group"
-        found = changes(compared, recipe, self._inputs(group)[0])
+        found = changes(compared, recipe, self._inputs(group))
         if not found and group.current is None:
             return "new-sub-group"  # what was begun for it was superseded, and is wanted after all
         # What was excluded below it leaves the recipe as it was where other runs made the same of the rest.
@@ -534,13 +656,12 @@ class Oracle:
     def try_out(self, step: str, config: Mapping[str, Any], version: str | None, now: datetime) -> None:
         """A run of every sub-group that has inputs, as it is now; it never counts."""
         for group in [g for g in self.groups.values() if g.step == step]:
-            members, products = self._inputs(group)
-            wanted = version or (self._version(group, members, products) if members or products else None)
-            if (not members and not products) or wanted not in self.versions():
+            inputs = self._inputs(group)
+            wanted = version or (self._version(group, inputs) if inputs else None)
+            if not inputs or wanted not in self.versions(step) or wanted in self.definitions["absent"]:
                 continue
-            recipe = self._recipe(step, members, products, wanted, config)
-            decision = Decision("run", "requested", recipe, wanted, members, products)
-            self._make_run(group, decision, now, config=config)
+            recipe = self._recipe(step, inputs, wanted, config)
+            self._make_run(group, Decision("run", "requested", recipe, wanted, inputs), now, config=config)
 
     # --- what is seen -----------------------------------------------------------------------------------------
 
@@ -549,7 +670,7 @@ class Oracle:
         current = group.current
         if current is None:
             return None
-        if self.excluded(current):
+        if self.excluded(current, PIPELINES[group.step]):
             return "excluded"
         if group.withdrawn:
             return "changed"
@@ -563,17 +684,26 @@ def stoppable(group: Group) -> Run | None:
     return opened if opened is not None and opened.status == "PENDING" else None
 
 
-def changes(run: Run, recipe: Mapping[str, Any], members: Iterable[Member]) -> list[str]:
+def changes(run: Run, recipe: Mapping[str, Any], inputs: Inputs) -> list[str]:
     """Every reason for which a recipe differs from a run's, the weightiest first."""
     found = []
     if run.recipe["inputs"] != recipe["inputs"]:
-        before = {m.name: (m.id, m.checksum or m.size) for m in run.members}
-        after = {m.name: (m.id, m.checksum or m.size) for m in members}
+        before = {m.name: (m.id, m.content) for m in run.members}
+        after = {m.name: (m.id, m.content) for m in inputs.members}
         kept = before.keys() & after.keys()
         found += ["input-withdrawn"] if before.keys() - after.keys() else []
         found += ["input-changed"] if any(before[name] != after[name] for name in kept) else []
+        with_it, with_it_now = ({(n, m.id, m.content) for n, m in r.companions} for r in (run, inputs))
+        found += ["companion-changed"] if with_it != with_it_now else []
         found += ["input-added"] if after.keys() - before.keys() else []
     return found + [reason for part, reason in PARTS.items() if run.recipe[part] != recipe[part]]
+
+
+def same_but_for(ignored: Iterable[str], one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two recipes have the same environment, and configurations that differ in these keys only."""
+    (config, environment), (config_now, environment_now) = (json.loads(r["configuration"]) for r in (one, other))
+    kept = [{k: v for k, v in c.items() if k not in ignored} for c in (config, config_now)]
+    return config != config_now and kept[0] == kept[1] and bool(environment == environment_now)
 
 
 def products_from(run: Run) -> list[Product]:
@@ -583,3 +713,7 @@ def products_from(run: Run) -> list[Product]:
 def number_of(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
+
+def content_of(package: Mapping[str, Any]) -> str | int | None:
+    found: str | int | None = package["RawDataPackage.checksum"] or package["RawDataPackage.size_bytes"]
+    return found

@@ -1,4 +1,4 @@
-"""The reduction of the histories: two steps whose products show what they were made of."""
+"""The reduction of the histories: three steps in two pipelines, whose products show what they were made of."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-PIPELINE = "otf"
-STEPS = ("calibrate", "grid")  # upstream first
-PATHS = {"calibrate": "spectra.txt", "grid": "science/map.txt"}
+PIPELINES = {"calibrate": "otf", "grid": "otf", "sum": "survey"}  # by step, upstream first
+STEPS = tuple(PIPELINES)
+PATHS = {"calibrate": "spectra.txt", "grid": "science/map.txt", "sum": "science/sum.txt"}
 FAILS = 3
 
 
@@ -21,7 +21,7 @@ def text_of(step: str, key: str, version: str, config: dict[str, Any], inputs: l
 
 def products_of(run: Any) -> list[tuple[str, str]]:
     """(path, SHA-256) of what a completed run of the oracle left for later steps."""
-    inputs = [(m.name, m.checksum or "") for m in run.members]
+    inputs = [(m.name, m.checksum or "") for m in (*run.members, *(m for _, m in run.companions))]
     inputs += [(f"{p.step}/{p.key}/{p.path}", f"sha256:{p.sha256}") for p in run.products]
     text = text_of(run.step, run.key, run.version, dict(run.config), inputs)
     return [(PATHS[run.step], hashlib.sha256(text.encode()).hexdigest())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -22,7 +22,7 @@ from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
 from tests.crash.rig import World, define
 from tests.fakes.batch import FileBatch
-from tests.oracle.programs import FAILS, PIPELINE, run_program
+from tests.oracle.programs import FAILS, PIPELINES, run_program
 from tests.oracle.sky import Sky
 from tests.statements import share_compiled
 
@@ -53,15 +53,17 @@ class Site:
     folder: Path
     url: str
     clock: Clock
+    trip_after: int = 1_000_000
     fates: set[tuple[str, str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        for name in ("base", "raw", "state"):
+        for name in ("base", "raw", "state", "images"):
             (self.folder / name).mkdir()
 
     @cached_property
     def context(self) -> Context:
-        settings = replace(World(self.folder, self.url).settings(), trip_after=1_000_000)
+        settings = replace(World(self.folder, self.url).settings(), trip_after=self.trip_after,
+                           backfill_open_runs=2)  # fmt: skip
         made = wiring.build_context(settings, actor="tester", effects=PlainEffects(), clock=self.clock)
         share_compiled(made.database, self._kept)
         made.make_scheduler = lambda: self.batch
@@ -137,6 +139,12 @@ class Site:
 
         return self.batch.run_jobs(program)
 
+    def lose(self, run_id: int) -> None:
+        """Somebody deletes what a run has made."""
+        for row in self.rows(t.data_product):
+            if row["run_id"] == run_id:
+                (self.folder / "base" / row["full_path"]).unlink()
+
     # --- reading ----------------------------------------------------------------------------------------------
 
     def rows(self, table: sa.Table) -> list[Row]:
@@ -180,13 +188,27 @@ def pipeline_document(definitions: Mapping[str, Any], folder: Path) -> dict[str,
     """What a person writes for the definitions of the oracle."""
     for version in definitions["references"]:
         (folder / f"pointing-{version}.txt").write_text(f"pointing {version}")
-    versions = [{"version": v, "command": ["/bin/true"]} for v in definitions["versions"]]
+    versions = [_version(version, definitions["absent"], folder) for version in definitions["versions"]]
     references = [{"version": v, "path": str(folder / f"pointing-{v}.txt")} for v in definitions["references"]]
     steps = [{"name": name, "software": "cal", **step} for name, step in definitions["steps"].items()]
     return {
         "software": [{"name": "cal", "versions": versions}],
         "references": [{"name": "pointing", "versions": references}],
-        "data_groupings": [{"name": "all", "filter_rules": definitions["rules"]}],
-        "pipelines": [{"name": PIPELINE, "data_grouping": "all", "processing_location": "local",
-                       "trigger": {"type": "CONTINUOUS"}, "steps": steps}],
+        "data_groupings": [{"name": name, "filter_rules": rules} for name, rules in definitions["rules"].items()],
+        "pipelines": [
+            {"name": name, "data_grouping": name, "processing_location": "local", "trigger": {"type": "CONTINUOUS"},
+             "steps": [step for step in steps if PIPELINES[step["name"]] == name]}
+            for name in sorted({PIPELINES[step["name"]] for step in steps})
+        ],
     }  # fmt: skip
+
+
+def _version(version: str, absent: Collection[str], folder: Path) -> dict[str, Any]:
+    """The first ones have no image; that of a later one may still be on its way."""
+    found: dict[str, Any] = {"version": version, "command": ["/bin/true"]}
+    if version.startswith("1.0"):
+        return found
+    image = folder / "images" / f"{version}.sif"
+    if version not in absent:
+        image.write_text(f"image {version}")
+    return found | {"image": str(image)}

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.passes._frame import PassItem
 from tests.oracle.conftest import EXAMPLES, KINDS, MakeSites, made_profile
-from tests.oracle.history import MINUTE, first_definitions
+from tests.oracle.defining import POLICIES, first_definitions
+from tests.oracle.history import MINUTE
 from tests.oracle.observing import OBSERVING, START, Observing
 from tests.oracle.site import Clock, Row, Site, pipeline_document
 from tests.oracle.sky import Sky
@@ -33,9 +34,11 @@ INSERT = st.tuples(st.sampled_from(INSERTING), NUMBERS)
 # What is written before the passes look; how many minutes ago that was; and what commits only after they have looked.
 ROUND = st.tuples(st.lists(ACT, min_size=1, max_size=4), st.integers(0, 55), st.lists(INSERT, max_size=2))
 ROUNDS = st.lists(ROUND, min_size=2, max_size=8 if EXAMPLES else 3)
+POLICY = st.integers(0, len(POLICIES) - 1)
 DEFINITIONS = st.builds(
-    first_definitions, NUMBER, NUMBER, st.tuples(NUMBER, NUMBER), st.sampled_from([0, 0, 1, 2, 3, 4, 5]), st.booleans()
-)
+    first_definitions, NUMBER, NUMBER, st.tuples(POLICY, POLICY), st.sampled_from([0, 0, 1, 2, 3, 4, 5]), st.booleans(),
+    st.tuples(st.integers(0, 4), st.just(0), st.just(0), st.sampled_from([0, 0, 3])),
+)  # fmt: skip
 Act = tuple[str, tuple[int, int, int]]
 Change = tuple[str, str, int, Row]
 
@@ -222,8 +225,8 @@ def test_a_full_comparison_says_what_it_repaired(sites: MakeSites, kind: str) ->
         assert passes(driven) == [], "nothing says when a row went"
         repaired = [item for item in passes(driven, full=True) if item.outcome == "repaired"]
         assert [(item.count, item.reason) for item in repaired] == [
-            (1, "1 package of data grouping all by [executed_obs_unit] had changed unnoticed"),
-            (1, "1 package of data grouping all by [] had changed unnoticed"),
+            (1, "1 package of data grouping otf by [executed_obs_unit] had changed unnoticed"),
+            (1, "1 package of data grouping otf by [] had changed unnoticed"),
         ]
         with driven.context.database.write() as connection:
             connection.execute(sa.update(t.sub_group_member).values(observed_at=START - timedelta(days=1)))

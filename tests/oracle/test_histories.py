@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.oracle.conftest import EXAMPLES, KINDS, MakeSites, made_profile
-from tests.oracle.history import NAMES, History, first_definitions
+from tests.oracle.defining import POLICIES, first_definitions
+from tests.oracle.history import NAMES, History
 from tests.oracle.observing import START
 from tests.oracle.site import Clock
 
@@ -18,17 +19,24 @@ pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 SIZES = {"min_size": 15, "max_size": 40} if EXAMPLES else {"min_size": 6, "max_size": 14}
 NUMBER = st.integers(0, 11)
 ACTS = st.lists(st.tuples(st.sampled_from(NAMES), NUMBER, NUMBER, NUMBER), **SIZES)
+POLICY = st.integers(0, len(POLICIES) - 1)
+SOMETIMES = st.sampled_from([0, 0, 0, 1, 2, 3, 4])
+MORE = st.tuples(st.integers(0, 4), SOMETIMES, SOMETIMES, st.sampled_from([0, 0, *range(1, 16)]))
 DEFINITIONS = st.builds(
-    first_definitions, NUMBER, NUMBER, st.tuples(NUMBER, NUMBER), st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5]), st.booleans()
-)
+    first_definitions, NUMBER, NUMBER, st.tuples(POLICY, POLICY), st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5]), st.booleans(),
+    MORE,
+)  # fmt: skip
+TRIP_AFTER = st.sampled_from([1_000_000, 1_000_000, 2])
 profile = made_profile(EXAMPLES or 8)
 
 
 @profile
-@given(DEFINITIONS, ACTS)
+@given(DEFINITIONS, ACTS, TRIP_AFTER)
 def test_both_databases_and_the_oracle_agree(
-    sites: MakeSites, definitions: dict[str, Any], acts: list[tuple[str, int, int, int]]
+    sites: MakeSites, definitions: dict[str, Any], acts: list[tuple[str, int, int, int]], trip_after: int
 ) -> None:
     clock = Clock(START)
     with sites(clock, KINDS) as made:
-        History(made, clock, definitions).live(acts)
+        for site in made:
+            site.trip_after = trip_after
+        History(made, definitions, clock=clock).live(acts)
