@@ -116,7 +116,9 @@ def _next_rows(
     if backfill.finished(step.id):
         return []
     continuous = step.trigger.type is TriggerType.CONTINUOUS
-    return backfills.list_slice(connection, backfill, step.id, size, continuous=continuous, now=frame.now)
+    rows = backfills.list_slice(connection, backfill, step.id, size, continuous=continuous, now=frame.now)
+    # The backfill opens them: only then do they fall due, as by a person.
+    return rows if continuous else [replace(row, round_at=frame.now) for row in rows]
 
 
 def _marked(taken: Sequence[Decided], backfill: Backfill) -> Sequence[Decided]:

@@ -194,6 +194,18 @@ def test_a_sub_group_that_has_to_wait_is_made_when_it_can_be(archive: Observator
     assert (progress(archive)["state"], progress(archive)["waiting"]) == ("done", {})
 
 
+def test_a_deadline_counts_from_when_the_backfill_opens_a_sub_group(archive: Observatory) -> None:
+    archive.edit("name: grid, software: cal,", "name: grid, software: cal, deadline_hours: 2,")
+    archive.execute("UPDATE {schema}reduction_step SET held = 'looking' WHERE name = 'calibrate'")
+    archive.minute += 1000
+    ask(archive)
+    archive.until_quiet()
+    assert archive.sub_group("grid")["outcome"] == "waiting-for-upstream"
+    archive.minute += 121
+    archive.until_quiet()
+    assert archive.sub_group("grid")["outcome"] == "no-inputs"
+
+
 def explained(observatory: Observatory, step: str, key: str) -> str:
     context = observatory.context()
     document = build_explain(context.database, "otf", step, key, now=context.clock.now())

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.crash.rig import START
-from tests.passes.conftest import Observatory
+from tests.passes.conftest import Observatory, as_json
 
 NIGHTLY = 'trigger: {type: CRON, cron: "0 2 * * *", timezone: UTC}'
 
@@ -97,3 +97,20 @@ def test_a_tick_that_no_pass_had_seen_to_is_not_lost_by_another_time_zone(nightl
     go_to(nightly, 3, 2, 5, 0)
     nightly.run_pass("trigger")
     assert ticks(nightly) == 2
+
+
+@pytest.mark.parametrize("more", ["max_retries: 3", "deadline_hours: 1"])
+def test_what_is_known_at_the_tick_is_waited_for(observatory: Observatory, more: str) -> None:
+    """The sub-group has been due since its first scan came, but it falls due for work by the tick."""
+    observatory.edit("name: grid, software: cal,", f"name: grid, software: cal, {NIGHTLY}, {more},")
+    observatory.until_quiet()
+    go_to(observatory, 3, 2, 1, 50)
+    observatory.arrive("late.yaml")
+    observatory.cycle()  # the late scan is at work
+    go_to(observatory, 3, 2, 2, 0)
+    observatory.cycle()
+    waiting = observatory.sub_group("grid")
+    awaited = [u["sub_group"] for u in as_json(waiting["details"])["upstream"]]
+    assert (waiting["outcome"], awaited) == ("waiting-for-upstream", ["executed_obs_unit=3"])
+    observatory.until_quiet()
+    assert [run["status"] for run in observatory.runs("grid")] == ["COMPLETED"]

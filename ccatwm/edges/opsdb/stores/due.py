@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.model import TriggerType
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores._chunks import chunks
 
@@ -90,12 +91,36 @@ def _select_fed(waiting_only: bool) -> sa.Select[Any]:
 def mark_where_due(
     connection: sa.Connection, where: sa.ColumnElement[bool], now: datetime, **changes: Any
 ) -> int:
-    """Sub-groups fall due now at the latest; a round that is open stays the round it was."""
+    """Sub-groups fall due now at the latest; a round that is open stays the round it was.
+
+    With `asked` they are opened: see `round_of_opened`.
+    """
     earlier = sa.case(
         (sub_group.c.due_at <= now, sub_group.c.due_at),
         else_=sa.bindparam("now", now, sub_group.c.due_at.type),
     )
-    round_at = sa.func.coalesce(sub_group.c.round_at, sa.bindparam("now", now, sub_group.c.due_at.type))
+    round_at = round_of_opened(now) if changes.get("asked") else _round_of_due(now)
     return connection.execute(
         sa.update(sub_group).where(where).values(due_at=earlier, round_at=round_at, **changes)
     ).rowcount
+
+
+def _round_of_due(now: datetime) -> sa.ColumnElement[datetime]:
+    return sa.func.coalesce(sub_group.c.round_at, sa.bindparam("now", now, sub_group.c.due_at.type))
+
+
+def round_of_opened(now: datetime) -> sa.ColumnElement[datetime]:
+    """When the round of sub-groups began that a person or a tick opens now.
+
+    A step by cron or by hand falls due by being opened, however long ago its inputs changed: what is known by now is
+    waited for, and `deadline_hours` count from now. What was opened before and has to wait stays in that round.
+    """
+    step, pipeline = t.reduction_step, t.pipeline
+    continuous = (
+        sa.select(sa.func.coalesce(step.c.trigger_type, pipeline.c.trigger_type) == TriggerType.CONTINUOUS.value)
+        .join(pipeline, pipeline.c.id == step.c.pipeline_id)
+        .where(step.c.id == sub_group.c.step_id)
+        .scalar_subquery()
+    )
+    goes_on = sa.or_(sub_group.c.asked, sub_group.c.backfill_id.is_not(None), continuous)
+    return sa.case((goes_on, _round_of_due(now)), else_=sa.bindparam("now", now, sub_group.c.due_at.type))

@@ -19,7 +19,7 @@ from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.due import mark_downstream_due as mark_downstream_due
 from ccatwm.edges.opsdb.stores.due import mark_due as mark_due
 from ccatwm.edges.opsdb.stores.due import mark_fed_due as mark_fed_due
-from ccatwm.edges.opsdb.stores.due import mark_where_due
+from ccatwm.edges.opsdb.stores.due import mark_where_due, round_of_opened
 from ccatwm.edges.opsdb.stores.steps import StepRecord, Upstream
 
 sub_group = t.sub_group
@@ -184,7 +184,7 @@ def mark_asked(connection: sa.Connection, step_id: int, now: datetime) -> None:
     connection.execute(
         sa.update(sub_group)
         .where(sub_group.c.step_id == step_id, sub_group.c.due_at <= now)
-        .values(asked=True, backfill_id=None)
+        .values(asked=True, backfill_id=None, round_at=round_of_opened(now))
     )
 
 
