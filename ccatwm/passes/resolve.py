@@ -38,7 +38,7 @@ from ccatwm.core.model import (
     TriggerType,
 )
 from ccatwm.core.states import RunStatus
-from ccatwm.edges.opsdb.exclusions import ExclusionReader
+from ccatwm.edges.opsdb.exclusions import ExclusionReader, why_excluded
 from ccatwm.edges.opsdb.stores import products, runs, sub_groups, triggers
 from ccatwm.edges.opsdb.stores.companions import choose_companions
 from ccatwm.edges.opsdb.stores.exclusions import list_acceptances, versions_behind
@@ -328,6 +328,8 @@ def _build_views(
     members = sub_groups.list_members(connection, step.scope_id, keys)
     names = {key: {m.name for m in found} for key, found in members.items()}
     feeds = sub_groups.list_feeds(connection, step, keys, frame.now)
+    if excluded:
+        feeds = _without_excluded(connection, step, feeds, excluded)
     fed = sub_groups.list_feeding_products(connection, [f for fs in feeds.values() for f in fs], names)
     facts = runs.list_run_facts(connection, [row.id for row in rows])
     compared = {row.id: _compared_run(row, facts[row.id]) for row in rows}
@@ -358,6 +360,20 @@ def _without_versions(step: StepRecord, excluded: Excluded) -> StepRecord:
     """The step as if the excluded versions of its software were not there."""
     kept = tuple(v for v in step.versions if not excluded.version(step.pipeline, v.software, v.version))
     return replace(step, versions=kept, excluded_versions=tuple(v.version for v in step.versions if v not in kept))
+
+
+def _without_excluded(
+    connection: sa.Connection, step: StepRecord, feeds: Mapping[str, Sequence[Feed]], excluded: Excluded
+) -> dict[str, list[Feed]]:
+    """What is excluded for this pipeline alone feeds others still: of their steps' products it sees those no more."""
+    found = [feed for fs in feeds.values() for feed in fs if feed.upstream.pipeline != step.pipeline]
+    runs = {feed.current_run_id: step.pipeline for feed in found if feed.current_run_id is not None}
+    out = {run for run, why in why_excluded(connection, excluded, runs).items() if why is not None} if runs else set()
+    return {key: [_emptied(feed) if feed.current_run_id in out else feed for feed in fs] for key, fs in feeds.items()}
+
+
+def _emptied(feed: Feed) -> Feed:
+    return replace(feed, group=replace(feed.group, has_product=False), current_run_id=None)
 
 
 def _marked_members(step: StepRecord, members: Sequence[Member], excluded: Excluded) -> list[Member]:

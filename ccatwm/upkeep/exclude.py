@@ -151,7 +151,7 @@ def exclude(
             mark_due(connection, impact.sub_groups, act.now)
             concerned = [row["sub_group_id"] for row in impact.current]
             store.mark_stale(connection, concerned, f"{EXCLUDED}{act.reason}", act.now)
-            mark_downstream_due(connection, concerned, act.now)  # they see these products no more
+            mark_downstream_due(connection, impact.feeding, act.now)  # they see these products no more
             _log(connection, "exclude", texts, act, {"pipeline": pipeline, "until": utc_text(until)})
     return report
 

@@ -107,6 +107,36 @@ def test_what_is_excluded_for_one_pipeline_stays_good_for_others(observatory):
     assert {name: len(found) for name, found in made.items()} == {"otf": 1, "other": 2}
 
 
+SECOND = """
+pipelines:
+  - name: second
+    data_grouping: ngc253
+    processing_location: local
+    steps:
+      - {name: mosaic, software: cal, group_by: [source], depends_on: [otf/calibrate], role: intermediate}
+"""
+
+
+def upstream_of(observatory, run):
+    return [i["details"] for i in observatory.rows("run_input") if i["run_id"] == run["id"]]
+
+
+@pytest.mark.parametrize("what", ["package:scan-1-LFA", "run:1"])
+def test_what_is_excluded_for_one_pipeline_reaches_it_through_another_ones_products_no_more(observatory, what):
+    (observatory.folder / "second.yaml").write_text(SECOND)
+    observatory.apply("second.yaml")
+    observatory.until_quiet()
+    (first,) = observatory.runs("mosaic")
+    out(observatory, what, pipeline="second")
+    observatory.until_quiet()
+    without = observatory.runs("mosaic")[1:]
+    assert [(r["reason"], len(upstream_of(observatory, r))) for r in without] == [("upstream-changed", 1)]
+    assert (len(observatory.runs("grid")), observatory.sub_group("calibrate")["stale"]) == (1, None)
+    back(observatory, what)
+    observatory.until_quiet()
+    assert observatory.sub_group("mosaic")["current_run_id"] == first["id"]
+
+
 def test_an_excluded_product_is_used_no_more_and_not_made_again_by_itself(observatory):
     observatory.until_quiet()
     calibrated = observatory.runs("calibrate")[0]["id"]

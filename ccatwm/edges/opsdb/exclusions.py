@@ -83,6 +83,7 @@ class Impact:
     packages: set[str] = field(default_factory=set)  # names
     sub_groups: set[int] = field(default_factory=set)  # to be decided on again
     current: list[dict[str, Any]] = field(default_factory=list)  # current runs that stand on it, by run
+    feeding: set[int] = field(default_factory=set)  # sub-groups of such runs, also of other pipelines
     products: list[dict[str, Any]] = field(default_factory=list)  # of those runs
     under_way: list[int] = field(default_factory=list)  # open runs that read it
     published: list[dict[str, Any]] = field(default_factory=list)  # sets that hold a product made from it, current or not
@@ -91,6 +92,7 @@ class Impact:
         known = {row["run"] for row in self.current}
         self.packages |= other.packages
         self.sub_groups |= other.sub_groups
+        self.feeding |= other.feeding
         self.under_way = sorted({*self.under_way, *other.under_way})
         self.current += [row for row in other.current if row["run"] not in known]
         self.products += [row for row in other.products if row["run"] not in known]
@@ -121,6 +123,7 @@ def find_impact(
     else:
         run_ids = store.runs_on_runs(connection, [target.selection["run"]])
     found.current = store.current_of_runs(connection, run_ids, pipeline)
+    found.feeding = {row["sub_group_id"] for row in store.current_of_runs(connection, run_ids, None)}
     found.under_way = store.open_of_runs(connection, run_ids, pipeline)
     found.products = store.products_of_runs(connection, {row["run"] for row in found.current})
     made = store.products_of_runs(connection, run_ids, gone_too=True)
@@ -155,7 +158,7 @@ def end_exclusions(
     for sub_group_id, why in _still_excluded(connection, excluded, impact.current).items():
         store.unmark(connection, sub_group_id, why)
     mark_due(connection, impact.sub_groups, now)
-    mark_downstream_due(connection, [row["sub_group_id"] for row in impact.current], now)
+    mark_downstream_due(connection, impact.feeding, now)
     return excluded
 
 
@@ -164,11 +167,18 @@ def _still_excluded(
 ) -> dict[int, str | None]:
     """Why current runs are excluded now, by sub-group; None where they are not."""
     rows = {row["run"]: row for row in current}
-    versions, behind = store.versions_of(connection, rows), store.versions_behind(connection, rows)
-    stands_on = packages_of_runs(connection, sorted(rows))
+    why = why_excluded(connection, excluded, {run: row["pipeline"] for run, row in rows.items()})
+    return {row["sub_group_id"]: why[run] for run, row in rows.items()}
+
+
+def why_excluded(
+    connection: sa.Connection, excluded: Excluded, runs: Mapping[int, str]
+) -> dict[int, str | None]:
+    """Why the products of runs are not to be used in a pipeline (run -> pipeline); None where they are."""
+    versions, behind = store.versions_of(connection, runs), store.versions_behind(connection, runs)
+    stands_on = packages_of_runs(connection, sorted(runs))
     return {
-        row["sub_group_id"]: excluded.run(row["pipeline"], run, *versions[run], stands_on[run], behind[run])
-        for run, row in rows.items()
+        run: excluded.run(pipeline, run, *versions[run], stands_on[run], behind[run]) for run, pipeline in runs.items()
     }
 
 
