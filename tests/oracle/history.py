@@ -122,7 +122,8 @@ class History(People):
                 if not self._looks(group):
                     continue
                 where = f"{group.step}/{group.key}"
-                assert self.is_of_backfill(group), self._failed([f"{where} was looked at though nobody has opened it"])
+                opened = group.backfilled or self.is_of_backfill(group)
+                assert opened, self._failed([f"{where} was looked at though nobody has opened it"])
                 before = len(group.runs)
                 self._look(group, backfill=True)
                 assert self.backfill is not None
