@@ -58,8 +58,7 @@ class History(People):
             options = {}
             self._end_exclusions()
             ticking = self._ticking()
-            for site in self.sites:
-                site.run_pass("resolve")
+            selected += [site.run_pass("resolve").selected for site in self.sites]
             self._foretell(ticking)
             self._compare()
             if not any(selected):
