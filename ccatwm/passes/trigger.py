@@ -168,12 +168,17 @@ def _cron_verdict(
 
 
 def _cron_cursors_move(frame: PassFrame) -> bool:
-    """Whether a cursor is to be written though nothing is due: of a new step, or a changed expression."""
+    """Whether a cursor is to be written, or to go, though nothing is due: of a new step, or a changed trigger."""
     with frame.context.database.read() as connection:
         cursors = triggers.read_cron_cursors(connection)
         steps = triggers.list_triggered_steps(connection, location(frame.context))
     verdicts = [_cron_verdict(step, cursors, frame.now) for step in steps]
-    return any(cursor is not None and not ticks for ticks, cursor in verdicts)
+    return bool(_idle_cursors(steps, cursors)) or any(cursor is not None and not ticks for ticks, cursor in verdicts)
+
+
+def _idle_cursors(steps: Sequence[TriggeredStep], cursors: Mapping[int, CronCursor]) -> set[int]:
+    """Steps that were by cron."""
+    return {step.id for step in steps if step.trigger.type is not TriggerType.CRON} & cursors.keys()
 
 
 def _write(frame: PassFrame, *, full: bool = False) -> tuple[list[DueStep], bool]:
@@ -216,7 +221,11 @@ def _note(
 def _move_cron_cursors(context: Context, connection: sa.Connection, now: datetime, ticked: set[int]) -> None:
     """A tick that waits for an earlier event of its step keeps its cursor where it is."""
     cursors = triggers.read_cron_cursors(connection)
-    for step in triggers.list_triggered_steps(connection, location(context)):
+    steps = triggers.list_triggered_steps(connection, location(context))
+    idle = _idle_cursors(steps, cursors)
+    if idle:
+        triggers.forget_cron_cursors(connection, idle)
+    for step in steps:
         ticks, cursor = _cron_verdict(step, cursors, now)
         if cursor is not None and (step.id in ticked or not ticks):
             triggers.move_cron_cursor(connection, step.id, cursor)

@@ -114,3 +114,16 @@ def test_what_is_known_at_the_tick_is_waited_for(observatory: Observatory, more:
     assert (waiting["outcome"], awaited) == ("waiting-for-upstream", ["executed_obs_unit=3"])
     observatory.until_quiet()
     assert [run["status"] for run in observatory.runs("grid")] == ["COMPLETED"]
+
+
+def test_a_step_that_is_by_cron_again_counts_ticks_from_then(nightly: Observatory) -> None:
+    go_to(nightly, 3, 2, 1, 0)
+    nightly.edit(NIGHTLY, "trigger: {type: CONTINUOUS}")
+    nightly.until_quiet()
+    go_to(nightly, 3, 2, 12, 0)
+    nightly.edit("trigger: {type: CONTINUOUS}", NIGHTLY)
+    nightly.until_quiet()
+    assert ticks(nightly) == 0
+    go_to(nightly, 3, 3, 2, 0)
+    nightly.until_quiet()
+    assert ticks(nightly) == 1

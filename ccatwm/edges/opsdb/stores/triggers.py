@@ -157,6 +157,12 @@ def move_cron_cursor(connection: sa.Connection, step_id: int, cursor: CronCursor
     connection.execute(sa.update(table).where(table.c.table_name == name).values(details=details))
 
 
+def forget_cron_cursors(connection: sa.Connection, step_ids: Collection[int]) -> None:
+    """These steps are by cron no more; should they be so again, ticks count from then."""
+    names = [f"{CRON}{step_id}" for step_id in sorted(step_ids)]
+    connection.execute(sa.delete(t.change_cursor).where(t.change_cursor.c.table_name.in_(names)))
+
+
 def remember_rows(
     connection: sa.Connection,
     table_name: str,
