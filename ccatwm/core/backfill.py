@@ -69,13 +69,13 @@ def fitting(decisions: Sequence[Decision], runs: int) -> int:
 
 _WAITING = frozenset(
     {Outcome.HELD, Outcome.TRIPPED, Outcome.WAITING_FOR_DATA, Outcome.WAITING_FOR_UPSTREAM, Outcome.WAITING_FOR_IMAGE,
-     Outcome.SETTLING, Outcome.COOLING_DOWN}
+     Outcome.SETTLING, Outcome.COOLING_DOWN, Outcome.BUSY}
 )  # fmt: skip
 
 
 def has_to_wait(decision: Decision) -> bool:
     """Whether the sub-group stays the backfill's, to be decided on again when it falls due."""
-    return decision.outcome in _WAITING or (decision.outcome is Outcome.BUSY and decision.keeps_request)
+    return decision.outcome in _WAITING
 
 
 def may_begin(step_id: int, upstream: Collection[int], backfill: Backfill, at_work: Collection[int]) -> bool:

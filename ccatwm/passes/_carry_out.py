@@ -98,7 +98,8 @@ def _columns(one: Decided, now: datetime) -> dict[str, Any]:
         "round_at": (row.round_at or now) if decision.outcome in WAITING else None,
         "stale": decision.stale,
         "requested": row.requested if decision.keeps_request else None,
-        "asked": decision.keeps_request and row.asked,
+        # Also where its run is under way: only a decision after that tells that it has settled.
+        "asked": row.asked and (decision.keeps_request or decision.outcome is Outcome.BUSY),
     }
     if decision.recipe is not None:
         values["wanted_recipe"] = decision.recipe.digest

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from ccatwm.upkeep.requests import request_runs
 from tests.crash.campaign import program
 from tests.passes.conftest import Observatory, as_json
 
@@ -149,6 +150,20 @@ def test_after_the_deadline_it_goes_without_what_failed_and_again_when_that_is_m
     three.edit("mode: hot_cold", "mode: cold")
     three.until_quiet()
     assert inputs(three, three.runs("grid")[-1]) == {SCAN_1, "executed_obs_unit=2", SCAN_3}
+
+
+def test_an_upstream_step_by_hand_that_was_asked_for_twice_has_settled_when_its_run_ends(observatory: Observatory) -> None:
+    define(observatory, "calibrate", "trigger: {type: MANUAL}")
+    observatory.until_quiet()
+    for _ in range(2):
+        context = observatory.context()
+        request_runs(context.database, context.grouping, "otf", step="calibrate", reason="now", actor="me",
+                     now=context.clock.now())  # fmt: skip
+        observatory.cycle()
+    assert outcome(observatory, "calibrate", SCAN_1) == "busy"
+    observatory.until_quiet()
+    assert outcome(observatory, "calibrate", SCAN_1) == "up-to-date"
+    assert [run["status"] for run in observatory.runs("grid")] == ["COMPLETED"]
 
 
 # --- quiet ------------------------------------------------------------------------------------------------------
