@@ -417,12 +417,16 @@ def _compatible_version(
     versions: Sequence[SoftwareVersion],
     newest: SoftwareVersion,
 ) -> SoftwareVersion:
-    """The current run's version while its major is the newest one's and nothing else changed; else the newest."""
+    """The current run's version while its major is the newest's and nothing else changed that counts; else the newest."""
     current = view.current
     if current is None or major(current.version) != major(newest.version):
         return newest
     kept = next((v for v in versions if v.version == current.version), None)
-    if kept is None or set(changed_parts(current.recipe, _recipe(view, inputs, kept))) - {"software"}:
+    if kept is None:
+        return newest
+    recipe = _recipe(view, inputs, kept)
+    changed = set(changed_parts(current.recipe, recipe))
+    if changed - {"software"} and ("software" in changed or _tolerated(view, recipe, inputs) is None):
         return newest
     return kept
 

@@ -553,7 +553,8 @@ class Oracle:
             return newest
         if current.version not in versions:
             return newest
-        same = self._recipe(group.step, inputs, current.version) == current.recipe
+        kept = self._recipe(group.step, inputs, current.version)
+        same = kept == current.recipe or self._tolerated(group, kept) is not None  # what does not count changes nothing
         return current.version if same else newest
 
     # --- what exists, and the gap -----------------------------------------------------------------------------

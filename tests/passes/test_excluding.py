@@ -302,6 +302,19 @@ def test_a_step_says_which_changes_do_not_count(observatory, staleness, change, 
     assert (group["outcome"], group["stale"]) == ("up-to-date", None)
 
 
+def test_what_does_not_count_is_no_occasion_for_a_newer_version(observatory):
+    observatory.edit("config: {mode", "staleness: {ignore_config: [plots]}, config: {mode")
+    observatory.until_quiet()
+    observatory.edit("versions: [", "versions: [{version: 1.0.1, command: [/bin/true]}, ")
+    observatory.edit("mode: hot_cold", "mode: hot_cold, plots: {dpi: 300}")
+    observatory.until_quiet()
+    assert len(observatory.runs("calibrate")) == 2
+    observatory.edit("mode: hot_cold", "mode: cold")
+    observatory.until_quiet()
+    versions = [observatory.resolved(run)["software"]["version"] for run in observatory.runs("calibrate")]
+    assert versions == ["1.0.0", "1.0.0", "1.0.1", "1.0.1"]
+
+
 def test_a_late_scan_does_not_count_where_the_step_says_so(observatory):
     observatory.edit("group_by: [], depends_on", "staleness: {ignore: [upstream-changed]}, group_by: [], depends_on")
     observatory.until_quiet()
