@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from ccatwm.core.wording import count_text
 from ccatwm.errors import SchemaVersionError, SettingsError, WorldError
 from ccatwm.interfaces import (
     INTERFACE_VERSION,
@@ -291,7 +292,24 @@ def run_pass(name: str, context: Context, options: PassOptions) -> PassReport:
 
     with _rare_collections():
         report: PassReport = import_module(f"ccatwm.passes.{name}").run(context, options)
+        if name == "resolve" and options.dry_run and not options.rehearsed and report.error is None:
+            _tell_not_triggered(context, report)
     return report
+
+
+def _tell_not_triggered(context: Context, report: PassReport) -> None:
+    """A dry run of `resolve` alone says that there is more to decide once `trigger` has opened it."""
+    from ccatwm.passes import trigger
+    from ccatwm.passes._frame import PassItem, PassOptions
+
+    due = trigger.run(context, PassOptions(dry_run=True)).done
+    if due:
+        are = "is" if due == 1 else "are"
+        why = (
+            f"{count_text(due, 'step')} {are} due that `ccatwm trigger` has not opened yet; "
+            "`ccatwm cycle --dry-run` decides on them too"
+        )
+        report.items.append(PassItem("not-triggered", why))  # not counted: it is no work of this pass
 
 
 @contextmanager
@@ -310,8 +328,27 @@ def _rare_collections() -> Iterator[None]:
 
 def run_cycle(context: Context, options: PassOptions) -> Iterator[PassReport]:
     """All six passes once, in the order of the data flow."""
-    for name in PASSES:
+    if options.dry_run:
+        yield from _rehearse(context, options)
+    for name in PASSES[2:] if options.dry_run else PASSES:
         yield run_pass(name, context, options)
+
+
+def _rehearse(context: Context, options: PassOptions) -> list[PassReport]:
+    """`trigger` and `resolve` in earnest on an ops-db of which nothing stays: what the one opens, the other decides on."""
+    reports: list[PassReport] = []
+    begun, seconds = context.clock.monotonic(), context.database.rehearsal_seconds
+    try:
+        with context.database.rehearsal() as rehearsed:
+            inside = dataclasses.replace(context, database=rehearsed)
+            for name in PASSES[:2]:
+                left = None if seconds is None else max(0.0, seconds - (context.clock.monotonic() - begun))
+                given = [s for s in (left, options.max_seconds) if s is not None]
+                limited = dataclasses.replace(options, rehearsed=True, max_seconds=min(given, default=None))
+                reports.append(run_pass(name, inside, limited))
+    except WorldError:  # each says for itself that the ops-db does not answer
+        reports += [run_pass(name, context, options) for name in PASSES[len(reports) : 2]]
+    return reports
 
 
 RETRY_PATIENCE_SECONDS = 120  # how long `cycle --until-idle` waits for a retry

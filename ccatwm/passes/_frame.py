@@ -33,6 +33,7 @@ class PassOptions:
     max_seconds: float | None = None
     full: bool = False
     stop: Callable[[], bool] | None = None  # asked between units of work
+    rehearsed: bool = False  # a dry run whose ops-db is a rehearsal already: what it writes does not stay
 
 
 @dataclass
@@ -167,6 +168,11 @@ class PassFrame:
     @property
     def dry_run(self) -> bool:
         return self.options.dry_run
+
+    @property
+    def only_looks(self) -> bool:
+        """Whether nothing may be written, since it would stay."""
+        return self.options.dry_run and not self.options.rehearsed
 
     def limit_seconds(self, seconds: float | None) -> None:
         """The pass may take no longer than this, whatever its budget is."""

@@ -54,6 +54,9 @@ from ccatwm.passes._regroup import regroup
 
 log = logging.getLogger("ccatwm.passes.resolve")
 SUB_GROUPS_PER_CHUNK = 500
+NOT_LOOKED_AT = PassItem(
+    "not-looked-at", "the time of this dry run was up before everything was looked at: resolve may do more"
+)
 
 
 def run(context: Context, options: PassOptions) -> PassReport:
@@ -61,10 +64,12 @@ def run(context: Context, options: PassOptions) -> PassReport:
 
 
 def _body(frame: PassFrame) -> None:
-    if frame.dry_run:
+    if frame.only_looks:
         _rehearse(frame)
     else:
         _resolve(frame)
+        if frame.dry_run and frame.time_is_up():
+            frame.report.add("waiting", NOT_LOOKED_AT)
 
 
 def _rehearse(frame: PassFrame) -> None:
@@ -74,9 +79,8 @@ def _rehearse(frame: PassFrame) -> None:
     with database.rehearsal() as rehearsed:
         frame.context = dataclasses.replace(frame.context, database=rehearsed)
         _resolve(frame)
-    if frame.time_is_up():
-        why = "the time of this dry run was up before everything was looked at: resolve may do more"
-        frame.report.add("waiting", PassItem("not-looked-at", why))
+        if frame.time_is_up():
+            frame.report.add("waiting", NOT_LOOKED_AT)
 
 
 def _resolve(frame: PassFrame) -> None:

@@ -34,13 +34,13 @@ def run(context: Context, options: PassOptions) -> PassReport:
 def _body(frame: PassFrame) -> None:
     context = frame.context
     _end_expired_exclusions(frame)
-    if not frame.dry_run:
+    if not frame.only_looks:
         _start_cursors(frame)
     with context.database.read() as connection:
         changes = _read_changes(context, connection)
-        changed = frame.dry_run and _affects_packages(context, connection, changes)
+        changed = frame.only_looks and _affects_packages(context, connection, changes)
         due = _due_steps(context, connection, frame.now, packages_changed=changed, full=frame.options.full)
-    if not frame.dry_run:
+    if not frame.only_looks:
         due = _write_all(frame, changes, due)
     due = due[: frame.options.limit]
     frame.report.selected = len(due)
@@ -64,7 +64,7 @@ def _write_all(frame: PassFrame, changes: ChangedRows, due: list[DueStep]) -> li
 def _end_expired_exclusions(frame: PassFrame) -> None:
     """What was excluded `--until` now is decided on again."""
     with frame.context.database.read() as connection:
-        if frame.dry_run or not list_expired(connection, frame.now):
+        if frame.only_looks or not list_expired(connection, frame.now):
             return
     with frame.context.database.write() as connection:
         ended = end_expired(connection, frame.context.grouping, frame.now)
