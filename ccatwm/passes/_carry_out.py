@@ -6,6 +6,7 @@ Touches: the ops-db. A chunk of decisions is written together, within the transa
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -84,7 +85,36 @@ def _record_acceptance(connection: sa.Connection, one: Decided, now: datetime) -
 
 
 def _columns(one: Decided, now: datetime) -> dict[str, Any]:
-    """What the sub-group keeps of its decision."""
+    """What the sub-group keeps of its decision; one that says what was said before keeps its number and time."""
+    row, decision = one.row, one.decision
+    values: dict[str, Any] = {
+        "due_at": decision.due_at,
+        "round_at": (row.round_at or now) if decision.outcome in WAITING else None,
+        "requested": row.requested if decision.keeps_request else None,
+        # Also where its run is under way: only a decision after that tells that it has settled.
+        "asked": row.asked and (decision.keeps_request or decision.outcome is Outcome.BUSY),
+    }
+    return values if _says_the_same(row, decision) else values | _new_decision(one, now)
+
+
+def _says_the_same(row: SubGroupRow, decision: Decision) -> bool:
+    """Whether all that people and passes read of the decision is there already.
+
+    The run that it points to must have the newest number: else an older one that ends later would win.
+    """
+    if decision.outcome is Outcome.RUN or decision.accepts:
+        return False
+    current = decision.current_run_id
+    if (row.outcome, row.reason, row.stale) != (decision.outcome.value, decision.reason, decision.stale):
+        return False
+    if current is not None and (row.current_run_id, row.current_decision) != (current, row.decision):
+        return False
+    if decision.recipe is not None and row.wanted_recipe != decision.recipe.digest:
+        return False
+    return bool(row.details == json.loads(json_text(decision.details)))
+
+
+def _new_decision(one: Decided, now: datetime) -> dict[str, Any]:
     row, decision = one.row, one.decision
     number = row.decision + 1
     details = decision.details if one.run_id is None else {**decision.details, "run": one.run_id}
@@ -94,12 +124,7 @@ def _columns(one: Decided, now: datetime) -> dict[str, Any]:
         "reason": decision.reason,
         "details": details,
         "decided_at": now,
-        "due_at": decision.due_at,
-        "round_at": (row.round_at or now) if decision.outcome in WAITING else None,
         "stale": decision.stale,
-        "requested": row.requested if decision.keeps_request else None,
-        # Also where its run is under way: only a decision after that tells that it has settled.
-        "asked": row.asked and (decision.keeps_request or decision.outcome is Outcome.BUSY),
     }
     if decision.recipe is not None:
         values["wanted_recipe"] = decision.recipe.digest

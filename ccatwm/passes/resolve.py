@@ -202,7 +202,7 @@ def _trial_rows(
 
 
 def _trial_item(step: StepRecord, planned: Decided, reason: str) -> tuple[str, PassItem]:
-    text = decision_text(planned.decision) if planned.run_id is None else f"trial: {reason}"
+    text = f"no trial: {decision_text(planned.decision)}" if planned.run_id is None else f"trial: {reason}"
     outcome = planned.decision.outcome.value
     item = PassItem(outcome, text, planned.run_id, step.pipeline, step.name, planned.row.key)
     return "done" if planned.run_id is not None else "waiting", item

@@ -29,7 +29,7 @@ def differences(site: Site, oracle: Oracle) -> list[str]:
             ("current run", ordinals.get(groups[place]["current_run_id"]), group.current and group.current.number),
             ("stale", _staleness(groups[place]["stale"]), oracle.stale(group)),
             ("runs", [_run(run) for run in made], [_foretold(run) for run in group.runs]),
-            ("decision", groups[place]["decision"], group.decision),
+            ("decision", *_number(groups[place]["decision"], group)),
         ]
         found += [f"{'/'.join(place)}: {what} is {a}, and should be {b}" for what, a, b in pairs if a != b]
     return found
@@ -75,6 +75,11 @@ def _opening(oracle: Oracle, row: Row, group: Group) -> Iterator[tuple[str, Any,
     if not oracle.is_continuous(group.step):
         yield "asked", row["asked"], group.asked
         yield "due at some time", row["due_at"] is not None, group.due or row["due_at"] is not None
+
+
+def _number(number: int, group: Group) -> tuple[int, int]:
+    """A decision that says the same keeps its number; that its details are others, the oracle need not know."""
+    return number, min(max(number, group.decision), group.looks)
 
 
 def _close(one: datetime | None, other: datetime | None) -> bool:

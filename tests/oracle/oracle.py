@@ -138,7 +138,8 @@ class Group:
     round_at: datetime | None = None
     due_at: datetime | None = None
     decided: Decision | None = None
-    decision: int = 0
+    decision: int = 0  # its number, as far as the oracle tells decisions apart
+    looks: int = 0  # how often it was decided on, or a person did (a retry)
     wanted: Mapping[str, Any] | None = None
     withdrawn: bool = False  # all its inputs were, when it was last known what is wanted
     good_anyway: tuple[Run, Mapping[str, Any]] | None = None  # accepted or tolerated for that recipe
@@ -395,7 +396,9 @@ class Oracle:
         group.round_at = group.round_at or now
         group.due = False
         decision = self.decide(group, now)
-        group.decision += 1
+        group.looks += 1
+        if decision.outcome == "run" or not self._says_the_same(group, decision):
+            group.decision += 1
         group.decided, group.due_at = decision, decision.due_at
         if decision.outcome not in WAITING:
             group.round_at = None
@@ -411,6 +414,16 @@ class Oracle:
         self._carry_out(group, decision, now, backfill)
         group.read = self.read(group, now)
         return decision
+
+    def _says_the_same(self, group: Group, decision: Decision) -> bool:
+        """Whether the decision is the one before, as far as is known here; what it points to must be the newest."""
+        before, points_to = group.decided, decision.points_to
+        if before is None or decision.accepts or (points_to is not None and points_to.decision != group.decision):
+            return False
+        told = ("outcome", "reason", "points_to", "awaits")
+        if any(getattr(before, name) != getattr(decision, name) for name in told):
+            return False
+        return decision.recipe is None or decision.recipe == group.wanted
 
     def _carry_out(self, group: Group, decision: Decision, now: datetime, backfill: bool) -> None:
         if decision.supersedes is not None:

@@ -70,6 +70,7 @@ class People(Defining):
             run.status, run.blocking = "PENDING", False
             if group.wanted in (None, run.recipe):
                 group.decision += 1
+                group.looks += 1
                 run.decision = group.decision
             group.touch(self.now)
 

@@ -59,6 +59,10 @@ class SubGroupRow:
     held: str | None
     requested: Mapping[str, Any] | None
     asked: bool
+    reason: str | None
+    details: Mapping[str, Any] | None
+    wanted_recipe: str | None
+    current_decision: int
 
 
 # --- scopes and members -----------------------------------------------------------------------------------------
@@ -235,7 +239,8 @@ def rows_of(connection: sa.Connection, query: sa.Select[Any]) -> list[SubGroupRo
     return [
         SubGroupRow(
             r.id, r.key, r.dims, r.created_at, r.due_at, r.round_at, r.input_changed_at, r.decision, r.outcome,
-            r.current_run_id, r.stale, r.held, r.requested, r.asked,
+            r.current_run_id, r.stale, r.held, r.requested, r.asked, r.reason, r.details, r.wanted_recipe,
+            r.current_decision,
         )
         for r in connection.execute(query)
     ]  # fmt: skip
