@@ -119,6 +119,14 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Acceptance:
+    """A person declared what a run made good for one recipe."""
+
+    run_id: int
+    at: datetime
+
+
+@dataclass(frozen=True)
 class SubGroupView:
     """All that a decision reads. Times aware UTC; `products` are the current ones of the upstream sub-groups."""
 
@@ -142,7 +150,7 @@ class SubGroupView:
     request: Request | None = None
     held: str | None = None
     tripped: str | None = None
-    accepted: Mapping[str, int] = field(default_factory=dict)  # recipe digest -> run that a person declared good for it
+    accepted: Mapping[str, Acceptance] = field(default_factory=dict)  # by the digest of the recipe that it is for
     excluded_versions: Sequence[str] = ()  # of the step's software; `versions` has the others
     fixed: FixedParts | None = None  # of its references and configuration, where they were computed before
     companions: Sequence[Chosen] = ()
@@ -456,17 +464,36 @@ def _existing(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) ->
 
 
 def _accepted(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Decision | None:
-    """A person declared the present product good for the wanted recipe; it holds until another recipe is wanted."""
+    """A person declared a product good for the wanted recipe: for this one it holds, also when it is wanted again later.
+
+    Asking for a run ends it: what is made then counts.
+    """
     current = view.current
-    if current is None or not current.good or current.recipe_digest == recipe.digest or _forced(view):
+    if _forced(view) or (current is not None and current.good and current.recipe_digest == recipe.digest):
         return None
     now = view.request is not None and view.request.accept
-    if not now and (view.request is not None or view.accepted.get(recipe.digest) != current.id):
+    run = current if now else _accepted_before(view, recipe)
+    if run is None:
         return None
-    details = {"run": current.id, "changes": _changes(view, current, recipe, inputs)}
+    changes = _changes(view, run, recipe, inputs) if run is current else _changed_since(run, recipe)
     return Decision(
-        Outcome.ACCEPTED, details=details, current_run_id=current.id, supersede_run_id=_superseded(view), accepts=now
-    )
+        Outcome.ACCEPTED, details={"run": run.id, "changes": changes}, current_run_id=run.id,
+        supersede_run_id=_superseded(view), accepts=now,
+    )  # fmt: skip
+
+
+def _accepted_before(view: SubGroupView, recipe: Recipe) -> RunFacts | None:
+    said = view.accepted.get(recipe.digest)
+    if said is None or view.request is not None:
+        return None
+    if any(run.recipe_digest == recipe.digest and run.created_at > said.at for run in view.runs):
+        return None
+    return next((run for run in view.runs if run.id == said.run_id and run.good), None)
+
+
+def _changed_since(run: RunFacts, recipe: Recipe) -> dict[str, Any]:
+    """What differs from a run whose inputs and configuration are not at hand."""
+    return {"compared_with_run": run.id, "parts": list(changed_parts(run.recipe, recipe))}
 
 
 def _tolerated(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Decision | None:

@@ -22,6 +22,7 @@ from ccatwm.core.decision_text import decision_text
 from ccatwm.core.exclusions import Excluded
 from ccatwm.core.gap import (
     SETTLED,
+    Acceptance,
     Decision,
     Member,
     Outcome,
@@ -300,7 +301,7 @@ def _decide_with_files(frame: PassFrame, connection: sa.Connection, view: SubGro
     """The decision, where an older run is to count again after a look whether its files are there."""
     while True:
         decision = decide(view)
-        if decision.outcome is not Outcome.RESTORED or decision.current_run_id is None:
+        if decision.current_run_id is None or not _counts_again(view, decision):
             return decision
         paths = products.paths_of_run(connection, decision.current_run_id)
         there = frame.context.workfiles.exists(PurePosixPath(path) for path in paths.values())
@@ -315,6 +316,12 @@ def _decide_with_files(frame: PassFrame, connection: sa.Connection, view: SubGro
             for run in view.runs
         ]
         view = dataclasses.replace(view, runs=facts)
+
+
+def _counts_again(view: SubGroupView, decision: Decision) -> bool:
+    """Whether it is not the run that counts by now: nobody has looked at its files for long."""
+    accepted_again = decision.outcome is Outcome.ACCEPTED and decision.current_run_id != view.current_run_id
+    return decision.outcome is Outcome.RESTORED or accepted_again
 
 
 def _differs(row: SubGroupRow, decision: Decision) -> bool:
@@ -416,7 +423,7 @@ def _view(
     compared: int | None,
     inputs: Mapping[int, Sequence[RunInput]],
     frozen: Mapping[int, ResolvedStep],
-    accepted: Mapping[str, int],
+    accepted: Mapping[str, Acceptance],
     companions: Sequence[Chosen],
 ) -> SubGroupView:
     made_as = frozen.get(compared) if compared is not None else None

@@ -373,7 +373,10 @@ def _accepted(facts: Facts) -> Words:
     said, not_counted = facts.acceptance, _changes_text(facts.details)
     who = f"{said['actor']} accepted" if said is not None else "a person accepted"
     when = f" at {utc_text(said['created_at'])}: {said['reason']}" if said is not None else ""
-    return f"{who} the current product as it is, for what is wanted now{not_counted}{when}", _wanting_more(facts)
+    return f"{who} the current product as it is, for what is wanted now{not_counted}{when}", [
+        OTHER_RECIPE,
+        f"a person asks for a run, which ends the acceptance: `{facts.asking}`",
+    ]
 
 
 OTHER_RECIPE = "another input, upstream product, configuration, reference or software version is wanted"

@@ -143,7 +143,7 @@ class Group:
     wanted: Mapping[str, Any] | None = None
     withdrawn: bool = False  # all its inputs were, when it was last known what is wanted
     good_anyway: tuple[Run, Mapping[str, Any]] | None = None  # accepted or tolerated for that recipe
-    accepted: list[tuple[Mapping[str, Any], Run]] = field(default_factory=list)
+    accepted: list[tuple[Mapping[str, Any], Run, int]] = field(default_factory=list)  # and how many runs there were
     request: dict[str, Any] | None = None
     asked: bool = False  # a person or a tick has opened it
     backfilled: bool = False  # a backfill has opened it, and it has to wait
@@ -435,7 +435,7 @@ class Oracle:
             group.good_anyway = (decision.points_to, decision.recipe)
         if decision.accepts:
             assert decision.recipe is not None and decision.points_to is not None
-            group.accepted.append((decision.recipe, decision.points_to))
+            group.accepted.append((decision.recipe, decision.points_to, len(group.runs)))
         if decision.outcome == "run":
             self._make_run(group, decision, now).backfill = backfill
 
@@ -610,14 +610,16 @@ class Oracle:
 
     def _accepted(self, group: Group, recipe: Mapping[str, Any]) -> Decision | None:
         current, asked = group.current, self._asked(group)
-        if not self._good(current) or current is None or current.recipe == recipe:
+        if self._good(current) and current is not None and current.recipe == recipe:
             return None
-        if asked is not None and not asked.get("accept"):
+        if asked is not None:
+            if not asked.get("accept") or asked.get("force"):
+                return None
+            return Decision("accepted", points_to=current, supersedes=stoppable(group), accepts=True)
+        said = [(run, before) for wanted, run, before in group.accepted if wanted == recipe]
+        if not said or any(run.recipe == recipe and run.number >= said[-1][1] for run in group.counted):
             return None
-        before = any(wanted == recipe and run is current for wanted, run in group.accepted)
-        if asked is None and not before:
-            return None
-        return Decision("accepted", points_to=current, supersedes=stoppable(group), accepts=asked is not None)
+        return Decision("accepted", points_to=said[-1][0], supersedes=stoppable(group)) if self._good(said[-1][0]) else None
 
     def _tolerated(self, group: Group, recipe: Mapping[str, Any]) -> Decision | None:
         staleness = self.step(group.step).get("staleness") or {}

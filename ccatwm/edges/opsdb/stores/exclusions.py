@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.exclusions import Exclusion, Target
-from ccatwm.core.gap import EXCLUDED
+from ccatwm.core.gap import EXCLUDED, Acceptance
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.due import mark_where_due
@@ -354,11 +354,11 @@ def insert_acceptance(
     )
 
 
-def list_acceptances(connection: sa.Connection, sub_group_ids: Iterable[int]) -> dict[int, dict[str, int]]:
-    """By sub-group: recipe -> the run that was last declared good for it."""
-    found: dict[int, dict[str, int]] = {}
+def list_acceptances(connection: sa.Connection, sub_group_ids: Iterable[int]) -> dict[int, dict[str, Acceptance]]:
+    """By sub-group: recipe -> the last word that a run is good for it."""
+    found: dict[int, dict[str, Acceptance]] = {}
     for chunk in chunks(sorted(sub_group_ids)):
         query = sa.select(t.acceptance).where(t.acceptance.c.sub_group_id.in_(chunk)).order_by(t.acceptance.c.id)
         for row in connection.execute(query):
-            found.setdefault(row.sub_group_id, {})[row.recipe] = row.run_id
+            found.setdefault(row.sub_group_id, {})[row.recipe] = Acceptance(row.run_id, row.created_at)
     return found
