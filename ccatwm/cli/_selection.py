@@ -21,9 +21,9 @@ Class = Annotated[
     typer.Option("--class", metavar="CLASS", help="Failed in this class (out-of-memory, ...)."),
 ]
 Since = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help="Changed since: 2h, 7d, 2026-03-01 (UTC).")
+    str | None, typer.Option("--since", metavar="TIME", help="Changed since: 2h, 7d (ago), 2026-03-01 (UTC).")
 ]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Changed before.")]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Changed before; as --since.")]
 
 
 def read_selection(

@@ -189,7 +189,10 @@ def exclude(
     common: Common,
     things: Things = None,
     pipeline: OnlyFor = None,
-    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="When it ends by itself.")] = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", metavar="TIME", help="When it ends by itself: 2h, 7d (from now), 2026-03-01 (UTC)."),
+    ] = None,
     reason: Reason = None,
     list_: Annotated[bool, typer.Option("--list", help="Show what is excluded now.")] = False,
     dry_run: DryRun = False,
@@ -275,13 +278,16 @@ def _as_act(context: Context, reason: str | None, dry_run: bool, yes: bool) -> A
 
 
 def _read_until(act: Any, text: str | None) -> Any:
-    from ccatwm.core.selection import TIMES_ALLOWED, parse_moment
+    from ccatwm.core.selection import ENDS_ALLOWED, parse_moment
+    from ccatwm.core.wording import utc_text
 
     if text is None:
         return None
-    until = parse_moment(text, act.now)
+    until = parse_moment(text, act.now, ahead=True)
     if until is None:
-        raise UsageError(f"--until: {text!r} is not a time", next=TIMES_ALLOWED)
+        raise UsageError(f"--until: {text!r} is not a time", next=ENDS_ALLOWED)
+    if until <= act.now:
+        raise UsageError(f"--until: {text!r} is {utc_text(until)}, which is over already", next=ENDS_ALLOWED)
     return until
 
 
@@ -303,9 +309,9 @@ def backfill(
         str | None, typer.Argument(metavar="[PIPELINE|NUMBER]", help="A pipeline, or a backfill that is there.")
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="Observed since: 2026-03-01 (UTC), 90d.")
+        str | None, typer.Option("--since", metavar="TIME", help="Observed since: 2026-03-01 (UTC), 90d (ago).")
     ] = None,
-    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Observed before.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Observed before: as --since.")] = None,
     limit_runs: Annotated[
         int | None, typer.Option("--limit-runs", min=1, metavar="N", help="Make at most N runs in all.")
     ] = None,

@@ -12,10 +12,11 @@ from ccatwm.core.model import FailureClass, ProductType
 from ccatwm.core.states import RunStatus
 from ccatwm.errors import Problem, UsageError
 
-_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 SHOWN_NAMES, SHOWN_LENGTH = 10, 80
-TIMES_ALLOWED = "allowed: 2h, 30m, 7d, 2026-03-01, 2026-03-01T09:00:00Z"
+TIMES_ALLOWED = "allowed: 2h, 30m, 7d (ago), 2026-03-01, 2026-03-01T09:00:00Z"
+ENDS_ALLOWED = "allowed: 2h, 30m, 7d (from now), 2026-03-01, 2026-03-01T09:00:00Z (UTC unless it says otherwise)"
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,13 @@ def _moment(option: str, text: str | None, now: datetime, problems: list[Problem
     return found
 
 
-def parse_moment(text: str, now: datetime) -> datetime | None:
-    """`2h` (ago), a date or a date and time; UTC unless it says otherwise. None if it is no time."""
-    ago = _AGO.fullmatch(text.strip())
+def parse_moment(text: str, now: datetime, *, ahead: bool = False) -> datetime | None:
+    """`2h` (ago; with `ahead` from now), a date or a date and time; UTC unless it says otherwise. None if it is no time."""
+    span = _SPAN.fullmatch(text.strip())
     try:
-        if ago:
-            return now - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
+        if span:
+            length = timedelta(**{_UNITS[span[2]]: float(span[1])})
+            return now + length if ahead else now - length
         moment = datetime.fromisoformat(text.strip())
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
