@@ -484,7 +484,7 @@ def _cell(value: object) -> str:
 def _print_plain_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     if title:
-        print(title)
+        print(printable(title))
     for line in [list(columns), *cells]:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
@@ -495,7 +495,7 @@ def _print_rich_table(title: str, columns: Sequence[str], cells: Sequence[Sequen
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=printable(title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in cells:

@@ -221,12 +221,13 @@ def include(
     pipeline: OnlyFor = None,
     reason: Reason = None,
     dry_run: DryRun = False,
+    yes: Yes = False,
 ) -> int:
     """Bring back what was excluded."""
     from ccatwm.upkeep import exclude as upkeep
 
     context = _open(common)
-    act = _as_act(context, reason, dry_run, True)
+    act = _as_act(context, reason, dry_run, yes)
     _frame.show_report(
         common, upkeep.include(context.database, context.grouping, things or [], act, pipeline=pipeline)
     )

@@ -324,10 +324,9 @@ def groupings_show(
     from ccatwm.views import groupings as view
 
     context = _open(common)
-    dims = [word for text in group_by or [] for word in text.split(",") if word]
     shown = None if common.json and limit is None else limit or view.DEFAULT_LIMIT
     document = view.build_grouping(
-        context.database, context.grouping, name, dims, now=context.clock.now(), limit=shown
+        context.database, context.grouping, name, view.read_dimensions(group_by or []), now=context.clock.now(), limit=shown
     )
     if common.json:
         _frame.emit_json(document)

@@ -79,9 +79,9 @@ def _folder_of(site: str) -> Path:
 
 def _show_init(report: Any) -> None:
     if not report.made:
-        print(f"{report.folder} is a complete site; nothing was changed")
+        print(_frame.printable(f"{report.folder} is a complete site; nothing was changed"))
     else:
-        print(f"made in {report.folder}:")
+        print(_frame.printable(f"made in {report.folder}:"))
         for line in report.made:
             print(f"  {_frame.printable(line)}")
     if report.settings.container_runtime == "none":
@@ -219,12 +219,12 @@ def db_check(common: Common) -> int:
 
 
 def _show_check(report: Any) -> None:
-    print(report.url)
-    for version in report.versions:
-        print(f"  {version.branch}: {version.found or 'no tables'} ({version.state})")
-    for line in report.differences:
-        print(f"  {line}")
-    print("  fine" if report.fine else f"  next: {report.next}")
+    lines = [report.url]
+    lines += [f"  {version.branch}: {version.found or 'no tables'} ({version.state})" for version in report.versions]
+    lines += [f"  {line}" for line in report.differences]
+    lines.append("  fine" if report.fine else f"  next: {report.next}")
+    for line in lines:
+        print(_frame.printable(line))
 
 
 def _settings(common: Common) -> Settings:

@@ -32,10 +32,15 @@ def changes_text(details: Details, shown: int = SHOWN_NAMES) -> str:
     changes = details.get("changes") or {}
     parts = [f"{word} {_some(changes[key], shown)}" for key, word in _CHANGE_WORDS if changes.get(key)]
     for key, what in (("config", ""), ("environment", "environment "), ("references", "reference ")):
-        parts += [f"{what}{name} {old} -> {new}" for name, (old, new) in (changes.get(key) or {}).items()]
+        parts += [f"{what}{name} {_value(old)} -> {_value(new)}" for name, (old, new) in (changes.get(key) or {}).items()]
     if changes.get("software"):
         parts.append("version {} -> {}".format(*changes["software"]))
     return "; ".join(parts + companion_texts(changes))
+
+
+def _value(value: Any) -> str:
+    """A key that is not there, or is null, which means the same to a step."""
+    return "(not set)" if value is None else str(value)
 
 
 def _nothing(_details: Details) -> str:

@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from ccatwm.core.commands import RESERVED
 from ccatwm.core.flags import flag_problem
+from ccatwm.core.model import LARGEST_PRIORITY
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -396,7 +397,7 @@ class PipelineDefinition(Strict):
     processing_location: Annotated[Plain, Field(min_length=1)]
     description: str | None = None
     trigger: TriggerDefinition = TriggerDefinition(type="CONTINUOUS")
-    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
+    priority: Annotated[int, Field(ge=-LARGEST_PRIORITY, le=LARGEST_PRIORITY)] = 0
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
     enabled: bool = True
     steps: Annotated[list[StepDefinition], Field(min_length=1)]

@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
+LARGEST_PRIORITY = 1_000_000  # and its negative the smallest
+
 
 class TriggerType(StrEnum):
     CONTINUOUS = "CONTINUOUS"

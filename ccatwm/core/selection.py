@@ -10,6 +10,7 @@ from difflib import get_close_matches
 
 from ccatwm.core.model import FailureClass, ProductType
 from ccatwm.core.states import RunStatus
+from ccatwm.core.wording import one_line
 from ccatwm.errors import Problem, UsageError
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
@@ -118,5 +119,6 @@ def suggest(wrong: str, names: Iterable[str], *, none: str = "there are none yet
 
 
 def _shortened(name: str) -> str:
-    """Names may be as long as a file name can be, and longer."""
+    """Names may be as long as a file name can be, and longer, and hold any character."""
+    name = one_line(name)
     return name if len(name) <= SHOWN_LENGTH else f"{name[: SHOWN_LENGTH - 3]}..."

@@ -7,6 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 
+def one_line(text: str) -> str:
+    """The text with control characters, line ends and unpaired surrogates written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def short_text(value: Any) -> str:
     """A value as Python writes it, cut where it is long."""
     text = repr(value)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ccatwm.core.backfill import Backfill, BackfillState
 from ccatwm.core.gap import SETTLED
-from ccatwm.core.model import PackageState
+from ccatwm.core.model import LARGEST_PRIORITY, PackageState
 from ccatwm.core.selection import TIMES_ALLOWED, parse_moment
 from ccatwm.core.wording import count_text, size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
@@ -26,6 +26,8 @@ from ccatwm.errors import Problem, UsageError
 from ccatwm.upkeep._estimate import PACKAGES_PER_PAGE, Estimate, core_hours_of
 from ccatwm.upkeep._reason import require_reason
 from ccatwm.upkeep.exclude import Act
+
+FIRST_YEAR = 1900  # of the times of a period
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def start_backfill(database: Database, grouping: GroupingEngine, asked: Asked, a
     Errors: UsageError for wrong times, an unknown pipeline, one that is under way already, without a reason, and above
     `confirm_runs`.
     """
-    since, until = _read_period(asked, act.now)
+    since, until = _read_asked(asked, act.now)
     if not act.dry_run:
         require_reason(act.reason, "it is kept with the backfill and with every run that it makes")
     with database.write() if not act.dry_run else database.read() as connection:
@@ -137,21 +139,26 @@ def start_backfill(database: Database, grouping: GroupingEngine, asked: Asked, a
     return report
 
 
-def _read_period(asked: Asked, now: datetime) -> tuple[datetime, datetime]:
-    """Errors: UsageError with all mistakes at once."""
+def _read_asked(asked: Asked, now: datetime) -> tuple[datetime, datetime]:
+    """The period. Errors: UsageError with all mistakes at once."""
     problems: list[Problem] = []
+    if asked.priority is not None and abs(asked.priority) > LARGEST_PRIORITY:
+        allowed = f"as of a pipeline: -{LARGEST_PRIORITY} to {LARGEST_PRIORITY}"
+        problems.append(Problem("--priority", f"{asked.priority} is out of range", allowed))
     found = []
     for option, text in (("--since", asked.since), ("--until", asked.until)):
         time = parse_moment(text, now) if text is not None else None
         if time is None:
             what = "is missing: a backfill is of a period" if text is None else f"{text!r} is not a time"
             problems.append(Problem(option, what, TIMES_ALLOWED))
+        elif time.year < FIRST_YEAR:
+            problems.append(Problem(option, f"{text!r} is before the year {FIRST_YEAR}", "no data were observed then"))
         else:
             found.append(time)
     if len(found) == 2 and found[0] >= found[1]:
         problems.append(Problem("--until", "is not later than --since", "the first moment that no longer belongs to it"))
     if problems:
-        raise UsageError("the period of the backfill is wrong", problems=problems)
+        raise UsageError("the backfill cannot be asked for like this", problems=problems)
     return found[0], found[1]
 
 

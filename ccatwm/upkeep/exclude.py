@@ -25,6 +25,7 @@ from ccatwm.errors import CcatwmError, Problem, UsageError
 from ccatwm.upkeep._reason import require_reason
 
 SHOWN = 20
+ALREADY = "accepted already"
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,7 @@ def exclude(
                 )
             impact.add(of_it)
             reports.append({"exclusion": known, "target": target.text, "instead_of": _before(same) if instead else None})
-        if len(impact.sub_groups) > act.confirm_runs and not (act.yes or act.dry_run):
-            raise UsageError(
-                f"{_impact_lines(impact)[0]}: more than CONFIRM_RUNS ({act.confirm_runs})",
-                next="look at it with --dry-run, then say --yes",
-            )
+        _confirm(impact, act)
         places = store.places_of_sub_groups(connection, impact.sub_groups)
         report = ExclusionReport("exclude", act.dry_run, reports, impact, places)
         if not act.dry_run:
@@ -160,6 +157,15 @@ def _check(act: Act, texts: Sequence[str]) -> None:
     if not texts:
         raise UsageError("nothing is named", next="`ccatwm exclude --list` shows what is excluded now")
     require_reason(act.reason, "it is kept, and shown with every product that it concerns")
+
+
+def _confirm(impact: Impact, act: Act) -> None:
+    """Errors: UsageError where more than `confirm_runs` sub-groups are decided on again and nobody said `yes`."""
+    if len(impact.sub_groups) > act.confirm_runs and not (act.yes or act.dry_run):
+        raise UsageError(
+            f"{_impact_lines(impact)[0]}: more than CONFIRM_RUNS ({act.confirm_runs})",
+            next="look at it with --dry-run, then say --yes",
+        )
 
 
 def _check_pipeline(connection: sa.Connection, name: str | None) -> None:
@@ -242,6 +248,7 @@ def include(
     with database.write() if not act.dry_run else database.read() as connection:
         ended = [_excluded_now(connection, text, pipeline) for text in dict.fromkeys(texts)]
         impact = impact_of(connection, grouping, ended, act.now)
+        _confirm(impact, act)
         excluded = end_exclusions(connection, grouping, ended, impact, act.now) if not act.dry_run else Excluded()
         report = ExclusionReport(
             "include",
@@ -266,6 +273,10 @@ def _excluded_now(connection: sa.Connection, text: str, pipeline: str | None) ->
     if found:
         numbers = ", ".join(f"{r.exclusion.id} ({r.exclusion.pipeline or 'all pipelines'})" for r in found)
         raise UsageError(f"{text} is excluded more than once: {numbers}", next="say which number")
+    if text.isascii() and text.isdigit():
+        known = ", ".join(f"{row.exclusion.id} ({row.exclusion.text})" for row in rows[:SHOWN])
+        there_are = f"there are: {known}" if rows else "nothing is excluded"
+        raise UsageError(f"there is no exclusion {text} that holds", next=there_are)
     names = [row.exclusion.text for row in rows]
     raise UsageError(f"{text!r} is not excluded", next=suggest(text, names, none="nothing is"))
 
@@ -300,19 +311,29 @@ class AcceptReport:
 
     accepted: list[str]
     refused: list[tuple[str, str]]
+    already: list[str] = field(default_factory=list)  # of the accepted ones: somebody had said so before
 
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": "ccatwm.accept/1",
-            "accept": [{"sub_group": key, "accepted": True, "why": None} for key in self.accepted]
+            "accept": [
+                {"sub_group": key, "accepted": True, "why": ALREADY if key in self.already else None}
+                for key in self.accepted
+            ]
             + [{"sub_group": key, "accepted": False, "why": why} for key, why in self.refused],
         }
 
     def lines(self) -> list[str]:
         """For people."""
         said = [f"{key}: {why}" for key, why in self.refused[:SHOWN]]
-        accepted = f"{count_text(len(self.accepted), 'sub-group')}: the present product is good for what is wanted next"
-        return [*said, f"{accepted}; `ccatwm resolve` carries it out"]
+        new = len(self.accepted) - len(self.already)
+        if self.already:
+            were = f"{count_text(len(self.already), 'sub-group')} {'was' if len(self.already) == 1 else 'were'} {ALREADY}"
+            said.append(f"{were}: that holds, with this reason from now on")
+        if new or not self.already:
+            said.append(f"{count_text(new, 'sub-group')}: the present product is good for what is wanted next; "
+                        "`ccatwm resolve` carries it out")  # fmt: skip
+        return said
 
 
 def accept(database: Database, pipeline: str, step: str, key: str | None, act: Act) -> AcceptReport:
@@ -331,6 +352,8 @@ def accept(database: Database, pipeline: str, step: str, key: str | None, act: A
                 report.refused.append((group["key"], f"its product is {group['stale']}"))
             else:
                 report.accepted.append(group["key"])
+                if _is_accepted(group):
+                    report.already.append(group["key"])
         if not report.accepted:
             raise CcatwmError(f"nothing of {pipeline}/{step} can be accepted: {report.refused[0][1]}")
         request = {"reason": "requested", "text": act.reason, "force": False, "accept": True, "actor": act.actor}
@@ -338,6 +361,12 @@ def accept(database: Database, pipeline: str, step: str, key: str | None, act: A
         triggers.open_event(connection, step_id, "accept", act.reason, now=act.now, actor=act.actor, scope={})
         _log(connection, "accept", ["/".join((pipeline, step, *([key] if key else [])))], act, report.to_json())
     return report
+
+
+def _is_accepted(group: dict[str, Any]) -> bool:
+    """Whether it is accepted, and nothing has touched it since, or it is about to be."""
+    about_to_be = bool((group["requested"] or {}).get("accept"))
+    return about_to_be or (group["outcome"] == "accepted" and group["due_at"] is None)
 
 
 # --- trials ---------------------------------------------------------------------------------------------------

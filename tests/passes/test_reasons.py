@@ -220,7 +220,7 @@ RUNS = [
          (("changes.upstream_added", ["calibrate/executed_obs_unit=3/spectra.txt"]),), ("upstream-changed",),
          ("new upstream calibrate/executed_obs_unit=3/spectra.txt",), step="grid", key="all"),
     Case(reference, "run", "reference-changed", (("changes.references", {"beam": [None, "1"]}),),
-         ("reference-changed",), ("reference beam None -> 1",)),
+         ("reference-changed",), ("reference beam (not set) -> 1",)),
     Case(config, "run", "config-changed", (("changes.config", {"fit.order": [1, 2]}),),
          ("config-changed: fit.order 1 -> 2",), ("fit.order 1 -> 2",)),
     Case(version, "run", "software-changed", (("changes.software", ["1.0.0", "2.0.0"]),),
