@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.backfill import BackfillState
 from ccatwm.core.decision_text import changes_text, lacking_texts
 from ccatwm.core.gap import UpstreamGroup
 from ccatwm.core.model import Resources
@@ -20,7 +21,7 @@ from ccatwm.core.selection import Selection
 from ccatwm.core.triggers import StepTrigger, effective_trigger, next_tick
 from ccatwm.core.wording import clock_text, number_text, until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.stores import leases, views
+from ccatwm.edges.opsdb.stores import backfills, leases, views
 from ccatwm.edges.opsdb.stores.steps import get_step_record
 from ccatwm.edges.opsdb.stores.sub_groups import list_feeds
 from ccatwm.views.runs import NO_CEILING, is_paused, run_state, waits_for_space
@@ -45,6 +46,8 @@ class Facts:
     upstream: Sequence[UpstreamGroup]
     events: Sequence[Mapping[str, Any]]
     acceptance: Mapping[str, Any] | None = None  # of the wanted recipe: reason, actor, created_at
+    taken_back: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # runs cancelled with their backfill
+    to_come: Mapping[str, Any] | None = None  # the backfill that has not looked at it yet
 
     @property
     def details(self) -> Mapping[str, Any]:
@@ -138,6 +141,9 @@ def _list_facts(
     companions = views.list_companions(connection, {g["current_run_id"] for g in groups if g["current_run_id"]})
     events = views.list_open_events(connection, [step["id"]])
     acceptances = views.list_wanted_acceptances(connection, [g["id"] for g in groups if g["outcome"] == "accepted"])
+    backfilled = [r["run"] for found in runs.values() for r in found if r["superseded"] and r["backfill_id"] is not None]
+    taken_back = backfills.list_taken_back(connection, backfilled)
+    to_come = backfills.list_to_come(connection, step["id"], [group["id"] for group in groups])
     trigger = effective_trigger(
         step["trigger_type"],
         step["trigger_config"],
@@ -157,6 +163,8 @@ def _list_facts(
             [feed.group for feed in feeds[group["key"]]],
             events,
             acceptances.get(group["id"]),
+            taken_back,
+            to_come.get(group["id"]),
         )
         for group in groups
     ]
@@ -226,6 +234,8 @@ def _why(facts: Facts) -> tuple[list[str], list[str]]:
         why.append(f"something changed after the last decision, at {clock_text(facts.group['due_at'])}")
     if facts.group["backfill_id"] is not None:
         why.append(f"backfill {facts.group['backfill_id']} opened it, and waits for it")
+    if facts.to_come is not None:
+        then.append(_tell_to_come(facts.to_come, why))
     decided, next_ = _OUTCOMES.get(facts.group["outcome"] or "", _undecided)(facts)
     why.append(decided)
     then += ([_when_looked_at(facts)] if facts.due else []) + [text for text in next_ if text]
@@ -236,6 +246,16 @@ def _why(facts: Facts) -> tuple[list[str], list[str]]:
             f"its current product, of run {facts.group['current_run_id']}, is stale: {facts.group['stale']}"
         )
     return why, list(dict.fromkeys(then))
+
+
+def _tell_to_come(backfill: Mapping[str, Any], why: list[str]) -> str:
+    """What brings the turn of a sub-group that is in the period of a backfill."""
+    number = backfill["id"]
+    if backfill["state"] == BackfillState.PAUSED:
+        why.append(f"backfill {number} has not looked at it yet, and is paused: {backfill['state_reason']}")
+        return f"a person says `ccatwm backfill {number} --resume`"
+    why.append(f"backfill {number} has not looked at it yet")
+    return f"the next `ccatwm resolve` decides for backfill {number}, if that has room (`ccatwm backfill --list`)"
 
 
 def _brakes(step: Mapping[str, Any], paused: str | None) -> list[str]:
@@ -315,12 +335,17 @@ def _run(facts: Facts) -> Words:
     changes = _changes_text(facts.details)
     backfill = f" by backfill {facts.details['backfill']}" if facts.details.get("backfill") else ""
     request = f"; asked for{backfill}: {facts.details['request']}" if facts.details.get("request") else ""
-    return (
+    made = (
         f"run {run_id} was made at {clock_text(facts.group['decided_at'])}: "
         f"{facts.group['reason']}{changes}{request}; "
-        f"it is {state}",
-        _of_run(run),
     )
+    said = facts.taken_back.get(run_id) if isinstance(run_id, int) else None
+    if said is None:
+        return f"{made}it is {state}", _of_run(run)
+    taken = f"it was taken back by {said['actor']} at {clock_text(said['at'])}: {said['message']}"
+    asking = f"ccatwm backfill {shlex.quote(facts.step['pipeline'])} --since TIME --until TIME --reason TEXT"
+    again = f"a backfill of its period is asked for: `{asking}`"
+    return f"{made}{taken}", [f"a person asks for it: `{facts.asking}`", again, OTHER_RECIPE]
 
 
 _NEXT_PASS = {

@@ -110,7 +110,8 @@ def _note(row: dict[str, Any], now: datetime) -> str:
     if is_paused(row):
         return f"backfill {row['backfill_id']} is paused"
     if row["superseded"]:
-        return "superseded"
+        message = str(row["message"] or "")
+        return message if message.startswith("backfill ") else "superseded"  # taken back with it, for nothing else
     if waits_for_space(row) and row["due_at"] is not None:
         return f"no space, again {until_text(row['due_at'], now)}"
     if row["status"] == "FAILED":

@@ -258,3 +258,30 @@ def count_not_looked_at(connection: sa.Connection, row: Mapping[Any, Any]) -> in
             counted = sa.select(sa.func.count()).select_from(query.with_only_columns(sub_group.c.id).subquery())
             left += int(connection.execute(counted).scalar_one())
     return left
+
+
+def list_taken_back(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, dict[str, Any]]:
+    """Of runs that were cancelled with their backfill: who did it, when, and what was said."""
+    event = t.run_event
+    query = sa.select(event.c.run_id, event.c.actor, event.c.at, event.c.message).where(
+        event.c.run_id.in_(sorted(run_ids)), event.c.event == RunEvent.CANCELLED.value, event.c.actor.is_not(None)
+    )
+    return {row["run_id"]: dict(row) for row in connection.execute(query.order_by(event.c.id)).mappings()}
+
+
+def list_to_come(connection: sa.Connection, step_id: int, sub_group_ids: Collection[int]) -> dict[int, dict[str, Any]]:
+    """The backfill that has yet to look at each of these sub-groups of a step for the first time, open or paused."""
+    step = t.reduction_step
+    owner = sa.select(step.c.pipeline_id).where(step.c.id == step_id).scalar_subquery()
+    query = _select().where(backfill.c.pipeline_id == owner, backfill.c.ended_at.is_(None)).order_by(backfill.c.id)
+    found: dict[int, dict[str, Any]] = {}
+    for row in connection.execute(query).mappings():
+        asked = _backfill(row)
+        if asked.finished(step_id):
+            continue
+        inside = _select_period(asked, step_id).where(
+            sub_group.c.id > asked.done_to(step_id), sub_group.c.id.in_(sorted(sub_group_ids))
+        )
+        for group_id in connection.execute(inside.with_only_columns(sub_group.c.id)).scalars():
+            found.setdefault(group_id, dict(row))
+    return found
