@@ -125,7 +125,7 @@ class History(People):
             return group.asked
         return group in self.oracle.overdue(self.now) or not self.is_of_backfill(group)
 
-    def _look(self, group: Group, *, backfill: bool = False) -> None:
+    def _look(self, group: Group, *, backfill: int | None = None) -> None:
         self.oracle.look(group, self.now, backfill=backfill)
         for looked in self.looked:
             looked[group.step, group.key] -= 1
@@ -142,9 +142,9 @@ class History(People):
                 where = f"{group.step}/{group.key}"
                 opened = group.backfilled or self.is_of_backfill(group)
                 assert opened, self._failed([f"{where} was looked at though nobody has opened it"])
+                assert self.backfill is not None and not self.backfill.paused, self._failed([f"{where} was looked at"])
                 before = len(group.runs)
-                self._look(group, backfill=True)
-                assert self.backfill is not None
+                self._look(group, backfill=self.backfill.number)
                 self.backfill.made += len(group.runs) - before
         wrong = self.end_backfill()
         assert not wrong, self._failed(wrong)
@@ -198,7 +198,8 @@ class History(People):
             site.run_pass("stage")
             site.run_pass("submit")
         for group, run in self.runs():
-            if run.status == "PENDING" and not self.oracle.is_held(group) and group.step not in self.oracle.tripped:
+            stopped = self.oracle.is_held(group) or group.step in self.oracle.tripped or self.is_paused(run)
+            if run.status == "PENDING" and not stopped:
                 run.status = "SUBMITTED"
 
     def _finish(self, fates: int, more: int, _c: int = 0) -> None:
@@ -255,6 +256,7 @@ ACTS: dict[str, Callable[..., bool | None]] = {
     "promote": History._promote,
     "lose": History._lose,
     "backfill": History._backfill,
+    "pause backfill": History._pause_backfill,
     "request": History._request,
     "accept": History._accept,
     "try out": History._try_out,

@@ -83,7 +83,7 @@ class Run:
     superseded: bool = False
     lost: bool = False  # its files are gone
     missing: bool = False  # and somebody has looked
-    backfill: bool = False  # made for one
+    backfill: int | None = None  # for which it was made
 
     @property
     def open(self) -> bool:
@@ -287,7 +287,7 @@ class Oracle:
 
     def named(self, run: Run, pipeline: str) -> bool:
         """Whether somebody excluded this very run."""
-        return any(e.kind == "run" and e.value is run for e in self.exclusions_for(pipeline))
+        return any(e.kind in ("run", "product") and e.value is run for e in self.exclusions_for(pipeline))
 
     def excluded(self, run: Run, pipeline: str) -> bool:
         """Whether a run's products are not to be used in a pipeline: it, its version, or anything that it stands on is
@@ -389,9 +389,9 @@ class Oracle:
         due = [g for g in self.groups.values() if g.due or (g.due_at is not None and g.due_at <= now)]
         return [g for g in due if g.asked or self.is_continuous(g.step)]
 
-    def look(self, group: Group, now: datetime, *, backfill: bool = False) -> Decision:
+    def look(self, group: Group, now: datetime, *, backfill: int | None = None) -> Decision:
         """Decide on a sub-group and carry it out. `backfill`: one has opened it."""
-        if backfill and not (group.backfilled or self.is_continuous(group.step)):
+        if backfill is not None and not (group.backfilled or self.is_continuous(group.step)):
             group.round_at = now
         group.round_at = group.round_at or now
         group.due = False
@@ -405,7 +405,7 @@ class Oracle:
         if not decision.keeps_request:
             group.request = None
         waits = decision.keeps_request or decision.outcome == "busy"
-        group.asked, group.backfilled = group.asked and waits, backfill and waits
+        group.asked, group.backfilled = group.asked and waits, backfill is not None and waits
         if decision.recipe is not None:
             group.wanted = decision.recipe
             group.good_anyway = None
@@ -425,7 +425,7 @@ class Oracle:
             return False
         return decision.recipe is None or decision.recipe == group.wanted
 
-    def _carry_out(self, group: Group, decision: Decision, now: datetime, backfill: bool) -> None:
+    def _carry_out(self, group: Group, decision: Decision, now: datetime, backfill: int | None) -> None:
         if decision.supersedes is not None:
             decision.supersedes.status, decision.supersedes.superseded = "CANCELLED", True
         if decision.points_to is not None:

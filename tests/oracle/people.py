@@ -9,7 +9,7 @@ from typing import Any
 
 from ccatwm.core.backfill import BackfillState
 from ccatwm.edges.opsdb import tables as t
-from ccatwm.upkeep.backfill import Asked, start_backfill
+from ccatwm.upkeep.backfill import Asked, pause_backfill, resume_backfill, start_backfill
 from ccatwm.upkeep.control import Wanted, cancel, hold, release, retry
 from ccatwm.upkeep.exclude import Act, accept, exclude, include, promote
 from ccatwm.upkeep.requests import request_runs
@@ -24,12 +24,14 @@ from tests.oracle.sky import FIRST_NIGHT
 class Backfill:
     """A period of a pipeline; which of its sub-groups were not looked at yet."""
 
+    number: int
     pipeline: str
     since: datetime
     until: datetime
     most_runs: int | None
     left: set[tuple[str, str]]
     made: int = 0
+    paused: bool = False
 
 
 @dataclass
@@ -162,12 +164,25 @@ class People(Defining):
         pipeline = "survey" if most % 4 == 1 and "sum" in self.definitions["steps"] else "otf"
         limit = most % 3 or None
         asked = Asked(pipeline, since.isoformat(), until.isoformat(), limit)
-        for site in self.sites:
-            start_backfill(site.context.database, site.context.grouping, asked, self._act())
-        self.backfill = Backfill(pipeline, since, until, limit, set())
+        reports = [start_backfill(s.context.database, s.context.grouping, asked, self._act()) for s in self.sites]
+        number = reports[0].number
+        assert number is not None
+        self.backfill = Backfill(number, pipeline, since, until, limit, set())
         self.backfill.left = {
             place for place, group in self.oracle.groups.items() if self.is_of_backfill(group)
         }
+
+    def _pause_backfill(self, _a: int, _b: int, _c: int) -> None:
+        """It pauses, or goes on."""
+        if self.backfill is not None:
+            act = resume_backfill if self.backfill.paused else pause_backfill
+            for site in self.sites:
+                act(site.context.database, self.backfill.number, self._act())
+            self.backfill.paused = not self.backfill.paused
+
+    def is_paused(self, run: Run) -> bool:
+        """Whether it was made for a backfill that pauses."""
+        return self.backfill is not None and self.backfill.paused and run.backfill == self.backfill.number
 
     def is_of_backfill(self, group: Group) -> bool:
         """Whether it has a package that was observed in the period."""
@@ -198,7 +213,7 @@ class People(Defining):
     # --- what is excluded, and held ---------------------------------------------------------------------------
 
     def _exclude(self, kind: int, number: int, hours: int) -> None:
-        found = self._exclusion(("package", "unit", "module", "run", "software")[kind % 5], number, hours)
+        found = self._exclusion(("package", "unit", "module", "run", "software", "product")[kind % 6], number, hours)
         if found is None:
             return
         found.pipeline = (
@@ -224,6 +239,7 @@ class People(Defining):
             "unit": scans,
             "module": [(name, begin, begin + timedelta(hours=12)) for name in ("LFA", "HFA")],
             "run": runs,
+            "product": runs,
             "software": self.definitions["versions"],
         }
         return Exclusion(kind, values[kind][number % len(values[kind])], "bad") if values[kind] else None
@@ -235,6 +251,8 @@ class People(Defining):
             return f"module:CHAI/{name}@{begin:%Y-%m-%dT%H:%M:%SZ}..{end:%Y-%m-%dT%H:%M:%SZ}"
         if exclusion.kind == "run":
             return f"run:{site.run_id(value.step, value.key, value.number)}"
+        if exclusion.kind == "product":
+            return f"product:{site.product_id(site.run_id(value.step, value.key, value.number))}"
         return f"{exclusion.kind}:{'cal@' if exclusion.kind == 'software' else ''}{value}"
 
     def _include(self, number: int, _b: int, _c: int) -> None:

@@ -164,6 +164,10 @@ class Site:
     def run_id(self, step: str, key: str, number: int) -> int:
         return next(run_id for run_id, place in self.ordinals().items() if place == (step, key, number))
 
+    def product_id(self, run_id: int) -> int:
+        """The first product of a run."""
+        return next(int(row["id"]) for row in self.rows(t.data_product) if row["run_id"] == run_id)
+
     def steps(self) -> dict[int, str]:
         return {row["id"]: row["name"] for row in self.rows(t.reduction_step)}
 
