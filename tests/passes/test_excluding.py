@@ -10,6 +10,7 @@ import pytest
 from ccatwm.core.selection import Selection
 from ccatwm.errors import UsageError
 from ccatwm.upkeep.exclude import Act, accept, exclude, include, list_exclusions
+from ccatwm.upkeep.requests import request_runs
 from ccatwm.views.lineage import build_lineage, lineage_lines
 from ccatwm.views.products import build_products
 from tests.crash.campaign import write_campaign
@@ -399,6 +400,22 @@ def test_what_is_included_again_counts_also_where_only_a_person_asks_for_decisio
     assert sorted(usable(observatory)) == before
     observatory.until_quiet()
     assert sorted(usable(observatory)) == before
+
+
+def test_what_is_included_again_is_as_stale_as_it_was_where_only_a_person_asks_for_decisions(observatory):
+    observatory.until_quiet()
+    observatory.edit("trigger: {type: CONTINUOUS}", "trigger: {type: MANUAL}")
+    observatory.edit("mode: hot_cold", "mode: cold")
+    observatory.program = lambda output, manifest: 3
+    context = observatory.context()
+    request_runs(context.database, context.grouping, "otf", step="calibrate", reason="now", actor="me",
+                 now=context.clock.now())  # fmt: skip
+    observatory.until_quiet()
+    stale = observatory.sub_group("calibrate")["stale"]
+    out(observatory, "package:scan-1-LFA")
+    assert observatory.sub_group("calibrate")["stale"] == "excluded: the hot load was open"
+    back(observatory, "package:scan-1-LFA")
+    assert observatory.sub_group("calibrate")["stale"] == stale is not None
 
 
 def test_what_something_else_excludes_is_told_when_it_is_included(observatory):

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.exclusions import Exclusion, Target
-from ccatwm.core.gap import EXCLUDED, Acceptance
+from ccatwm.core.gap import EXCLUDED, Acceptance, Outcome
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.due import mark_where_due
@@ -313,7 +313,29 @@ def unmark(connection: sa.Connection, sub_group_id: int, why: str | None) -> Non
     """Why the product of a sub-group that was marked as excluded is so still; None: it is not."""
     group = t.sub_group
     marked = sa.and_(group.c.id == sub_group_id, group.c.stale.startswith(EXCLUDED, autoescape=True))
-    connection.execute(sa.update(group).where(marked).values(stale=None if why is None else f"{EXCLUDED}{why}"))
+    stale = f"{EXCLUDED}{why}" if why is not None else _stale_else(connection, sub_group_id)
+    connection.execute(sa.update(group).where(marked).values(stale=stale))
+
+
+def _stale_else(connection: sa.Connection, sub_group_id: int) -> str | None:
+    """Why a product is stale by what was decided last, of which nothing is excluded; None: it is not."""
+    group = t.sub_group
+    query = sa.select(group.c.outcome, group.c.reason, group.c.wanted_recipe, runs.c.recipe, runs.c.id)
+    row = connection.execute(
+        query.join(runs, runs.c.id == group.c.current_run_id).where(group.c.id == sub_group_id)
+    ).one_or_none()
+    if row is None:
+        return None
+    if row.outcome == Outcome.NO_INPUTS:
+        return "input-withdrawn"
+    if row.outcome in _SEEN_AS_GOOD or row.wanted_recipe in (None, row.recipe):
+        return None
+    if list_acceptances(connection, [sub_group_id]).get(sub_group_id, {}).get(row.wanted_recipe) == row.id:
+        return None
+    return row.reason or "what is wanted has changed"
+
+
+_SEEN_AS_GOOD = (Outcome.UP_TO_DATE, Outcome.RESTORED, Outcome.ACCEPTED)
 
 
 def mark_stale(connection: sa.Connection, sub_group_ids: Collection[int], text: str, now: datetime) -> None:
