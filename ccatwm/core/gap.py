@@ -44,6 +44,7 @@ SETTLED = frozenset(
      Outcome.FAILED, Outcome.CANCELLED}
 )  # fmt: skip
 EXCLUDED = "excluded: "  # how the staleness of a product begins that stands on something excluded
+WANTED_CHANGED = "what is wanted has changed"  # the staleness of a product, where no decision has said more
 MAX_NAMES = 20  # in the details of a decision
 COMPANIONS_KNOWN_AFTER = timedelta(seconds=1)  # when to look again: the next pass goes on grouping them
 # Only these reasons are held back by a cooldown.

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from ccatwm.upkeep.requests import request_runs
 from tests.crash.rig import START
 from tests.passes.conftest import Observatory, as_json
 
@@ -127,3 +128,20 @@ def test_a_step_that_is_by_cron_again_counts_ticks_from_then(nightly: Observator
     go_to(nightly, 3, 3, 2, 0)
     nightly.until_quiet()
     assert ticks(nightly) == 1
+
+
+def test_a_product_that_is_made_of_what_is_no_longer_wanted_is_stale_at_once(nightly: Observatory) -> None:
+    """Nobody decides on it before the next tick."""
+    go_to(nightly, 3, 2, 2, 0)
+    nightly.cycle()
+    nightly.edit("mode: hot_cold", "mode: cold")
+    context = nightly.context()
+    request_runs(context.database, context.grouping, "otf", step="calibrate", reason="now", actor="me",
+                 now=context.clock.now())  # fmt: skip
+    nightly.cycle()
+    assert nightly.sub_group("calibrate")["outcome"] == "busy"
+    nightly.jobs()
+    nightly.run_pass("poll")
+    nightly.run_pass("collect")
+    group = nightly.sub_group("calibrate")
+    assert (group["current_run_id"] is not None, group["stale"]) == (True, "what is wanted has changed")

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.exclusions import Exclusion, Target
-from ccatwm.core.gap import EXCLUDED, Acceptance, Outcome
+from ccatwm.core.gap import EXCLUDED, WANTED_CHANGED, Acceptance, Outcome
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.due import mark_where_due
@@ -332,7 +332,7 @@ def _stale_else(connection: sa.Connection, sub_group_id: int) -> str | None:
         return None
     if list_acceptances(connection, [sub_group_id]).get(sub_group_id, {}).get(row.wanted_recipe) == row.id:
         return None
-    return row.reason or "what is wanted has changed"
+    return row.reason or WANTED_CHANGED
 
 
 _SEEN_AS_GOOD = (Outcome.UP_TO_DATE, Outcome.RESTORED, Outcome.ACCEPTED)

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.gap import EXCLUDED, SETTLED, Member, UpstreamGroup
+from ccatwm.core.gap import EXCLUDED, SETTLED, WANTED_CHANGED, Member, Outcome, UpstreamGroup
 from ccatwm.core.model import InputKind, InputRole, ProductType, RunInput
 from ccatwm.core.states import OPEN
 from ccatwm.edges.opsdb import tables as t
@@ -24,6 +24,7 @@ from ccatwm.edges.opsdb.stores.steps import StepRecord, Upstream
 
 sub_group = t.sub_group
 member = t.sub_group_member
+runs = t.executed_reduction_step
 # Products that feed a downstream step and are part of its recipe.
 FEEDING_TYPES = (ProductType.SCIENCE.value, ProductType.INTERMEDIATE.value)
 
@@ -311,7 +312,6 @@ def _feeding_rows(
 
 
 def _open_statuses(connection: sa.Connection, sub_group_ids: Collection[int]) -> dict[int, str]:
-    runs = t.executed_reduction_step
     found: dict[int, str] = {}
     for chunk in chunks(sorted(sub_group_ids)):
         query = sa.select(runs.c.sub_group_id, runs.c.status).where(
@@ -450,11 +450,20 @@ def next_decision(connection: sa.Connection, sub_group_id: int) -> int:
 def set_current_run(
     connection: sa.Connection, sub_group_id: int, run_id: int, decision: int, stale: str | None = None
 ) -> bool:
-    """Make a completed run the current one unless a newer decision already has one; True if it did."""
+    """Make a completed run the current one unless a newer decision already has one; True if it did.
+
+    Not what was wanted last, it is stale at once: a step by hand or by cron is not decided on when its run ends.
+    """
+    recipe = sa.select(runs.c.recipe).where(runs.c.id == run_id).scalar_subquery()
+    as_decided = sa.case(
+        (sub_group.c.outcome == Outcome.NO_INPUTS.value, "input-withdrawn"),
+        (sub_group.c.wanted_recipe != recipe, WANTED_CHANGED),
+        else_=None,
+    )
     changed = connection.execute(
         sa.update(sub_group)
         .where(sub_group.c.id == sub_group_id, sub_group.c.current_decision < decision)
-        .values(current_run_id=run_id, current_decision=decision, stale=stale)
+        .values(current_run_id=run_id, current_decision=decision, stale=as_decided if stale is None else stale)
     ).rowcount
     return bool(changed == 1)
 
