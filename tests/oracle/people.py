@@ -198,7 +198,11 @@ class People(Defining):
             return []
         asked, states = self.backfill, [site.rows(t.backfill)[-1]["state"] for site in self.sites]
         full = asked.made == asked.most_runs
-        left = {place for place in asked.left if self.is_of_backfill(self.oracle.groups[place])}
+        # What a continuous step has to be looked at for is looked at by itself.
+        left = {
+            place for place in asked.left
+            if self.is_of_backfill(self.oracle.groups[place]) and not self.oracle.is_continuous(place[0])
+        }  # fmt: skip
         if BackfillState.DONE not in states:
             return ["a backfill is not done though it has made all it may"] if full else []
         self.backfill = None
