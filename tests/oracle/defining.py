@@ -56,11 +56,14 @@ POLICIES: list[dict[str, Any]] = [
     {"requires": 0.6, "deadline_hours": 1},
     {"on_upstream_failure": "skip", "requires": 0.5, "cooldown_seconds": 600},
 ]
-TRIGGERS: list[dict[str, Any] | None] = [
+TRIGGERS: list[dict[str, Any] | None] = [  # mostly none: of what is opened by hand only, little happens by itself
     None,
     {"type": "MANUAL"},
+    None,
     {"type": "CRON", "cron": "15 1,5,9,13,17,21 * * *", "timezone": TIMEZONE},
+    None,
     {"type": "CRON", "cron": "30 * * * *", "timezone": "UTC"},
+    None,
     {"type": "CRON", "cron": "0 0,3,6,9,12,15,18,21 * * *", "timezone": "UTC", "force": True},
 ]
 BY = "ExecutedObsUnit.start_time"

@@ -45,7 +45,8 @@ class History(People):
     def __post_init__(self) -> None:
         self.sky = Sky.with_first_rows(self.now)
         self.oracle = Oracle(self.sky, self.definitions, TIMEZONE)
-        self._observe(0, 0, 3)
+        for unit, hours in ((0, 0), (2, 1), (2, 2)):  # the last two serve as loads for it, and for one another
+            self._observe(unit, hours, 3)
         self._flush()
         self._apply()
         self.settle()
@@ -266,5 +267,6 @@ ACTS: dict[str, Callable[..., bool | None]] = {
     "wait": History._wait,
     "compare all": History._compare_all,
 }
-OFTEN = ["work", "work", "work", "work", "hand over", "finish", "observe", "arrive", "configure", "wait", "exclude"]
+OFTEN = ["work", "work", "work", "work", "work", "work", "work", "hand over", "finish", "observe", "observe", "arrive",
+         "configure", "wait", "request", "try out", "end scan"]  # fmt: skip
 NAMES = [*ACTS, *OFTEN]

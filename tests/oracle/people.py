@@ -198,11 +198,10 @@ class People(Defining):
             return []
         asked, states = self.backfill, [site.rows(t.backfill)[-1]["state"] for site in self.sites]
         full = asked.made == asked.most_runs
-        # What a continuous step has to be looked at for is looked at by itself.
-        left = {
-            place for place in asked.left
-            if self.is_of_backfill(self.oracle.groups[place]) and not self.oracle.is_continuous(place[0])
-        }  # fmt: skip
+        # What is due of a continuous step is looked at by itself, and what was opened before is left to whoever did.
+        groups = [self.oracle.groups[place] for place in asked.left]
+        ours = [g for g in groups if self.is_of_backfill(g) and not (g.asked or self.oracle.is_continuous(g.step))]
+        left = {(g.step, g.key) for g in ours}
         if BackfillState.DONE not in states:
             return ["a backfill is not done though it has made all it may"] if full else []
         self.backfill = None

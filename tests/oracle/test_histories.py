@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.oracle.conftest import EXAMPLES, KINDS, MakeSites, made_profile
-from tests.oracle.defining import POLICIES, first_definitions
+from tests.oracle.defining import POLICIES, TRIGGERS, first_definitions
 from tests.oracle.history import NAMES, History
 from tests.oracle.observing import START
 from tests.oracle.site import Clock
@@ -20,8 +20,9 @@ SIZES = {"min_size": 15, "max_size": 40} if EXAMPLES else {"min_size": 6, "max_s
 NUMBER = st.integers(0, 11)
 ACTS = st.lists(st.tuples(st.sampled_from(NAMES), NUMBER, NUMBER, NUMBER), **SIZES)
 POLICY = st.integers(0, len(POLICIES) - 1)
-SOMETIMES = st.sampled_from([0, 0, 0, 1, 2, 3, 4])
-MORE = st.tuples(st.integers(0, 4), SOMETIMES, SOMETIMES, st.sampled_from([0, 0, *range(1, 16)]))
+COMPANIONS = st.sampled_from([0, 0, 0, 1, 2, 3, 4])
+TRIGGER = st.integers(0, len(TRIGGERS) - 1)
+MORE = st.tuples(COMPANIONS, TRIGGER, TRIGGER, st.sampled_from([0, 0, *range(1, 16)]))
 DEFINITIONS = st.builds(
     first_definitions, NUMBER, NUMBER, st.tuples(POLICY, POLICY), st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5]), st.booleans(),
     MORE,
