@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ccatwm.edges.opsdb.engine import Database
     from ccatwm.edges.opsdb.grouping import GroupingEngine
+    from ccatwm.edges.opsdb.observations import ObservationTables
     from ccatwm.passes._context import Context
     from ccatwm.passes._frame import PassOptions, PassReport
     from ccatwm.settings.schema import Settings
@@ -59,7 +60,7 @@ def _settled(context: Context) -> Context:
         context.database.check_schema(observations=context.settings.observations)
         if not context.settings.files_over_ssh:  # else at their first use: an idle pass opens no connection
             check_base_dir(context.settings, context.database)
-        context.settings = settle_location(context.settings, context.database)
+        context.settings = settle_location(context.settings, context.database, context.grouping)
     except (WorldError, SchemaVersionError):
         pass
     return context
@@ -101,7 +102,15 @@ def build_grouping(settings: Settings, database: Database) -> GroupingEngine:
     from ccatwm.edges.opsdb.grouping import GroupingEngine
     from ccatwm.edges.opsdb.observations import ObservationTables
 
-    return GroupingEngine(ObservationTables.managed(), database.dialect, settings.obs_timezone)
+    if settings.observations == "managed":
+        return GroupingEngine(ObservationTables.managed(), database.dialect, settings.obs_timezone)
+    return GroupingEngine(lambda: _foreign_tables(settings, database), database.dialect, settings.obs_timezone)
+
+
+def _foreign_tables(settings: Settings, database: Database) -> ObservationTables:
+    from ccatwm.upkeep.opsdb_map import find_observation_tables
+
+    return find_observation_tables(settings, database)
 
 
 # --- the processing host ---------------------------------------------------------------------------------------------
@@ -195,9 +204,11 @@ def open_checkup(settings: Settings) -> Iterator[Checked]:
     effects, clock = PlainEffects(), SystemClock()
     remote = build_connection(settings, effects, clock, remembers=False)
     try:
+        database = Database(settings.opsdb_url, effects)
         yield Checked(
             settings=settings,
-            database=Database(settings.opsdb_url, effects),
+            database=database,
+            grouping=build_grouping(settings, database),
             clock=clock,
             here=LocalTransport(effects),
             there=build_transport(effects, remote),

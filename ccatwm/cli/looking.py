@@ -286,7 +286,6 @@ def lineage(
         context.grouping,
         subject,
         base_dir=_base_dir(context),
-        managed=context.settings.observations == "managed",
     )
     if common.json:
         _frame.emit_json(document)

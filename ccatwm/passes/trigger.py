@@ -12,10 +12,12 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from ccatwm.core.model import TriggerType
+from ccatwm.core.rules import parse_since
 from ccatwm.core.triggers import CronCursor, cron_verdict
 from ccatwm.edges.opsdb.exclusions import end_expired
 from ccatwm.edges.opsdb.stores import triggers
 from ccatwm.edges.opsdb.stores.exclusions import list_expired
+from ccatwm.edges.opsdb.stores.sub_groups import list_scopes
 from ccatwm.edges.opsdb.stores.triggers import TriggeredStep
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
@@ -36,6 +38,7 @@ def _body(frame: PassFrame) -> None:
     _end_expired_exclusions(frame)
     if not frame.only_looks:
         _start_cursors(frame)
+        _compare_silent_tables(frame)
     with context.database.read() as connection:
         changes = _read_changes(context, connection)
         changed = frame.only_looks and _affects_packages(context, connection, changes)
@@ -92,6 +95,44 @@ def _start_cursors(frame: PassFrame) -> None:
                 context.grouping.remember_rows(connection, table, start)
             triggers.move_cursor(connection, table, newest or NEVER)
         triggers.forget_groupings(connection)
+
+
+def _compare_silent_tables(frame: PassFrame) -> None:
+    """A table that does not say when its rows change is compared in full now and then: where it is another than before,
+    all that is grouped by it is. Nothing is begun again that is still being compared.
+    """
+    context = frame.context
+    if not context.grouping.has_silent_tables:
+        return
+    usual = parse_since(context.settings.full_every)
+    assert usual is not None
+    with context.database.read() as connection:
+        readers = _readers_of_silent_tables(context, connection)
+        known = triggers.read_digests(connection)
+        due = [
+            table for table in sorted(readers)
+            if table not in known
+            or (frame.now - known[table][0]).total_seconds()
+            >= context.grouping.full_every_seconds(table, usual.total_seconds())
+        ]  # fmt: skip
+        busy = triggers.scopes_to_regroup(connection)
+        due = [table for table in due if table not in known or not readers[table] & busy]
+        digests = {table: context.grouping.table_digest(connection, table) for table in due}
+    for table, digest in digests.items():
+        frame.checkpoint()
+        with context.database.write() as connection:
+            if table not in known or known[table][1] != digest:
+                triggers.forget_groupings(connection, readers[table])
+            triggers.record_digest(connection, table, digest, frame.now)
+
+
+def _readers_of_silent_tables(context: Context, connection: sa.Connection) -> dict[str, set[int]]:
+    """Ids of the grouping scopes that read such a table, by table."""
+    readers: dict[str, set[int]] = {}
+    for scope in list_scopes(connection):
+        for table in context.grouping.silent_tables(scope.rules, scope.group_by):
+            readers.setdefault(table, set()).add(scope.id)
+    return readers
 
 
 def _read_changes(context: Context, connection: sa.Connection) -> ChangedRows:

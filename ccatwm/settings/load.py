@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ccatwm.core.flags import flag_problem
+from ccatwm.core.rules import parse_since
 from ccatwm.errors import Problem, SettingsError
 from ccatwm.settings.find import MARK_FILE, PREFIX, SETTINGS_FILE, Site, find_site, user_state_folder
 from ccatwm.settings.schema import LocalSettings, LocationSettings, Settings, SlurmSettings, SshSettings
@@ -262,6 +263,9 @@ class _Check:
                 return None
         if key in PATHS_OF_SSH and text:
             return str(self._folder_of(key) / Path(text).expanduser())
+        if key == "FULL_EVERY" and not parse_since(text):
+            self._wrong(key, f"{text!r} is no duration", "a duration such as 30m, 6h or 1d")
+            return None
         if key == "OBS_TIMEZONE" and not _is_timezone(text):
             self._wrong(key, f"{text!r} is no time zone", "an IANA name such as America/Santiago")
             return None
@@ -422,6 +426,10 @@ class _Check:
             )
             return
         fields["opsdb_url"] = self._absolute_url(url)
+        if fields.get("observations") == "foreign" and url.startswith("sqlite:"):
+            self._wrong(
+                "OBSERVATIONS", "is 'foreign', but the ops-db is SQLite", "foreign on postgresql://, managed on both"
+            )
 
     def _absolute_url(self, url: str) -> str:
         if not url.startswith("sqlite:///"):

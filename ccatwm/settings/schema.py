@@ -90,6 +90,8 @@ class Settings:
     hpc_backend: str = "local"
     cluster: str = "local"
     observations: str = "managed"  # managed | foreign
+    opsdb_map: Path | None = None  # what foreign observation tables are called; None: opsdb-map.yaml of the site
+    full_every: str = "1d"  # how often foreign tables that do not say when their rows change are compared in full
     container_runtime: str = "apptainer"  # apptainer | singularity | none
     container_gpu_flag: str = "--nv"
     sif_cache_dir: Path | None = None

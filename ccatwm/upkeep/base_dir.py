@@ -9,8 +9,8 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.grouping import GroupingEngine, Location
 from ccatwm.edges.opsdb.stores.leases import read_uid
-from ccatwm.edges.opsdb.stores.places import Place, list_places
 from ccatwm.errors import BaseDirError, SettingsError
 from ccatwm.interfaces import WorkFiles
 from ccatwm.settings.find import MARK_FILE
@@ -64,18 +64,23 @@ def _check_mark(mark: Mapping[str, Any], file: PurePath, database: Database | No
         )
 
 
-def settle_location(settings: Settings, database: Database) -> Settings:
+def settle_location(settings: Settings, database: Database, grouping: GroupingEngine) -> Settings:
     """The settings with the processing location by name: `PROCESSING_LOCATION_ID` may be an id.
+
+    Where the observation tables tell nothing of data locations it is as it was set.
 
     Errors: SettingsError for a location that is not there or that is not for processing.
     """
     wanted = settings.processing_location
-    with database.read() as connection:
-        known = list_places(connection)
+    try:
+        with database.read() as connection:
+            known = grouping.locations(connection)
+    except KeyError:
+        return settings
     found = _find(wanted, known)
     where = settings.origins.get("PROCESSING_LOCATION_ID", "")
     if found is None:
-        names = [place.name for place in known if place.kind == "processing"]
+        names = [place.name for place in known if place.location_type == "processing"]
         close = get_close_matches(wanted, names, n=1)
         raise SettingsError(
             f"PROCESSING_LOCATION_ID is {wanted!r}: the ops-db knows no such data location",
@@ -84,16 +89,16 @@ def settle_location(settings: Settings, database: Database) -> Settings:
             if close
             else f"locations for processing: {', '.join(names) or 'none'}",
         )
-    if found.kind != "processing":
+    if found.location_type != "processing":
         raise SettingsError(
-            f"PROCESSING_LOCATION_ID is {wanted!r}: that location is of type {found.kind}, not processing",
+            f"PROCESSING_LOCATION_ID is {wanted!r}: that location is of type {found.location_type}, not processing",
             where=where,
             next="name a data location of type processing",
         )
     return settings if found.name == wanted else dataclasses.replace(settings, processing_location=found.name)
 
 
-def _find(wanted: str, known: list[Place]) -> Place | None:
+def _find(wanted: str, known: list[Location]) -> Location | None:
     """By name first: a name may look like a number."""
     by_name = next((place for place in known if place.name == wanted), None)
     return by_name or next((place for place in known if place.id == wanted), None)

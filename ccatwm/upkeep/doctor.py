@@ -21,6 +21,7 @@ from ccatwm.core.checkup import FileFacts, Finding, error_findings, ok, skipped,
 from ccatwm.core.commands import HOST_PATH
 from ccatwm.core.path_map import path_there
 from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import leases, pausing
 from ccatwm.errors import CcatwmError, FilesUnavailableError, SettingsError
 from ccatwm.interfaces import Clock, CommandResult, FileWrite, HostFiles, Scheduler, Transport, WorkFiles
@@ -62,6 +63,7 @@ class Checked:
 
     settings: Settings
     database: Database
+    grouping: GroupingEngine
     clock: Clock
     here: Transport
     there: Transport
@@ -263,7 +265,7 @@ def _rights(site: Checked) -> list[Finding]:
 
 
 def _location(site: Checked) -> list[Finding]:
-    settled = settle_location(site.settings, site.database)
+    settled = settle_location(site.settings, site.database, site.grouping)
     return [ok("processing-location", f"{settled.processing_location} is a data location for processing")]
 
 

@@ -30,12 +30,11 @@ def build_lineage(
     subject: str,
     *,
     base_dir: PurePosixPath,
-    managed: bool = True,
 ) -> dict[str, Any]:
     """The lineage of `17` (a product) or of `package:NAME`. Errors: UsageError for what is not there."""
     if subject.startswith(PACKAGE_PREFIX):
         name = subject.removeprefix(PACKAGE_PREFIX)
-        return build_package_lineage(database, grouping, name, base_dir=base_dir, managed=managed)
+        return build_package_lineage(database, grouping, name, base_dir=base_dir)
     if not subject.isascii() or not subject.isdigit():
         raise UsageError(
             f"{subject!r} is neither a product number nor `package:NAME`",
@@ -211,11 +210,11 @@ def _of_kind(inputs: Mapping[int, Sequence[dict[str, Any]]], kind: str) -> list[
 
 
 def build_package_lineage(
-    database: Database, grouping: GroupingEngine, name: str, *, base_dir: PurePosixPath, managed: bool = True
+    database: Database, grouping: GroupingEngine, name: str, *, base_dir: PurePosixPath
 ) -> dict[str, Any]:
     """Every product that stands on a raw data package, directly or through others, current or not."""
     with database.read() as connection:
-        package = views.find_package(connection, name, managed=managed)
+        package = views.find_package(connection, grouping, name)
         if package is None:
             names = views.list_package_names(connection, name)
             raise UsageError(f"there is no raw data package {name!r}", next=suggest(name, names))

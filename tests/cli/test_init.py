@@ -13,6 +13,7 @@ from ccatwm.errors import SettingsError
 from ccatwm.settings.find import MARK_FILE, PREFIX
 from ccatwm.settings.load import load_settings
 from ccatwm.upkeep.base_dir import check_base_dir, settle_location
+from ccatwm.wiring import build_grouping
 from tests.cli.conftest import Cli
 
 pytestmark = pytest.mark.quick
@@ -220,7 +221,7 @@ def test_init_after_the_exports_serves_the_exported_base_directory(
     settings = load_settings(None, only_environment(tmp_path / "base", location="1"), tmp_path)
     database = Database(settings.opsdb_url)
     check_base_dir(settings, database)
-    assert settle_location(settings, database).processing_location == "local"
+    assert settle_location(settings, database, build_grouping(settings, database)).processing_location == "local"
 
 
 # --- base directory and location ---------------------------------------------------------------------------
@@ -249,10 +250,10 @@ def test_a_base_directory_that_nobody_prepared_is_refused(cli: Cli, tmp_path: Pa
 def test_a_location_that_is_not_there_is_refused_with_those_that_are(cli: Cli, tmp_path: Path) -> None:
     site = made_site(cli, tmp_path, **{f"{PREFIX}PROCESSING_LOCATION_ID": "lokal"})
     with pytest.raises(SettingsError, match="did you mean local"):
-        settle_location(*site)  # type: ignore[arg-type]
+        settle_location(*site, build_grouping(*site))  # type: ignore[arg-type]
 
 
 def test_a_location_that_is_not_for_processing_is_refused(cli: Cli, tmp_path: Path) -> None:
     site = made_site(cli, tmp_path, **{f"{PREFIX}PROCESSING_LOCATION_ID": "raw"})
     with pytest.raises(SettingsError, match="type source"):
-        settle_location(*site)  # type: ignore[arg-type]
+        settle_location(*site, build_grouping(*site))  # type: ignore[arg-type]

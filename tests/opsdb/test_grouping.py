@@ -596,7 +596,7 @@ def test_renamed_columns_and_enum_values_are_spoken_of_as_ours(database: Databas
     tables = replace(
         ObservationTables.managed(),
         renamed={("Source", "name"): "frame"},
-        values={("RawDataPackage", "state"): {"archived": "ARCHIVED_OK"}},
+        values={("RawDataPackage", "state"): {"archived": ("ARCHIVED_OK",)}},
     )
     with database.write() as connection:
         source = add(connection, t.source, name="catalogue 5", kind="fixed", frame="NGC253")

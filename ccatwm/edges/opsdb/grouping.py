@@ -5,10 +5,11 @@ Touches: the observation tables, read only. Joins are found from RawDataPackage 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -16,8 +17,17 @@ import sqlalchemy as sa
 from ccatwm.core.rules import Node, ParsedRules, Rule, choices
 from ccatwm.core.subgroups import Dimension, obs_date, parse_group_by, sub_group_key
 from ccatwm.edges.opsdb import tables as t
-from ccatwm.edges.opsdb.observations import ROOT, Joins, ObservationTables
-from ccatwm.edges.opsdb.rule_sql import RuleCompiler, fits, json_kind_of, kind_of, text_of, values_of
+from ccatwm.edges.opsdb.observations import ROOT, Edge, Joins, ObservationTables, key_kind
+from ccatwm.edges.opsdb.rule_sql import (
+    UUID,
+    RuleCompiler,
+    as_text,
+    fits,
+    json_kind_of,
+    kind_of,
+    text_of,
+    values_of,
+)
 from ccatwm.errors import DefinitionsError, Problem
 from ccatwm.interfaces import PackageCopy
 
@@ -26,6 +36,18 @@ CHUNK = 500
 FINAL_STATUSES = ("completed", "success", "successful", "failed", "aborted", "cancelled", "finished")
 READABLE_COPIES = ("present", "staged")
 T = TypeVar("T")
+
+
+class _Bits(sa.types.UserDefinedType[str]):
+    """bit(60) of PostgreSQL, by which hexadecimal digits become a number."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "BIT(60)"
+
+
+_BITS = _Bits()
 
 
 @dataclass(frozen=True)
@@ -71,14 +93,27 @@ class Location:
 
 
 class GroupingEngine:
-    """Checks and resolves groupings on one database. `obs_timezone` is where observing nights are local."""
+    """Checks and resolves groupings on one database. `obs_timezone` is where observing nights are local.
 
-    def __init__(self, tables: ObservationTables, dialect: str, obs_timezone: str) -> None:
-        self._tables = tables
-        self._compiler = RuleCompiler(tables, dialect)
+    `tables` may be what finds them: somebody else's are looked at when they are first needed.
+    """
+
+    def __init__(
+        self, tables: ObservationTables | Callable[[], ObservationTables], dialect: str, obs_timezone: str
+    ) -> None:
+        self._given = tables
+        self._dialect = dialect
         self._timezone = obs_timezone
         self._states: dict[Any, str] = {}  # what few words mean, asked for every package
         self._finals: dict[Any, bool] = {}
+
+    @cached_property
+    def _tables(self) -> ObservationTables:
+        return self._given if isinstance(self._given, ObservationTables) else self._given()
+
+    @cached_property
+    def _compiler(self) -> RuleCompiler:
+        return RuleCompiler(self._tables, self._dialect)
 
     # --- checking ---------------------------------------------------------------------------------
 
@@ -192,17 +227,23 @@ class GroupingEngine:
         return sa.select(*columns).select_from(joins.clause).where(where)
 
     def _fact_columns(self, joins: Joins) -> list[sa.ColumnElement[Any]]:
-        unit = partial(self._tables.column, "ExecutedObsUnit", of=joins.reach("ExecutedObsUnit"))
         columns: list[sa.ColumnElement[Any]] = [
-            self._root(column).label(column) for column in _PACKAGE_COLUMNS
+            self._tables.optional(ROOT, column).label(column) for column in _PACKAGE_COLUMNS
         ]
-        times = [unit("start_time").label("unit_start"), unit("end_time").label("unit_end")]
-        return [*columns, *times, unit("status").label("unit_status")]
+        if not self._tables.paths("ExecutedObsUnit"):
+            return [*columns, *(sa.null().label(f"unit_{column}") for column in _UNIT_COLUMNS)]
+        unit = partial(self._tables.optional, "ExecutedObsUnit", of=joins.reach("ExecutedObsUnit"))
+        return [*columns, *(unit(column).label(f"unit_{column}") for column in _UNIT_COLUMNS)]
+
+    @cached_property
+    def _units_end(self) -> bool:
+        """Whether executed obs units say that they have ended; else they have when their first package is there."""
+        return any(self._tables.has("ExecutedObsUnit", column) for column in ("end_time", "status"))
 
     def _dim_column(self, dim: Dimension, joins: Joins) -> sa.ColumnElement[Any]:
         table, column = self._tables.resolve(dim.table, dim.column)
         found = self._tables.column(table, column, joins.reach(table))
-        return self._compiler.json_text(found, dim.json_path) if dim.json_path else found
+        return self._compiler.json_text(found, dim.json_path) if dim.json_path else as_text(found)
 
     def _grouped(self, rows: Iterable[Sequence[Any]], dims: Sequence[Dimension]) -> list[GroupedPackage]:
         """Rows of `_members_query`. Keys are made once for all packages of a sub-group, here a run of a million."""
@@ -224,17 +265,20 @@ class GroupingEngine:
     def _dim_text(self, dim: Dimension, value: Any) -> str | None:
         if dim.json_path:
             return self._compiler.read_json_text(value)
-        if dim.named and dim.name == "obs_date" and value is not None:
+        if dim.named and dim.name == "obs_date" and isinstance(value, datetime):
             return obs_date(value, self._timezone).isoformat()
-        return text_of(value)
+        return text_of(self._tables.spoken(*self._tables.resolve(dim.table, dim.column), value))
 
     def _fact_values(self, row: Sequence[Any]) -> tuple[Any, ...]:
         """The values of PackageFacts, from the first columns of a row."""
         _, name, checksum, size, state, unit, module, start, end, status = row[:FACT_COLUMNS]
         return (
             name, checksum, size, self._state_text(state), None if unit is None else str(unit),
-            None if module is None else str(module), unit is None or end is not None or self._is_final(status), start,
+            None if module is None else str(module), self._has_ended(unit, end, status), start,
         )  # fmt: skip
+
+    def _has_ended(self, unit: Any, end: Any, status: Any) -> bool:
+        return unit is None or end is not None or not self._units_end or self._is_final(status)
 
     def _state_text(self, state: Any) -> str:
         if state not in self._states:
@@ -254,7 +298,37 @@ class GroupingEngine:
 
     def observed_tables(self) -> list[str]:
         """Logical tables that a grouping could read and that say when their rows change."""
-        return [name for name in self._tables.reachable() if self._tables.change_time(name) is not None]
+        return [name for name in self._tables.reachable() if self._tells_changes(name)]
+
+    def _tells_changes(self, logical: str) -> bool:
+        return self._tables.change_time(logical) is not None and self._tables.has(logical, "id")
+
+    def silent_tables(self, rules_raw: object, group_by_raw: object) -> set[str]:
+        """Logical tables that such a grouping reads and that do not say when their rows change."""
+        rules, dims = ParsedRules.build(rules_raw).rules, parse_group_by(group_by_raw)[0]
+        named = [(r.table, r.column) for r in rules] + [(d.table, d.column) for d in dims]
+        ends = {self._tables.resolve(*name)[0] for name in named} | {ROOT, "ExecutedObsUnit"}
+        read = {ROOT} | {edge.right for end in ends for path in self._tables.paths(end) for edge in path}
+        return {name for name in read if not self._tells_changes(name)}
+
+    @property
+    def has_silent_tables(self) -> bool:
+        """Whether any table that a grouping could read does not say when its rows change."""
+        return any(not self._tells_changes(name) for name in self._tables.reachable())
+
+    def full_every_seconds(self, logical: str, usual: float) -> float:
+        """How often a table that does not say when its rows change is compared in full."""
+        return self._tables.full_every_seconds.get(logical, usual)
+
+    def table_digest(self, connection: sa.Connection, logical: str) -> str:
+        """What tells whether any row of a table is another than before: their number, and the sums of their hashes."""
+        table = self._tables.table(logical).alias("whole")
+        row = sa.func.md5(sa.cast(sa.func.row(*table.c), sa.Text))
+        halves = [sa.func.sum(sa.cast(sa.cast(sa.literal("x", sa.Text) + half, _BITS), sa.BigInteger)) for half in (
+            sa.func.substr(row, 1, 15), sa.func.substr(row, 16, 15)
+        )]  # fmt: skip
+        counted = connection.execute(sa.select(sa.func.count(), *halves).select_from(table)).one()
+        return ":".join(str(number or 0) for number in counted)
 
     def changed_rows(
         self, connection: sa.Connection, logical: str, since: datetime, limit: int
@@ -309,45 +383,52 @@ class GroupingEngine:
 
     def copies(self, connection: sa.Connection, package_ids: Sequence[str]) -> dict[str, list[PackageCopy]]:
         """Physical copies that may be read, at active locations, by package id."""
-        query, package = self._copies_query()
         found: dict[str, list[PackageCopy]] = {}
+        if not {"PhysicalCopy", "DataLocation"} <= self._tables.tables.keys():
+            return found
+        query, package = self._copies_query()
         for ids in _chunks(_keys(package, package_ids)):
             for row in connection.execute(query.where(package.in_(ids))):
-                storage = self._tables.spoken("DataLocation", "storage_type", row.storage)
+                storage = self._tables.spoken("DataLocation", "storage_type", row.storage) or "disk"
                 copy = PackageCopy(str(row.id), row.location, storage, row.root, row.path, row.priority or 0)
                 found.setdefault(str(row.package), []).append(copy)
         return found
 
     def _copies_query(self) -> tuple[sa.Select[Any], sa.ColumnElement[Any]]:
         copy, place = self._tables.table("PhysicalCopy"), self._tables.table("DataLocation")
-        c = partial(self._tables.column, "PhysicalCopy")
-        d = partial(self._tables.column, "DataLocation")
-        statuses = [self._tables.stored("PhysicalCopy", "status", status) for status in READABLE_COPIES]
+        if copy is place:
+            place = place.alias()
+        c = partial(self._tables.optional, "PhysicalCopy")
+        d = partial(self._tables.optional, "DataLocation", of=place)
         columns = {
             "id": c("id"), "package": c("raw_data_package_id"), "path": c("path"), "location": d("name"),
             "storage": d("storage_type"), "root": d("base_path"), "priority": d("priority"),
         }  # fmt: skip
+        edge = Edge("PhysicalCopy", "data_location_id", "DataLocation", "id")
+        conditions = [self._compiler.is_one_of("PhysicalCopy", "status", READABLE_COPIES, c("status"))]
+        if self._tables.has("DataLocation", "active"):
+            conditions.append(self._compiler.is_one_of("DataLocation", "active", [True], d("active")))
         query = (
             sa.select(*(column.label(name) for name, column in columns.items()))
-            .select_from(copy.join(place, d("id") == c("data_location_id")))
-            .where(c("status").in_(statuses), d("active"))
-            .order_by(c("id"))
+            .select_from(copy.join(place, Joins(self._tables).link(edge, copy, place)))
+            .where(*conditions)
+            .order_by(columns["id"], columns["path"])
         )
         return query, c("raw_data_package_id")
 
     def file_list(self, connection: sa.Connection, package_id: str) -> dict[str, tuple[int, str | None]]:
         """(size, checksum) of the files that a package lists, by path inside it; only those with a size."""
-        c = partial(self._tables.column, "RawDataFile")
+        if not self._tables.has("RawDataFile", "size_bytes"):
+            return {}
+        c = partial(self._tables.optional, "RawDataFile")
         columns = (c("name").label("name"), c("size_bytes").label("size"), c("checksum").label("checksum"))
-        query = sa.select(*columns).where(
-            c("raw_data_package_id") == _key(c("raw_data_package_id"), package_id),
-            c("size_bytes").is_not(None),
-        )
+        keys = _keys(c("raw_data_package_id"), [package_id])
+        query = sa.select(*columns).where(c("raw_data_package_id").in_(keys), c("size_bytes").is_not(None))
         return {row.name: (row.size, row.checksum) for row in connection.execute(query)}
 
     def location(self, connection: sa.Connection, name_or_id: str) -> Location | None:
         """A data location by name, else by id."""
-        d = partial(self._tables.column, "DataLocation")
+        d = partial(self._tables.optional, "DataLocation")
         query = sa.select(*(d(column).label(column) for column in _LOCATION_COLUMNS))
         row = connection.execute(query.where(d("name") == name_or_id)).first()
         ids = _keys(d("id"), [name_or_id])
@@ -357,6 +438,8 @@ class GroupingEngine:
 
     def modules(self, connection: sa.Connection) -> list[str]:
         """All instrument modules, as INSTRUMENT/MODULE."""
+        if not (self._tables.has("InstrumentModule", "instrument_id") and self._tables.has("Instrument", "name")):
+            return []
         instrument, module = self._tables.table("Instrument"), self._tables.table("InstrumentModule")
         m, i = partial(self._tables.column, "InstrumentModule"), partial(self._tables.column, "Instrument")
         query = sa.select(i("name").label("instrument"), m("name").label("module")).select_from(
@@ -365,15 +448,23 @@ class GroupingEngine:
         return sorted(f"{row.instrument}/{row.module}" for row in connection.execute(query))
 
     def locations(self, connection: sa.Connection) -> list[Location]:
-        """All data locations."""
-        d = partial(self._tables.column, "DataLocation")
-        query = sa.select(*(d(column).label(column) for column in _LOCATION_COLUMNS)).order_by(d("id"))
+        """All data locations. Errors: KeyError where the observation tables tell nothing of them."""
+        self._tables.table("DataLocation")
+        d = partial(self._tables.optional, "DataLocation")
+        query = sa.select(*(d(column).label(column) for column in _LOCATION_COLUMNS)).order_by(d("name"))
         return [self._location(row) for row in connection.execute(query)]
 
     def _location(self, row: Any) -> Location:
         spoken = partial(self._tables.spoken, "DataLocation")
         types = spoken("location_type", row.location_type), spoken("storage_type", row.storage_type)
-        return Location(str(row.id), row.name, *types, row.base_path)
+        return Location(row.name if row.id is None else str(row.id), row.name, *types, row.base_path)
+
+    def find_packages(self, connection: sa.Connection, name: str) -> dict[str, PackageFacts]:
+        """What the ops-db says of the packages of this name, by id."""
+        if not self._tables.has(ROOT, "name"):
+            return {}
+        query = sa.select(self._root("id")).where(self._root("name") == name)
+        return self.package_facts(connection, [str(key) for key in connection.execute(query).scalars()])
 
 
 _PACKAGE_COLUMNS = (
@@ -385,12 +476,14 @@ _PACKAGE_COLUMNS = (
     "executed_obs_unit_id",
     "instrument_module_id",
 )
-FACT_COLUMNS = len(_PACKAGE_COLUMNS) + 3  # and start, end and status of the executed obs unit
+_UNIT_COLUMNS = ("start_time", "end_time", "status")
+FACT_COLUMNS = len(_PACKAGE_COLUMNS) + len(_UNIT_COLUMNS)  # and start, end and status of the executed obs unit
 _LOCATION_COLUMNS = ("id", "name", "location_type", "storage_type", "base_path")
 _WANTED = {
     "number": "the column is a number",
     "true/false": "the column is true or false",
     "text": "the column is a text (quote numbers)",
+    "date": "the column is a date: write 2026-03-01, or use since",
     "time": "the column is a time: write 2026-03-01, 2026-03-01T12:00:00Z, or use since",
     "JSON": "since is for times, and both ends of between are of one kind",
 }
@@ -399,7 +492,7 @@ _WANTED = {
 def _wrong_value(rule: Rule, kind: str) -> str | None:
     """What of the rule does not go with a column of this kind, or None."""
     if rule.operator == "since":
-        return None if kind == "time" else repr(rule.value)
+        return None if kind in ("time", "date") else repr(rule.value)
     if rule.operator in ("like", "ilike"):
         return None if kind in ("text", "JSON") else repr(rule.value)
     values = values_of(rule)
@@ -420,13 +513,16 @@ def _seen(logical: str, row_id: sa.ColumnElement[Any], change: sa.ColumnElement[
 
 def _key(column: sa.ColumnElement[Any], text: str) -> Any:
     """An id as the database has it, from its text."""
-    return int(text) if isinstance(column.type, sa.Integer) else text
+    return int(text) if key_kind(column) == "integer" else text
+
+
+_POSSIBLE = {"integer": re.compile(r"[0-9]{1,18}"), "uuid": UUID}
 
 
 def _keys(column: sa.ColumnElement[Any], texts: Iterable[str]) -> list[Any]:
     """Ids as the database has them; text that can be no id of this column is left out."""
-    numbers = isinstance(column.type, sa.Integer)
-    return [_key(column, t) for t in texts if not numbers or (t.isascii() and t.isdecimal() and len(t) <= 18)]
+    possible = _POSSIBLE.get(key_kind(column))
+    return [_key(column, text) for text in texts if possible is None or possible.fullmatch(text)]
 
 
 def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.types import Uuid
 
 ROOT = "RawDataPackage"
 CHANGE_TIME = "updated_at"
@@ -70,12 +71,18 @@ ALIASES: Mapping[tuple[str, str], tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class ObservationTables:
-    """Logical tables and their joins. `renamed` and `values`: what columns and enum values are called."""
+    """Logical tables and their joins. `renamed` and `values`: what columns and enum values are called (one of our words
+    may be several of theirs); `fixed` and `prefixes`: what no column holds. `changing`: logical tables to their change
+    times, where these are not all called CHANGE_TIME. `full_every_seconds`: for tables compared in full."""
 
-    tables: Mapping[str, sa.Table]
+    tables: Mapping[str, sa.FromClause]
     graph: Sequence[Edge] = JOIN_GRAPH
     renamed: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    values: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    values: Mapping[tuple[str, str], Mapping[Any, tuple[Any, ...]]] = field(default_factory=dict)
+    fixed: Mapping[tuple[str, str], Any] = field(default_factory=dict)
+    prefixes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    changing: Mapping[str, str] | None = None
+    full_every_seconds: Mapping[str, float] = field(default_factory=dict)
     _paths: dict[str, list[tuple[Edge, ...]]] = field(default_factory=dict, init=False, compare=False)
 
     @staticmethod
@@ -83,13 +90,21 @@ class ObservationTables:
         """The tables that ccatwm makes and `ingest` fills."""
         return ObservationTables(MANAGED_TABLES)
 
-    def table(self, logical: str) -> sa.Table:
+    def table(self, logical: str) -> sa.FromClause:
         """Errors: KeyError."""
         return self.tables[logical]
 
     def resolve(self, logical: str, column: str) -> tuple[str, str]:
         """The table and column that hold what is called `logical`.`column`."""
-        return ALIASES.get((logical, column), (logical, column))
+        named = (logical, column)
+        other = ALIASES.get(named, named)
+        return other if other[0] in self.tables and not self.has(*named) else named
+
+    def has(self, logical: str, column: str) -> bool:
+        """Whether a column, or a value that is fixed, is there."""
+        if (logical, column) in self.fixed:
+            return True
+        return logical in self.tables and self.column_name(logical, column) in self.tables[logical].c
 
     def column_name(self, logical: str, column: str) -> str:
         """What the column is called in the database."""
@@ -98,27 +113,39 @@ class ObservationTables:
     def column(self, logical: str, column: str, of: sa.FromClause | None = None) -> sa.ColumnElement[Any]:
         """The column, of the table itself or of an alias of it. Errors: KeyError."""
         source = self.tables[logical] if of is None else of
-        return source.c[self.column_name(logical, column)]
+        if (logical, column) in self.fixed:
+            return sa.literal(self.fixed[logical, column])
+        found = source.c[self.column_name(logical, column)]
+        prefix = self.prefixes.get((logical, column))
+        return found if prefix is None else sa.literal(prefix, sa.Text()) + found
+
+    def optional(self, logical: str, column: str, of: sa.FromClause | None = None) -> sa.ColumnElement[Any]:
+        """The column, or NULL where there is none."""
+        return self.column(logical, column, of) if self.has(logical, column) else sa.null()
 
     def column_names(self, logical: str) -> list[str]:
         """Columns that a rule may name."""
         back = {there: here for (table, here), there in self.renamed.items() if table == logical}
         names = [back.get(c.name, c.name) for c in self.tables[logical].columns]
-        return names + [column for table, column in ALIASES if table == logical]
+        names += [column for table, column in self.fixed if table == logical]
+        aliases = [column for table, column in ALIASES if table == logical and ALIASES[table, column][0] in self.tables]
+        return names + [column for column in aliases if column not in names]
 
-    def stored(self, logical: str, column: str, value: Any) -> Any:
-        """The value as this database stores it."""
-        return self.values.get((logical, column), {}).get(value, value)
+    def stored(self, logical: str, column: str, value: Any) -> tuple[Any, ...]:
+        """The value as this database stores it: one, or several that mean the same."""
+        return self.values.get((logical, column), {}).get(value, (value,))
 
     def spoken(self, logical: str, column: str, value: Any) -> Any:
         """What `stored` makes `value` from: enum values as this project calls them."""
         known = self.values.get((logical, column), {})
-        return next((ours for ours, theirs in known.items() if theirs == value), value)
+        return next((ours for ours, theirs in known.items() if value in theirs), value)
 
     def change_time(self, logical: str) -> sa.ColumnElement[Any] | None:
         """The column that says when a row last changed, or None where there is no usable one."""
-        name = self.column_name(logical, CHANGE_TIME)
-        return self.tables[logical].c.get(name)
+        if self.changing is None:
+            return self.tables[logical].c.get(self.column_name(logical, CHANGE_TIME))
+        name = self.changing.get(logical)
+        return None if name is None else self.tables[logical].c[name]
 
     def paths(self, target: str) -> list[tuple[Edge, ...]]:
         """All shortest join paths from RawDataPackage to `target`; [()] for the root, [] if unreachable."""
@@ -176,4 +203,14 @@ class Joins:
     def link(self, edge: Edge, left: sa.FromClause, right: sa.FromClause) -> sa.ColumnElement[bool]:
         """The condition of an edge between two given tables."""
         left_column = self._tables.column(edge.left, edge.left_column, left)
-        return left_column == self._tables.column(edge.right, edge.right_column, right)
+        right_column = self._tables.column(edge.right, edge.right_column, right)
+        if key_kind(left_column) != key_kind(right_column):  # PostgreSQL compares no uuid with a text
+            return sa.cast(left_column, sa.Text) == sa.cast(right_column, sa.Text)
+        return left_column == right_column
+
+
+def key_kind(column: sa.ColumnElement[Any]) -> str:
+    """What ids of this column are: `integer`, `uuid` or `text`."""
+    if isinstance(column.type, sa.Integer | sa.Numeric):
+        return "integer"
+    return "uuid" if isinstance(column.type, Uuid) else "text"

@@ -8,10 +8,11 @@ The page docs/explanation/filter-engine.md says what rules mean.
 from __future__ import annotations
 
 import json
+import re
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from operator import eq, ge, gt, le, lt
 from typing import Any
@@ -20,10 +21,11 @@ import sqlalchemy as sa
 
 from ccatwm.core.rules import AllOf, AnyOf, Node, Not, Rule, parse_since
 from ccatwm.edges.opsdb.observations import Edge, Joins, ObservationTables
-from ccatwm.edges.opsdb.types import UtcDateTime
+from ccatwm.edges.opsdb.types import Labels, NaiveUtc, Opaque, UtcDateTime, Uuid
 
 ESCAPE = "\\"
 LONG_LIST = 100  # SQLite binds at most 32,766 values in a statement: longer lists go as one JSON text
+UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 NEGATIVE = {"neq": "eq", "not_in": "in", "is_null": "not_null"}
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {"gt": gt, "gte": ge, "lt": lt, "lte": le, "since": ge}
 
@@ -81,20 +83,40 @@ class RuleCompiler:
         if rule.operator == "not_null":
             return column.is_not(None)
         if rule.operator in ("like", "ilike"):
-            return self._like(column, rule.value, sensitive=rule.operator == "like")
-        values = [self._bound(rule, column, value, now) for value in values_of(rule)]
-        return self._compare(rule.operator, column, values)
+            return self._like(as_text(column), rule.value, sensitive=rule.operator == "like")
+        values = [bound for value in values_of(rule) for bound in self._bound(rule, column, value, now)]
+        if rule.operator in ("eq", "in"):
+            return self._is_one_of(rule.operator, column, values)
+        return self._compare(rule.operator, as_text(column), values)
 
-    def _bound(self, rule: Rule, column: Expression, value: Any, now: datetime) -> Any:
+    def _is_one_of(self, operator: str, column: Expression, values: Sequence[Any]) -> Condition:
+        """The column itself is compared, so that its index is used, with what can be a value of its type."""
+        if isinstance(column.type, Opaque):
+            column = as_text(column)
+        possible = [value for value in values if is_possible(column, value)]
+        if values and not possible:
+            return sa.false()
+        return self._compare("eq" if operator == "eq" and len(possible) == 1 else "in", column, possible)
+
+    def is_one_of(self, table: str, column: str, values: Sequence[Any], of: Expression) -> Condition:
+        """Whether a column is one of values, in our words."""
+        stored = [theirs for value in values for theirs in self._tables.stored(table, column, value)]
+        return self._is_one_of("in", of, stored)
+
+    def _bound(self, rule: Rule, column: Expression, value: Any, now: datetime) -> tuple[Any, ...]:
+        """The value as the database has it: one, or several that mean the same."""
         if rule.operator == "since":
             delta = parse_since(value)
             assert delta is not None
-            return now - delta
+            return ((now - delta).date() if kind_of(column) == "date" else now - delta,)
         if kind_of(column) == "time":
-            return parse_moment(value)
+            return (parse_moment(value),)
+        if kind_of(column) == "date":
+            return (date.fromisoformat(value),)
         if isinstance(column.type, sa.Float):  # PostgreSQL would round integers, SQLite would not
-            return float(value)
-        return self._tables.stored(*self._tables.resolve(rule.table, rule.column), value)
+            return (float(value),)
+        stored = self._tables.stored(*self._tables.resolve(rule.table, rule.column), value)
+        return stored if rule.operator in ("eq", "in") else stored[:1]
 
     def _compare(self, operator: str, column: Expression, values: Sequence[Any]) -> Condition:
         if operator == "eq":
@@ -233,8 +255,10 @@ def kind_of(column: Expression) -> str:
     """What people call the type of a column."""
     if is_json(column):
         return "JSON"
-    if isinstance(column.type, UtcDateTime | sa.DateTime):
+    if isinstance(column.type, UtcDateTime | NaiveUtc | sa.DateTime):
         return "time"
+    if isinstance(column.type, sa.Date):
+        return "date"
     if isinstance(column.type, sa.Boolean):
         return "true/false"
     return "number" if isinstance(column.type, sa.Integer | sa.Numeric | sa.Float) else "text"
@@ -255,7 +279,21 @@ def fits(kind: str, value: Any) -> bool:
         return isinstance(value, bool)
     if kind == "time":
         return _is_moment(value)
+    if kind == "date":
+        return _is_date(value)
     return kind == "JSON" or isinstance(value, str)
+
+
+def as_text(column: Expression) -> Expression:
+    """The column, of other people's types that are no texts its text: an enum has an order of its own, and no LIKE."""
+    return sa.cast(column, sa.Text()) if isinstance(column.type, Labels | Uuid | Opaque) else column
+
+
+def is_possible(column: Expression, value: Any) -> bool:
+    """Whether a value of the column's type can be this one: PostgreSQL refuses others of an enum or a UUID."""
+    if isinstance(column.type, Labels):
+        return value in column.type.labels
+    return not isinstance(column.type, Uuid) or UUID.fullmatch(value) is not None
 
 
 def parse_moment(value: str) -> datetime:
@@ -268,6 +306,13 @@ def _is_moment(value: Any) -> bool:
     try:  # the times of SQLite are texts with four digits for the year
         return isinstance(value, str) and parse_moment(value).year >= 1000
     except (ValueError, OverflowError):
+        return False
+
+
+def _is_date(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and len(value) == 10 and date.fromisoformat(value).year >= 1
+    except ValueError:
         return False
 
 
@@ -306,6 +351,8 @@ def text_of(value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
     if isinstance(value, dict | list):
         return json.dumps(value, sort_keys=True, separators=(",", ":"), default=text_of, ensure_ascii=False)
     return _number_text(value if isinstance(value, Decimal) else Decimal(repr(value)))

@@ -67,3 +67,44 @@ class _Jsonb(sa.types.TypeDecorator[Any]):
 
 Json = sa.JSON().with_variant(_Jsonb(), "postgresql")
 Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+# --- columns of other people's tables -------------------------------------------------------------------------------
+
+
+class NaiveUtc(sa.types.TypeDecorator[datetime]):
+    """A time without a zone, which is taken as UTC."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
+        return None if value is None else as_utc(value).replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Labels(sa.Text):
+    """An enum of PostgreSQL: texts, of which the type knows `labels` alone; any other text is an error of the server."""
+
+    def __init__(self, labels: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.labels = labels
+
+
+class Uuid(sa.Text):
+    """A UUID, told and compared as its text; a text that is none is an error of the server."""
+
+
+class Opaque(sa.Text):
+    """A type that nothing is known of: its text is what is compared and shown."""
+
+
+class PaddedText(sa.types.TypeDecorator[str]):
+    """character(n): blanks at the end are none of the value."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> str | None:
+        return None if value is None else value.rstrip(" ")

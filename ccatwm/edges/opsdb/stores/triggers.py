@@ -15,6 +15,7 @@ from ccatwm.edges.opsdb.bulk import insert_rows
 from ccatwm.edges.opsdb.stores._chunks import chunks
 
 CRON = "cron:"  # before the id of a step: its cursor
+WHOLE = "whole:"  # before the name of a table that is compared in full
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,21 @@ def move_cursor(connection: sa.Connection, name: str, position: datetime | None)
         connection.execute(sa.insert(cursor).values(table_name=name, position=position))
 
 
+def read_digests(connection: sa.Connection) -> dict[str, tuple[datetime, str]]:
+    """When tables that do not say when their rows change were last compared in full, and their digests then."""
+    cursor = t.change_cursor
+    rows = connection.execute(sa.select(cursor).where(cursor.c.table_name.startswith(WHOLE)))
+    return {row.table_name.removeprefix(WHOLE): (row.full_at, row.details["digest"]) for row in rows}
+
+
+def record_digest(connection: sa.Connection, table_name: str, digest: str, now: datetime) -> None:
+    """What a table was when it was compared in full."""
+    name, cursor = f"{WHOLE}{table_name}", t.change_cursor
+    move_cursor(connection, name, None)
+    values = {"full_at": now, "details": {"digest": digest}}
+    connection.execute(sa.update(cursor).where(cursor.c.table_name == name).values(values))
+
+
 def read_cron_cursors(connection: sa.Connection) -> dict[int, CronCursor]:
     """By step id."""
     cursor = t.change_cursor
@@ -228,9 +244,12 @@ def any_changed_package(connection: sa.Connection) -> bool:
     return connection.execute(sa.select(t.changed_package.c.id).limit(1)).first() is not None
 
 
-def forget_groupings(connection: sa.Connection) -> None:
-    """Have every grouping scope compared in full, and every sub-group looked at."""
-    connection.execute(sa.update(t.grouping_scope).values(resolved_digest=None, progress=None))
+def forget_groupings(connection: sa.Connection, scope_ids: Collection[int] | None = None) -> None:
+    """Have every grouping scope, or these, compared in full, and every sub-group looked at."""
+    forget = sa.update(t.grouping_scope).values(resolved_digest=None, progress=None)
+    if scope_ids is not None:
+        forget = forget.where(t.grouping_scope.c.id.in_(list(scope_ids)))
+    connection.execute(forget)
 
 
 def mark_applied(connection: sa.Connection, event: OpenEvent) -> None:

@@ -14,6 +14,7 @@ from ccatwm.core.gap import EXCLUDED
 from ccatwm.core.selection import Selection, suggest
 from ccatwm.core.states import RunStatus
 from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.errors import UsageError
 
@@ -415,14 +416,12 @@ def list_provenance(connection: sa.Connection, run_ids: Collection[int]) -> dict
     return found
 
 
-def find_package(connection: sa.Connection, name: str, *, managed: bool = True) -> Row | None:
+def find_package(connection: sa.Connection, grouping: GroupingEngine, name: str) -> Row | None:
     """A raw data package by name: {"name", "ids", ...}; also one that only old runs remember."""
     found: Row = {"name": name, "ids": set(), "state": None, "checksum": None, "size": None}
-    if managed:
-        package = t.raw_data_package
-        for row in _rows(connection, sa.select(package).where(package.c.name == name)):
-            found |= {"state": row["state"], "checksum": row["checksum"], "size": row["size_bytes"]}
-            found["ids"].add(str(row["id"]))
+    for package_id, facts in grouping.find_packages(connection, name).items():
+        found |= {"state": facts.state, "checksum": facts.checksum, "size": facts.size_bytes}
+        found["ids"].add(package_id)
     if not found["ids"]:
         table = t.run_input
         query = sa.select(table).where(table.c.kind == "package", table.c.name == name)
