@@ -50,7 +50,11 @@ def init(
         typer.Option("--opsdb", metavar="URL", help="PostgreSQL to use instead of SQLite in the folder."),
     ] = None,
 ) -> int:
-    """Make a site that works: settings, ops-db and folders."""
+    """Make a site that works: settings, ops-db and folders.
+
+    Where the database of --opsdb holds tables of others, nothing of them is changed: a map of what they are called is
+    drafted, and our own tables get the schema `ccatwm`.
+    """
     from ccatwm.edges.clock import SystemClock
     from ccatwm.settings.find import DEFAULT_FOLDER
     from ccatwm.upkeep.initialise import initialise
@@ -64,7 +68,7 @@ def init(
         _frame.emit_json(report.to_json())
     elif not common.quiet:
         _show_init(report)
-    return 0
+    return 0 if report.complete else SettingsError.exit_code
 
 
 def _folder_of(site: str) -> Path:
@@ -83,6 +87,14 @@ def _show_init(report: Any) -> None:
     else:
         print(_frame.printable(f"made in {report.folder}:"))
         for line in report.made:
+            print(f"  {_frame.printable(line)}")
+    if report.guessed:
+        print("guessed of their tables (the map says all of it):")
+        for line in report.guessed:
+            print(f"  {_frame.printable(line)}")
+    if report.asks:
+        print("our own tables need a schema; ask the owner of the database for:")
+        for line in report.asks:
             print(f"  {_frame.printable(line)}")
     if report.settings.container_runtime == "none":
         print(_frame.printable(_uncontained(report)))
@@ -178,7 +190,7 @@ def config_show(common: Common) -> int:
 
 
 def schema(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="pipeline, observations or manifest.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="pipeline, observations, manifest or opsdb-map.")],
 ) -> int:
     """Print a JSON Schema, for editors and validators."""
     from ccatwm.upkeep.schemas import json_schema
@@ -206,16 +218,28 @@ def db_upgrade(common: Common) -> int:
 
 
 def db_check(common: Common) -> int:
-    """Compare the tables of the ops-db with what this release needs; exit 3 where they differ."""
+    """Compare the tables of the ops-db with what this release needs; exit 3 where they differ.
+
+    Where the observation tables belong to others it lists what is missing there, and the statements to ask for.
+    """
+    from ccatwm.upkeep.opsdb_check import check_lines, check_observations
     from ccatwm.upkeep.schema_versions import check_schema
 
     settings = _settings(common)
-    report = check_schema(_database(settings), observations=settings.observations)
+    database = _database(settings)
+    report = check_schema(database, observations=settings.observations)
+    theirs = check_observations(settings, database) if settings.observations == "foreign" else None
+    fine = report.fine and (theirs is None or theirs.fine)
     if common.json:
-        _frame.emit_json(report.to_json())
-    elif not common.quiet or not report.fine:
+        about_theirs = {} if theirs is None else {"observations": theirs.to_json()}
+        _frame.emit_json({**report.to_json(), "fine": fine, **about_theirs})
+    elif not common.quiet or not fine:
         _show_check(report)
-    return 0 if report.fine else SettingsError.exit_code
+        if theirs is not None:
+            print(f"observation tables, by {theirs.map_path}")
+            for line in check_lines(theirs) or ["  fine"]:
+                print(_frame.printable(line))
+    return 0 if fine else SettingsError.exit_code
 
 
 def _show_check(report: Any) -> None:

@@ -14,14 +14,20 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import places
 from ccatwm.edges.opsdb.stores.leases import read_uid
-from ccatwm.errors import FilesUnavailableError, OpsDbUnavailableError, SettingsError
+from ccatwm.errors import (
+    FilesUnavailableError,
+    MissingRightError,
+    OpsDbUnavailableError,
+    SchemaVersionError,
+    SettingsError,
+)
 from ccatwm.interfaces import FileWrite, Transport, WorkFiles
 from ccatwm.settings.find import DEFAULT_FOLDER, MARK_FILE, PREFIX, SETTINGS_FILE
 from ccatwm.settings.load import (
@@ -33,7 +39,11 @@ from ccatwm.settings.load import (
     read_mark,
 )
 from ccatwm.settings.schema import Settings
+from ccatwm.upkeep.opsdb_map import map_path
 from ccatwm.upkeep.schema_versions import upgrade_schema
+
+if TYPE_CHECKING:
+    from ccatwm.upkeep.opsdb_draft import Draft
 
 PROCESSING, RAW = "local", "raw"
 PLAIN = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}  # environment of commands on the processing host
@@ -41,17 +51,35 @@ PLAIN = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}  # environment of commands on t
 
 @dataclass
 class InitReport:
-    """What was made, what was there, and what to type next."""
+    """What was made, what was there, and what to type next.
+
+    On somebody else's ops-db also what was `guessed` of their tables, and the statements to ask their owner for.
+    """
 
     folder: Path
     settings: Settings
     uid: str
     made: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
+    guessed: list[str] = field(default_factory=list)
+    asks: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the ops-db has our tables: else whoever owns it gives a right first."""
+        return bool(self.uid)
 
     @property
     def next(self) -> list[str]:
         site = "" if self.folder == Path.cwd() / DEFAULT_FOLDER else f" --site {self.folder}"
+        if self.settings.observations == "foreign":
+            again = [] if self.complete else [f"ccatwm init {self.folder}   # again, once that is given"]
+            return [
+                f"edit {map_path(self.settings)}   # correct what was guessed",
+                *again,
+                f"ccatwm{site} db check                 # what is missing, and what to ask for",
+                f"ccatwm{site} apply PIPELINES.yaml     # say what to process, and how",
+            ]
         raw = "" if self.settings.files_over_ssh else f" (in {self.folder / RAW})"
         return [
             f"ccatwm{site} ingest OBSERVATIONS.yaml   # tell of raw data packages{raw}",
@@ -69,8 +97,11 @@ class InitReport:
             "pipeline_base_dir": str(self.settings.pipeline_base_dir),
             "processing_location": self.settings.processing_location,
             "container_runtime": self.settings.container_runtime,
+            "observations": self.settings.observations,
             "made": self.made,
             "there": self.there,
+            "guessed": self.guessed,
+            "ask_for": self.asks,
             "next": self.next,
         }
 
@@ -95,8 +126,11 @@ def initialise(
     folder = folder.expanduser().resolve()
     made: list[str] = []
     there: list[str] = []
-    _write_settings(folder, environ, opsdb_url, made, there)
+    draft = _find_draft(folder, environ, opsdb_url)
+    _write_settings(folder, environ, opsdb_url, draft, made, there)
     settings = load_settings(str(folder), environ, folder.parent)
+    if settings.observations == "foreign":
+        return _on_another_ops_db(settings, folder, draft, now, made, there)
     if not settings.files_over_ssh:
         _refuse_base_of_another(settings, made)
     if settings.files_over_ssh and open_base_there is not None:
@@ -112,6 +146,54 @@ def initialise(
     return InitReport(folder, settings, uid, made, there)
 
 
+def _find_draft(folder: Path, environ: Mapping[str, str], opsdb_url: str | None) -> Draft | None:
+    """A draft of the map where a new site is for a database that holds tables of others."""
+    managed = environ.get(f"{PREFIX}OBSERVATIONS") == "managed"
+    if (folder / SETTINGS_FILE).exists() or managed or not (opsdb_url or "").startswith("postgresql"):
+        return None
+    from ccatwm.upkeep.opsdb_draft import find_draft
+
+    assert opsdb_url is not None
+    return find_draft(opsdb_url, _location_name(environ.get(f"{PREFIX}PROCESSING_LOCATION_ID")))
+
+
+def _on_another_ops_db(
+    settings: Settings, folder: Path, draft: Draft | None, now: datetime, made: list[str], there: list[str]
+) -> InitReport:
+    """The rest of a site whose observation tables belong to others."""
+    from ccatwm.upkeep.opsdb_check import own_schema_statements
+    from ccatwm.upkeep.opsdb_draft import find_draft
+
+    file = map_path(settings)
+    if file.exists():
+        there.append(str(file))
+    else:
+        draft = draft or find_draft(settings.opsdb_url, settings.processing_location)
+        if draft is None:
+            raise SettingsError(
+                "OBSERVATIONS is 'foreign', but there are no tables of others in this database, or none that may be read",
+                where=mask_url(settings.opsdb_url),
+                next="ask for the right to read them, correct OPSDB_URL, or set OBSERVATIONS = managed",
+            )
+        _write_new(file, draft.text)
+        made.append(str(file))
+    guessed = draft.notes if draft is not None and str(file) in made else []
+    for path in (settings.state_dir, *(() if settings.files_over_ssh else (settings.pipeline_base_dir,))):
+        _make_folder(path, made, there)
+    try:
+        uid = _prepare_database(settings, folder, now, made, there)
+    except (SchemaVersionError, MissingRightError):
+        database = Database(settings.opsdb_url)
+        asks = own_schema_statements(database)
+        database.dispose()
+        if not asks:
+            raise
+        return InitReport(folder, settings, "", made, there, guessed, asks)
+    if not settings.files_over_ssh:
+        _write_mark(settings, folder, uid, made, there)
+    return InitReport(folder, settings, uid, made, there, guessed)
+
+
 def _prepare_here(settings: Settings, folder: Path, now: datetime, made: list[str], there: list[str]) -> str:
     """State and ops-db, whose uid it gives."""
     _make_folder(settings.state_dir, made, there)
@@ -122,7 +204,12 @@ def _prepare_here(settings: Settings, folder: Path, now: datetime, made: list[st
 
 
 def _write_settings(
-    folder: Path, environ: Mapping[str, str], opsdb_url: str | None, made: list[str], there: list[str]
+    folder: Path,
+    environ: Mapping[str, str],
+    opsdb_url: str | None,
+    draft: Draft | None,
+    made: list[str],
+    there: list[str],
 ) -> None:
     file = folder / SETTINGS_FILE
     if file.exists():
@@ -139,8 +226,9 @@ def _write_settings(
     text = build_settings_text(
         opsdb_url=opsdb_url or f"sqlite:///{DATABASE_FILE}",
         base_dir=environ.get(f"{PREFIX}PIPELINE_BASE_DIR") or "pipelines",
-        location=_location_name(environ.get(f"{PREFIX}PROCESSING_LOCATION_ID")),
+        location=draft.location if draft else _location_name(environ.get(f"{PREFIX}PROCESSING_LOCATION_ID")),
         runtime="apptainer" if shutil.which("apptainer", path=environ.get("PATH")) else "none",
+        foreign=draft is not None,
     )
     _write_new(file, text, mode=0o600 if opsdb_url and "@" in opsdb_url else 0o644)
     made.append(str(file))
@@ -151,10 +239,13 @@ def _location_name(wanted: str | None) -> str:
     return PROCESSING if wanted is None or wanted.isdigit() else wanted
 
 
-def build_settings_text(*, opsdb_url: str, base_dir: str, location: str, runtime: str) -> str:
+def build_settings_text(
+    *, opsdb_url: str, base_dir: str, location: str, runtime: str, foreign: bool = False
+) -> str:
     """The commented settings of a new site."""
     values = {"url": opsdb_url, "base": base_dir, "location": location, "runtime": runtime}
     quoted = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    whose = 'OBSERVATIONS = "foreign"                 # the observation tables are others\': opsdb-map.yaml names them\n'
     return f"""\
 # Settings of this site. An environment variable {PREFIX}KEY wins over a key here;
 # a section named by ENV_FOR_DYNACONF wins over [default]. Relative paths are relative to this file.
@@ -162,7 +253,7 @@ def build_settings_text(*, opsdb_url: str, base_dir: str, location: str, runtime
 
 [default]
 OPSDB_URL = {quoted["url"]}
-PIPELINE_BASE_DIR = {quoted["base"]}          # run directories and products
+{whose if foreign else ""}PIPELINE_BASE_DIR = {quoted["base"]}          # run directories and products
 PROCESSING_LOCATION_ID = {quoted["location"]}         # the data location that this site serves: name or id
 STATE_DIR = "state"                      # locks, records of local jobs; on a local disk
 HPC_BACKEND = "local"                    # local | slurm

@@ -6,7 +6,7 @@ from typing import Any
 
 from ccatwm.errors import UsageError
 
-NAMES = ("pipeline", "observations", "manifest")
+NAMES = ("pipeline", "observations", "manifest", "opsdb-map")
 
 
 def json_schema(name: str) -> dict[str, Any]:
@@ -20,6 +20,10 @@ def json_schema(name: str) -> dict[str, Any]:
         from ccatwm.core.manifest import manifest_schema
 
         return manifest_schema()
+    if name == "opsdb-map":
+        from ccatwm.core.opsdb_map_file import map_schema
+
+        return map_schema()
     if name == "observations":
         return _observations_schema()
     raise UsageError(f"there is no schema {name!r}", next=f"there are: {', '.join(NAMES)}")

@@ -28,7 +28,7 @@ def test_a_published_schema_is_one(name):
 def test_an_unknown_schema_is_named_with_those_that_there_are():
     with pytest.raises(UsageError, match="'sauce'") as caught:
         json_schema("sauce")
-    assert caught.value.next == "there are: pipeline, observations, manifest"
+    assert caught.value.next == "there are: pipeline, observations, manifest, opsdb-map"
 
 
 @pytest.mark.parametrize("data", [software(version=1.1), software(version=7), software(command=5)])

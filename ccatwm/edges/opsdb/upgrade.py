@@ -62,7 +62,9 @@ def _refusal(database: Database, error: Exception) -> Exception:
     """What stands in the way, for a person to clear; or the error itself where the ops-db only went away."""
     text = str(getattr(error, "orig", None) or error).strip()
     if "permission denied" in text:
-        next_step = "ask for the right to make tables: GRANT CREATE ON DATABASE ... TO ..."
+        next_step = (
+            f"ask for a schema to make tables in: CREATE SCHEMA {SCHEMA} AUTHORIZATION {database.url.username or '...'}"
+        )
     elif "already exists" in text:
         next_step = (
             "another application has such a table: use a database of our own, or OBSERVATIONS = foreign"
@@ -95,6 +97,9 @@ def list_differences(database: Database, *, observations: str = "managed") -> li
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
+    # Where the observation tables are others', nothing of theirs is looked at: much of it may not be ours to see.
+    foreign = observations == "foreign" and database.dialect == "postgresql"
+    looked_at = (SCHEMA,) if foreign else (None, SCHEMA)
     with database.read() as connection, warnings.catch_warnings():
         # SQLAlchemy reflects indexes on expressions only in part; ours are partial, which it does know.
         warnings.simplefilter("ignore", sa.exc.SAWarning)
@@ -102,7 +107,7 @@ def list_differences(database: Database, *, observations: str = "managed") -> li
             "target_metadata": declared_metadata(connection, observations),
             "compare_type": True,
             "include_schemas": True,
-            "include_name": lambda name, kind, _: kind != "schema" or name in (None, SCHEMA),
+            "include_name": lambda name, kind, _: kind != "schema" or name in looked_at,
             "include_object": _is_ours,
         }
         context = MigrationContext.configure(connection, opts=options)
