@@ -73,6 +73,7 @@ class Chosen:
     lacking: tuple[Target, ...] = ()
     excluded: tuple[str, ...] = ()  # names of those that would have served what is lacking
     known: bool = True  # False: its packages are being grouped, nothing can be said yet
+    within: timedelta | None = None  # how far away they may be
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def choose(
             others = (c for c in alike.candidates if c.excluded is not None and c.package_id not in own)
             excluded |= {c.name for c in others if _in_reach(rule, target, c)}
     packages = tuple(sorted(chosen.values(), key=lambda c: (c.name, c.package_id)))
-    return Chosen(rule.name, rule.required, packages, tuple(lacking), tuple(sorted(excluded)))
+    return Chosen(rule.name, rule.required, packages, tuple(lacking), tuple(sorted(excluded)), within=rule.within)
 
 
 def _usable(candidates: Iterable[Candidate], own: Collection[str]) -> list[Candidate]:

@@ -69,7 +69,8 @@ def _lacking(companion: Mapping[str, Any]) -> str:
     if not companion["known"]:
         return f"the packages of companion {companion['companion']} are being grouped"
     excluded = f" (excluded: {_some(companion['excluded'])})" if companion["excluded"] else ""
-    return f"{_some(companion['packages'])} has no companion {companion['companion']}{excluded}"
+    within = f" within {companion['within_hours']:g} h" if companion.get("within_hours") is not None else ""
+    return f"{_some(companion['packages'])} has no companion {companion['companion']}{within}{excluded}"
 
 
 def companion_texts(changes: Mapping[str, Any]) -> list[str]:

@@ -360,6 +360,7 @@ def _lacking_json(chosen: Chosen) -> dict[str, Any]:
         "obs_units": units[:MAX_NAMES],
         "packages": packages[:MAX_NAMES],
         "excluded": list(chosen.excluded[:MAX_NAMES]),
+        "within_hours": None if chosen.within is None else chosen.within / timedelta(hours=1),
     }
 
 

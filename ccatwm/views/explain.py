@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,9 +19,10 @@ from ccatwm.core.gap import UpstreamGroup
 from ccatwm.core.model import Resources
 from ccatwm.core.selection import Selection
 from ccatwm.core.triggers import StepTrigger, effective_trigger, next_tick
-from ccatwm.core.wording import clock_text, number_text, until_text, utc_text
+from ccatwm.core.wording import clock_text, number_text, span_text, until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import backfills, leases, views
+from ccatwm.edges.opsdb.stores.companions import Far, find_nearest, list_links
 from ccatwm.edges.opsdb.stores.steps import get_step_record
 from ccatwm.edges.opsdb.stores.sub_groups import list_feeds
 from ccatwm.views.runs import NO_CEILING, is_paused, run_state, waits_for_space
@@ -48,6 +49,7 @@ class Facts:
     acceptance: Mapping[str, Any] | None = None  # of the wanted recipe: reason, actor, created_at
     taken_back: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # runs cancelled with their backfill
     to_come: Mapping[str, Any] | None = None  # the backfill that has not looked at it yet
+    far: Mapping[str, Far | None] = field(default_factory=dict)  # by companion that it waits for: the nearest one there is
 
     @property
     def details(self) -> Mapping[str, Any]:
@@ -165,9 +167,23 @@ def _list_facts(
             acceptances.get(group["id"]),
             taken_back,
             to_come.get(group["id"]),
+            _list_far(connection, step["id"], group),
         )
         for group in groups
     ]
+
+
+def _list_far(connection: sa.Connection, step_id: int, group: Mapping[str, Any]) -> dict[str, Far | None]:
+    """Of each companion that a sub-group waits for, as far as it is chosen by time, the nearest there is."""
+    lacking = [c for c in (group["details"] or {}).get("companions") or () if c["known"] and c["packages"]]
+    if group["outcome"] != "waiting-for-data" or not lacking:
+        return {}
+    links = {link.rule.name: link for link in list_links(connection, step_id=step_id) if link.rule.nearest}
+    return {
+        c["companion"]: find_nearest(connection, links[c["companion"]], group["key"], c["packages"][0])
+        for c in lacking
+        if c["companion"] in links
+    }
 
 
 # --- one sub-group ------------------------------------------------------------------------------------------
@@ -385,7 +401,8 @@ def _up_to_date(facts: Facts) -> Words:
     if ignored:
         text = f"run {run_id} counts, though since then: {', '.join(ignored)} (the step's staleness policy ignores that)"
         return text, _wanting_more(facts)
-    return f"run {run_id} was made from exactly what is wanted now", _wanting_more(facts)
+    wanted = "was wanted when this was decided" if facts.due or facts.group["stale"] else "is wanted now"
+    return f"run {run_id} was made from exactly what {wanted}", _wanting_more(facts)
 
 
 def _restored(facts: Facts) -> Words:
@@ -404,7 +421,7 @@ def _accepted(facts: Facts) -> Words:
     ]
 
 
-OTHER_RECIPE = "another input, upstream product, configuration, reference or software version is wanted"
+OTHER_RECIPE = "another input, companion, upstream product, configuration, reference or software version is wanted"
 
 
 def _wanting_more(facts: Facts) -> list[str]:
@@ -440,11 +457,24 @@ def _waiting_for_data(facts: Facts) -> Words:
     unfinished = list(facts.details.get("obs_unit_not_ended") or ())
     parts = [_some(packages)] if packages else []
     parts += [f"the observation of {_some(unfinished)} has not ended"] if unfinished else []
-    return f"raw data are missing: {'; '.join(parts + lacking_texts(facts.details))}", [
+    lacking = [*lacking_texts(facts.details), *_far_texts(facts)]
+    return f"raw data are missing: {'; '.join(parts + lacking)}", [
         *(["these packages are archived or fail, and their observation ends"] if parts else []),
         *_companion_comes(facts.details.get("companions") or ()),
         _deadline(facts),
     ]
+
+
+def _far_texts(facts: Facts) -> list[str]:
+    """Whether there are companions out of reach, and how far the nearest is."""
+    texts = []
+    for companion, far in facts.far.items():
+        if far is None:
+            texts.append(f"no {companion} are archived for it at any other time")
+        else:
+            side = "earlier" if far.away < timedelta(0) else "later"
+            texts.append(f"the nearest of {companion}, {far.name}, is {span_text(abs(far.away.total_seconds()))} {side}")
+    return texts
 
 
 def _companion_comes(lacking: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -491,7 +521,10 @@ def _waiting_for_image(facts: Facts) -> Words:
             f"software {facts.details.get('software')} has no version that the step's version_policy allows"
             + (f" (excluded: {_some(gone)})" if gone else "")
         )
-        return text, ["such a version is applied (`ccatwm apply`)"]
+        software = facts.details.get("software")
+        named = [shlex.quote(f"software:{software}@{version}") for version in gone or ()]
+        back = [f"a person says `ccatwm include {name} --reason TEXT`" for name in named[:SHOWN_NAMES]]
+        return text, ["such a version is applied (`ccatwm apply`)", *back]
     text = f"the digest of image {facts.details.get('image')} is not known"
     return text, ["the image is there and `ccatwm apply` is run again"]
 

@@ -386,7 +386,9 @@ def test_a_scan_without_a_load_waits_for_it_and_says_so(nights):
     assert group["outcome"] == "waiting-for-data"
     (lacking,) = as_json(group["details"])["companions"]
     assert (lacking["companion"], lacking["packages"], lacking["excluded"]) == ("loads", ["scan-30-LFA"], [])
-    assert "scan-30-LFA has no companion loads" in explained(nights)
+    assert "scan-30-LFA has no companion loads within 2 h; the nearest of loads, load-500-LFA, is 7.8 h later" in explained(
+        nights
+    )
     nights.observe("load", 40)
     nights.observatory.until_quiet()
     assert nights.used() == {"scan-30-LFA": ["load-40-LFA"]}, "one is enough"

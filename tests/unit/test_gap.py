@@ -398,7 +398,7 @@ def test_a_required_companion_is_waited_for_until_the_deadline():
     waiting = decide(seen)
     assert (waiting.outcome, waiting.due_at) == (Outcome.WAITING_FOR_DATA, NOW + timedelta(hours=2))
     assert waiting.details["companions"] == [
-        {"companion": "loads", "known": True, "obs_units": ["a"], "packages": ["a"], "excluded": ["c1"]}
+        {"companion": "loads", "known": True, "obs_units": ["a"], "packages": ["a"], "excluded": ["c1"], "within_hours": None}
     ]
     assert decide(replace(seen, now=NOW + timedelta(hours=2))).outcome is Outcome.RUN
     assert decide(view(companions=[loads(lacking=["a"], required=False)])).outcome is Outcome.RUN

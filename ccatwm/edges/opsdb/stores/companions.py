@@ -91,6 +91,39 @@ def _rule(definition: Mapping[str, Any], name: str) -> CompanionRule:
     return CompanionRule.from_json(next(c for c in definition["companions"] if c["name"] == name))
 
 
+@dataclass(frozen=True)
+class Far:
+    """The companion nearest to an obs unit that has none in reach; `away` is negative where it is earlier."""
+
+    name: str
+    away: timedelta
+
+
+def find_nearest(connection: sa.Connection, link: CompanionLink, key: str, package_name: str) -> Far | None:
+    """However far away: the archived companion nearest to a package of the sub-group `key`; None where there is none."""
+    here, there, own = member.alias("here"), member.alias("there"), member.alias("own")
+    query = (
+        sa.select(here.c.observed_at, there.c.key)
+        .join(there, sa.and_(there.c.package_id == here.c.package_id, there.c.scope_id == link.target_scope_id))
+        .where(here.c.scope_id == link.step_scope_id, here.c.key == key, here.c.package_name == package_name)
+    )
+    target = connection.execute(query).first()
+    if target is None or target.observed_at is None:
+        return None
+    mine = sa.select(own.c.package_id).where(own.c.scope_id == link.step_scope_id, own.c.key == key)
+    at = member.c.observed_at
+    near = sa.select(member.c.package_name, at).where(
+        member.c.scope_id == link.scope_id, member.c.key == target.key, member.c.state == PackageState.ARCHIVED.value,
+        member.c.package_id.not_in(mine),
+    )  # fmt: skip
+    sides = (
+        near.where(at <= target.observed_at).order_by(at.desc(), member.c.package_name).limit(1),
+        near.where(at > target.observed_at).order_by(at, member.c.package_name).limit(1),
+    )
+    found = [Far(row[0], row[1] - target.observed_at) for side in sides for row in connection.execute(side)]
+    return min(found, key=lambda far: abs(far.away), default=None)
+
+
 # --- the companions of sub-groups -----------------------------------------------------------------------------------
 
 
