@@ -552,11 +552,6 @@ def list_software_versions(connection: sa.Connection, software: str) -> list[str
     return list(connection.execute(query.where(known.c.name == software).order_by(version.c.id)).scalars())
 
 
-def list_sub_group_keys(connection: sa.Connection, step_ids: Collection[int]) -> list[str]:
-    query = sa.select(sub_group.c.key).where(sub_group.c.step_id.in_(sorted(step_ids))).distinct()
-    return list(connection.execute(query).scalars())
-
-
 def list_runs_of_sub_groups(
     connection: sa.Connection, sub_group_ids: Collection[int]
 ) -> dict[int, list[Row]]:
