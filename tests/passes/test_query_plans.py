@@ -16,8 +16,11 @@ import sqlalchemy as sa
 
 from ccatwm.edges.opsdb import tables
 from ccatwm.edges.opsdb.engine import Database
+from ccatwm.upkeep.backfill import pause_backfill, resume_backfill
+from ccatwm.views.backfills import build_backfills
 from tests.bench.sky import Sky, fill_sky
 from tests.passes.conftest import Observatory
+from tests.passes.test_backfill import act, ask
 from tests.passes.test_excluding import out
 
 PACKAGES = 20_000
@@ -103,17 +106,28 @@ def _is_page(text: str) -> bool:
 
 
 def test_no_statement_of_a_pass_reads_all_of_a_growing_table(observatory: Observatory, sky: Sky) -> None:
+    ask(observatory)  # its estimate looks at all there is, once: it is no pass
+    pause_backfill(observatory.context().database, 1, act(observatory))
     with all_statements() as statements:
         observatory.until_quiet()
         observatory.arrive("late.yaml")
         observatory.until_quiet()
         out(observatory, "package:scan-1-LFA")
         observatory.until_quiet()
+        _go_on_with_the_backfill(observatory)
         _ask_without_an_index(observatory)
     assert len(statements) > 100
     *found, planted = sorted(whole_reads(sky, statements), key=lambda plan: "md5:planted" in plan)
     assert not found, "\n\n".join(found)
     assert "checksum" in planted, "a statement without an index is seen"
+
+
+def _go_on_with_the_backfill(observatory: Observatory) -> None:
+    """So far it was paused; now it is open, and looked at by people."""
+    context = observatory.context()
+    build_backfills(context.database)
+    resume_backfill(context.database, 1, act(observatory))
+    observatory.until_quiet()
 
 
 def _ask_without_an_index(observatory: Observatory) -> None:
