@@ -549,7 +549,7 @@ def test_the_lineage_of_a_package_shows_its_copies_and_what_was_found_of_them(wo
 
 def test_what_would_change_a_decision_is_a_sentence(world):
     world.sub_group("calibrate", "executed_obs_unit=1", outcome="up-to-date", details={"run": 1})
-    sentence = "another input, upstream product, configuration, reference or software version is wanted"
+    sentence = "another input, companion, upstream product, configuration, reference or software version is wanted"
     assert explain(world)["what_would_change_it"][0] == sentence
 
 
