@@ -16,8 +16,6 @@ from ccatwm.edges.opsdb.stores import definitions as store
 from ccatwm.edges.opsdb.stores.past_runs import past_core_hours
 from ccatwm.errors import UsageError
 
-PACKAGES_PER_PAGE = 5000
-
 
 @dataclass(frozen=True)
 class CoreHours:
@@ -105,18 +103,13 @@ def _sub_groups_of(
 ) -> tuple[set[str], int]:
     """Keys of the sub-groups that have archived packages, and the bytes of those packages that are no members yet."""
     keys: set[str] = set()
-    size, last = 0, None
-    while True:
-        page = grouping.members(
-            connection, scope.filter_rules, scope.group_by, now=now, after_id=last, limit=PACKAGES_PER_PAGE
-        )
+    size = 0
+    for page in grouping.pages(connection, scope.filter_rules, scope.group_by, now=now):
         archived = [p for p in page if p.state == PackageState.ARCHIVED]
         members = store.grouped_packages(connection, scope.scope_id, [p.package_id for p in archived])
         keys |= {p.key for p in archived}
         size += sum(p.size_bytes or 0 for p in archived if p.package_id not in members)
-        if len(page) < PACKAGES_PER_PAGE:
-            return keys, size
-        last = page[-1].package_id
+    return keys, size
 
 
 def core_hours_of(resources: Mapping[str, Any], past: float | None) -> CoreHours:

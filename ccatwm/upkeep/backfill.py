@@ -15,7 +15,7 @@ from ccatwm.core.model import LARGEST_PRIORITY, PackageState
 from ccatwm.core.selection import TIMES_ALLOWED, parse_moment
 from ccatwm.core.wording import count_text, size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.grouping import GroupedPackage, GroupingEngine
+from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import backfills as store
 from ccatwm.edges.opsdb.stores import views
 from ccatwm.edges.opsdb.stores.change_log import record_change
@@ -23,7 +23,7 @@ from ccatwm.edges.opsdb.stores.definitions import Concerned, list_concerned
 from ccatwm.edges.opsdb.stores.past_runs import past_core_hours
 from ccatwm.edges.opsdb.stores.requests import keys_at_rest, list_steps
 from ccatwm.errors import Problem, UsageError
-from ccatwm.upkeep._estimate import PACKAGES_PER_PAGE, Estimate, core_hours_of
+from ccatwm.upkeep._estimate import Estimate, core_hours_of
 from ccatwm.upkeep._reason import require_reason
 from ccatwm.upkeep.exclude import Act
 
@@ -231,17 +231,11 @@ def _packages_of(
         {**observed, "operator": "lt", "value": until.isoformat()},
     ]
     found: dict[str, int] = {}
-    last = None
-    while True:
-        page: list[GroupedPackage] = grouping.members(
-            connection, [*scope.filter_rules, *period], scope.group_by, now=now, after_id=last, limit=PACKAGES_PER_PAGE
-        )
+    for page in grouping.pages(connection, [*scope.filter_rules, *period], scope.group_by, now=now):
         for package in page:
             if package.state == PackageState.ARCHIVED:
                 found[package.key] = found.get(package.key, 0) + (package.size_bytes or 0)
-        if len(page) < PACKAGES_PER_PAGE:
-            return found
-        last = page[-1].package_id
+    return found
 
 
 # --- what is said of one later ----------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from ccatwm.edges.opsdb.grouping import GroupedPackage, GroupingEngine
 from ccatwm.edges.opsdb.stores import definitions
 from ccatwm.errors import UsageError
 
-PAGE = 5000
 DEFAULT_LIMIT = 100
 COLUMNS = ("sub-group", "packages", "archived", "size", "first", "last")
 
@@ -72,14 +71,9 @@ def build_grouping(
             hint = suggest(name, known, none="`ccatwm apply FILE` defines data groupings")
             raise UsageError(f"there is no data grouping {name!r}", next=hint)
         counted: dict[str, Counted] = {}
-        after: str | None = None
-        while True:
-            page = grouping.members(connection, known[name], group_by, now=now, after_id=after, limit=PAGE)
+        for page in grouping.pages(connection, known[name], group_by, now=now):
             for package in page:
                 counted.setdefault(package.key, Counted()).add(package)
-            if len(page) < PAGE:
-                break
-            after = page[-1].package_id
     rows = [_row(key, counted[key]) for key in sorted(counted)]
     return {
         "schema": "ccatwm.grouping/1",

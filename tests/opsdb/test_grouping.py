@@ -349,6 +349,15 @@ def test_pages_by_id_give_every_package_once(observed: Database) -> None:
     assert found == ALL
 
 
+def test_pages_of_what_few_satisfy_go_on_to_the_last_package(observed: Database) -> None:
+    rules = [rule("RawDataPackage.name", "in", [ALL[0], ALL[-1]])]
+    pages, after = [], None
+    while page := members(observed, rules, after_id=after, limit=1):
+        pages.append([package.package_name for package in page])
+        after = page[-1].package_id
+    assert pages == [[ALL[0]], [ALL[-1]]]
+
+
 def test_of_given_packages_only_the_selected_ones_come_back(observed: Database) -> None:
     ids = [package.package_id for package in members(observed, [])]
     rules = [rule("Source.name", "eq", "NGC253")]

@@ -20,8 +20,6 @@ from ccatwm.edges.opsdb.stores.companions import sub_groups_served
 from ccatwm.edges.opsdb.stores.due import mark_downstream_due, mark_due
 from ccatwm.edges.opsdb.stores.sub_groups import packages_of_runs
 
-PAGE = 5000
-
 
 class ExclusionReader:
     """What is excluded, found out again only when exclusions have come or gone.
@@ -64,13 +62,8 @@ def find_excluded(connection: sa.Connection, grouping: GroupingEngine, now: date
 def _select(
     connection: sa.Connection, grouping: GroupingEngine, selection: Mapping[str, Any], now: datetime
 ) -> Iterator[GroupedPackage]:
-    after: str | None = None
-    while True:
-        page = grouping.members(connection, selection["rules"], [], now=now, after_id=after, limit=PAGE)
+    for page in grouping.pages(connection, selection["rules"], [], now=now):
         yield from page
-        if len(page) < PAGE:
-            return
-        after = page[-1].package_id
 
 
 # --- what is concerned ----------------------------------------------------------------------------------------

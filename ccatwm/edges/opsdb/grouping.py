@@ -31,6 +31,8 @@ from ccatwm.edges.opsdb.rule_sql import (
 from ccatwm.errors import DefinitionsError, Problem
 from ccatwm.interfaces import PackageCopy
 
+PACKAGES_PER_PAGE = 5000
+WIDER = 8  # times as many packages are looked through where none of the last satisfied the rules
 CHUNK = 500
 # Words of an executed obs unit's status that say that no more data will come; its end time says so as well.
 FINAL_STATUSES = ("completed", "success", "successful", "failed", "aborted", "cancelled", "finished")
@@ -214,10 +216,46 @@ class GroupingEngine:
         package_id = self._root("id")
         if package_ids is not None:
             pages = [query.where(package_id.in_(ids)) for ids in _chunks(_keys(package_id, package_ids))]
-        else:
-            rest = query if after_id is None else query.where(package_id > _key(package_id, after_id))
-            pages = [rest.order_by(package_id).limit(limit)]
-        return [grouped for page in pages for grouped in self._grouped(connection.execute(page).all(), dims)]
+            return [grouped for page in pages for grouped in self._grouped(connection.execute(page).all(), dims)]
+        return self._grouped(self._page(connection, query, after_id, limit), dims)
+
+    def pages(
+        self, connection: sa.Connection, rules_raw: object, group_by_raw: object, *, now: datetime
+    ) -> Iterator[list[GroupedPackage]]:
+        """All packages that satisfy the rules, some thousands at a time, by id. Errors: as `members`."""
+        read = partial(self.members, connection, rules_raw, group_by_raw, now=now, limit=PACKAGES_PER_PAGE)
+        page = read()
+        while page:
+            yield page
+            page = read(after_id=page[-1].package_id)
+
+    def _page(
+        self, connection: sa.Connection, query: sa.Select[Any], after_id: str | None, limit: int | None
+    ) -> Sequence[Any]:
+        """The next rows by id, none only at the end.
+
+        They are sought among the next `limit` packages, then among more and more: a database that is asked for the
+        first rows of all that satisfy the rules may read and sort them all for each page.
+        """
+        package_id = self._root("id")
+        after = None if after_id is None else _key(package_id, after_id)
+        window = limit
+        while True:
+            last = self._last_of_window(connection, after, window)
+            page = query if after is None else query.where(package_id > after)
+            page = page if last is None else page.where(package_id <= last)
+            rows = connection.execute(page.order_by(package_id).limit(limit)).all()
+            if rows or last is None or window is None:
+                return rows
+            after, window = last, window * WIDER
+
+    def _last_of_window(self, connection: sa.Connection, after: Any, window: int | None) -> Any:
+        """The id of the `window`-th package after one; None where there are not so many."""
+        if window is None:
+            return None
+        package_id = self._root("id")
+        query = sa.select(package_id) if after is None else sa.select(package_id).where(package_id > after)
+        return connection.execute(query.order_by(package_id).offset(window - 1).limit(1)).scalar()
 
     def _members_query(self, node: Node, dims: Sequence[Dimension], now: datetime) -> sa.Select[Any]:
         joins = Joins(self._tables)
