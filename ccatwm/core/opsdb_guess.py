@@ -316,7 +316,7 @@ def _table_lines(logical: str, guess: Guess, location: str) -> Iterator[str]:
         yield "    joined:"
     for joined, mine, its in guess.joined:
         named = f"table: {_text(joined.name)}, schema: {_text(joined.schema)}"
-        yield f"      - {{{named}, on: {{{_text(mine)}: {_text(its)}}}}}"
+        yield f"      - {{{named}, by: {{{_text(mine)}: {_text(its)}}}}}"
     yield from _word_lines(guess)
     for column, value in _fixed(logical, guess).items():
         yield f"    fixed: {{{column}: {value}}}              # no column says it: every row counts as {value}"

@@ -26,10 +26,10 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class JoinedTable:
-    """A further table of theirs that holds a part of the same rows: `on` is column of the first -> column of this one."""
+    """A further table of theirs that holds a part of the same rows: `by` is column of the first -> column of this one."""
 
     table: str
-    on: Mapping[str, str]
+    by: Mapping[str, str]
     schema: str = ""
 
 

@@ -60,7 +60,7 @@ class JoinedPart(Part):
 
     table: Theirs
     schema_: Theirs | None = Field(None, alias="schema")
-    on: Annotated[dict[TheirColumn, TheirColumn], Field(min_length=1)]
+    by: Annotated[dict[TheirColumn, TheirColumn], Field(min_length=1)]
 
 
 class TablePart(Part):
@@ -181,7 +181,7 @@ def _mapped_table(table: TablePart, schema: str) -> MappedTable:
         values={column: {ours: _all_words(t) for ours, t in words.items()} for column, words in table.values.items()},
         fixed=table.fixed,
         rows=tuple(table.rows),
-        joined=tuple(JoinedTable(j.table, j.on, j.schema_ or table.schema_ or schema) for j in table.joined),
+        joined=tuple(JoinedTable(j.table, j.by, j.schema_ or table.schema_ or schema) for j in table.joined),
         key_type=table.key_type or "",
         change_time=table.change_time,
         full_every_seconds=None if duration is None else duration.total_seconds(),

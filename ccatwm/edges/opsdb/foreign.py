@@ -194,12 +194,12 @@ class _Builder:
         known = dict(known)
         for n, part, other in joined:
             place: Place = ("tables", name, "joined", n)
-            missing = [f"{table.table}.{a}" for a in part.on if a not in main.c]
-            missing += [f"{part.table}.{b}" for b in part.on.values() if b not in other.c]
+            missing = [f"{table.table}.{a}" for a in part.by if a not in main.c]
+            missing += [f"{part.table}.{b}" for b in part.by.values() if b not in other.c]
             if missing:
-                self._lack(place, f"there is no column {' and no '.join(missing)}", "correct `on` in the map")
+                self._lack(place, f"there is no column {' and no '.join(missing)}", "correct `by` in the map")
                 continue
-            link = sa.and_(*(main.c[a] == other.c[b] for a, b in part.on.items()))
+            link = sa.and_(*(main.c[a] == other.c[b] for a, b in part.by.items()))
             clause = clause.join(other, link, isouter=True)
             for column in other.c:
                 label = column.name if column.name not in shown else _label(f"{part.table}.{column.name}")

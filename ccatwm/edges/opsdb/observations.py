@@ -124,9 +124,10 @@ class ObservationTables:
         return self.column(logical, column, of) if self.has(logical, column) else sa.null()
 
     def column_names(self, logical: str) -> list[str]:
-        """Columns that a rule may name."""
+        """Columns that a rule may name: by our names and by theirs."""
         back = {there: here for (table, here), there in self.renamed.items() if table == logical}
         names = [back.get(c.name, c.name) for c in self.tables[logical].columns]
+        names += [c.name for c in self.tables[logical].columns if c.name not in names and self.has(logical, c.name)]
         names += [column for table, column in self.fixed if table == logical]
         aliases = [column for table, column in ALIASES if table == logical and ALIASES[table, column][0] in self.tables]
         return names + [column for column in aliases if column not in names]
