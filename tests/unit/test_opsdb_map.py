@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jsonschema
@@ -10,6 +11,7 @@ import yaml
 
 from ccatwm.core.opsdb_guess import SeenColumn, SeenTable, draft_text, guess_tables, summary
 from ccatwm.core.opsdb_map import OpsDbMap
+from ccatwm.core.opsdb_map_file import MapFile, TablePart
 from ccatwm.errors import SettingsError
 from ccatwm.upkeep.opsdb_map import parse_map, quoted
 from ccatwm.upkeep.schemas import json_schema
@@ -24,6 +26,19 @@ def test_a_map_is_what_its_json_says_and_valid_by_the_published_schema(path: Pat
     mapped = parse_map(path).mapped
     assert OpsDbMap.from_json(mapped.to_json()) == mapped
     jsonschema.validate(yaml.safe_load(path.read_text()), json_schema("opsdb-map"))
+
+
+def test_the_documented_map_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/use-an-existing-database.md").read_text()
+    for text in re.findall(r"<!-- opsdb-map -->\n```yaml\n(.*?)```", page, re.DOTALL):
+        (tmp_path / "opsdb-map.yaml").write_text(text)
+        assert parse_map(tmp_path / "opsdb-map.yaml").mapped.tables["Night"].full_every_seconds == 3600
+
+
+def test_every_key_that_may_be_written_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/opsdb-map.md").read_text()
+    keys = {field.alias or name for part in (MapFile, TablePart) for name, field in part.model_fields.items()}
+    assert keys <= set(re.findall(r"`([a-z_]+)`", page))
 
 
 WRONG = """\
