@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ccatwm.core.wording import count_text
-from ccatwm.errors import SchemaVersionError, SettingsError, WorldError
+from ccatwm.errors import SchemaVersionError, SettingsError, UsageError, WorldError
 from ccatwm.interfaces import (
     INTERFACE_VERSION,
     Clock,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ccatwm.passes._context import Context
     from ccatwm.passes._frame import PassOptions, PassReport
     from ccatwm.settings.schema import Settings
+    from ccatwm.upkeep.contract import Stand
     from ccatwm.upkeep.doctor import Checked
 
 PASSES = ("trigger", "resolve", "stage", "submit", "poll", "collect")
@@ -219,6 +220,31 @@ def open_checkup(settings: Settings) -> Iterator[Checked]:
     finally:
         if remote is not None:
             remote.close()
+
+
+@contextmanager
+def open_stand(keep: Path | None) -> Iterator[Stand]:
+    """Where `ccatwm contract check` tries programs: a new folder, removed again unless it is to be kept."""
+    import shutil
+    import tempfile
+
+    from ccatwm.edges.clock import SystemClock
+    from ccatwm.edges.storage.disk import DiskStorage
+    from ccatwm.edges.trials.local import LocalTrials
+    from ccatwm.edges.workfiles.local import LocalWorkFiles
+    from ccatwm.upkeep.contract import Stand
+
+    if keep is not None:
+        if keep.exists():
+            raise UsageError(f"{keep} is there already", next="--keep wants a folder that is not there yet")
+        keep.mkdir(parents=True)
+    base = Path(tempfile.mkdtemp(prefix="ccatwm-contract-")) if keep is None else keep.absolute()
+    effects = PlainEffects()
+    try:
+        yield Stand(base, SystemClock(), LocalWorkFiles(base, effects), DiskStorage(effects), LocalTrials(effects))
+    finally:
+        if keep is None:
+            shutil.rmtree(base, ignore_errors=True)
 
 
 def build_scheduler(

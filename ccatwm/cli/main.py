@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ccatwm.cli import _frame, acting, caring, looking, passes, setup
+from ccatwm.cli import _frame, acting, caring, contracting, looking, passes, setup
 
 app = _frame.build_app(
     "Runs the science pipelines of the CCAT Data Center, one pass at a time.", name="ccatwm"
@@ -18,6 +18,7 @@ acting.register(app)
 caring.register(app)
 setup.register_groups(app)
 looking.register_groups(app)
+contracting.register_groups(app)
 
 
 def main() -> None:

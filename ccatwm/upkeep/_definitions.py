@@ -91,11 +91,12 @@ def read_definitions(paths: Sequence[Path]) -> Defined:
         defined.unreadable += problems
         if document is not None:
             defined.documents.append(document)
-            _add(defined, document)
+            add_document(defined, document)
     return defined
 
 
-def _add(defined: Defined, document: Document) -> None:
+def add_document(defined: Defined, document: Document) -> None:
+    """What a document defines, checked by itself."""
     if document.data is None:
         return
     mending = _Mending(document)
