@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 BLOCK_BYTES = 2880
 CARD_BYTES = 80
 MAGIC = b"SIMPLE  ="
+CHECKSUMS = ("CHECKSUM", "DATASUM")  # they follow from the rest, and their comments tell when (4.4.2.7)
 _WORD = 0xFFFFFFFF
 
 
@@ -72,7 +73,12 @@ def add_words(total: int, content: bytes) -> int:
 
 
 def changed_keywords(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
-    """Keywords of two headers whose values differ, checksums left out: they follow from the rest."""
-    ignored = ("CHECKSUM", "DATASUM")
+    """Keywords of two headers (`2.DATE`: of the third part) whose values differ, checksums left out."""
     names = [*first, *(name for name in second if name not in first)]
-    return [name for name in names if name not in ignored and first.get(name) != second.get(name)]
+    return [n for n in names if n.rpartition(".")[2] not in CHECKSUMS and first.get(n) != second.get(n)]
+
+
+def without_checksums(block: bytes) -> bytes:
+    """A header block without the cards of its checksums."""
+    cards = (block[start : start + CARD_BYTES] for start in range(0, len(block), CARD_BYTES))
+    return b"".join(card for card in cards if not card.startswith(tuple(name.encode() for name in CHECKSUMS)))

@@ -317,7 +317,8 @@ class _Run:
 
     def _receive(self, path: Path, target: PurePosixPath) -> Received:
         work, storage = self.trials.stand.workfiles, self.trials.stand.storage
-        copy = PackageCopy("1", "input", "disk", str(path.parent), path.name)
+        real = path.resolve()  # what was given may be a link to the data
+        copy = PackageCopy("1", "input", "disk", str(real.parent), real.name)
         form = storage.form(copy)
         if form == "directory":
             return work.receive_tree(storage.open_tree(copy), target, size_bytes=None, checksum=None)

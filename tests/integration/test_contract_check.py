@@ -274,14 +274,13 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("astropy")
     folder = tmp_path_factory.mktemp("night")
     simulated = folder / "simulated"
-    subprocess.run([sys.executable, DEMO / "simulate.py", simulated, "--scans", "2"], check=True, capture_output=True)
-    packages = sorted(path for path in simulated.rglob("*.tar") if "LFA" in path.name)
-    loads = [path for path in packages if "load" in path.name.lower()]
-    scans = [path for path in packages if path not in loads]
-    for name, paths in (("input", scans[:1]), ("companions/loads", loads[:2])):
+    subprocess.run([sys.executable, DEMO / "simulate.py", simulated, "--scans", "3"], check=True, capture_output=True)
+    archive = simulated / "archive" / "2026" / "03" / "01"
+    for name, scans in (("input", [1]), ("companions/loads", [101, 103])):
         (folder / "data" / name).mkdir(parents=True)
-        for path in paths:
-            (folder / "data" / name / path.name).symlink_to(path)
+        for scan in scans:
+            package = f"CHAI-LFA-20260301-{scan:04}.tar"
+            (folder / "data" / name / package).symlink_to(archive / package)
     return folder
 
 
@@ -310,3 +309,27 @@ def test_the_programs_of_the_demo_keep_the_contract(night: Path, kit: Kit, runti
         data = kit.folder / f"data-{step}"
         (data / "workspace").mkdir(parents=True)
         output.rename(data / "workspace" / step)
+
+
+FITS = BEGIN.replace("{", "{{").replace("}", "}}") + """
+from astropy.io import fits
+import numpy
+part = fits.PrimaryHDU(numpy.arange(10.0))
+part.header["DATE"] = {date}
+part.writeto(os.path.join(os.environ["WORKFLOW_OUTPUT_DIR"], "science", "map.fits"), checksum=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("date", "points"),
+    [
+        ("'2020-02-02T20:20:20'", set()),  # the comments of DATASUM and CHECKSUM tell when it was written all the same
+        ("__import__('time').strftime('%Y-%m-%dT%H:%M:%S', __import__('time').gmtime())", {"source-date", "repeatable"}),
+    ],
+)
+def test_fits_files_are_held_to_their_data_and_the_values_of_their_headers(kit: Kit, date: str, points: set[str]) -> None:
+    pytest.importorskip("astropy")
+    kit.program(FITS.format(date=date))
+    command = f"{sys.executable} {kit.folder}/program.py"  # of this environment, which has astropy
+    answer = kit.cli("contract", "check", "--command", command, "--skip", "term", "--json")
+    assert {row["name"] for row in answer.json["contract"] if row["state"] == "wrong"} == points

@@ -32,7 +32,7 @@ GOOD = Trial(
 LINK = TreeEntry(PurePosixPath("link"), EntryKind.SYMLINK, link_target="a")
 CASE = Case(
     runtime="none", role=StepRole.FINAL, input_files={"scan-1": ("input/scan-1/raw",)}, made_up_input=False,
-    home="/h/home", compared="the run's folder", first=GOOD, second=GOOD, offline=GOOD, nonsense=Trial(1),
+    home="/h/empty", compared="the run's folder", first=GOOD, second=GOOD, offline=GOOD, nonsense=Trial(1),
     ended=Trial(143, signal="TERM", end_seconds=0.1),
 )  # fmt: skip
 
@@ -67,7 +67,7 @@ def first(**changes: object) -> Case:
         ("product-types", first(entries=(*GOOD.entries, LINK))),
         ("writes", first(changed=("input/scan-1/raw (changed)",))),
         ("writes", first(exit_code=1, stderr="OSError: [Errno 30] Read-only file system: '/etc/x'\n")),
-        ("home", first(exit_code=1, stderr="no file /h/home/.rc\n")),
+        ("home", first(exit_code=1, stderr="no file /h/empty/.rc\n")),
         ("network", replace(CASE, offline=Trial(1, stderr="no route"))),
         ("left-running", first(left=("sleep (pid 7)",))),
         ("source-date", first(files={MAP: FileSeen("ab", clock="2026-11-28T23:46")})),

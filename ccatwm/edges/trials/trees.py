@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path, PurePosixPath
 
 from ccatwm.core.contract import FileSeen, find_clock
-from ccatwm.core.fits_sums import BLOCK_BYTES, MAGIC, add_words, data_bytes, parse_cards
+from ccatwm.core.fits_sums import BLOCK_BYTES, MAGIC, add_words, data_bytes, parse_cards, without_checksums
 
 Seen = Mapping[str, tuple[object, ...]]
 Read = Callable[[int], bytes]
@@ -62,42 +63,57 @@ def read_files(
 
 def _file_seen(path: Path, digest: str, begun: datetime, ended: datetime, zones: list[tzinfo]) -> FileSeen:
     try:
+        fits = _read_fits(path)
+        if fits is not None:
+            return FileSeen(digest, fits.sums, fits.header, find_clock(fits.text, begun, ended, zones))
         with path.open("rb") as file:
-            clock = find_clock(file.read(LOOKED_AT_BYTES), begun, ended, zones)
-        sums, header = _read_fits(path)
+            return FileSeen(digest, clock=find_clock(file.read(LOOKED_AT_BYTES), begun, ended, zones))
     except OSError:
         return FileSeen(digest)
-    return FileSeen(digest, sums, header, clock)
 
 
-def _read_fits(path: Path) -> tuple[tuple[int, ...] | None, dict[str, str]]:
-    """The data sums of all parts and the cards of all headers (`2.DATE`: of the third part), or (None, {}) for a file that
-    is no FITS."""
+@dataclass(frozen=True)
+class _Fits:
+    """The data sums of all parts, the cards of all headers (`2.DATE`: of the third part), and their text."""
+
+    sums: tuple[int, ...]
+    header: Mapping[str, str]
+    text: bytes
+
+
+def _read_fits(path: Path) -> _Fits | None:
+    """None for a file that is no FITS."""
     sums: list[int] = []
     header: dict[str, str] = {}
+    text = b""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            return None, {}
+            return None
         file.seek(0)
         try:
-            while cards := _read_header(file.read):
+            while (found := _read_header(file.read)) is not None:
+                cards, blocks = found
                 header |= {f"{len(sums)}.{key}" if sums else key: value for key, value in cards}
+                text += blocks
                 sums.append(_sum(file.read, data_bytes(cards)))
         except ValueError:  # cut, or what only looks like FITS
-            return None, {}
-    return tuple(sums), header
+            return None
+    return _Fits(tuple(sums), header, text)
 
 
-def _read_header(read: Read) -> list[tuple[str, str]]:
+def _read_header(read: Read) -> tuple[list[tuple[str, str]], bytes] | None:
+    """The cards of a header and its text; None at the end of the file. Errors: ValueError if it has no end."""
     cards: list[tuple[str, str]] = []
+    text = b""
     while block := read(BLOCK_BYTES):
         found, ended = parse_cards(block)
         cards += found
+        text += without_checksums(block)
         if ended:
-            return cards
-    if cards:
+            return cards, text
+    if text:
         raise ValueError("a header without END")
-    return []
+    return None
 
 
 def _sum(read: Read, size: int) -> int:
