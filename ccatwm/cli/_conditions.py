@@ -1,13 +1,15 @@
-"""Decides what a pass under cron says: a condition when it begins, daily while it lasts, and when it ends.
+"""Decides what a pass, or `health`, says under cron: a condition when it begins, daily while it lasts, and when it ends.
 
 Touches: `conditions.json` in STATE_DIR.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from ccatwm.core.wording import count_text
 if TYPE_CHECKING:
     from ccatwm.passes._frame import PassReport
 
+HEALTH = "health"  # among the passes: who met a condition
 AGAIN_AFTER = timedelta(days=1)
 HELD_BACK = {"no-space": "no space", "throttled": "the batch system takes no more"}  # by outcome of items
 
@@ -81,12 +84,53 @@ def tell_news(state_dir: Path, reports: Sequence[PassReport], now: datetime) -> 
     """Lines to print for these reports: conditions, runs that failed for good, copies that are bad."""
     seen = [r.pass_name for r in reports if r.skipped != "locked"]
     met = {r.pass_name: _conditions(r) for r in reports}
-    memory = state_dir / "conditions.json"
-    known = _read(memory)
-    lines, remembered = plan_news(known, met, seen, now)
-    if remembered != known:
-        _write(memory, remembered)
+    with _alone(state_dir):
+        memory = state_dir / "conditions.json"
+        known = _read(memory)
+        lines, remembered = plan_news(known, met, seen, now)
+        if remembered != known:
+            _write(memory, remembered)
     return lines + [line for r in reports for line in (*_bad_copies(r), *_failed_for_good(r))]
+
+
+def tell_health(state_dir: Path, conditions: Mapping[str, str], now: datetime) -> list[str]:
+    """Lines to print for what `health` met. What a pass on this host has met, and tells itself, is left to it."""
+    with _alone(state_dir):
+        memory = state_dir / "conditions.json"
+        known = _read(memory)
+        told = [old for old in known if set(old.passes) - {HEALTH}]
+        met = {key: message for key, message in conditions.items() if not _is_told(key, told)}
+        lines, remembered = plan_news(known, {HEALTH: met}, [HEALTH], now)
+        if remembered != known:
+            _write(memory, remembered)
+    return lines
+
+
+def _is_told(key: str, told: Sequence[Condition]) -> bool:
+    """Whether passes tell it: the error that ended one, work that they hold back, an ops-db that is away."""
+    _, kind, name = [*key.split(" "), "", ""][:3]
+    if kind == "error":
+        return any(name in old.passes for old in told)
+    if kind == "throttled":
+        return any(old.key.endswith(" throttled") for old in told)
+    return kind == "ops-db" and any(old.key.startswith("OpsDbUnavailableError") for old in told)
+
+
+@contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    """Passes that cron starts in the same minute do not tell a thing twice; where no lock can be had, they may."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(state_dir / ".conditions.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+    except OSError:
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _conditions(report: PassReport) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ccatwm.cli import _frame, acting, caring, contracting, looking, passes, setup
+from ccatwm.cli import _frame, acting, caring, contracting, health, looking, passes, setup
 
 app = _frame.build_app(
     "Runs the science pipelines of the CCAT Data Center, one pass at a time.", name="ccatwm"
@@ -16,6 +16,7 @@ setup.register(app)
 looking.register(app)
 acting.register(app)
 caring.register(app)
+health.register(app)
 setup.register_groups(app)
 looking.register_groups(app)
 contracting.register_groups(app)

@@ -111,6 +111,9 @@ class Settings:
     backfill_open_runs: int = 100  # most runs of one backfill that are open at once
     max_concurrent: int | None = None  # most runs at once at the processing location; else no ceiling
     change_overlap_seconds: int = 3600
+    health_pass_seconds: float = 900.0  # a pass that ended longer ago is not fresh
+    health_run_hours: float = 24.0  # how long a run may wait to be staged and handed over
+    health_pause_hours: float = 4.0  # how long passes may be paused
     max_seconds: float = 50.0
     max_seconds_stage: float = 600.0
     locations: Mapping[str, LocationSettings] = field(default_factory=dict)
