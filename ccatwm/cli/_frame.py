@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from ccatwm.core.names import encode_name
+from ccatwm.edges.journal import FIELDS, Stamp
 from ccatwm.errors import CcatwmError, SettingsError, WorldError
 
 if TYPE_CHECKING:
@@ -384,20 +385,33 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for key in ("pass_name", "run", "pipeline"):
+        for key in FIELDS:
             if getattr(record, key, None) is not None:
                 document["pass" if key == "pass_name" else key] = getattr(record, key)
         return json.dumps(document)
 
 
 class PlainLines(logging.Formatter):
-    """A log line for people, with its time in UTC; text from outside cannot steer their terminal."""
+    """A log line for people, with its time in UTC and what it belongs to; text from outside cannot steer their terminal."""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return _log_time(record, "seconds")
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = _belonging_text(record)
+        return super().formatMessage(record)
+
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), lines=True)
+
+
+def _belonging_text(record: logging.LogRecord) -> str:
+    """The message with pass, run and pipeline, as far as it does not name them itself."""
+    message, (pass_name, run, pipeline) = record.message, (getattr(record, name, None) for name in FIELDS)
+    told = [f"run {run}"] if run is not None and not re.search(rf"\brun {run}\b", message) else []
+    told += [str(pipeline)] if pipeline is not None and str(pipeline) not in message else []
+    text = f"{message} [{', '.join(told)}]" if told else message
+    return text if pass_name is None or message.startswith(f"{pass_name}: ") else f"{pass_name}: {text}"
 
 
 def start_logging(common: Common) -> None:
@@ -406,6 +420,7 @@ def start_logging(common: Common) -> None:
     handler.setFormatter(
         JsonLines() if common.log_format == "json" else PlainLines("%(asctime)s %(levelname)s %(message)s")
     )
+    handler.addFilter(Stamp())
     level = logging.ERROR if common.quiet else _LEVELS[min(common.verbose, 2)]
     if common.log_format == "json" and not common.quiet:
         level = min(level, logging.INFO)

@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.edges.journal import belonging
 from ccatwm.edges.opsdb.stores import leases
 from ccatwm.edges.opsdb.stores.leases import Holder, Lease
 from ccatwm.errors import CcatwmError, ConflictError, SchemaVersionError, WorldError
@@ -222,6 +223,13 @@ def run_framed(
     context: Context, pass_name: str, options: PassOptions, body: Callable[[PassFrame], None]
 ) -> PassReport:
     """Run `body` under the pass's lock and lease; errors of the world end the pass, not the program."""
+    with belonging(pass_name=pass_name):
+        return _run_framed(context, pass_name, options, body)
+
+
+def _run_framed(
+    context: Context, pass_name: str, options: PassOptions, body: Callable[[PassFrame], None]
+) -> PassReport:
     report = PassReport(pass_name, context.settings.site, context.clock.now())
     begun, calls_before = context.clock.monotonic(), context.scheduler_calls
     try:

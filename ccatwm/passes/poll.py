@@ -529,7 +529,8 @@ def _wait(frame: PassFrame, item: Watched, message: str) -> None:
                 _record_alive(connection, item, message)
     if not known:
         log.warning("run %s: the batch system says nothing that is understood of job %s: %s", item.run.id,
-                    item.attempt.job_id, item.report.message)  # fmt: skip
+                    item.attempt.job_id, item.report.message,
+                    extra={"run": item.run.id, "pipeline": item.run.pipeline})  # fmt: skip
     frame.report.add("waiting", _item(item.run, item.run.status, _of_job(item.report, message)))
 
 

@@ -309,7 +309,9 @@ def _decide_with_files(frame: PassFrame, connection: sa.Connection, view: SubGro
         if not missing:
             return decision
         log.warning("run %d is made again: of its products %s is gone, %d in all", decision.current_run_id,
-                    min(missing.values()), len(missing))  # fmt: skip
+                    min(missing.values()), len(missing),
+                    extra={"run": decision.current_run_id,
+                           "pipeline": PurePosixPath(min(missing.values())).parts[0]})  # fmt: skip
         products.record_missing(connection, missing)
         facts = [
             dataclasses.replace(run, files_present=run.files_present and run.id != decision.current_run_id)

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 
 import sqlalchemy as sa
 
-from ccatwm.core.model import FailureClass, Resources, Run, RunInput
+from ccatwm.core.model import Attempt, FailureClass, Resources, Run, RunInput
 from ccatwm.core.staging import SUBMISSIONS
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.throttle import WaitingRun, admit
@@ -75,6 +75,21 @@ def _preview(frame: PassFrame) -> None:
 
 def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
     return PassItem(outcome, reason, run.id, run.pipeline, run.step, run.sub_group)
+
+
+def _attempt_item(outcome: str, reason: str, attempt: Attempt) -> PassItem:
+    """Whose attempt it is says its directory."""
+    pipeline, step, sub_group = PurePosixPath(attempt.directory).parts[:3]
+    return PassItem(outcome, reason, attempt.run_id, pipeline, step, sub_group)
+
+
+def _belongs(submission: Submission) -> dict[str, object]:
+    """For a log line of a submission: its run, if it has one alone, and its pipeline, if its runs are of one."""
+    found: dict[str, set[object]] = {
+        "run": {attempt.run_id for attempt in submission.attempts},
+        "pipeline": {PurePosixPath(attempt.directory).parts[0] for attempt in submission.attempts},
+    }
+    return {name: values.pop() for name, values in found.items() if len(values) == 1}
 
 
 def _select(frame: PassFrame) -> list[WaitingRun]:
@@ -181,7 +196,7 @@ def _refuse_silence(
     said = next((r.message for s in submissions if (r := results.get(s.token)) and r.message), "no answer")
     for submission in submissions:
         for attempt in submission.attempts:
-            frame.report.add("waiting", PassItem("unanswered", said, attempt.run_id))
+            frame.report.add("waiting", _attempt_item("unanswered", said, attempt))
     many = count_text(sum(len(s.attempts) for s in submissions), "run")
     raise SchedulerUnavailableError(
         f"whether the batch system took {many} is not known: {said}",
@@ -328,7 +343,7 @@ def _record_absent(
                 connection, attempt.run_id, RunEvent.JOB_ABSENT, expected=RunStatus.SUBMITTING, now=frame.now,
                 by_pass="submit", message=message, due_at=due_at,
             )  # fmt: skip
-            frame.report.add("waiting", PassItem(outcome, message, attempt.run_id))
+            frame.report.add("waiting", _attempt_item(outcome, message, attempt))
 
 
 def _release(frame: PassFrame, submissions: Sequence[Submission]) -> None:
@@ -347,7 +362,7 @@ def _release(frame: PassFrame, submissions: Sequence[Submission]) -> None:
         else:
             for attempt in submission.attempts:
                 text = f"job {submission.job_id} is held in the batch system and was not let go"
-                frame.report.add("waiting", PassItem("held", text, attempt.run_id))
+                frame.report.add("waiting", _attempt_item("held", text, attempt))
 
 
 def _record_released(frame: PassFrame, submission: Submission) -> None:
@@ -396,15 +411,15 @@ def _settle_intended(frame: PassFrame, submission: Submission, found: Found) -> 
         ]
         if twins:
             frame.context.scheduler.cancel(twins)
-        log.info("submission %s: adopted job %s", submission.token, jobs[0].job_id)
+        log.info("submission %s: adopted job %s", submission.token, jobs[0].job_id, extra=_belongs(submission))
         return _record_held(frame, submission, jobs[0].job_id)
     age = (frame.now - submission.created_at).total_seconds()
     if found.certain or age >= frame.context.scheduler.grace_seconds:
         _give_up(frame, submission)
     else:
         for attempt in submission.attempts:
-            item = PassItem("waiting", "looked up by its token until the grace period ends", attempt.run_id)
-            frame.report.add("waiting", item)
+            why = "looked up by its token until the grace period ends"
+            frame.report.add("waiting", _attempt_item("waiting", why, attempt))
     return False
 
 
@@ -422,7 +437,8 @@ def _give_up(frame: PassFrame, submission: Submission) -> None:
 
 
 def _adopt_running(frame: PassFrame, submission: Submission) -> None:
-    log.warning("submission %s: unknown to the batch system, but its job runs: adopted", submission.token)
+    log.warning("submission %s: unknown to the batch system, but its job runs: adopted", submission.token,
+                extra=_belongs(submission))  # fmt: skip
     with frame.context.database.write() as connection:
         attempts.change_submission(
             connection, submission.id, ("INTENDED",), "HELD", job_id=submission.token, submitted_at=frame.now
