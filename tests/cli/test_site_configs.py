@@ -112,6 +112,7 @@ def test_lines_that_only_show_a_built_in_value_show_the_right_one(name: str, tmp
     for field in ("max_seconds", "max_seconds_stage", "lease_seconds", "retry_base_seconds", "retry_max_seconds",
                   "confirm_runs", "trip_after", "backfill_open_runs", "change_overlap_seconds",
                   "keep_failed_inputs_hours", "staging_mode",
+                  "health_pass_seconds", "health_run_hours", "health_pause_hours",
                   "obs_timezone", "container_gpu_flag", "grace_seconds", "record_wait_seconds"):  # fmt: skip
         assert getattr(shown, field) == getattr(plain, field), field
     for table, fields in (
