@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.guard import run_when_gone
+
 # Everything that Debian's cron reads of crontabs, and where its pid goes, is laid over in a mount namespace of its own.
 START = """
 set -e
@@ -97,8 +99,10 @@ def running_cron(folder: Path, crontab: str) -> Iterator[Cron]:
         command, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, start_new_session=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=(folder / "stderr").open("w"),
     )  # fmt: skip
+    call_off = run_when_gone("kill", str(daemon.pid))
     try:
         yield Cron(folder)
     finally:
+        call_off()
         daemon.send_signal(signal.SIGTERM)
         daemon.wait(20)

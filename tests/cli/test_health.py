@@ -1,0 +1,61 @@
+"""`health` as scripts and people read it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ccatwm.cli._conditions import tell_health, tell_news
+from ccatwm.errors import OpsDbUnavailableError, SchedulerUnavailableError
+from ccatwm.passes._frame import PassReport
+from tests.cli.conftest import Cli
+
+pytestmark = pytest.mark.quick
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def test_a_healthy_site_is_one_document(cli: Cli) -> None:
+    assert cli("init").code == 0 and cli("cycle").code == 0
+    answer = cli("health", "--json")
+    document = answer.json
+    assert (answer.code, document["schema"], document["healthy"]) == (0, "ccatwm.health/1", True)
+    assert {row["state"] for row in document["health"]} == {"ok"}
+    assert set(document["health"][0]) == {"name", "state", "found", "next", "away"}
+
+
+def test_a_pause_is_shown_with_the_command_that_ends_it(cli: Cli) -> None:
+    assert cli("init").code == 0 and cli("pause", "--reason", "upgrade").code == 0
+    answer = cli("health", "-v")
+    assert answer.code == 0
+    assert "warning  paused: all passes are paused since" in answer.out and "next: ccatwm resume" in answer.out
+
+
+def test_a_condition_is_told_when_it_begins_once_a_day_and_when_it_ends(tmp_path: Path) -> None:
+    met = {"health tripped p/s": "p/s is tripped\n  next: ccatwm release p/s"}
+    assert tell_health(tmp_path, met, NOON) == ["ccatwm: p/s is tripped\n  next: ccatwm release p/s"]
+    assert tell_health(tmp_path, met, NOON + HOUR) == []
+    assert tell_health(tmp_path, met, NOON + 24 * HOUR) == ["ccatwm: still, since 2026-03-01 12:00 UTC: p/s is tripped"]
+    (line,) = tell_health(tmp_path, {}, NOON + 25 * HOUR)
+    assert line.endswith("begun 2026-03-01 12:00 UTC: p/s is tripped")
+    assert tell_health(tmp_path, {}, NOON + 26 * HOUR) == []
+
+
+def report(error: Exception) -> PassReport:
+    made = PassReport("poll", "x", NOON)
+    made.error = error  # type: ignore[assignment]
+    return made
+
+
+def test_what_passes_of_this_host_tell_is_not_told_twice(tmp_path: Path) -> None:
+    assert len(tell_news(tmp_path, [report(SchedulerUnavailableError("no answer"))], NOON)) == 1
+    assert tell_health(tmp_path, {"health error poll local": "poll at local was ended"}, NOON) == []
+    assert len(tell_health(tmp_path, {"health error submit local": "submit at local was ended"}, NOON)) == 1
+    assert len(tell_news(tmp_path, [report(OpsDbUnavailableError("away"))], NOON)) == 2, "one begins, one is over"
+    assert tell_health(tmp_path, {"health ops-db": "away", "health error submit local": "x"}, NOON) == []
+
+
+def test_what_passes_of_another_host_met_is_told(tmp_path: Path) -> None:
+    assert len(tell_health(tmp_path, {"health error poll local": "poll at local was ended"}, NOON)) == 1
