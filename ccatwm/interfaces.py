@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from ccatwm.core.model import EntryKind as EntryKind
 from ccatwm.core.model import TreeEntry as TreeEntry
@@ -448,6 +448,15 @@ class Scheduler(Protocol):
 
     def list_held(self) -> list[FoundJob]:
         """Jobs of this account that carry a token of ours and are held, whoever made them."""
+        ...
+
+
+@runtime_checkable
+class DescribesSubmission(Protocol):
+    """What a `Scheduler` may have besides: how it hands jobs over, for `ccatwm command`."""
+
+    def describe_submission(self, job: JobRequest) -> tuple[Sequence[str], Mapping[str, str]]:
+        """The command that hands `job` over, and its whole environment; nothing is asked or done."""
         ...
 
 

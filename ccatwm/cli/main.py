@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ccatwm.cli import _frame, acting, caring, contracting, health, looking, passes, setup
+from ccatwm.cli import _frame, acting, caring, contracting, health, in_hand, looking, passes, setup
 
 app = _frame.build_app(
     "Runs the science pipelines of the CCAT Data Center, one pass at a time.", name="ccatwm"
@@ -14,6 +14,7 @@ app.callback()(_frame.remember_common)
 passes.register(app)
 setup.register(app)
 looking.register(app)
+in_hand.register(app)
 acting.register(app)
 caring.register(app)
 health.register(app)

@@ -23,9 +23,9 @@ from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.throttle import WaitingRun, admit
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.stores import attempts, leases, runs, throttles
-from ccatwm.edges.opsdb.stores.attempts import NewAttempt, Submission
+from ccatwm.edges.opsdb.stores.attempts import NewAttempt, Submission, build_job_request
 from ccatwm.errors import CcatwmError, NoSpaceError, SchedulerUnavailableError
-from ccatwm.interfaces import FileWrite, Found, FoundJob, JobRequest, JobState, JobTask, SubmitResult
+from ccatwm.interfaces import FileWrite, Found, FoundJob, JobState, JobTask, SubmitResult
 from ccatwm.passes._attempt_files import attempt_files, attempt_folders, inputs_lists, job_script
 from ccatwm.passes._claims import supersede
 from ccatwm.passes._context import Context
@@ -175,7 +175,7 @@ def _submit_chunk(frame: PassFrame, planned: Sequence[Planned]) -> bool:
         if isinstance(error, NoSpaceError):
             return False
         raise
-    requests = [_job_request(submission) for submission in submissions]
+    requests = [build_job_request(submission) for submission in submissions]
     results = {r.token: r for r in frame.context.scheduler.submit(requests)} if requests else {}
     held = [s for s in submissions if _record_result(frame, s, results.get(s.token))]
     _release(frame, held)
@@ -263,29 +263,6 @@ def _submission_files(submission: Submission) -> Iterable[FileWrite]:
     tasks = "".join(f"{attempt.directory}\n" for attempt in submission.attempts)
     yield FileWrite(folder / "tasks", tasks.encode("utf-8", "surrogateescape"))
     yield FileWrite(folder / "job.sh", job_script(), 0o755)
-
-
-def _job_request(submission: Submission) -> JobRequest:
-    resources = submission.attempts[0].resources
-    return JobRequest(
-        token=submission.token,
-        name=f"ccatwm-{submission.token}",
-        directory=SUBMISSIONS / submission.token,
-        attempt_directories=tuple(PurePosixPath(a.directory) for a in submission.attempts),
-        cpu=resources.cpu,
-        memory_gb=resources.memory_gb,
-        time_seconds=resources.time_seconds,
-        options={
-            "tasks": resources.tasks,
-            "nodes": resources.nodes,
-            "gpus": resources.gpus,
-            "partition": resources.partition,
-            "account": resources.account,
-            "qos": resources.qos,
-            "constraint": resources.constraint,
-            "extra": resources.extra,
-        },
-    )
 
 
 def _record_result(frame: PassFrame, submission: Submission, result: SubmitResult | None) -> bool:

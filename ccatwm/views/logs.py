@@ -31,7 +31,7 @@ def build_logs(
     with database.read() as connection:
         run = views.get_run(connection, run_id)
         attempts = views.list_attempts(connection, [run_id])[run_id]
-    chosen = _choose(run, attempts, attempt)
+    chosen = choose_attempt(run, attempts, attempt)
     return {
         "schema": "ccatwm.logs/1",
         "run": run_id,
@@ -40,7 +40,10 @@ def build_logs(
     }
 
 
-def _choose(run: dict[str, Any], attempts: Sequence[dict[str, Any]], number: int | None) -> dict[str, Any]:
+def choose_attempt(
+    run: dict[str, Any], attempts: Sequence[dict[str, Any]], number: int | None
+) -> dict[str, Any]:
+    """The newest one without a number. Errors: UsageError naming those that are there."""
     if not attempts:
         raise UsageError(
             f"run {run['id']} has no attempt yet: it is {run['status']}",

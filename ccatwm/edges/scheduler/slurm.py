@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property, lru_cache
@@ -120,6 +120,11 @@ class SlurmScheduler:
                 else self._submit_one(job)
             )
         return results
+
+    def describe_submission(self, job: JobRequest) -> tuple[Sequence[str], Mapping[str, str]]:
+        """`DescribesSubmission`: by the settings of now."""
+        argv = text.build_sbatch(job, self._base_dir, self._defaults, program="sbatch")
+        return argv, self._environment(zone=False)
 
     def _submit_one(self, job: JobRequest) -> SubmitResult:
         argv = text.build_sbatch(job, self._base_dir, self._defaults, program="sbatch")
@@ -311,13 +316,17 @@ class SlurmScheduler:
         own = self._option("bin_dir", "")
         return f"{own}:{PATH}" if own else PATH
 
-    def _run(self, argv: Sequence[str], what: str, *, zone: bool = True) -> CommandResult:
-        """One command in an environment of its own: nothing of ours, no SBATCH_ or SQUEUE_ variable, reaches it."""
+    def _environment(self, *, zone: bool) -> dict[str, str]:
         environment = {"PATH": self._path, "LC_ALL": "C"}
         if zone:
             environment["TZ"] = "UTC"  # times are printed without a zone
         if self._option("conf", ""):
             environment["SLURM_CONF"] = str(self._option("conf", ""))
+        return environment
+
+    def _run(self, argv: Sequence[str], what: str, *, zone: bool = True) -> CommandResult:
+        """One command in an environment of its own: nothing of ours, no SBATCH_ or SQUEUE_ variable, reaches it."""
+        environment = self._environment(zone=zone)
         self._budget.take()
         self.calls += 1
         with self._setup.effects.around(f"slurm.{what}", " ".join(argv)[:200]):

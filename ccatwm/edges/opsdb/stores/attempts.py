@@ -6,13 +6,16 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from ccatwm.core.model import Attempt, Resources
+from ccatwm.core.staging import SUBMISSIONS
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores._chunks import chunks
+from ccatwm.interfaces import JobRequest
 
 submission = t.submission
 attempt = t.run_attempt
@@ -98,6 +101,37 @@ def list_unsettled_submissions(connection: sa.Connection, backend: str, cluster:
     rows = connection.execute(query).all()
     attempts = _attempts_of(connection, [row.id for row in rows])
     return [Submission(r.id, r.token, r.state, r.job_id, r.created_at, tuple(attempts[r.id])) for r in rows]
+
+
+def get_submission(connection: sa.Connection, submission_id: int) -> Submission:
+    """A submission that is there, with all its attempts."""
+    row = connection.execute(sa.select(submission).where(submission.c.id == submission_id)).one()
+    attempts = _attempts_of(connection, [submission_id])[submission_id]
+    return Submission(row.id, row.token, row.state, row.job_id, row.created_at, tuple(attempts))
+
+
+def build_job_request(submission: Submission) -> JobRequest:
+    """What the batch system is asked for."""
+    resources = submission.attempts[0].resources
+    return JobRequest(
+        token=submission.token,
+        name=f"ccatwm-{submission.token}",
+        directory=SUBMISSIONS / submission.token,
+        attempt_directories=tuple(PurePosixPath(a.first_directory) for a in submission.attempts),
+        cpu=resources.cpu,
+        memory_gb=resources.memory_gb,
+        time_seconds=resources.time_seconds,
+        options={
+            "tasks": resources.tasks,
+            "nodes": resources.nodes,
+            "gpus": resources.gpus,
+            "partition": resources.partition,
+            "account": resources.account,
+            "qos": resources.qos,
+            "constraint": resources.constraint,
+            "extra": resources.extra,
+        },
+    )
 
 
 def list_given_up_tokens(
