@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ccatwm.passes._context import Context
     from ccatwm.passes._frame import PassOptions, PassReport
     from ccatwm.settings.schema import Settings
+    from ccatwm.upkeep.by_hand import Here
     from ccatwm.upkeep.contract import Stand
     from ccatwm.upkeep.doctor import Checked
 
@@ -245,6 +246,22 @@ def open_stand(keep: Path | None) -> Iterator[Stand]:
     finally:
         if keep is None:
             shutil.rmtree(base, ignore_errors=True)
+
+
+def build_here(context: Context, folder: Path) -> Here:
+    """What a run by hand is prepared with: everything as this host sees it, its files below `folder`."""
+    from ccatwm.edges.hostfiles.local import BareHostFiles
+    from ccatwm.edges.workfiles.local import LocalWorkFiles
+    from ccatwm.upkeep.by_hand import Here
+
+    return Here(
+        settings=context.settings,
+        database=context.database,
+        grouping=context.grouping,
+        files=LocalWorkFiles(folder, context.effects),
+        storages=build_storages(context.settings, context.effects, None),
+        host_files=BareHostFiles(),  # a memory of digests would have to be written
+    )
 
 
 def build_scheduler(

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ccatwm.cli import _frame
 from ccatwm.cli._frame import Common, command
+from ccatwm.errors import UsageError
 
+if TYPE_CHECKING:
+    from ccatwm.upkeep.by_hand import Prepared
+
+STDERR = 2
 Run = Annotated[int, typer.Argument(metavar="RUN", help="Number of a run.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (command_,):
+    for function in (command_, rerun):
         command(app, panel=_frame.LOOK)(function)
 
 
@@ -39,3 +48,64 @@ def command_(
         for line in command_lines(document):
             print(line if not line.startswith("#") else _frame.printable(line))
     return 0
+
+
+def rerun(
+    common: Common,
+    run: Run,
+    by_hand: Annotated[
+        Path | None, typer.Option("--by-hand", metavar="DIR", help="Where: a folder that is empty, or not there yet.")
+    ] = None,
+    shell: Annotated[
+        bool, typer.Option("--shell", help="Open a shell there instead of starting the program.")
+    ] = False,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="IMAGE", help="In this image instead of its own.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="With another configuration; KEY.SUB=VALUE, may be repeated."),
+    ] = None,
+) -> int:
+    """Run it again by hand: same inputs and manifest, output in DIR, nothing recorded."""
+    if by_hand is None:
+        raise UsageError(
+            "where? A run by hand has a folder of its own",
+            next=f"`ccatwm rerun {run} --by-hand DIR`; to have it made again and recorded: `ccatwm retry {run}`",
+        )
+    if shell and common.json:
+        raise UsageError("--shell is for people, --json for scripts", next="leave one of them out")
+    from ccatwm import wiring
+    from ccatwm.upkeep.by_hand import Asked, prepare
+
+    context = _frame.open_context(common)
+    context.database.check_schema(observations=context.settings.observations)
+    folder = Path(os.path.abspath(by_hand))
+    asked = Asked(run, folder, shell, image, tuple(changes or ()), os.environ.get("TERM"))
+    prepared = prepare(asked, wiring.build_here(context, folder), lambda line: _tell(common, line))
+    context.database.dispose()  # nobody knows how long the program takes
+    if not common.json and not common.quiet:
+        for line in prepared.lines():
+            _tell(common, line)
+    code = _start(common, prepared, shell)
+    if common.json:
+        _frame.emit_json(prepared.to_json(code))
+    elif not common.quiet:
+        _tell(common, "" if shell else f"the program ended with exit code {code}")
+        _tell(common, f"output: {folder / 'output'}")
+        _tell(common, f"again:  {folder / 'command.sh'}")
+    return int(not shell and not prepared.is_good(code))
+
+
+def _tell(common: Common, line: str) -> None:
+    """On stderr: stdout is the program's."""
+    if line and not common.quiet:
+        print(_frame.printable(line), file=sys.stderr, flush=True)
+
+
+def _start(common: Common, prepared: Prepared, shell: bool) -> int:
+    """The exit code of the program, which has this terminal; as for a job, there is nothing to read for it."""
+    given = None if shell else subprocess.DEVNULL
+    out = STDERR if common.json else None
+    done = subprocess.run(prepared.argv, cwd=prepared.directory, stdin=given, stdout=out, check=False)
+    return done.returncode if done.returncode >= 0 else 128 - done.returncode

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import PurePath
 
 _CONTINUED = " \\\n    "
 
 
-def build_shell_command(argv: Sequence[str], *, directory: PurePosixPath | str) -> str:
+def build_shell_command(argv: Sequence[str], *, directory: PurePath | str) -> str:
     """`argv` in `directory`, one argument a line, in a subshell: whoever pastes it stays where he is."""
     quoted = [shlex.quote(argument) for argument in argv]
     return f"(cd {shlex.quote(str(directory))} && exec {_CONTINUED.join(quoted)})"

@@ -184,6 +184,9 @@ def next_commands(row: dict[str, Any]) -> list[str]:
     run = row["run"]
     place = " ".join(shlex.quote(row[key]) for key in ("pipeline", "step", "sub_group"))
     commands = [f"ccatwm logs {run}"] if row["attempt"] else []
+    if row["status"] == "FAILED":
+        commands += [f"ccatwm command {run}"] if row["attempt"] else []
+        commands.append(f"ccatwm rerun {run} --by-hand DIR")
     if needs_person(row) or (row["status"] == "CANCELLED" and not row["superseded"]):
         commands.append(f"ccatwm retry {run} --reason TEXT")
     elif row["is_open"]:

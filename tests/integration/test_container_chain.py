@@ -36,13 +36,13 @@ fi
 class Chain:
     """A site with the real local backend; `wait` runs cycles until nothing is left to do."""
 
-    def __init__(self, folder: Path, image: Path | str) -> None:
+    def __init__(self, folder: Path, image: Path | str, program: str = PROGRAM) -> None:
         folder.mkdir()
         self.folder = folder
         self.url = sqlite_url(folder)
         make_tables(self.url)
         write_campaign(folder)
-        (folder / "contained.sh").write_text(PROGRAM)
+        (folder / "contained.sh").write_text(program)
         ingest(self.context(), [folder / "night.yaml"])
         define(self.context(), self._pipeline(image))
 
