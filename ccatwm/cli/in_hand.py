@@ -1,4 +1,4 @@
-"""Commands that take a run in hand: `command rerun`. Touches: the program that `rerun` starts."""
+"""Commands that take a run in hand: `command rerun history`. Touches: the program that `rerun` starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ccatwm.cli import _frame
-from ccatwm.cli._frame import Common, command
+from ccatwm.cli._frame import Common, Limit, command
+from ccatwm.cli._selection import read_selection
 from ccatwm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Run = Annotated[int, typer.Argument(metavar="RUN", help="Number of a run.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (command_, rerun):
+    for function in (command_, rerun, history):
         command(app, panel=_frame.LOOK)(function)
 
 
@@ -109,3 +110,38 @@ def _start(common: Common, prepared: Prepared, shell: bool) -> int:
     out = STDERR if common.json else None
     done = subprocess.run(prepared.argv, cwd=prepared.directory, stdin=given, stdout=out, check=False)
     return done.returncode if done.returncode >= 0 else 128 - done.returncode
+
+
+def history(
+    common: Common,
+    subject: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SUBJECT]", help="Number of a run, PIPELINE[/STEP[/KEY]], package:NAME, backfill:N; else everything."
+        ),
+    ] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="Since: 2h, 7d, 2026-03-01 (UTC).")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before.")] = None,
+    events: Annotated[
+        bool, typer.Option("--events", help="Also every change of status of its runs; a run's are always shown.")
+    ] = False,
+    text: Annotated[bool, typer.Option("--text", help="Also the text of what was applied.")] = False,
+    limit: Limit = None,
+) -> int:
+    """Show who did what, when and why, newest first (50 unless --limit says otherwise)."""
+    from ccatwm.views.history import COLUMNS, DEFAULT_LIMIT, build_history, history_cells, text_lines
+
+    context = _frame.open_context(common)
+    context.database.check_schema(observations=context.settings.observations)
+    when = read_selection(context.clock.now(), None, None, None, None, None, since, until)
+    document = build_history(
+        context.database, subject, when, events=events, texts=text, limit=limit or DEFAULT_LIMIT
+    )
+    if common.json:
+        _frame.emit_json(document)
+        return 0
+    rows = [history_cells(row) for row in document["history"]]
+    _frame.print_table("" if rows else "nobody did anything", COLUMNS, rows)
+    for line in (line for row in document["history"] if text for line in text_lines(row)):
+        print(_frame.printable(line))
+    return 0

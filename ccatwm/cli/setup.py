@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ccatwm.cli import _frame
-from ccatwm.cli._frame import Common, DryRun, Yes, command
+from ccatwm.cli._frame import Common, DryRun, Reason, Yes, command
 from ccatwm.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def apply(
     dry_run: DryRun = False,
     prune: Annotated[bool, typer.Option("--prune", help="Disable what the files do not name.")] = False,
     yes: Yes = False,
+    reason: Reason = None,
 ) -> int:
     """Apply pipeline definitions, and show what they change."""
     from ccatwm.upkeep.apply import apply_definitions
@@ -139,6 +140,7 @@ def apply(
         yes=yes,
         confirm_runs=context.settings.confirm_runs,
         checksum_of=lambda path: context.host_files.digest(path),
+        reason=reason,
     )
     _frame.show_report(common, report)
     return 0

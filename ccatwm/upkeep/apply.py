@@ -97,6 +97,7 @@ def apply_definitions(
     yes: bool = False,
     confirm_runs: int = 500,
     checksum_of: Callable[[str], str | None] | None = None,
+    reason: str | None = None,
 ) -> ApplyReport:
     """Apply files of definitions. `checksum_of` reads an image or reference where jobs see it, else on this host.
 
@@ -127,7 +128,7 @@ def apply_definitions(
         for step_id in dict.fromkeys(due):  # last: others wait for these rows
             mark_step_due(connection, step_id, now)
         if report.changes:
-            _record(connection, defined, now, actor, host, report)
+            _record(connection, defined, now, actor, host, reason, report)
     return report
 
 
@@ -137,12 +138,18 @@ def _transaction(database: Database, dry_run: bool) -> AbstractContextManager[sa
 
 
 def _record(
-    connection: sa.Connection, defined: Defined, now: datetime, actor: str, host: str, report: ApplyReport
+    connection: sa.Connection,
+    defined: Defined,
+    now: datetime,
+    actor: str,
+    host: str,
+    reason: str | None,
+    report: ApplyReport,
 ) -> None:
     text = "\n---\n".join(document.text for document in defined.documents)
     record_change(
         connection, at=now, actor=actor, host=host, act="apply",
-        target=", ".join(document.file for document in defined.documents), text=text,
+        target=", ".join(document.file for document in defined.documents), reason=reason, text=text,
         digest=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}", details={"changes": report.changes},
     )  # fmt: skip
 

@@ -27,6 +27,8 @@ FAILING = PROGRAM + 'grep -q \'"mode": "cold"\' "$WORKFLOW_MANIFEST" || { echo "
 def use_site(observatory: Observatory, monkeypatch: pytest.MonkeyPatch, **settings: str) -> None:
     """Commands typed from here on are about this observatory."""
     database = observatory.context().database
+    if not observatory.rows("ops_db"):  # `ccatwm init` writes it
+        observatory.execute("INSERT INTO {schema}ops_db (uid, created_at) VALUES ('uid-1', '2026-03-01T00:00:00.000000Z')")
     mark = {"ops_db_uid": observatory.context().ops_db_uid}
     (observatory.base / MARK_FILE).write_text(json.dumps(mark))
     values = {
