@@ -34,6 +34,7 @@ def register_groups(app: typer.Typer) -> None:
     db = _frame.build_app("Take care of the ops-db.")
     command(db, "upgrade")(db_upgrade)
     command(db, "check")(db_check)
+    command(db, "roles")(db_roles)
     app.add_typer(db, name="db", rich_help_panel=_frame.CARE)
 
 
@@ -242,6 +243,38 @@ def db_check(common: Common) -> int:
             for line in check_lines(theirs) or ["  fine"]:
                 print(_frame.printable(line))
     return 0 if fine else SettingsError.exit_code
+
+
+def db_roles(
+    common: Common,
+    passes: Annotated[str, typer.Option("--passes", metavar="NAME", help="Role of the passes.")] = "ccatwm_passes",
+    operators: Annotated[
+        str, typer.Option("--operators", metavar="NAME", help="Role of people who act.")
+    ] = "ccatwm_operators",
+    readers: Annotated[
+        str, typer.Option("--readers", metavar="NAME", help="Role of people who look.")
+    ] = "ccatwm_readers",
+) -> int:
+    """Print the GRANTs of a role for passes, one for operators and one for readers."""
+    from ccatwm.upkeep.roles import describe_roles
+    from ccatwm.wiring import build_grouping
+
+    settings = _settings(common)
+    database = _database(settings)
+    report = describe_roles(
+        passes,
+        operators,
+        readers,
+        observations=settings.observations,
+        postgresql=database.dialect == "postgresql",
+        list_foreign=lambda: build_grouping(settings, database).table_names(),
+    )
+    if common.json:
+        _frame.emit_json(report.to_json())
+    else:
+        for line in report.lines():
+            print(line)
+    return 0
 
 
 def _show_check(report: Any) -> None:

@@ -50,9 +50,8 @@ def test_writing_without_the_right_is_for_a_person_to_mend_and_names_who_lacks_w
         assert str(reader.url.database) in caught.value.message
     else:
         assert ROLE in caught.value.message and "ops_db" in caught.value.message
-        assert f"ON ALL TABLES IN SCHEMA ccatwm and GRANT USAGE ON ALL SEQUENCES IN SCHEMA ccatwm, each TO {ROLE}" in (
-            caught.value.next
-        )
+        assert f"`GRANT INSERT ON ccatwm.ops_db TO {ROLE}`" in caught.value.next
+        assert "ccatwm db roles" in caught.value.next
 
 
 def test_looking_needs_no_right_to_write(reader):

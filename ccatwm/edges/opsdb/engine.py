@@ -393,13 +393,16 @@ def _is_denied(error: sa.exc.DBAPIError) -> bool:
 def _missing_right(url: sa.URL, safe_url: str, error: sa.exc.DBAPIError) -> MissingRightError:
     account = _account()
     if url.get_backend_name() == "postgresql":
+        from ccatwm.edges.opsdb.roles import lacking_grant
+
         role = url.username or account
+        said = _first_line(error)
+        grant = lacking_grant(said, error.statement, role)
         return MissingRightError(
-            f"role {role} lacks a right in the ops-db: {_first_line(error)}",
+            f"role {role} lacks a right in the ops-db: {said}",
             where=safe_url,
-            next="act as a role with the write role's rights, or let the owner of the tables say "
-            f"GRANT USAGE ON SCHEMA {SCHEMA}, GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} "
-            f"and GRANT USAGE ON ALL SEQUENCES IN SCHEMA {SCHEMA}, each TO {role}",
+            next=(f"let the owner of the tables say `{grant}`; " if grant else "")
+            + "`ccatwm db roles` prints all that a role for passes, operators or readers needs",
         )
     return MissingRightError(
         f"account {account} may not write {_unwritable(Path(str(url.database)))}: {_first_line(error)}",
