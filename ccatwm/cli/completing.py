@@ -36,7 +36,8 @@ def completion(shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash,
 
     if shell not in SHELLS:
         raise UsageError(f"there is no completion for {shell!r}", next=f"one of {', '.join(SHELLS)}")
-    print(get_completion_script(prog_name="ccatwm", complete_var=ASKED, shell=shell))
+    wanted = {"prog_name": "ccatwm", "complete_var": ASKED, "shell": shell}
+    print(get_completion_script(**wanted))
     return 0
 
 

@@ -267,7 +267,7 @@ def db_roles(
         readers,
         observations=settings.observations,
         postgresql=database.dialect == "postgresql",
-        list_foreign=lambda: build_grouping(settings, database).table_names(),
+        list_foreign=lambda: build_grouping(settings, database).relations(),
     )
     if common.json:
         _frame.emit_json(report.to_json())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ccatwm.edges.opsdb.roles import Role, build_roles, quoted
+from ccatwm.edges.opsdb.roles import Relation, Role, build_roles, quoted
 
 FOR = {
     "passes": "cron on the processing host: the passes",
@@ -43,7 +43,7 @@ def describe_roles(
     *,
     observations: str,
     postgresql: bool,
-    list_foreign: Callable[[], Sequence[str]],
+    list_foreign: Callable[[], Sequence[Relation]],
 ) -> RolesReport:
     """`list_foreign`: observation tables of others, asked for where they are not ours."""
     managed = observations == "managed"

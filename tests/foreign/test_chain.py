@@ -190,3 +190,12 @@ def test_the_map_is_checked_once_and_read_anew_when_it_changes(site: Observatory
     assert members(site, ("Source", "name", "eq", "nearby")) != []
     kept.write_text("{}")
     assert members(site, ("Source", "name", "eq", "nearby")) != []
+
+
+def test_the_grants_of_roles_name_what_is_read_of_theirs(site: Observatory) -> None:
+    relations = site.context().grouping.relations()
+    assert len(relations) > 5
+    with site.context().database.read() as connection:
+        for schema, name in relations:
+            shown = ".".join(f'"{part}"' for part in (schema, name) if part is not None)
+            assert connection.execute(sa.text("SELECT to_regclass(:name)"), {"name": shown}).scalar() is not None

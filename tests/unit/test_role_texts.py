@@ -15,9 +15,11 @@ def test_tables_that_operators_write_are_there():
 
 
 def test_tables_of_others_are_only_read():
-    roles = build_roles("p", "o", "r", managed=False, foreign=["obs.raw_package", "obs.source"])
-    about = [s for role in roles for s in role.statements if "obs." in s]
-    assert about == [f"GRANT SELECT ON obs.raw_package, obs.source TO {name};" for name in ("p", "o", "r")]
+    foreign = [(None, "night"), ("obs", "Raw Package"), ("obs", "source")]
+    roles = build_roles("p", "o", "r", managed=False, foreign=foreign)
+    about = [s for role in roles for s in role.statements if "obs" in s]
+    wanted = ["GRANT USAGE ON SCHEMA obs TO {};", 'GRANT SELECT ON night, obs."Raw Package", obs.source TO {};']
+    assert about == [statement.format(name) for name in ("p", "o", "r") for statement in wanted]
 
 
 def test_names_that_sql_would_read_otherwise_are_quoted():

@@ -454,10 +454,11 @@ class GroupingEngine:
         )
         return query, c("raw_data_package_id")
 
-    def table_names(self) -> list[str]:
-        """The observation tables that are read, as SQL names them."""
+    def relations(self) -> list[tuple[str | None, str]]:
+        """(schema, name) of the tables that are read of somebody else's; None for the schema that is looked in first."""
         parts = (part for source in self._tables.tables.values() for part in sa.sql.visitors.iterate(source))
-        return sorted({part.fullname for part in parts if isinstance(part, sa.TableClause)})
+        found = {(part.schema, str(part.name)) for part in parts if isinstance(part, sa.TableClause)}
+        return sorted(found, key=lambda relation: (relation[0] or "", relation[1]))
 
     def file_list(self, connection: sa.Connection, package_id: str) -> dict[str, tuple[int, str | None]]:
         """(size, checksum) of the files that a package lists, by path inside it; only those with a size."""

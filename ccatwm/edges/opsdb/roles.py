@@ -54,9 +54,15 @@ class Role:
     statements: tuple[str, ...]
 
 
-def build_roles(passes: str, operators: str, readers: str, *, managed: bool, foreign: Sequence[str] = ()) -> list[Role]:
-    """`managed`: observation tables are ours; else `foreign` names those that are read, as SQL does."""
-    observed = sorted(table.name for table in t.observation.tables.values()) if managed else list(foreign)
+Relation = tuple[str | None, str]  # schema, if it is not that which is looked in first; name
+
+
+def build_roles(
+    passes: str, operators: str, readers: str, *, managed: bool, foreign: Sequence[Relation] = ()
+) -> list[Role]:
+    """`managed`: observation tables are ours; else `foreign` are those that are read."""
+    ours: list[Relation] = [(None, name) for name in sorted(table.name for table in t.observation.tables.values())]
+    observed = ours if managed else foreign
     return [
         Role("passes", passes, _passes(quoted(passes), observed, managed)),
         Role("operators", operators, _operators(quoted(operators), observed, managed)),
@@ -65,23 +71,23 @@ def build_roles(passes: str, operators: str, readers: str, *, managed: bool, for
 
 
 def quoted(name: str) -> str:
-    """A role's name as SQL reads it."""
+    """A name as SQL reads it."""
     return name if PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
 
 
-def _readers(role: str, observed: Sequence[str]) -> tuple[str, ...]:
+def _readers(role: str, observed: Sequence[Relation]) -> tuple[str, ...]:
     """Looking. Tables of later releases are included."""
     return (
         f"GRANT USAGE ON SCHEMA {t.SCHEMA} TO {role};",
         f"GRANT SELECT ON ALL TABLES IN SCHEMA {t.SCHEMA} TO {role};",
         f"ALTER DEFAULT PRIVILEGES IN SCHEMA {t.SCHEMA} GRANT SELECT ON TABLES TO {role};",
-        *_grants(dict.fromkeys(observed, ("SELECT",)), role, ""),
+        *_observing(role, observed),
     )
 
 
-def _operators(role: str, observed: Sequence[str], managed: bool) -> tuple[str, ...]:
+def _operators(role: str, observed: Sequence[Relation], managed: bool) -> tuple[str, ...]:
     """Looking, and writing what people say; with observation tables of ours also `ingest`."""
-    ingested = dict.fromkeys(observed, ("INSERT", "UPDATE")) if managed else {}
+    ingested = {name: ("INSERT", "UPDATE") for _, name in observed} if managed else {}
     return (
         *_readers(role, observed),
         *_grants(OPERATORS, role, f"{t.SCHEMA}."),
@@ -91,7 +97,7 @@ def _operators(role: str, observed: Sequence[str], managed: bool) -> tuple[str, 
     )
 
 
-def _passes(role: str, observed: Sequence[str], managed: bool) -> tuple[str, ...]:
+def _passes(role: str, observed: Sequence[Relation], managed: bool) -> tuple[str, ...]:
     """All of our tables, those of later releases included."""
     rights, schema = ", ".join(ALL), t.SCHEMA
     own = PASSES_OBSERVE if managed else {}
@@ -101,10 +107,18 @@ def _passes(role: str, observed: Sequence[str], managed: bool) -> tuple[str, ...
         f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role};",
         f"ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT {rights} ON TABLES TO {role};",
         f"ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE ON SEQUENCES TO {role};",
-        *_grants(dict.fromkeys(observed, ("SELECT",)), role, ""),
+        *_observing(role, observed),
         *_grants(own, role, ""),
         *_sequences(own, role, ""),
     )
+
+
+def _observing(role: str, observed: Sequence[Relation]) -> list[str]:
+    """Reading observation tables, wherever they are."""
+    schemas = sorted({schema for schema, _ in observed if schema is not None})
+    names = [".".join(quoted(part) for part in relation if part is not None) for relation in observed]
+    usage = [f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {role};" for schema in schemas]
+    return [*usage, *_grants(dict.fromkeys(names, ("SELECT",)), role, "")]
 
 
 def _grants(rights: Mapping[str, tuple[str, ...]], role: str, prefix: str) -> list[str]:
