@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -11,13 +12,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from ccatwm.edges.opsdb.roles import build_roles
 from tests.cli.conftest import Cli, cli
 from tests.crash.rig import snapshot
 from tests.passes.conftest import Observatory
 from tests.passes.in_hand import FAILING, PROGRAM, tree_of, use_site
 
 __all__ = ["cli"]
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -178,6 +182,57 @@ def test_what_is_printed_for_another_time_works(failed, cli):
     Path("mine/output").mkdir()
     done = subprocess.run(["mine/command.sh"], capture_output=True, text=True)
     assert (done.returncode, done.stderr, Path("mine/output/notes.txt").exists()) == (3, "the load is hot\n", True)
+
+
+@pytest.mark.parametrize("empty_observatory", ["postgresql"], indirect=True)
+def test_somebody_without_any_right_to_write_can_do_it(failed):
+    """Another account, with the readers' role: the run, its folders and the ops-db are not his."""
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("takes root, and setpriv, to become somebody else")
+    settings = {key: value for key, value in os.environ.items() if key.startswith("CCAT_WORKFLOW_MANAGER_")}
+    owner = failed.context().database
+    with owner.engine.connect() as connection:
+        connection.execute(sa.text("DROP ROLE IF EXISTS onlooker"))
+        connection.execute(sa.text("CREATE ROLE onlooker LOGIN"))
+        for statement in build_roles("p", "o", "onlooker", managed=True)[2].statements:
+            connection.execute(sa.text(statement))
+        connection.commit()
+    settings["CCAT_WORKFLOW_MANAGER_OPSDB_URL"] = owner.url.set(username="onlooker").render_as_string(hide_password=False)
+    before = _give_away(failed.base), snapshot(failed.url)
+    sockets = Path(str(owner.url.query["host"]))
+    mode = sockets.stat().st_mode
+    try:
+        sockets.chmod(0o711)  # a real server's folder of sockets is open
+        done = _without_privileges(failed, settings)
+        assert "exit code 3" in done.stderr, done.stderr
+        assert Path("mine/output/notes.txt").read_text().startswith("scan-1")
+        assert (tree_of(failed.base), snapshot(failed.url)) == before
+    finally:
+        sockets.chmod(mode)
+        with owner.engine.connect() as connection:
+            connection.execute(sa.text("DROP OWNED BY onlooker"))
+            connection.execute(sa.text("DROP ROLE onlooker"))
+            connection.commit()
+        owner.dispose()
+
+
+def _give_away(base: Path) -> dict[str, str]:
+    """The base directory is another account's, which lets everybody read; what it holds."""
+    for path in (base, *base.rglob("*")):
+        os.lchown(path, NOBODY, NOBODY)
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    return tree_of(base)
+
+
+def _without_privileges(failed: Observatory, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Without capabilities root is an account like others: modes hold."""
+    plain = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    refused = subprocess.run([*plain, "touch", failed.base / "x"], capture_output=True, text=True)
+    assert "ermission denied" in refused.stderr, refused.stderr
+    command = [sys.executable, "-m", "ccatwm", "rerun", str(first(failed)["id"]), "--by-hand", "mine"]
+    environment = {**settings, "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    return subprocess.run([*plain, *command], env=environment, text=True, capture_output=True)
 
 
 # --- upstream products --------------------------------------------------------------------------------------
