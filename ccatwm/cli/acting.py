@@ -14,7 +14,7 @@ from ccatwm.errors import UsageError
 
 if TYPE_CHECKING:
     from ccatwm.passes._context import Context
-    from ccatwm.upkeep.control import ActReport, Wanted
+    from ccatwm.upkeep.control import ActReport, HoldReport, Wanted
 
 Runs = Annotated[list[int] | None, typer.Argument(metavar="[RUN...]", help="Numbers of runs.")]
 Target = Annotated[str, typer.Argument(metavar="TARGET", help="PIPELINE[/STEP[/KEY]], or number of a run.")]
@@ -123,7 +123,7 @@ def _act(
     return report.exit_code or int(any(status != good for status in ended.values()))
 
 
-def _print_ended(common: Common, report: ActReport, ended: dict[int, str]) -> None:
+def _print_ended(common: Common, report: ActReport | HoldReport, ended: dict[int, str]) -> None:
     if common.json:
         document = report.to_json()
         rows = [{**row, "status": ended.get(row["run"])} for row in document["runs"]]
@@ -155,10 +155,18 @@ def release(
     target: Target,
     reason: Reason = None,
     retry_failed: Annotated[bool, typer.Option("--retry", help="Also try its failed runs again.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With --retry: watch until the passes have carried it out.")
+    ] = False,
+    timeout: Timeout = None,
 ) -> int:
     """Let go on what is held, or a step that was tripped."""
     from ccatwm.upkeep import control
 
+    if wait and not retry_failed:
+        raise UsageError(
+            "a release holds at once: there is nothing to wait for", next="leave --wait out, or say --retry too"
+        )
     context = _open(common)
     report = control.release(
         context.database,
@@ -169,8 +177,16 @@ def release(
         now=context.clock.now(),
         retry_failed=retry_failed,
     )
-    _frame.show_report(common, report)
-    return 0
+    if not wait or report.retried is None:
+        _frame.show_report(common, report)
+        return 0
+    if not common.json:
+        _frame.show_report(common, report)
+    ended = control.wait_until_ended(
+        context.database, report.retried.watched, context.clock, timeout_seconds=timeout
+    )
+    _print_ended(common, report, ended)
+    return report.retried.exit_code or int(any(status != "COMPLETED" for status in ended.values()))
 
 
 # --- what is good -------------------------------------------------------------------------------------------
