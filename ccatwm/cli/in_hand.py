@@ -141,7 +141,10 @@ def history(
         _frame.emit_json(document)
         return 0
     rows = [history_cells(row) for row in document["history"]]
-    _frame.print_table("" if rows else "nobody did anything", COLUMNS, rows)
+    if not rows:
+        print("nobody did anything")
+        return 0
+    _frame.print_table("", COLUMNS, rows)
     for line in (line for row in document["history"] if text for line in text_lines(row)):
         print(_frame.printable(line))
     return 0
