@@ -217,6 +217,15 @@ def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch:
     assert "nfs4" in text and "postgresql://" in text
 
 
+def test_the_observations_of_others_are_not_in_sqlite(tmp_path: Path) -> None:
+    foreign = 'OBSERVATIONS = "foreign"\n'
+    [told] = problems(write_site(tmp_path / "s", f'{foreign}OPSDB_URL = "sqlite:///opsdb.sqlite"\n'))
+    assert "OBSERVATIONS: is 'foreign', but the ops-db is SQLite" in told
+    assert "foreign on postgresql://, managed on both" in told
+    theirs = write_site(tmp_path / "theirs", f'{foreign}OPSDB_URL = "postgresql://me@db/ops"\n')
+    assert load_site(theirs).observations == "foreign"
+
+
 def test_options_with_which_no_job_is_made_are_no_setting(tmp_path: Path) -> None:
     site = write_site(tmp_path, '[default.slurm]\nextra = ["--comment=two words", "--help", "--mem=1G"]\n')
     unwanted, own = problems(site)
