@@ -11,13 +11,14 @@ import sqlalchemy as sa
 from ccatwm.core.selection import Selection
 from ccatwm.errors import MissingRightError
 from ccatwm.interfaces import PackageCopy
+from ccatwm.upkeep.backfill import Asked, start_backfill
 from ccatwm.views.explain import build_explain
 from ccatwm.views.groupings import build_grouping
 from ccatwm.views.lineage import build_lineage
 from ccatwm.views.status import build_status
 from tests.foreign.site import TheirDatabase, at, key, observe
 from tests.passes.conftest import Observatory
-from tests.passes.test_excluding import back, out
+from tests.passes.test_excluding import act, back, out
 
 pytestmark = pytest.mark.postgres
 
@@ -114,6 +115,14 @@ def test_rules_name_whatever_column_is_there(site: Observatory) -> None:
     assert members(site, ("DataLocation", "storage_type", "eq", "disk")) == both
     assert members(site, ("DataLocation", "name", "eq", "buffer")) == both[1:]
     assert members(site, ("RawDataPackage", "checksum", "like", "sha256:%")) == both
+
+
+def test_sizes_that_are_no_integers_there_are_integers_here(site: Observatory) -> None:
+    context = site.context()
+    with context.database.read() as connection:
+        sizes = [g.size_bytes for g in context.grouping.members(connection, [], [], now=context.clock.now())]
+    assert [type(size) for size in sizes] == [int, int]
+    start_backfill(context.database, context.grouping, Asked("otf", "2026-03-01", "2026-03-02"), act(site))
 
 
 def test_words_are_ours_or_theirs(site: Observatory) -> None:

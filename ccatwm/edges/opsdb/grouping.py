@@ -311,7 +311,7 @@ class GroupingEngine:
         """The values of PackageFacts, from the first columns of a row."""
         _, name, checksum, size, state, unit, module, start, end, status = row[:FACT_COLUMNS]
         return (
-            name, checksum, size, self._state_text(state), None if unit is None else str(unit),
+            name, checksum, _whole(size), self._state_text(state), None if unit is None else str(unit),
             None if module is None else str(module), self._has_ended(unit, end, status), start,
         )  # fmt: skip
 
@@ -468,7 +468,7 @@ class GroupingEngine:
         columns = (c("name").label("name"), c("size_bytes").label("size"), c("checksum").label("checksum"))
         keys = _keys(c("raw_data_package_id"), [package_id])
         query = sa.select(*columns).where(c("raw_data_package_id").in_(keys), c("size_bytes").is_not(None))
-        return {row.name: (row.size, row.checksum) for row in connection.execute(query)}
+        return {row.name: (int(row.size), row.checksum) for row in connection.execute(query)}
 
     def location(self, connection: sa.Connection, name_or_id: str) -> Location | None:
         """A data location by name, else by id."""
@@ -545,6 +545,11 @@ def _wrong_value(rule: Rule, kind: str) -> str | None:
         return repr(values) if mixed else None
     wrong = [value for value in values if not fits(kind, value)]
     return repr(wrong[0]) if wrong else None
+
+
+def _whole(size: Any) -> int | None:
+    """Sizes of other people may be `numeric`, which is no integer to Python and to JSON."""
+    return size if size is None or type(size) is int else int(size)
 
 
 def _seen(logical: str, row_id: sa.ColumnElement[Any], change: sa.ColumnElement[Any]) -> sa.Select[Any]:
