@@ -25,21 +25,15 @@ from ccatwm.core.selection import Selection
 from ccatwm.views.explain import build_explain
 from ccatwm.views.status import build_status
 from tests.bench.figures import Figure, measure
+from tests.bench.foreign_sky import ForeignSky
 from tests.bench.sky import Sky, copy_sky, fill_sky, table_names
 from tests.opsdb.databases import PostgresServer, memory_folder, open_server
 
+KINDS = {"sqlite": Sky, "postgresql": Sky, "foreign": ForeignSky}
 SMALL, MIDDLE, BIG, LARGE = 10_000, 100_000, 1_000_000, 10_000_000
 MAX_MEMORY_MB = 500
 MAX_LOOKING_SECONDS = 1.0
 WRITTEN = ("sub_group_member", "sub_group", "executed_reduction_step", "run_event", "run_input")
-GROUPING = """
-SELECT p.id, p.name, p.checksum, p.size_bytes, p.state, p.executed_obs_unit_id, p.instrument_module_id, e.start_time,
-       e.end_time, e.status
-FROM raw_data_package p JOIN executed_obs_unit e ON e.id = p.executed_obs_unit_id JOIN obs_unit o ON o.id = e.obs_unit_id
-     JOIN instrument_module m ON m.id = p.instrument_module_id JOIN instrument i ON i.id = m.instrument_id
-WHERE o.line_id = 'CO43' AND i.name = 'CHAI'
-ORDER BY p.executed_obs_unit_id
-"""
 FETCHED = 5000  # rows at a time
 
 
@@ -59,8 +53,9 @@ def run_group(*, large: bool = False) -> Iterator[Figure]:
 def _usual(bench: Bench) -> Iterator[Figure]:
     for kind in ("sqlite", "postgresql"):
         yield bench.first(f"first-{kind}-1e5", kind, MIDDLE)
+    yield bench.first("first-foreign-1e5", "foreign", MIDDLE)
     yield bench.first("first-postgresql-1e6", "postgresql", BIG)
-    for kind in ("sqlite", "postgresql"):
+    for kind in KINDS:
         yield from bench.later(kind, BIG)
 
 
@@ -80,7 +75,7 @@ class Bench:
         folder = self._new_folder()
         folder.mkdir()
         url = f"sqlite:///{folder}/opsdb.sqlite" if kind == "sqlite" else self._server.new()
-        sky = Sky(url, folder, packages)
+        sky = KINDS[kind](url, folder, packages)
         fill_sky(sky)
         return sky
 
@@ -174,7 +169,7 @@ def _looking(name: str, sky: Sky) -> Iterator[Figure]:
     now = sky.clock.now()
 
     def explain() -> None:
-        document = build_explain(context.database, "maps", "calibrate", "executed_obs_unit=77", now=now)
+        document = build_explain(context.database, "maps", "calibrate", f"executed_obs_unit={sky.scan_id(77)}", now=now)
         assert len(document["explain"]) == 1
 
     def status() -> None:
@@ -201,15 +196,17 @@ def _seconds(call: Callable[[], None]) -> float:
 
 def _check_memory(name: str, sky: Sky) -> None:
     """The first passes in a process of their own; they end the bench where they take more than they may."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.grouping", sky.url, sky.folder, str(sky.packages)]
+    module = [sys.executable, "-W", "ignore", "-m", "tests.bench.grouping"]
+    command = [*module, type(sky).__name__, sky.url, sky.folder, str(sky.packages)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     peak = json.loads(done.stdout)["peak_mb"]
     print(f"{name}: peak memory {peak:.0f} MB, at most {MAX_MEMORY_MB}", file=sys.stderr)
     assert peak < MAX_MEMORY_MB, f"{name}: peak memory {peak:.0f} MB"
 
 
-def _first_passes(url: str, folder: str, packages: str) -> None:
-    _decide_all(Sky(url, Path(folder), int(packages)))
+def _first_passes(kind: str, url: str, folder: str, packages: str) -> None:
+    make = next(sky for sky in KINDS.values() if sky.__name__ == kind)
+    _decide_all(make(url, Path(folder), int(packages)))
     text = Path("/proc/self/status").read_text()
     kib = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmHWM:"))
     print(json.dumps({"peak_mb": kib / 1024}))
@@ -241,7 +238,7 @@ def _write_to_sqlite(sky: Sky, folder: Path) -> float:
         connection.execute(f"PRAGMA {pragma}")
     begun = time.perf_counter()
     connection.execute("BEGIN IMMEDIATE")
-    cursor = connection.execute(GROUPING)
+    cursor = connection.execute(sky.grouping)
     while cursor.fetchmany(FETCHED):
         pass
     for name, rows in saved.items():
@@ -258,7 +255,7 @@ def _write_to_postgresql(sky: Sky, folder: Path) -> float:
         begun = time.perf_counter()
         with raw.cursor("grouping") as reading:
             reading.itersize = FETCHED
-            reading.execute(GROUPING)
+            reading.execute(sky.grouping)
             while reading.fetchmany(FETCHED):
                 pass
         for name in table_names(WRITTEN, sky.dialect):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import sqlalchemy as sa
 
@@ -102,6 +103,15 @@ INSERT INTO raw_data_package
          CASE WHEN n <= {in_scans} THEN {first_scan} + (n - 1) / {per_scan} + 1
               ELSE 1 + ({first_late} + n) % {old_scans} END, 1, 'archived', 'md5:' || n, 1000, :now, :now FROM {packages};
 """
+# What the first passes find out, as somebody would write it by hand.
+GROUPING = """
+SELECT p.id, p.name, p.checksum, p.size_bytes, p.state, p.executed_obs_unit_id, p.instrument_module_id, e.start_time,
+       e.end_time, e.status
+FROM raw_data_package p JOIN executed_obs_unit e ON e.id = p.executed_obs_unit_id JOIN obs_unit o ON o.id = e.obs_unit_id
+     JOIN instrument_module m ON m.id = p.instrument_module_id JOIN instrument i ON i.id = m.instrument_id
+WHERE o.line_id = 'CO43' AND i.name = 'CHAI'
+ORDER BY p.executed_obs_unit_id
+"""
 
 
 class FixedClock:
@@ -131,6 +141,10 @@ class Sky:
     folder: Path
     packages: int
     arrived: int = 0
+    parents: ClassVar[str] = PARENTS
+    children: ClassVar[str] = CHILDREN
+    arrivals: ClassVar[str] = ARRIVALS
+    grouping: ClassVar[str] = GROUPING
 
     def __post_init__(self) -> None:
         self.clock = FixedClock(BEGIN + YEARS + timedelta(days=1))
@@ -143,13 +157,24 @@ class Sky:
     def schema(self) -> str:
         return "" if self.dialect == "sqlite" else "ccatwm."
 
-    def context(self) -> Context:
-        settings = Settings(
+    def settings(self) -> Settings:
+        return Settings(
             site="bench", site_dir=None, opsdb_url=self.url, pipeline_base_dir=self.folder / "base",
             processing_location="local", state_dir=self.folder / "state", hpc_backend="local", cluster="bench",
             container_runtime="none", min_free_gb=0.0,
         )  # fmt: skip
-        return wiring.build_context(settings, actor="bench", clock=self.clock)
+
+    def context(self) -> Context:
+        return wiring.build_context(self.settings(), actor="bench", clock=self.clock)
+
+    def make_tables(self) -> None:
+        database = Database(self.url)
+        upgrade_tables(database)
+        database.dispose()
+
+    def scan_id(self, number: int) -> str:
+        """The id of the n-th executed obs unit."""
+        return str(number)
 
     def run_pass(self, context: Context, name: str) -> PassReport:
         report = wiring.run_pass(name, context, PassOptions(max_seconds=3600))
@@ -193,7 +218,7 @@ class Sky:
         count, step = scans * PER_SCAN + late, 1000 * self.arrived
         numbers = NUMBERS[self.dialect]
         self.execute(
-            ARRIVALS.format(
+            self.arrivals.format(
                 scans=numbers.format(count=scans), packages=numbers.format(count=count), count_sources=SOURCES,
                 first_scan=self.packages // PER_SCAN + step, first_package=self.packages + step, in_scans=scans * PER_SCAN,
                 per_scan=PER_SCAN, first_late=late * self.arrived, old_scans=self.packages // PER_SCAN,
@@ -208,11 +233,9 @@ def _text(moment: datetime, dialect: str) -> object:
 
 def fill_sky(sky: Sky) -> None:
     """Tables, observations spread over five years, and the pipeline applied; no pass has run yet."""
-    database = Database(sky.url)
-    upgrade_tables(database)
-    database.dispose()
+    sky.make_tables()
     scans = sky.packages // PER_SCAN
-    sky.execute(PARENTS, begin=_text(BEGIN, sky.dialect))
+    sky.execute(sky.parents, begin=_text(BEGIN, sky.dialect))
     numbers, time = NUMBERS[sky.dialect], TIMES[sky.dialect]
     begin, spacing = int(BEGIN.timestamp()), YEARS.total_seconds() / scans
 
@@ -220,7 +243,7 @@ def fill_sky(sky: Sky) -> None:
         return time.format(begin=begin, seconds=seconds)
 
     sky.execute(
-        CHILDREN.format(
+        sky.children.format(
             start=at("0"), scan_time=at(f"n * {spacing}"), scan_end=at(f"n * {spacing} + 60"),
             package_time=at(f"n * {spacing / PER_SCAN} + 90"), per_scan=PER_SCAN, count_sources=SOURCES,
             sources=numbers.format(count=SOURCES), scans=numbers.format(count=scans),
@@ -243,9 +266,9 @@ def copy_sky(sky: Sky, folder: Path, server: PostgresServer | None) -> Sky:
     folder.mkdir(parents=True)
     if sky.dialect == "sqlite":
         shutil.copy(sky.url.removeprefix("sqlite:///"), folder / "opsdb.sqlite")
-        return Sky(f"sqlite:///{folder}/opsdb.sqlite", folder, sky.packages)
+        return replace(sky, url=f"sqlite:///{folder}/opsdb.sqlite", folder=folder)
     assert server is not None
-    return Sky(server.copy(sky.url), folder, sky.packages)
+    return replace(sky, url=server.copy(sky.url), folder=folder)
 
 
 def table_names(names: Sequence[str], dialect: str) -> list[str]:
