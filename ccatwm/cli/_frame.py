@@ -95,6 +95,15 @@ class LightCommand(typer.core.TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         return _spare_conversion(super().get_params(ctx))
 
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from ccatwm.cli._examples import example_lines
+
+        lines = example_lines(ctx.command_path.partition(" ")[2])
+        if lines:
+            with formatter.section("Examples"):
+                for line in lines:
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
 
 class Sections(typer.core.TyperGroup):
     """The command group whose help lists commands by section, passes first."""
