@@ -50,7 +50,8 @@ def states_page() -> str:
     parts = [
         "# Statuses of a run", "",
         "Which event leads from which status to which; what is empty is refused. `COMPLETED`, `FAILED` and",
-        "`CANCELLED` are final: late news of a job moves no run out of them. What failed may be cancelled, so that it is not tried again.", "",
+        "`CANCELLED` are final: late news of a job moves no run out of them. What failed may be cancelled, so that it is",
+        "not tried again.", "",
         f"| event | {' | '.join(f'`{status}`' for status in RunStatus)} |", f"|---|{'---|' * len(RunStatus)}",
     ]  # fmt: skip
     for event in events:
