@@ -36,6 +36,10 @@ GROWING = {
     "run_event", "run_attempt", "submission", "data_product",
     "package_metadata", "physical_copy", "raw_data_package_physical_copy",
 }  # fmt: skip
+COPIES = """
+INSERT INTO physical_copy (raw_data_package_id, data_location_id, path, status, updated_at)
+  SELECT id, 1, name || '.tar', 'present', updated_at FROM raw_data_package
+"""
 PARTIAL = {index.name for index, _ in tables._partial}  # these hold what is not done yet
 Statement = tuple[str, Any]
 
@@ -68,6 +72,7 @@ def sky(observatory: Observatory, request: pytest.FixtureRequest) -> Sky:
         request.addfinalizer(lambda: server.drop(url))
     sky = Sky(url, folder, PACKAGES)
     fill_sky(sky)
+    sky.execute(COPIES)
     return years_later(sky)
 
 
