@@ -139,7 +139,10 @@ def _escaped_name(name: str) -> str:
 def _escaped(value: Any) -> str:
     if value is None:
         return NULL
-    return "".join(c if c in _SAFE else _bytes(c) for c in str(value))
+    text = str(value)
+    if _SAFE.issuperset(text):  # nearly all are, and there may be a million
+        return text
+    return "".join(c if c in _SAFE else _bytes(c) for c in text)
 
 
 def _bytes(character: str) -> str:
