@@ -265,8 +265,9 @@ class GroupingEngine:
         return sa.select(*columns).select_from(joins.clause).where(where)
 
     def _fact_columns(self, joins: Joins) -> list[sa.ColumnElement[Any]]:
+        # A UUID as its text: the driver would make objects of millions, which are made texts here.
         columns: list[sa.ColumnElement[Any]] = [
-            self._tables.optional(ROOT, column).label(column) for column in _PACKAGE_COLUMNS
+            as_text(self._tables.optional(ROOT, column)).label(column) for column in _PACKAGE_COLUMNS
         ]
         if not self._tables.paths("ExecutedObsUnit"):
             return [*columns, *(sa.null().label(f"unit_{column}") for column in _UNIT_COLUMNS)]
