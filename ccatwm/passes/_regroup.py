@@ -7,7 +7,7 @@ may serve as a companion fall due too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,10 +20,11 @@ from ccatwm.edges.opsdb.grouping import GroupedPackage
 from ccatwm.edges.opsdb.stores import sub_groups, triggers
 from ccatwm.edges.opsdb.stores.companions import mark_concerned
 from ccatwm.edges.opsdb.stores.sub_groups import Scope
-from ccatwm.passes._frame import PassFrame, PassItem
+from ccatwm.passes._frame import PassFrame, PassItem, location
 
 CHANGED_PER_CHUNK = 500
 PACKAGES_PER_PAGE = 2000
+MOST_KEYS = 500_000  # are remembered of those that fell due: memory stays the same however many there are
 
 
 def regroup(frame: PassFrame) -> None:
@@ -66,21 +67,48 @@ def _compare(
     grouped: Sequence[GroupedPackage],
     *,
     fresh: bool = False,
+    due: DueKeys | None = None,
 ) -> int:
     """Member rows of these packages become what they are grouped as now; how many packages were not so.
 
-    `fresh`: none of them is a member yet.
+    `fresh`: none of them is a member yet. `due`: which keys fell due in this comparison already.
     """
     new = {g.package_id: _member_row(g, frame) for g in grouped}
     old = {} if fresh else sub_groups.list_member_rows(connection, scope.id, package_ids)
     change = membership_change(package_ids, old, new)
     if change:
         sub_groups.write_members(connection, scope.id, remove=change.remove, insert=change.insert)
-        sub_groups.mark_keys_due(connection, scope.id, change.keys, frame.now)
+        keys = change.keys if due is None else due.add(connection, change.keys)
+        sub_groups.mark_keys_due(connection, scope.id, keys, frame.now)
         sub_groups.mark_fed_due(connection, scope.id, change.left, frame.now)
         excluded = partial(find_excluded, connection, frame.context.grouping, frame.now)
         mark_concerned(connection, scope.id, old, change, excluded, frame.now)
     return change.packages
+
+
+class DueKeys:
+    """Keys whose sub-groups fell due in this comparison, and that nobody can have decided on since.
+
+    Where ids of packages are random, as UUIDs are, every page has packages of most sub-groups: these need fall due once.
+    Sub-groups are decided on by `resolve` of the location of their step, here after the comparison. So nothing is
+    remembered while another location has a step of the scope, and nothing from before its steps were others.
+    """
+
+    def __init__(self, scope_id: int, here: str) -> None:
+        self._scope_id, self._here = scope_id, here
+        self._steps: dict[int, str] = {}
+        self._keys: set[str] = set()
+
+    def add(self, connection: sa.Connection, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the keys (key -> dims) that are not remembered; now they are."""
+        steps = sub_groups.step_locations(connection, self._scope_id)
+        if steps != self._steps or any(place != self._here for place in steps.values()):
+            self._steps, self._keys = steps, set()
+        new = {key: dims for key, dims in keys.items() if key not in self._keys}
+        if len(self._keys) + len(new) > MOST_KEYS:
+            self._keys.clear()
+        self._keys.update(new)
+        return new
 
 
 def _member_row(grouped: GroupedPackage, frame: PassFrame) -> dict[str, Any]:
@@ -110,6 +138,7 @@ def _regroup_scope(frame: PassFrame, scope: Scope) -> bool:
 def _add_new_members(frame: PassFrame, scope: Scope, progress: dict[str, Any], *, fresh: bool) -> bool:
     """Page through the packages that the rules select; False when the time is up."""
     after: str | None = progress["after"]
+    due = DueKeys(scope.id, location(frame.context))
     while not frame.time_is_up():
         frame.checkpoint()
         with frame.context.database.write() as connection:
@@ -120,7 +149,7 @@ def _add_new_members(frame: PassFrame, scope: Scope, progress: dict[str, Any], *
                 return True
             package_ids = [grouped.package_id for grouped in page]
             after = package_ids[-1]
-            repaired = _compare(frame, connection, scope, package_ids, page, fresh=fresh)
+            repaired = _compare(frame, connection, scope, package_ids, page, fresh=fresh, due=due)
             if not fresh:
                 keys = {grouped.key: grouped.dims for grouped in page}
                 sub_groups.add_missing(connection, scope.id, keys, frame.now)

@@ -155,6 +155,13 @@ def mark_keys_due(connection: sa.Connection, scope_id: int, keys: Mapping[str, A
             mark_where_due(connection, where, now, input_changed_at=now)
 
 
+def step_locations(connection: sa.Connection, scope_id: int) -> dict[int, str]:
+    """The steps of a scope, and the processing location that each belongs to."""
+    step, pipeline = t.reduction_step, t.pipeline
+    query = sa.select(step.c.id, pipeline.c.processing_location).join(pipeline, pipeline.c.id == step.c.pipeline_id)
+    return {row[0]: row[1] for row in connection.execute(query.where(step.c.scope_id == scope_id))}
+
+
 def add_missing(connection: sa.Connection, scope_id: int, keys: Mapping[str, Any], now: datetime) -> None:
     """Sub-groups of steps that were defined after the members of these keys (key -> dims) had been found."""
     for step_id, chunk, known in _known_keys(connection, scope_id, keys):
