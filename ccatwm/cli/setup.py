@@ -147,10 +147,43 @@ def apply(
     return 0
 
 
-def ingest(common: Common, files: Files, dry_run: DryRun = False) -> int:
-    """Read observations (YAML, JSON Lines) into the ops-db."""
+def ingest(
+    common: Common,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE...]", help="YAML or JSON Lines.")] = None,
+    scan: Annotated[Path | None, typer.Option("--scan", metavar="DIR", help="Find packages below a folder.")] = None,
+    pattern: Annotated[
+        str | None, typer.Option("--pattern", metavar="TEXT", help="What their paths below DIR say; see above.")
+    ] = None,
+    fits_header: Annotated[
+        list[str] | None,
+        typer.Option("--fits-header", metavar="KEY,...", help="FITS keywords to read, such as OBJECT,DATE-OBS."),
+    ] = None,
+    constants: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="What holds for all of them; repeatable.")
+    ] = None,
+    location: Annotated[
+        str | None, typer.Option("--location", metavar="NAME", help="Data location; made if it is not there.")
+    ] = None,
+    checksum: Annotated[bool, typer.Option("--checksum", help="Compute SHA-256 of what is new or changed.")] = False,
+    dry_run: DryRun = False,
+) -> int:
+    """Read observations (YAML, JSON Lines) into the ops-db, or find them: --scan.
+
+    With --scan, each file or folder below DIR that matches the pattern is a raw data package:
+
+    \b
+      ccatwm ingest --scan DIR --pattern '{source}/{obs_date}/{scan}.fits' \\
+                    --fits-header OBJECT,DATE-OBS --checksum --dry-run
+
+    Fields with a meaning: source, obs_date, scan, instrument, instrument_module, observing_program, line_id,
+    obs_unit. Others become metadata of the package; * stands for what nobody needs. The same scan again changes
+    nothing, and nothing is ever deleted.
+    """
+    from ccatwm.cli._scanning import check_choice, scan_folder
     from ccatwm.upkeep.ingest import ingest_files
 
+    check_choice(files, scan, {"--pattern": pattern, "--fits-header": fits_header, "--set": constants,
+                               "--location": location, "--checksum": checksum})  # fmt: skip
     context = _frame.open_context(common)
     context.database.check_schema(observations=context.settings.observations)
     if context.settings.observations != "managed":
@@ -159,9 +192,14 @@ def ingest(common: Common, files: Files, dry_run: DryRun = False) -> int:
             where=context.settings.origins.get("OBSERVATIONS", ""),
             next="`ingest` is for sites with OBSERVATIONS = managed",
         )
+    if scan is not None:
+        return scan_folder(
+            common, context, scan, pattern or "", fits_header=fits_header or (), constants=constants or (),
+            location=location, checksum=checksum, dry_run=dry_run,
+        )  # fmt: skip
     report = ingest_files(
         context.database,
-        files,
+        files or (),
         now=context.clock.now(),
         actor=context.actor,
         host=os.uname().nodename,

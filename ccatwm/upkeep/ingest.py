@@ -343,9 +343,50 @@ def ingest_files(
     every mistake; then nothing of any file is written."""
     if not paths:
         raise UsageError("no file to ingest", next="ccatwm ingest observations.yaml")
-    checked = _check_all(database, [Path(path) for path in paths])
+    problems: list[Problem] = []
+    checked = [_check_file(Path(path), problems) for path in paths]
     report = IngestReport([str(path) for path in paths], dry_run)
-    with _transactions(database, dry_run) as begin:
+    _ingest_checked(database, checked, problems, report, now=now, actor=actor, host=host)
+    return report
+
+
+def ingest_objects(
+    database: Database,
+    name: str,
+    objects: Sequence[tuple[str, Mapping[str, Any], str]],
+    *,
+    now: datetime,
+    actor: str,
+    host: str = "",
+    dry_run: bool = False,
+    problems: Sequence[Problem] = (),
+) -> IngestReport:
+    """Ingest objects that stand in no file, each with its kind and where it comes from.
+
+    `name` is what they are of as a whole, `problems` what is known to be wrong with them. Errors: DefinitionsError with
+    every mistake; then nothing is written.
+    """
+    found = list(problems)
+    checked = CheckedObjects(Path(name), given=objects)
+    for item in checked.parse(found):
+        checked.add(item, found)
+    report = IngestReport([name], dry_run)
+    _ingest_checked(database, [checked], found, report, now=now, actor=actor, host=host)
+    return report
+
+
+def _ingest_checked(
+    database: Database,
+    checked: Sequence[Checked],
+    problems: list[Problem],
+    report: IngestReport,
+    *,
+    now: datetime,
+    actor: str,
+    host: str,
+) -> None:
+    _refuse_mistakes(database, checked, problems)
+    with _transactions(database, report.dry_run) as begin:
         for file in checked:
             log: Callable[[sa.Connection], None] = _change(file, now, actor, host)
             for chunk in file.chunks():
@@ -355,7 +396,6 @@ def ingest_files(
                     if report.written > before:
                         log(connection)
                         log = _nothing
-    return report
 
 
 @contextmanager
@@ -374,11 +414,9 @@ def _change(file: Checked, now: datetime, actor: str, host: str) -> Callable[[sa
     """Says in the change log who ingested which file; called in the first transaction that changes something."""
 
     def log(connection: sa.Connection) -> None:
-        with file.path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         record_change(
             connection, at=now, actor=actor, host=host, act="ingest", target=str(file.path),
-            digest=f"sha256:{digest}", details={"objects": file.objects},
+            digest=f"sha256:{file.sha256()}", details={"objects": file.objects},
         )  # fmt: skip
 
     return log
@@ -404,13 +442,26 @@ class Checked:
     said: dict[str, tuple[int, str]] = field(default_factory=dict)  # package -> digest of what is said, line
     half_times: dict[str, Parsed] = field(default_factory=dict)  # executed obs units with one time only
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is one transaction."""
+        return is_yaml(self.path)
+
+    def parse(self, problems: list[Problem]) -> Iterator[Parsed]:
+        """Its objects, read anew each time."""
+        return _parse_file(self.path, problems)
+
+    def sha256(self) -> str:
+        with self.path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
     def chunks(self) -> Iterator[list[Parsed]]:
         """What goes into one transaction."""
-        if is_yaml(self.path):
-            yield list(_parse_file(self.path, []))
+        if self.is_whole:
+            yield list(self.parse([]))
             return
         chunk = list(self.first)
-        for item in _parse_file(self.path, []):
+        for item in self.parse([]):
             if item.kind in FIRST:
                 continue
             chunk.append(item)
@@ -449,19 +500,35 @@ class Checked:
             problems.append(Problem(item.where, what, f"the other one is in line {first}"))
 
 
-def _check_all(database: Database, paths: Sequence[Path]) -> list[Checked]:
-    """Errors: DefinitionsError with what is wrong in any of the files."""
-    problems: list[Problem] = []
-    checked = [_check_file(path, problems) for path in paths]
+@dataclass
+class CheckedObjects(Checked):
+    """The same of objects that somebody found: their kinds, what is said of them, and where."""
+
+    given: Sequence[tuple[str, Mapping[str, Any], str]] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        return False
+
+    def parse(self, problems: list[Problem]) -> Iterator[Parsed]:
+        parsed = (parse_object(kind, item, where, problems) for kind, item, where in self.given)
+        return (one for one in parsed if one is not None)
+
+    def sha256(self) -> str:
+        text = json.dumps([[kind, item] for kind, item, _ in self.given], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _refuse_mistakes(database: Database, checked: Sequence[Checked], problems: list[Problem]) -> None:
+    """Errors: DefinitionsError with what is wrong in any of the files, and with what they name that is not known."""
     with database.read() as connection:
         problems += _check_names(connection, checked)
     if problems:
-        problems = in_file_order(problems, {str(path): n for n, path in enumerate(paths)}, elsewhere=-1)
+        problems = in_file_order(problems, {str(file.path): n for n, file in enumerate(checked)}, elsewhere=-1)
         more = len(problems) - MAX_PROBLEMS
         shown = problems[:MAX_PROBLEMS] + ([Problem("", f"and {more} more")] if more > 0 else [])
         noun = "mistake" if len(problems) == 1 else "mistakes"
         raise DefinitionsError(f"{len(problems)} {noun}; nothing was written", problems=shown)
-    return checked
 
 
 def _check_file(path: Path, problems: list[Problem]) -> Checked:
