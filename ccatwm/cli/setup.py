@@ -83,12 +83,17 @@ def _folder_of(site: str) -> Path:
 
 
 def _show_init(report: Any) -> None:
+    from ccatwm.upkeep.site_parts import part_purpose
+
     if not report.made:
         print(_frame.printable(f"{report.folder} is a complete site; nothing was changed"))
     else:
         print(_frame.printable(f"made in {report.folder}:"))
         for line in report.made:
             print(f"  {_frame.printable(line)}")
+            purpose = part_purpose(line, report.folder, report.settings)
+            if purpose:
+                print(f"      {purpose}")
     if report.guessed:
         print("guessed of their tables (the map says all of it):")
         for line in report.guessed:

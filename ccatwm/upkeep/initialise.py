@@ -82,7 +82,8 @@ class InitReport:
             ]
         raw = "" if self.settings.files_over_ssh else f" (in {self.folder / RAW})"
         return [
-            f"ccatwm{site} ingest OBSERVATIONS.yaml   # tell of raw data packages{raw}",
+            f"ccatwm{site} ingest --scan DIR --pattern '{{source}}/{{obs_date}}/{{scan}}.fits'   # find raw data packages",
+            f"ccatwm{site} ingest OBSERVATIONS.yaml   # or tell of them{raw}",
             f"ccatwm{site} apply PIPELINES.yaml       # say what to process, and how",
             f"ccatwm{site} cycle --until-idle         # do it",
             f"ccatwm{site} status                     # look at it",

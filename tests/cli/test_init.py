@@ -30,6 +30,15 @@ def test_init_makes_settings_database_and_folders(cli: Cli) -> None:
     assert {"settings.toml", "opsdb.sqlite", "pipelines", "state", "raw"} <= names
 
 
+def test_init_explains_each_thing_that_it_made(cli: Cli) -> None:
+    out = cli("init").out
+    made = cli("init", "other", "--json").json["made"]
+    explained = out[: out.index("next:")].splitlines()[1:]
+    assert len(explained) == 2 * len(made)
+    assert [line.startswith("      ") for line in explained] == [False, True] * len(made)
+    assert "ccatwm ingest --scan DIR --pattern '{source}/{obs_date}/{scan}.fits'" in out
+
+
 def test_init_says_that_apptainer_was_not_found_only_where_it_looked(cli: Cli, monkeypatch) -> None:
     monkeypatch.setenv("CCAT_WORKFLOW_MANAGER_CONTAINER_RUNTIME", "none")
     out = cli("init").out
