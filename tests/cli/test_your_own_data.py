@@ -36,7 +36,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
     script = commands / "ccatwm"
     script.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(TOP))} exec {shlex.quote(sys.executable)} -m ccatwm "$@"\n')
     script.chmod(0o755)
-    return {"PATH": f"{commands}:/usr/bin:/bin", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8", "USER": os.environ.get("USER", "me")}
+    path, user = f"{commands}:/usr/bin:/bin", os.environ.get("USER", "me")
+    return {"PATH": path, "HOME": str(tmp_path), "LC_ALL": "C.UTF-8", "USER": user}
 
 
 def test_the_tutorial_does_what_it_says(environment: dict[str, str], tmp_path: Path) -> None:
