@@ -119,13 +119,12 @@ def plan_objects(
     location: str,
     prefix: str,
     known: Mapping[str, Sequence[KnownCopy]],
-    finished: Collection[str],
     timezone: str,
 ) -> ScanPlan:
     """Objects in the order in which parents come first.
 
     `prefix` is the scan's folder below the location's root (empty, or ending in `/`). `known` are all copies of packages
-    of these names. `finished` are executed obs units of which the ops-db has a status already.
+    of these names.
     """
     plan = ScanPlan()
     units: dict[str, _Unit] = {}
@@ -156,9 +155,19 @@ def plan_objects(
         for (instrument, name), where in modules.items()
     ]
     for name, unit_of in units.items():
-        plan.objects += unit_of.said(name, done=name in finished)
+        plan.objects += unit_of.said(name)
     plan.objects += said
     return plan
+
+
+def keep_statuses(objects: Sequence[Said], finished: Collection[str]) -> list[Said]:
+    """The objects, without the status of executed obs units of which somebody has said how they ended."""
+    return [
+        Said(one.kind, {key: value for key, value in one.item.items() if key != "status"}, one.where)
+        if one.kind == "executed_obs_unit" and one.item["name"] in finished
+        else one
+        for one in objects
+    ]
 
 
 def _sort_values(
@@ -214,6 +223,8 @@ def _take_time(
         values[card.field] = moment
     elif card.field == START:
         values.setdefault(START, _night_begin(moment, timezone))
+    else:
+        metadata[card.keyword] = value  # a date is no end
 
 
 def _place_in_time(values: dict[str, Any], timezone: str) -> None:
@@ -282,7 +293,7 @@ class _Unit:
         self.starts += [values[START]] if START in values else []
         self.ends += [values[END]] if END in values else []
 
-    def said(self, name: str, *, done: bool) -> list[Said]:
+    def said(self, name: str) -> list[Said]:
         where = next((path for _, path in self.values.values()), name)
         item: dict[str, Any] = {"name": name}
         parts = {key: value for key, (value, _) in self.values.items()}
@@ -295,7 +306,6 @@ class _Unit:
             item["start_time"] = utc_text(min(self.starts))
         if self.ends:
             item["end_time"] = utc_text(max(self.ends))
-        if not done:
-            item["status"] = "completed"  # its files lie there: no more is known to come
+        item["status"] = "completed"  # its files lie there: no more is known to come
         return [*objects, Said("executed_obs_unit", item, where)]
 

@@ -20,6 +20,7 @@ from ccatwm.core.scanned import (
     FoundPackage,
     KnownCopy,
     ScanPlan,
+    keep_statuses,
     needs_checksum,
     plan_objects,
     vanished_copies,
@@ -144,13 +145,15 @@ def scan_packages(
         prefix = _below(place.root, folder)
         known_here = {copy.path: copy for copy in store.copies_below(connection, place.name, prefix)}
         known = store.copies_of(connection, sorted({package.name for package in walked.packages}))
-        finished = store.units_with_status(connection)
     packages, hashed = _read_contents(folder, walked, asked.cards, request, known_here, prefix, progress)
     plan = plan_objects(
         packages, cards=asked.cards, constants=asked.constants, location=place.name, prefix=prefix, known=known,
-        finished=finished, timezone=request.timezone,
+        timezone=request.timezone,
     )  # fmt: skip
-    objects = [(said.kind, said.item, said.where) for said in plan.objects]
+    units = [said.item["name"] for said in plan.objects if said.kind == "executed_obs_unit"]
+    with database.read() as connection:
+        finished = store.units_with_status(connection, units)
+    objects = [(said.kind, said.item, said.where) for said in keep_statuses(plan.objects, finished)]
     if place.is_new:
         item = {"name": place.name, "location_type": "source", "storage_type": "disk", "base_path": str(place.root)}
         objects.insert(0, ("data_location", item, str(folder)))

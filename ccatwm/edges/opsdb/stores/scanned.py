@@ -46,10 +46,11 @@ def copies_of(connection: sa.Connection, names: Sequence[str]) -> dict[str, list
     return found
 
 
-def units_with_status(connection: sa.Connection) -> set[str]:
-    """Names of the executed obs units of which somebody said how they ended."""
+def units_with_status(connection: sa.Connection, names: Sequence[str]) -> set[str]:
+    """Which of these executed obs units have a status: somebody said how they ended."""
     unit = t.executed_obs_unit
-    return set(connection.execute(sa.select(unit.c.name).where(unit.c.status.is_not(None))).scalars())
+    query = sa.select(unit.c.name).where(unit.c.status.is_not(None))
+    return {name for chunk in chunks(names) for name in connection.execute(query.where(unit.c.name.in_(chunk))).scalars()}
 
 
 def _copies() -> sa.Select[Any]:
