@@ -26,7 +26,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ccatwm apply pipelines.yaml --dry-run", "what would change, and how many runs follow"),
         ("ccatwm apply *.yaml --reason 'new season'", "all in one transaction"),
     ),
-    "ingest": (("ccatwm ingest night.yaml", "packages with name, location and path, and what is known of them"),),
+    "ingest": (
+        ("ccatwm ingest night.yaml", "packages with name, location and path, and what is known of them"),
+        ("ccatwm ingest --scan data --pattern '{source}/{obs_date}/{scan}.fits'", "as they lie in a folder"),
+    ),
     "completion": (('eval "$(ccatwm completion bash)"', "in ~/.bashrc"),),
     "status": (("ccatwm status", ""), ("ccatwm status --pipeline maps --step grid", "")),
     "runs": (
