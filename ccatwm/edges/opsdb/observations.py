@@ -6,7 +6,7 @@ values and joins, and knows none of them by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,11 @@ from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.types import Uuid
 
 ROOT = "RawDataPackage"
+# How a key of a kind is written, and what its text is cast to.
+_AS_KEY: Mapping[str, tuple[str, sa.types.TypeEngine[Any]]] = {
+    "integer": ("^-?[0-9]{1,18}$", sa.BigInteger()),
+    "uuid": ("^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", sa.Uuid()),
+}
 CHANGE_TIME = "updated_at"
 
 
@@ -206,8 +211,19 @@ class Joins:
         left_column = self._tables.column(edge.left, edge.left_column, left)
         right_column = self._tables.column(edge.right, edge.right_column, right)
         if key_kind(left_column) != key_kind(right_column):  # PostgreSQL compares no uuid with a text
-            return sa.cast(left_column, sa.Text) == sa.cast(right_column, sa.Text)
+            return sa.and_(*_same_text(left_column, right_column))
         return left_column == right_column
+
+
+def _same_text(left: sa.ColumnElement[Any], right: sa.ColumnElement[Any]) -> Iterator[sa.ColumnElement[bool]]:
+    """Ids of two kinds are the same where their texts are. A text is compared once more, as an id of the other kind: one
+    of the two finds rows of the left by an index, the other those of the right."""
+    yield sa.cast(left, sa.Text) == sa.cast(right, sa.Text)
+    for typed, text in ((left, right), (right, left)):
+        if key_kind(text) == "text":
+            pattern, kind = _AS_KEY[key_kind(typed)]
+            # CASE keeps the cast from texts that are no such id.
+            yield sa.type_coerce(typed, kind) == sa.case((text.regexp_match(pattern), sa.cast(text, kind)))
 
 
 def key_kind(column: sa.ColumnElement[Any]) -> str:
