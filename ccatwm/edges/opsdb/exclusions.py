@@ -62,7 +62,7 @@ def find_excluded(connection: sa.Connection, grouping: GroupingEngine, now: date
 def _select(
     connection: sa.Connection, grouping: GroupingEngine, selection: Mapping[str, Any], now: datetime
 ) -> Iterator[GroupedPackage]:
-    for page in grouping.pages(connection, selection["rules"], [], now=now):
+    for page in grouping.pages(connection, selection["rules"], [], now=now, few=True):
         yield from page
 
 

@@ -204,9 +204,11 @@ class GroupingEngine:
         package_ids: Sequence[str] | None = None,
         after_id: str | None = None,
         limit: int | None = None,
+        few: bool = False,
     ) -> list[GroupedPackage]:
         """Packages in any state that satisfy the rules: those of `package_ids`, or a page of all, by id.
 
+        `few` of all are expected: whatever index leads to them is followed, not the ids.
         Errors: DefinitionsError for rules that `check` refuses.
         """
         node, dims, problems = self._read(rules_raw, group_by_raw)
@@ -217,20 +219,20 @@ class GroupingEngine:
         if package_ids is not None:
             pages = [query.where(package_id.in_(ids)) for ids in _chunks(_keys(package_id, package_ids))]
             return [grouped for page in pages for grouped in self._grouped(connection.execute(page).all(), dims)]
-        return self._grouped(self._page(connection, query, after_id, limit), dims)
+        return self._grouped(self._page(connection, query, after_id, limit, few=few), dims)
 
     def pages(
-        self, connection: sa.Connection, rules_raw: object, group_by_raw: object, *, now: datetime
+        self, connection: sa.Connection, rules_raw: object, group_by_raw: object, *, now: datetime, few: bool = False
     ) -> Iterator[list[GroupedPackage]]:
-        """All packages that satisfy the rules, some thousands at a time, by id. Errors: as `members`."""
-        read = partial(self.members, connection, rules_raw, group_by_raw, now=now, limit=PACKAGES_PER_PAGE)
+        """All packages that satisfy the rules, some thousands at a time, by id; `few` and errors as `members`."""
+        read = partial(self.members, connection, rules_raw, group_by_raw, now=now, limit=PACKAGES_PER_PAGE, few=few)
         page = read()
         while page:
             yield page
             page = read(after_id=page[-1].package_id)
 
     def _page(
-        self, connection: sa.Connection, query: sa.Select[Any], after_id: str | None, limit: int | None
+        self, connection: sa.Connection, query: sa.Select[Any], after_id: str | None, limit: int | None, *, few: bool
     ) -> Sequence[Any]:
         """The next rows by id, none only at the end.
 
@@ -239,7 +241,7 @@ class GroupingEngine:
         """
         package_id = self._root("id")
         after = None if after_id is None else _key(package_id, after_id)
-        window = limit
+        window = None if few else limit
         while True:
             last = self._last_of_window(connection, after, window)
             page = query if after is None else query.where(package_id > after)
