@@ -88,12 +88,13 @@ def package_name(path: str, *, is_folder: bool = False) -> str:
 
 
 def needs_checksum(found: FoundPackage, known: KnownCopy | None, *, wanted: bool) -> bool:
-    """Whether its content is to be read: not again where size and time are those of the checksum that is known."""
+    """Whether its content is to be read: not again where size and time are those of the checksum that is known.
+
+    What changed has one from then on: by it alone runs tell the new content from the old.
+    """
     if known is None:
         return wanted
-    if known.checksum is None:
-        return wanted
-    return not _is_as_known(found, known)  # the one that is known is wrong now
+    return not _is_as_known(found, known) or (wanted and known.checksum is None)
 
 
 def _is_as_known(found: FoundPackage, known: KnownCopy) -> bool:
@@ -107,7 +108,7 @@ def vanished_copies(known: Iterable[KnownCopy], found: Collection[str], unread: 
         for copy in known
         if copy.path not in found
         and copy.status != "deleted"
-        and not any(copy.path.startswith(f"{folder}/") for folder in unread)
+        and not any(f"{copy.path}/".startswith(f"{path}/") for path in unread)
     )
 
 

@@ -145,6 +145,7 @@ def scan_packages(
         prefix = _below(place.root, folder)
         known_here = {copy.path: copy for copy in store.copies_below(connection, place.name, prefix)}
         known = store.copies_of(connection, sorted({package.name for package in walked.packages}))
+    _leave_out_links(walked, place)
     packages, hashed = _read_contents(folder, walked, asked.cards, request, known_here, prefix, progress)
     plan = plan_objects(
         packages, cards=asked.cards, constants=asked.constants, location=place.name, prefix=prefix, known=known,
@@ -268,6 +269,15 @@ def _below(root: Path, folder: Path) -> str:
     return "" if path == "." else f"{path}/"
 
 
+def _leave_out_links(walked: Walked, place: _Place) -> None:
+    """Links that lead out of the data location are refused when they are staged: better said now."""
+    astray = {path: to for path, to in walked.links.items() if not Path(to).is_relative_to(place.root)}
+    if astray:
+        walked.packages = [package for package in walked.packages if package.path not in astray]
+        why = f"a link that leads out of data location {place.name}, to"
+        walked.unread |= {path: f"{why} {to}" for path, to in astray.items()}
+
+
 # --- what stands in them ----------------------------------------------------------------------------------------------
 
 
@@ -305,7 +315,7 @@ def _with_headers(
     with progress("FITS headers", len(walked.packages)) as done:
         for package in walked.packages:
             try:
-                header = read_header(folder, package)
+                header = read_header(folder, package, [card.keyword for card in cards])
             except OSError as error:
                 walked.unread[package.path] = error.strerror or str(error)
             else:

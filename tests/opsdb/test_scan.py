@@ -296,3 +296,40 @@ def test_links_to_folders_are_not_followed(raw, scan):
     (raw.folder / "b").symlink_to(raw.folder / "a")
     (raw.folder / "loop").symlink_to(Path("."))
     assert scan("{source}/{scan}.fits").packages == 1
+
+
+def test_a_link_that_leads_out_of_the_location_is_told(raw, scan, tmp_path):
+    raw("1.fits")
+    (tmp_path / "outside.fits").write_bytes(b"x")
+    (raw.folder / "2.fits").symlink_to(raw.folder / "1.fits")
+    (raw.folder / "3.fits").symlink_to(tmp_path / "outside.fits")
+    report = scan("{scan}.fits")
+    assert (report.packages, list(report.unread)) == (2, ["3.fits"])
+    why = f"a link that leads out of data location archive, to {tmp_path}/outside.fits"
+    assert f"cannot be read: 3.fits: {why}" in report.lines()
+
+
+def test_what_changed_gets_a_checksum_although_nobody_asked_for_one(raw, scan, rows):
+    raw("1.fits", b"one")
+    scan("{scan}.fits")
+    assert rows(t.raw_data_package.c.checksum) == [None]
+    raw("1.fits", b"three")
+    assert scan("{scan}.fits", now=LATER).hashed == 1
+    assert rows(t.raw_data_package.c.checksum) == [f"sha256:{hashlib.sha256(b'three').hexdigest()}"]
+
+
+def test_a_copy_that_was_called_deleted_is_present_when_it_is_found(database, raw, scan, rows):
+    raw("1.fits")
+    scan("{scan}.fits")
+    with database.write() as connection:
+        connection.execute(sa.update(t.physical_copy).values(status="deleted"))
+    scan("{scan}.fits")
+    assert rows(t.physical_copy.c.status) == ["present"]
+
+
+def test_a_name_that_is_no_text_is_left_out(raw, scan):
+    raw("1.fits")
+    with open(os.path.join(os.fsencode(raw.folder), b"\xff.fits"), "wb"):
+        pass
+    report = scan("{scan}.fits")
+    assert (report.packages, report.others) == (1, ["%FF.fits"])

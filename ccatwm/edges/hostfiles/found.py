@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +34,7 @@ class Walked:
     others: list[str] = field(default_factory=list)
     other_count: int = 0
     unread: dict[str, str] = field(default_factory=dict)  # path -> why
+    links: dict[str, str] = field(default_factory=dict)  # path of a package that is a link -> the file that it leads to
 
     def leave(self, path: str) -> None:
         self.other_count += 1
@@ -71,6 +72,8 @@ def _walk(folder: str, above: tuple[str, ...], pattern: PathPattern, walked: Wal
             elif fields is not None and entry.is_file():
                 seen = entry.stat()
                 walked.packages.append(FoundPackage(path, fields, seen.st_size, _time(seen.st_mtime_ns)))
+                if entry.is_symlink():
+                    walked.links[path] = os.path.realpath(entry.path)
             else:
                 walked.leave(path)
         except OSError as error:
@@ -101,9 +104,9 @@ def _names(top: str) -> list[str]:
 # --- FITS headers -----------------------------------------------------------------------------------------------------
 
 
-def read_header(folder: Path, package: FoundPackage) -> list[tuple[str, str]] | None:
-    """Cards of the primary header and of the first extension of a FITS file, or of the first one in a folder; data are
-    passed over. None where there is no FITS file. Errors: OSError."""
+def read_header(folder: Path, package: FoundPackage, wanted: Collection[str]) -> list[tuple[str, str]] | None:
+    """Cards of the primary header of a FITS file, or of the first one in a folder, and where it lacks some of the wanted
+    keywords also of the first extension; data are passed over. None where there is no FITS file. Errors: OSError."""
     path = os.path.join(folder, package.path)
     if package.is_folder:
         first = next((name for name in _names(path) if name.lower().endswith(FITS_ENDINGS)), None)
@@ -113,22 +116,22 @@ def read_header(folder: Path, package: FoundPackage) -> list[tuple[str, str]] | 
     with open(path, "rb") as raw:
         if raw.read(2) != b"\x1f\x8b":
             raw.seek(0)
-            return _header_of(raw)
+            return _header_of(raw, wanted)
         raw.seek(0)
         try:
             with gzip.GzipFile(fileobj=raw) as unpacked:
-                return _header_of(cast(BinaryIO, unpacked))
+                return _header_of(cast(BinaryIO, unpacked), wanted)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             return None
 
 
-def _header_of(stream: BinaryIO) -> list[tuple[str, str]] | None:
+def _header_of(stream: BinaryIO, wanted: Collection[str]) -> list[tuple[str, str]] | None:
     first = stream.read(BLOCK_BYTES)
     if not first.startswith(MAGIC):
         return None
     cards = _read_cards(first, stream)
-    if cards is None:
-        return None
+    if cards is None or {keyword for keyword, _ in cards}.issuperset(wanted):
+        return cards
     try:
         stream.seek(data_bytes(cards), os.SEEK_CUR)
     except (ValueError, OverflowError):  # no size is told: there is nothing to be found behind it
