@@ -29,8 +29,8 @@ LEFT_SECONDS = (
 )
 
 FILE_METHODS = (
-    "make_trees", "make_exclusive", "modes", "write_files", "exists", "list_tree", "list_trees", "hash_files", "link_trees",
-    "switch_link", "rename", "remove_trees", "space",
+    "make_trees", "make_exclusive", "modes", "write_files", "exists", "list_tree", "list_trees", "list_folders",
+    "hash_files", "link_trees", "switch_link", "rename", "remove_trees", "space",
 )  # fmt: skip
 
 

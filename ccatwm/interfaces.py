@@ -133,6 +133,10 @@ class WorkFiles(Protocol):
         """`list_tree` of each; for many small trees."""
         ...
 
+    def list_folders(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
+        """Names of the folders in each folder, sorted; nothing below them is read. None in what is no folder."""
+        ...
+
     def hash_files(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, tuple[int, str] | None]:
         """(size, sha256 hex) by path, read without following links; None where absent or not a regular file."""
         ...

@@ -339,6 +339,14 @@ def test_what_is_no_folder_has_no_tree(work: WorkFiles, base: Path) -> None:
     assert work.list_tree(P("none")) is None
 
 
+def test_folders_are_listed_without_what_is_in_them(work: WorkFiles, base: Path) -> None:
+    for name in ("t/b/deep/file", "t/a/file", "t/file"):
+        put(base, name)
+    (base / "t" / "link").symlink_to("a")
+    assert work.list_folders([P("t"), P("t/file"), P("none")]) == {P("t"): ["a", "b"], P("t/file"): [], P("none"): []}
+    assert "t" in work.list_folders([P()])[P()]
+
+
 def test_an_endless_tree_is_an_error_and_can_be_removed(work: WorkFiles, base: Path) -> None:
     here = os.open(base, os.O_RDONLY)
     for _ in range(400):

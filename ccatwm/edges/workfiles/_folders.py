@@ -188,6 +188,14 @@ def walk(folder: int, below: PurePosixPath = PurePosixPath(), depth: int = 0) ->
                 yield from _walk_into(folder, entry.name, path, depth + 1)
 
 
+def names_of_folders(folder: int) -> Iterator[str]:
+    """Of the folders in this one, links left out."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield entry.name
+
+
 def _walk_into(parent: int, name: str, path: PurePosixPath, depth: int) -> Iterator[TreeEntry]:
     folder = find_folder(parent, name)
     if folder is None:  # swapped or removed meanwhile

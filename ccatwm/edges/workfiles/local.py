@@ -15,7 +15,15 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar
 
 from ccatwm.core.names import encode_name
-from ccatwm.edges.workfiles._folders import Folders, Parts, Sweeper, hidden_name, remove_entry, walk
+from ccatwm.edges.workfiles._folders import (
+    Folders,
+    Parts,
+    Sweeper,
+    hidden_name,
+    names_of_folders,
+    remove_entry,
+    walk,
+)
 from ccatwm.edges.workfiles._receive import TreeWriter, receive_file_into, receive_tree_into
 from ccatwm.edges.workfiles._system import (
     FOLDER,
@@ -225,6 +233,15 @@ class LocalWorkFiles:
 
     def list_trees(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[TreeEntry] | None]:
         return {path: self.list_tree(path) for path in paths}
+
+    def list_folders(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
+        answers: dict[PurePosixPath, list[str]] = {}
+        with self._folders() as folders:
+            for path in paths:
+                with self._at(path):
+                    folder = folders.find(_parts(path))
+                    answers[path] = [] if folder is None else sorted(names_of_folders(folder))
+        return answers
 
     def space(self) -> Space:
         with self._at(PurePosixPath()):

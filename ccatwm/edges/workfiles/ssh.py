@@ -97,6 +97,12 @@ class SshWorkFiles:
             answers |= self._call("list_trees", paths=some)
         return answers
 
+    def list_folders(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
+        answers: dict[PurePosixPath, list[str]] = {}
+        for some in _cut(paths, lambda _: TOGETHER_BYTES // TREES_TOGETHER):
+            answers |= self._call("list_folders", paths=some)
+        return answers
+
     def space(self) -> Space:
         found: Space = self._call("space")
         return found
