@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ccatwm.cli import _frame
-from ccatwm.cli._frame import Common, command
-from ccatwm.errors import CcatwmError, SettingsError
+from ccatwm.cli._frame import Common, Yes, command
+from ccatwm.errors import CcatwmError, SettingsError, UsageError
 
 if TYPE_CHECKING:
     from ccatwm.core.checkup import Finding
@@ -26,6 +26,10 @@ WaitSeconds = Annotated[
     float, typer.Option("--wait", min=0, metavar="S", help="How long that job may take to start.")
 ]
 AsCron = Annotated[bool, typer.Option("--as-cron", help="Check with the environment that cron has.")]
+Reconcile = Annotated[
+    bool,
+    typer.Option("--reconcile", help="After a restore: adopt what the ops-db does not know, and let submission go on."),
+]
 PASSED_TO_CRON = ("HOME", "LOGNAME", "USER")  # crontab(5) sets HOME, LOGNAME and SHELL
 
 
@@ -42,10 +46,25 @@ def register(app: typer.Typer) -> None:
     command(app, panel=_frame.CARE)(doctor)
 
 
-def doctor(common: Common, no_job: NoJob = False, wait: WaitSeconds = 60.0, as_cron: AsCron = False) -> int:
-    """Check the site from top to bottom, and say for each finding what to do."""
+def doctor(
+    common: Common,
+    no_job: NoJob = False,
+    wait: WaitSeconds = 60.0,
+    as_cron: AsCron = False,
+    reconciles: Reconcile = False,
+    yes: Yes = False,
+) -> int:
+    """Check the site from top to bottom, and say for each finding what to do.
+
+    With --reconcile, after `ccatwm db restore`: jobs and run directories that the ops-db does not know are listed,
+    adopted where it knows their run, else named; --yes lets be what is left, and ends what may still run of it.
+    """
     from ccatwm.core.checkup import exit_code
 
+    if reconciles:
+        return _reconcile(common, yes)
+    if yes:
+        raise UsageError("--yes goes with --reconcile")
     how = _How(not no_job, wait)
     findings: list[Finding] = []
     for finding in _as_cron(common, how) if as_cron else _examine(common, how):
@@ -75,6 +94,26 @@ def _examine(common: Common, how: _How) -> Iterator[Finding]:
 
     with open_checkup(settings) as site:
         yield from examine(site, job=how.job, wait_seconds=how.wait_seconds)
+
+
+def _reconcile(common: Common, yes: bool) -> int:
+    from ccatwm.passes._claims import supersede
+    from ccatwm.upkeep.reconcile import reconcile
+
+    context = _frame.open_context(common)
+    context.database.check_schema(observations=context.settings.observations)
+    report = reconcile(
+        context.database,
+        context.workfiles,
+        lambda: context.scheduler,
+        supersede=supersede,
+        now=context.clock.now(),
+        actor=context.actor,
+        host=os.uname().nodename,
+        yes=yes,
+    )
+    _frame.show_report(common, report)
+    return report.exit_code
 
 
 def _site_name(common: Common) -> str | None:

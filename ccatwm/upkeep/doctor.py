@@ -275,7 +275,7 @@ def _brakes(site: Checked) -> Iterator[Finding]:
     if paused is not None:
         yield warning("brakes", f"all passes are paused: {paused}", "ccatwm resume")
     if blocked is not None:
-        yield warning("brakes", f"submission is blocked: {blocked}", "see `ccatwm status`")
+        yield warning("brakes", f"submission is blocked: {blocked}", "ccatwm doctor --reconcile")
     if paused is None and blocked is None:
         yield ok("brakes", "passes are not paused, submission is not blocked")
 

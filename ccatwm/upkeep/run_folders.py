@@ -1,0 +1,45 @@
+"""Which run directories and submissions lie below a base directory, whatever the ops-db says. Touches: files (read)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+
+from ccatwm.core.reconciling import RUN_DEPTH, parse_attempt_name, parse_run_directory
+from ccatwm.core.staging import SUBMISSIONS
+from ccatwm.interfaces import WorkFiles
+
+TOGETHER = 500
+
+
+def find_run_folders(files: WorkFiles) -> list[str]:
+    """Run directories, by their names alone; nothing below them is read."""
+    level = [PurePosixPath()]
+    for _ in range(RUN_DEPTH):
+        level = list(_below(files, level))
+    return [str(path) for path in level if parse_run_directory(str(path)) is not None]
+
+
+def _below(files: WorkFiles, folders: Iterable[PurePosixPath]) -> Iterator[PurePosixPath]:
+    """The folders in these, but for hidden ones, which are no pipelines and no runs."""
+    for folder, names in files.list_folders(folders).items():
+        yield from (folder / name for name in names if not name.startswith("."))
+
+
+def find_attempts(files: WorkFiles, run_folders: Iterable[str]) -> dict[str, list[int]]:
+    """Numbers of the attempts in each run directory."""
+    found = files.list_folders(PurePosixPath(folder) for folder in run_folders)
+    return {
+        str(folder): sorted(n for name in names if (n := parse_attempt_name(name)) is not None)
+        for folder, names in found.items()
+    }
+
+
+def find_tokens(files: WorkFiles) -> list[str]:
+    """Submissions that have files."""
+    return [name for name in files.list_folders([SUBMISSIONS])[SUBMISSIONS] if not name.startswith(".")]
+
+
+def last_run_id(files: WorkFiles) -> int:
+    """The greatest id that a run directory has; 0 without any."""
+    return max((parse_run_directory(folder) or 0 for folder in find_run_folders(files)), default=0)
