@@ -94,7 +94,7 @@ def build_context(
         make_scheduler=lambda: build_scheduler(settings, effects, clock, remote),
         make_storages=lambda: build_storages(settings, effects, remote),
         make_host_files=lambda: _host_files(settings, effects, remote),
-        actor=actor or _person(),
+        actor=actor or person(),
         read_uid=lambda: _read_uid(database),
         connection=remote,
     )
@@ -327,7 +327,7 @@ def _read_uid(database: Database) -> str:
         return read_uid(connection)
 
 
-def _person() -> str:
+def person() -> str:
     """Who acts: the login name behind this process."""
     import getpass
 

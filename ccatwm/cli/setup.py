@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccatwm.cli import _frame
+from ccatwm.cli import _frame, backing_up
 from ccatwm.cli._frame import Common, DryRun, Reason, Yes, command
 from ccatwm.errors import SettingsError
 
@@ -35,6 +35,7 @@ def register_groups(app: typer.Typer) -> None:
     command(db, "upgrade")(db_upgrade)
     command(db, "check")(db_check)
     command(db, "roles")(db_roles)
+    backing_up.register(db)
     app.add_typer(db, name="db", rich_help_panel=_frame.CARE)
 
 

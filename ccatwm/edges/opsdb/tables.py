@@ -654,3 +654,11 @@ pass_lease = _table(
     Column("expires_at", UtcDateTime),
     sa.UniqueConstraint("pass_name", "location"),
 )
+
+
+def pipeline_table_names() -> list[str]:
+    return sorted(table.name for table in pipeline_metadata.tables.values())
+
+
+def observation_table_names() -> list[str]:
+    return sorted(table.name for table in observation.tables.values())

@@ -1,0 +1,137 @@
+"""A site goes on after its ops-db went back in time: nothing runs twice, nothing is lost, no directory is used again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.restore.conftest import Place
+
+
+def blocked_submit(place: Place) -> None:
+    before = place.executions()
+    place("submit")
+    assert place.executions() == before
+
+
+def test_what_was_done_after_the_backup_is_found_again(place: Place, tmp_path: Path) -> None:
+    for name in ("trigger", "resolve", "stage"):
+        place(name)
+    assert {row["status"] for row in place.runs().values()} == {"STAGED"}
+    backup = tmp_path / "ops.dump"
+    place("db", "backup", backup)
+    assert backup.stat().st_mode & 0o777 == 0o600
+
+    place.idle()
+    place.observe("late.yaml")
+    place.idle()
+    before, files, executed = place.runs(), place.files(), place.executions()
+    assert {row["status"] for row in before.values()} == {"COMPLETED"}
+    assert len(before) > 3
+
+    restored = place("db", "restore", "--yes", "--reason", "disk lost", "--json", backup).json
+    assert restored["schema"] == "ccatwm.db-restore/1"
+    assert {row["status"] for row in place.runs().values()} == {"STAGED"}
+    assert "restored from the backup" in (place.blocked() or "")
+    assert any("doctor --reconcile" in str(line) for line in place("status", "--json").json["next"])
+    assert "submission is blocked: restored" in json.dumps(place.run("health", "--json").json)
+    blocked_submit(place)
+
+    first = place("doctor", "--reconcile", "--json", code=1).json
+    assert {(a["run"], a["attempt"]) for a in first["adopted"]} == {(1, 1), (2, 1)}
+    assert len(first["left"]) == len(before) - 2 and place.blocked()
+    assert all("--yes" in item["next"] and item["why"] for item in first["left"])
+    last = place("doctor", "--reconcile", "--yes", "--json").json
+    assert (last["left"], last["submission_blocked"], place.blocked()) == ([], None, None)
+    assert place("doctor", "--reconcile", "--json").json["left"] == []
+
+    place.idle()
+    place.observe("late.yaml")
+    place.idle()
+    after = place.runs()
+    assert {row["status"] for row in after.values()} == {"COMPLETED"}
+    assert set(place.executions().values()) == {1}
+    assert not executed - place.executions()
+    assert files.items() <= place.files().items()
+    assert {1, 2} == set(before) & set(after), "ids of runs made after the backup are used again"
+    assert {"run-1/attempt-1", "run-2/attempt-1"} <= {"/".join(Path(name).parts[-2:]) for name in executed}
+    said = place("history", "--json").out
+    assert "disk lost" in said and "reconcile" in said
+
+
+def test_a_job_that_ran_when_the_backup_was_made_is_not_run_again(place: Place, tmp_path: Path) -> None:
+    for name in ("trigger", "resolve", "stage", "submit"):
+        place(name)
+    backup = tmp_path / "ops.dump"
+    place("db", "backup", "-q", backup)
+    place.idle()
+    files = place.files()
+    place("db", "restore", "--yes", backup)
+    place("poll")  # passes may come first
+    place("doctor", "--reconcile", "--yes")
+    place.idle()
+    assert {row["status"] for row in place.runs().values()} == {"COMPLETED"}
+    assert set(place.executions().values()) == {1}
+    assert files.items() <= place.files().items()
+
+
+def test_without_yes_nothing_is_replaced(place: Place, tmp_path: Path) -> None:
+    backup = tmp_path / "ops.dump"
+    place("db", "backup", backup)
+    first = backup.read_bytes()
+    assert "--yes" in place("db", "backup", backup, code=2).err
+    assert backup.read_bytes() == first
+    place("db", "backup", "--yes", backup)
+    assert "--yes" in place("db", "restore", backup, code=2).err
+    assert place.blocked() is None
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_torn_a_foreign_and_a_newer_backup_are_refused(place: Place, tmp_path: Path) -> None:
+    from ccatwm.core.backup_seal import Seal
+    from ccatwm.edges.opsdb.backup_file import DamagedBackupError, finish, read_backup, unfinished
+
+    backup = tmp_path / "ops.dump"
+    place("db", "backup", backup)
+    whole = backup.read_bytes()
+    torn = tmp_path / "torn.dump"
+    for data in (whole[:-1], whole[:-500], b"", whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]):
+        torn.write_bytes(data)
+        with pytest.raises(DamagedBackupError, match="nothing was changed"):
+            read_backup(torn)
+    assert "nothing was changed" in place("db", "restore", "--yes", torn, code=3).err
+    seal = read_backup(backup).seal
+    for changes, said in (
+        ({"uid": "another"}, "backup of the ops-db 'another'"),
+        ({"revisions": {"pipeline": "pipeline_9999"}}, "does not know"),
+        ({"dialect": "oracle"}, "on oracle"),
+    ):
+        other = tmp_path / "other.dump"
+        with unfinished(other) as part:
+            part.write_bytes(b"payload")
+            finish(part, other, Seal(**{**seal.__dict__, **changes}), overwrite=True)
+        assert said in place("db", "restore", "--yes", other, code=3).err
+    assert place.blocked() is None
+
+
+def test_a_restore_waits_for_no_pass_and_disturbs_none(place: Place, tmp_path: Path) -> None:
+    from ccatwm.edges.opsdb.stores import leases
+    from ccatwm.wiring import open_context
+
+    backup = tmp_path / "ops.dump"
+    place("db", "backup", backup)
+    database = open_context(str(place.site)).database
+    there = leases.Holder("other-boot:1:1", "elsewhere", 1, "other-boot")
+    with database.write() as connection:
+        lease = leases.read_lease(connection, "stage", "local")
+        fence = leases.take_lease(connection, "stage", "local", there, fence=lease.fence, seconds=300)
+    database.dispose()
+    answer = place("db", "restore", "--yes", backup, code=1)
+    assert "passes are at work" in answer.err and "pause --wait" in answer.err
+    with database.write() as connection:
+        leases.release_lease(connection, "stage", "local", fence=fence or 0)
+    database.dispose()
+    place("db", "restore", "--yes", backup)
+    assert place.blocked()
