@@ -42,12 +42,12 @@ class Programs:
         return str(self.folder / name)
 
 
-def find_programs(server_major: int) -> Programs:
-    """Client programs that know this server: on PATH, else where packages put them.
+def find_programs(server_major: int, places: Sequence[str] = USUAL_PLACES) -> Programs:
+    """Client programs that know this server: on PATH, else where packages put them (`places`, absolute patterns).
 
     Errors: SettingsError where there are none, or only older ones (pg_dump refuses a newer server).
     """
-    found = [programs for folder in _folders() if (programs := _look_at(folder)) is not None]
+    found = [programs for folder in _folders(places) if (programs := _look_at(folder)) is not None]
     fit = next((programs for programs in found if programs.major >= server_major), None)
     if fit is not None:
         return fit
@@ -59,10 +59,10 @@ def find_programs(server_major: int) -> Programs:
     )
 
 
-def _folders() -> Iterator[Path]:
+def _folders(places: Sequence[str]) -> Iterator[Path]:
     for name in os.get_exec_path():
         yield Path(name)
-    for place in USUAL_PLACES:
+    for place in places:
         root, _, pattern = place[1:].partition("/")
         yield from sorted(Path("/", root).glob(pattern), reverse=True)
 
