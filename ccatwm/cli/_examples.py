@@ -90,10 +90,17 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "pause": (("ccatwm pause --reason upgrade --wait", "until no pass is at work; jobs go on"),),
     "resume": (("ccatwm resume", ""),),
-    "doctor": (("ccatwm doctor", "settings, database, disks, batch system, one small job"),),
+    "doctor": (
+        ("ccatwm doctor", "settings, database, disks, batch system, one small job"),
+        ("ccatwm doctor --reconcile", "after a restore: what the ops-db does not know"),
+    ),
     "health": (("ccatwm health", "whether all is well; once an hour by cron"),),
     "schema": (("ccatwm schema pipeline > pipeline.schema.json", "for an editor"),),
     "config show": (("ccatwm config show", "each setting, and where it comes from"),),
+    "db backup": (("ccatwm db backup /backup/ccatwm-monday", "as it is now, while passes go on"),),
+    "db restore": (
+        ("ccatwm db restore /backup/ccatwm-monday --yes", "after `ccatwm pause --wait`"),
+    ),
     "db upgrade": (("ccatwm db upgrade", "after `ccatwm pause --wait` and a backup"),),
     "db check": (("ccatwm db check", ""),),
     "db roles": (("ccatwm db roles --readers astronomers | psql", "the GRANTs, by the owner of the tables"),),

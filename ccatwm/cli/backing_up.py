@@ -29,8 +29,6 @@ def db_backup(common: Common, file: BackupFile, yes: Yes = False) -> int:
 
     On PostgreSQL by its pg_dump, which must not be older than the server: the schema `ccatwm`, and the observation tables
     where they are ours.
-
-    Example: ccatwm db backup /srv/backup/ccatwm.dump
     """
     from ccatwm.edges.clock import SystemClock
     from ccatwm.edges.opsdb.engine import Database
@@ -49,8 +47,6 @@ def db_restore(common: Common, file: BackupFile, yes: Yes = False, reason: Reaso
     """Bring the ops-db back to a backup of it, all or nothing; needs --yes, and that no pass is at work.
 
     Nothing is submitted afterwards until `ccatwm doctor --reconcile` has found what was done since the backup.
-
-    Example: ccatwm db restore --yes --reason "disk lost" /srv/backup/ccatwm.dump
     """
     from ccatwm.passes._frame import holder_is_gone
     from ccatwm.upkeep.backup import Said, restore

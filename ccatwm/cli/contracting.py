@@ -71,8 +71,6 @@ def check(
     """Run an image, or a command, as a run would, and say for each point of the contract what holds.
 
     No pipeline, site or ops-db is needed. Exit code 0 if all holds, 1 if something does not, 3 if it cannot be run.
-
-    Example: ccatwm contract check chai.sif --command "chai-calibrate" --input data --step step.yaml
     """
     from ccatwm.upkeep._contract_step import Asked
     from ccatwm.upkeep.contract import Options, check_contract

@@ -54,7 +54,8 @@ BREAKERS: dict[str, tuple[str, set[str]]] = {
         BEGIN + "assert len(pathlib.Path('/proc/net/dev').read_text().splitlines()) > 3, 'no network'" + END, {"network"},
     ),
     "writes the time": (
-        BEGIN + "text += time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime())" + END, {"source-date", "repeatable"},
+        BEGIN + "text += time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime()) + f'.{time.time_ns() % 10**9}'" + END,
+        {"source-date", "repeatable"},
     ),
     "is random": (BEGIN + "text += os.urandom(4).hex()" + END, {"repeatable"}),
     "ignores TERM": (
@@ -324,7 +325,7 @@ part.writeto(os.path.join(os.environ["WORKFLOW_OUTPUT_DIR"], "science", "map.fit
     ("date", "points"),
     [
         ("'2020-02-02T20:20:20'", set()),  # the comments of DATASUM and CHECKSUM tell when it was written all the same
-        ("__import__('time').strftime('%Y-%m-%dT%H:%M:%S', __import__('time').gmtime())", {"source-date", "repeatable"}),
+        ("__import__('datetime').datetime.now(__import__('datetime').UTC).isoformat()[:26]", {"source-date", "repeatable"}),
     ],
 )
 def test_fits_files_are_held_to_their_data_and_the_values_of_their_headers(kit: Kit, date: str, points: set[str]) -> None:

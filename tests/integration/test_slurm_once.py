@@ -156,12 +156,14 @@ def test_noise_around_the_answer_does_not_hide_it(slurm_sites: SlurmSites) -> No
 
 def test_a_late_job_of_a_submission_that_was_given_up_is_cancelled(slurm_site: SlurmSite) -> None:
     commands = slurm_site.commands()
-    late = '( sleep 4; real "$@"; touch "$here/late" ) >/dev/null 2>&1 & '
+    wait = 'n=0; while [ ! -e "$here/go" ] && [ $n -lt 600 ]; do sleep 0.2; n=$((n + 1)); done'
+    late = f'( {wait}; real "$@"; touch "$here/late" ) >/dev/null 2>&1 & '
     commands.once("sbatch", f"{late}{TIMED_OUT}; exit 1")
     slurm_site.changes["grace_seconds"] = 1
     slurm_site.submit()
     slurm_site.until_quiet()
     assert [s["state"] for s in slurm_site.submissions()] == ["ABSENT", "RELEASED"]
+    (commands.folder / "go").touch()
     commands.wait_for("late")
     assert [row[1:3] for row in slurm_site.live()] == [["PENDING", "JobHeldUser"]]
     slurm_site.poll()
