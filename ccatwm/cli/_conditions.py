@@ -138,6 +138,9 @@ def _conditions(report: PassReport) -> dict[str, str]:
     found = {}
     if report.error is not None:
         found[f"{type(report.error).__name__} {report.error.where}"] = str(report.error)
+    for item in report.items:
+        if item.outcome == "blocked" and item.run is None:  # until somebody acts, whether or not a run waits for it
+            found[f"{report.pass_name} blocked"] = f"{report.pass_name}: {item.reason}\n  next: ccatwm doctor --reconcile"
     for outcome, words in HELD_BACK.items():
         waiting = [item for item in report.items if item.outcome == outcome and not item.intended]
         if waiting:

@@ -63,7 +63,7 @@ def _body(frame: PassFrame) -> None:
     with frame.context.database.read() as connection:
         _, blocked = leases.read_brakes(connection)
     if blocked is not None:
-        log.warning("submission is blocked: %s; run `ccatwm doctor --reconcile`", blocked)
+        frame.report.tell(PassItem("blocked", f"submission is blocked: {blocked}"))
         return
     _submit_staged(frame)
 

@@ -12,7 +12,10 @@ from tests.restore.conftest import Place
 
 def blocked_submit(place: Place) -> None:
     before = place.executions()
-    place("submit")
+    first, second = place("submit"), place("submit")
+    assert "submission is blocked: restored" in first.out + first.err and "doctor --reconcile" in first.out + first.err
+    assert "blocked" not in second.out + second.err, "told once"
+    assert [item["outcome"] for item in place("submit", "--json").json["items"]] == ["blocked"]
     assert place.executions() == before
 
 
@@ -69,6 +72,7 @@ def test_a_job_that_ran_when_the_backup_was_made_is_not_run_again(place: Place, 
     place.idle()
     files = place.files()
     place("db", "restore", "--yes", backup)
+    assert [path.name for path in place.site.glob("*-journal")] == []
     place("poll")  # passes may come first
     place("doctor", "--reconcile", "--yes")
     place.idle()

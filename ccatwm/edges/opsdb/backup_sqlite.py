@@ -88,10 +88,10 @@ def _take(path: Path, gone: Sequence[str], now: datetime) -> sqlite3.Connection 
     try:
         _check_leases(old, gone, now)
         # Leaves the write-ahead log: that takes the only connection, and keeps a log of the old file from the new one.
-        old.execute("PRAGMA locking_mode=EXCLUSIVE")
-        if old.execute("PRAGMA journal_mode=DELETE").fetchone()[0] != "delete":
-            raise sqlite3.OperationalError("database is locked")
+        old.execute("PRAGMA journal_mode=DELETE")
         old.execute("BEGIN EXCLUSIVE")
+        if old.execute("PRAGMA journal_mode").fetchone()[0] != "delete":  # somebody was in between
+            raise sqlite3.OperationalError("database is locked")
         _check_leases(old, gone, now)
     except sqlite3.OperationalError as error:
         old.close()
