@@ -414,10 +414,12 @@ def work_is_left(context: Context) -> bool:
     now = context.clock.now()
     retries_by, soon = (now + timedelta(seconds=s) for s in (RETRY_PATIENCE_SECONDS, PATIENCE_SECONDS))
     location = context.settings.processing_location
+    from ccatwm.edges.opsdb.stores.leases import read_brakes
     from ccatwm.edges.opsdb.stores.runs import any_active_run
     from ccatwm.edges.opsdb.stores.views import list_later_due
 
     with context.database.read() as connection:
-        if any_active_run(connection, location, now, soon=soon, retries_by=retries_by):
+        submits = read_brakes(connection)[1] is None
+        if any_active_run(connection, location, now, soon=soon, retries_by=retries_by, submits=submits):
             return True
         return any(due_at <= soon for due_at in list_later_due(connection, location, now))

@@ -16,6 +16,7 @@ def blocked_submit(place: Place) -> None:
     assert "submission is blocked: restored" in first.out + first.err and "doctor --reconcile" in first.out + first.err
     assert "blocked" not in second.out + second.err, "told once"
     assert [item["outcome"] for item in place("submit", "--json").json["items"]] == ["blocked"]
+    place.idle()  # ends
     assert place.executions() == before
 
 

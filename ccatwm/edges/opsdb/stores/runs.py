@@ -412,8 +412,11 @@ def any_active_run(
     *,
     soon: datetime | None = None,
     retries_by: datetime | None = None,
+    submits: bool = True,
 ) -> bool:
     """Whether a run is on its way that nobody holds and that does not wait for a moment later than `soon`.
+
+    `submits` False: submission is blocked, and what is STAGED is not on its way.
 
     A retry that is due by `retries_by` counts as on its way: their number is bounded, that of waits for space is not.
     """
@@ -425,6 +428,7 @@ def any_active_run(
         .where(
             runs.c.is_open,
             runs.c.processing_location == location,
+            sa.true() if submits else runs.c.status != RunStatus.STAGED.value,
             sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= now, due_soon, retry),
             sa.or_(
                 _not_held(), runs.c.status.in_(["SUBMITTING", "SUBMITTED", "RUNNING", "COLLECTING_RESULTS"])
