@@ -24,6 +24,13 @@ __all__ = ["cli"]
 NOBODY = 65534
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made in the folder where somebody stands is made in one of the test's own."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+
 @pytest.fixture
 def failed(three_scans: Observatory, monkeypatch: pytest.MonkeyPatch) -> Observatory:
     """Every run failed with exit code 3, as the program says because of `mode: hot_cold`."""
