@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -217,6 +217,10 @@ class PackageCopy:
     root: str | None
     path: str
     priority: int = 0
+
+    def at_root(self, root: str | None) -> PackageCopy:
+        """The same where the site says that its location lies at `root`; as it is where it says nothing."""
+        return self if root is None else replace(self, root=root)
 
 
 class Storage(Protocol):

@@ -26,6 +26,7 @@ from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.throttle import WaitingRun, admit
 from ccatwm.core.wording import size_text
 from ccatwm.edges.opsdb.stores import products, runs, staged, throttles
+from ccatwm.edges.storage.receiving import receive_copy
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, CorruptCopyError, MissingCopyError, NoSpaceError
 from ccatwm.interfaces import FileWrite, PackageCopy, Received
 from ccatwm.passes._context import Context
@@ -384,28 +385,11 @@ def _receive(
     storage = context.storages.get(copy.storage)
     if storage is None:
         raise MissingCopyError(f"storage {copy.storage!r} cannot be read here")
-    copy = _with_root(context, copy)
-    package, work = sought.package, context.workfiles
-    form = storage.form(copy)
-    size, checksum, members = package.size_bytes, package.checksum, files or None
-    if form == "directory":
-        tree = storage.open_tree(copy)
-        return work.receive_tree(tree, sought.directory, size_bytes=size, checksum=checksum, members=members)
-    with storage.open(copy) as stream:
-        if form == "tar":
-            return work.receive_tar(
-                stream, sought.directory, size_bytes=size, checksum=checksum, members=members
-            )
-        name = PurePosixPath(copy.path).name
-        return work.receive_file(stream, sought.directory, name=name, size_bytes=size, checksum=checksum)
-
-
-def _with_root(context: Context, copy: PackageCopy) -> PackageCopy:
-    """Roots in the settings win over what the ops-db says."""
-    setting = context.settings.locations.get(copy.location)
-    if setting is None or setting.root is None:
-        return copy
-    return PackageCopy(copy.id, copy.location, copy.storage, setting.root, copy.path, copy.priority)
+    package = sought.package
+    return receive_copy(
+        context.workfiles, storage, copy.at_root(context.settings.root_of(copy.location)), sought.directory,
+        size_bytes=package.size_bytes, checksum=package.checksum, members=files or None,
+    )  # fmt: skip
 
 
 def _report_copy(

@@ -127,6 +127,11 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict)  # setting key -> where its value comes from
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def root_of(self, location: str) -> str | None:
+        """Where this site has a data location, which wins over what the ops-db says; None where it says nothing."""
+        setting = self.locations.get(location)
+        return None if setting is None else setting.root
+
     @property
     def files_over_ssh(self) -> bool:
         """Whether the account on the processing host does all writing below the base directory."""

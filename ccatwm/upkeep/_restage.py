@@ -24,6 +24,7 @@ from ccatwm.core.staging import (
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import products, staged
+from ccatwm.edges.storage.receiving import receive_copy
 from ccatwm.errors import CcatwmError, NoSpaceError, Problem, UsageError
 from ccatwm.interfaces import PackageCopy, Storage, WorkFiles
 from ccatwm.settings.schema import Settings
@@ -61,7 +62,7 @@ def list_wanted(
             row = staged.read_staged(connection, place, str(cache))
             bad = staged.known_bad_copies(connection, item.identity)
             outside = sorted(
-                (_with_root(settings, copy) for copy in copies.get(item.identity, [])),
+                (copy.at_root(settings.root_of(copy.location)) for copy in copies.get(item.identity, [])),
                 key=lambda c: copy_order(c.location, c.priority, c.path, here=place, known_bad=bad),
             )
             here = _here(base, run, input_path(item), cache)
@@ -83,14 +84,6 @@ def _here(base: str, run: Run, path: PurePosixPath, other: PurePosixPath | None)
     """The run's own folder, then what it was linked from."""
     own = PackageCopy("run", f"run {run.id}", "disk", base, f"{run.directory}/{path}")
     return (own,) if other is None else (own, PackageCopy("origin", "the processing location", "disk", base, str(other)))
-
-
-def _with_root(settings: Settings, copy: PackageCopy) -> PackageCopy:
-    """Roots in the settings win over what the ops-db says."""
-    setting = settings.locations.get(copy.location)
-    if setting is None or setting.root is None:
-        return copy
-    return PackageCopy(copy.id, copy.location, copy.storage, setting.root, copy.path, copy.priority)
 
 
 def _decoded(path: PurePosixPath) -> PurePosixPath:
@@ -145,9 +138,9 @@ def _bring_one(
             findings.append(f"{source.location}: storage {source.storage!r} cannot be read here")
             continue
         try:
-            form = storage.form(source)
+            storage.form(source)  # whether it is there: what is told comes from there
             tell(f"{_label(wanted.item)}: from {source.location}")
-            _receive(files, storage, wanted, source, form, INCOMING / str(number))
+            _receive(files, storage, wanted, source, INCOMING / str(number))
         except NoSpaceError:
             raise
         except CcatwmError as error:
@@ -164,25 +157,17 @@ def _bring_one(
 
 
 def _receive(
-    files: WorkFiles, storage: Storage, wanted: Wanted, source: PackageCopy, form: str, target: PurePosixPath
+    files: WorkFiles, storage: Storage, wanted: Wanted, source: PackageCopy, target: PurePosixPath
 ) -> None:
     """`target` is a folder: with the content of the package or product, or with the one file that the product is."""
     item, here = wanted.item, source.id in wanted.unpacked
     product = item.upstream_run_id is not None
-    if here and not product:  # unpacked: its size and checksum are those of the archive file
-        size, checksum = None, wanted.tree
-    else:
-        size, checksum = item.size_bytes, item.checksum
-    if form == "directory":
-        tree = storage.open_tree(source)
-        files.receive_tree(tree, target, size_bytes=size, checksum=checksum, members=wanted.members)
-        return
-    with storage.open(source) as stream:
-        if form == "tar" and not product:
-            files.receive_tar(stream, target, size_bytes=size, checksum=checksum, members=wanted.members)
-        else:
-            name = wanted.path.name if product else PurePosixPath(source.path).name
-            files.receive_file(stream, target, name=name, size_bytes=size, checksum=checksum)
+    unpacked = here and not product  # its size and checksum are those of the archive file
+    receive_copy(
+        files, storage, source, target, name=wanted.path.name if product else None, unpack=not product,
+        size_bytes=None if unpacked else item.size_bytes, checksum=wanted.tree if unpacked else item.checksum,
+        members=wanted.members,
+    )  # fmt: skip
 
 
 def _put(files: WorkFiles, wanted: Wanted, received: PurePosixPath) -> None:

@@ -45,6 +45,7 @@ from ccatwm.core.model import (
 from ccatwm.core.outcomes import parse_exit_record
 from ccatwm.core.products import DECLARATION, container_failure, plan_products
 from ccatwm.core.staging import SUBMISSIONS, input_path, workspace_path
+from ccatwm.edges.storage.receiving import receive_copy
 from ccatwm.edges.trials.local import OFFLINE, LocalTrials, Watched
 from ccatwm.edges.trials.trees import list_changes, look_at, read_files
 from ccatwm.errors import SettingsError, UsageError
@@ -319,13 +320,7 @@ class _Run:
         work, storage = self.trials.stand.workfiles, self.trials.stand.storage
         real = path.resolve()  # what was given may be a link to the data
         copy = PackageCopy("1", "input", "disk", str(real.parent), real.name)
-        form = storage.form(copy)
-        if form == "directory":
-            return work.receive_tree(storage.open_tree(copy), target, size_bytes=None, checksum=None)
-        with storage.open(copy) as stream:
-            if form == "tar":
-                return work.receive_tar(stream, target, size_bytes=None, checksum=None)
-            return work.receive_file(stream, target, name=path.name, size_bytes=None, checksum=None)
+        return receive_copy(work, storage, copy, target, name=path.name)
 
     def _stage_products(self, folder: Path, upstream: UpstreamStep) -> None:
         """What lies there as the products of an upstream step, typed as `collect` would."""
