@@ -18,6 +18,7 @@ from ccatwm.edges.trials.opened import OpenedFiles
 from ccatwm.interfaces import Effects
 
 LOOK_SECONDS = 0.02
+LAST_SECONDS = 1.0  # that processes which were told to end may take for it
 OFFLINE = (sys.executable, "-I", str(Path(_offline.__file__)))
 
 
@@ -100,7 +101,13 @@ def _wait(
 
 
 def _end_session(session: int) -> tuple[str, ...]:
-    """What is still there of a session whose leader has ended, by name; it is ended, too."""
+    """What is still there of a session whose leader has ended, by name; it is ended, too.
+
+    What the leader has just told to end is not yet gone when it ends itself, least of all on a busy host.
+    """
+    deadline = time.monotonic() + LAST_SECONDS
+    while _members(session) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
     left = []
     for pid in _members(session):
         try:
