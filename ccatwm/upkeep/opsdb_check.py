@@ -8,9 +8,10 @@ from typing import Any
 from ccatwm.edges.opsdb.catalogue import missing_indexes
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.foreign import OWN_SCHEMA, find_tables, unreachable
+from ccatwm.edges.opsdb.statements import identifier
 from ccatwm.errors import Problem
 from ccatwm.settings.schema import Settings
-from ccatwm.upkeep.opsdb_map import grant, quoted, read_map, role_of
+from ccatwm.upkeep.opsdb_map import grant, read_map, role_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def check_observations(settings: Settings, database: Database) -> ForeignReport:
         for lack in foreign.lacks
     ]
     statements = [
-        f"CREATE INDEX CONCURRENTLY ON {quoted(i.schema)}.{quoted(i.table)} ({quoted(i.column)});" for i in lacking
+        f"CREATE INDEX CONCURRENTLY ON {identifier(i.schema)}.{identifier(i.table)} ({identifier(i.column)});"
+        for i in lacking
     ]
     slow = [
         Problem(f"{i.schema}.{i.table}.{i.column}", f"has no index, {i.why}", f"ask for: {statement}")
@@ -77,7 +79,7 @@ def own_schema_statements(database: Database) -> list[str]:
         ).one()
     if there or may_create:
         return []
-    return [f"CREATE SCHEMA {OWN_SCHEMA} AUTHORIZATION {quoted(role_of(database))};"]
+    return [f"CREATE SCHEMA {OWN_SCHEMA} AUTHORIZATION {identifier(role_of(database))};"]
 
 
 def check_lines(report: ForeignReport) -> list[str]:

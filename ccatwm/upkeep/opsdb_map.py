@@ -20,6 +20,7 @@ from ccatwm.core.opsdb_map import FORMAT, MAP_FILE, OpsDbMap
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.foreign import OWN_SCHEMA, Foreign, Lack, find_tables
 from ccatwm.edges.opsdb.observations import ObservationTables
+from ccatwm.edges.opsdb.statements import identifier
 from ccatwm.errors import Problem, SettingsError
 from ccatwm.settings.schema import Settings
 
@@ -166,9 +167,9 @@ def grant(lack: Lack, database: Database) -> str:
     """The statement that gives a right that is lacking, for whoever owns the tables."""
     if lack.denied is None:
         return ""
-    schema, table, column = (quoted(part) for part in lack.denied)
+    schema, table, column = (identifier(part) for part in lack.denied)
     what = f"SELECT ({column})" if lack.denied[2] else "SELECT"
-    role = quoted(role_of(database))
+    role = identifier(role_of(database))
     return f"GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT {what} ON {schema}.{table} TO {role};"
 
 
@@ -176,9 +177,3 @@ def role_of(database: Database) -> str:
     """Whom rights are given to."""
     with database.read() as connection:
         return str(connection.exec_driver_sql("SELECT current_user").scalar_one())
-
-
-def quoted(name: str) -> str:
-    """An identifier as SQL writes it."""
-    plain = name.isascii() and name.replace("_", "a").isalnum() and name == name.lower() and not name[:1].isdigit()
-    return name if plain else '"' + name.replace('"', '""') + '"'

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ccatwm.edges.opsdb.roles import Relation, Role, build_roles, quoted
+from ccatwm.edges.opsdb.roles import Relation, Role, build_roles
+from ccatwm.edges.opsdb.statements import identifier
 
 FOR = {
     "passes": "cron on the processing host: the passes",
@@ -32,7 +33,7 @@ class RolesReport:
         if not self.postgresql:
             lines.append("-- (the ops-db of this site is SQLite, which has no roles: there the file's own modes decide)")
         for role in self.roles:
-            lines += ["", f"-- {FOR[role.serves]}", f"-- CREATE ROLE {quoted(role.name)} NOLOGIN;", *role.statements]
+            lines += ["", f"-- {FOR[role.serves]}", f"-- CREATE ROLE {identifier(role.name)} NOLOGIN;", *role.statements]
         return lines
 
 

@@ -12,8 +12,9 @@ import yaml
 from ccatwm.core.opsdb_guess import SeenColumn, SeenTable, draft_text, guess_tables, summary
 from ccatwm.core.opsdb_map import OpsDbMap
 from ccatwm.core.opsdb_map_file import MapFile, TablePart
+from ccatwm.edges.opsdb.statements import identifier
 from ccatwm.errors import SettingsError
-from ccatwm.upkeep.opsdb_map import parse_map, quoted
+from ccatwm.upkeep.opsdb_map import parse_map
 from ccatwm.upkeep.schemas import json_schema
 
 pytestmark = pytest.mark.quick
@@ -128,4 +129,4 @@ def test_the_draft_is_a_map_and_says_what_it_could_not_guess(tmp_path: Path) -> 
 
 
 def test_an_identifier_is_quoted_where_sql_wants_it() -> None:
-    assert [quoted(name) for name in ("plain_1", "Mixed", 'a"b', "1st")] == ["plain_1", '"Mixed"', '"a""b"', '"1st"']
+    assert [identifier(name) for name in ("plain_1", "Mixed", 'a"b', "1st")] == ["plain_1", '"Mixed"', '"a""b"', '"1st"']

@@ -25,6 +25,8 @@ def test_tables_of_others_are_only_read():
 def test_names_that_sql_would_read_otherwise_are_quoted():
     (passes, *_) = build_roles('My "role', "o", "r", managed=True)
     assert all(statement.endswith('TO "My ""role";') for statement in passes.statements)
+    (passes, *_) = build_roles("user", "o", "r", managed=True)  # a reserved word
+    assert all(statement.endswith('TO "user";') for statement in passes.statements)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.statements import identifier
 
-PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
 # SELECT ... FOR UPDATE takes the right to update (PostgreSQL manual, SELECT).
 OPERATORS: Mapping[str, tuple[str, ...]] = {
@@ -64,15 +64,10 @@ def build_roles(
     ours: list[Relation] = [(None, name) for name in sorted(table.name for table in t.observation.tables.values())]
     observed = ours if managed else foreign
     return [
-        Role("passes", passes, _passes(quoted(passes), observed, managed)),
-        Role("operators", operators, _operators(quoted(operators), observed, managed)),
-        Role("readers", readers, _readers(quoted(readers), observed)),
+        Role("passes", passes, _passes(identifier(passes), observed, managed)),
+        Role("operators", operators, _operators(identifier(operators), observed, managed)),
+        Role("readers", readers, _readers(identifier(readers), observed)),
     ]
-
-
-def quoted(name: str) -> str:
-    """A name as SQL reads it."""
-    return name if PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
 
 
 def _readers(role: str, observed: Sequence[Relation]) -> tuple[str, ...]:
@@ -116,8 +111,8 @@ def _passes(role: str, observed: Sequence[Relation], managed: bool) -> tuple[str
 def _observing(role: str, observed: Sequence[Relation]) -> list[str]:
     """Reading observation tables, wherever they are."""
     schemas = sorted({schema for schema, _ in observed if schema is not None})
-    names = [".".join(quoted(part) for part in relation if part is not None) for relation in observed]
-    usage = [f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {role};" for schema in schemas]
+    names = [".".join(identifier(part) for part in relation if part is not None) for relation in observed]
+    usage = [f"GRANT USAGE ON SCHEMA {identifier(schema)} TO {role};" for schema in schemas]
     return [*usage, *_grants(dict.fromkeys(names, ("SELECT",)), role, "")]
 
 
@@ -147,14 +142,14 @@ def lacking_grant(message: str, statement: str | None, role: str) -> str | None:
     kind, name = found.groups()
     name = name.strip('"')
     if kind == "schema":
-        return f"GRANT USAGE ON SCHEMA {quoted(name)} TO {quoted(role)}"
+        return f"GRANT USAGE ON SCHEMA {identifier(name)} TO {identifier(role)}"
     ours = {table.name for table in t.pipeline_metadata.tables.values()} | {"ccatwm_version"}
     table = name.removesuffix("_id_seq")
-    place = f"{t.SCHEMA}.{name}" if table in ours else quoted(name)
+    place = f"{t.SCHEMA}.{name}" if table in ours else identifier(name)
     if kind == "sequence":
-        return f"GRANT USAGE ON SEQUENCE {place} TO {quoted(role)}"
+        return f"GRANT USAGE ON SEQUENCE {place} TO {identifier(role)}"
     words = (statement or "").split()
     right = _VERBS.get(words[0].upper() if words else "", "SELECT")
     if right == "SELECT" and re.search(r"\bFOR (NO KEY )?(UPDATE|SHARE)\b", statement or ""):
         right = "SELECT, UPDATE"
-    return f"GRANT {right} ON {place} TO {quoted(role)}"
+    return f"GRANT {right} ON {place} TO {identifier(role)}"

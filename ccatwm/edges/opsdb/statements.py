@@ -1,4 +1,4 @@
-"""SQL as text for databases that are being restored, where no engine works yet. Touches: nothing."""
+"""SQL as text: for owners of databases to say, and where one is being restored and no engine works. Touches: nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ def literal(text: str) -> str:
     if "\0" in text:
         raise UsageError("a text has a null character in it", next="leave it out")
     return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """A name as PostgreSQL reads it: quoted where it would be read otherwise, reserved words too."""
+    from sqlalchemy.dialects import postgresql  # late: it brings asyncio along
+
+    return str(postgresql.dialect().identifier_preparer.quote(name))  # type: ignore[no-untyped-call]
 
 
 def after_restore(
