@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from ccatwm.core.model import PASSES as PASSES
 from ccatwm.core.wording import count_text
 from ccatwm.errors import SchemaVersionError, SettingsError, UsageError, WorldError
 from ccatwm.interfaces import (
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from ccatwm.upkeep.by_hand import Here
     from ccatwm.upkeep.contract import Stand
     from ccatwm.upkeep.doctor import Checked
-
-PASSES = ("trigger", "resolve", "stage", "submit", "poll", "collect")
 
 
 def open_context(site: str | None, *, actor: str | None = None, effects: Effects | None = None) -> Context:

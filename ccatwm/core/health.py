@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ccatwm.core.checkup import Finding, Judgement, away, ok, warning, wrong
+from ccatwm.core.model import PASSES as PASSES
 from ccatwm.core.wording import clock_text, count_text, span_text
 
 EXIT_HEALTHY, EXIT_WRONG, EXIT_AWAY = 0, 1, 4
-PASSES = ("trigger", "resolve", "stage", "submit", "poll", "collect")
 CRON = "is cron at work? ccatwm doctor --as-cron checks what it has; ccatwm cycle runs all passes by hand"
 COLLECTING = "COLLECTING_RESULTS"
 
@@ -140,9 +140,9 @@ def _paused(facts: HealthFacts, patience: Patience, now: datetime) -> Finding:
 
 
 def _passes(facts: HealthFacts, patience: Patience, now: datetime) -> list[Finding]:
-    """Every pass of every location that is served or has been."""
+    """Every pass of every location that is served; records of others are of times gone by."""
     seen = {(p.location, p.name): p for p in facts.passes}
-    places = sorted({facts.here, *facts.locations, *(p.location for p in facts.passes)})
+    places = sorted({facts.here, *facts.locations})
     found = [
         finding for place in places for finding in _passes_at(place, seen, facts, patience, now)
     ]
@@ -154,8 +154,6 @@ def _passes(facts: HealthFacts, patience: Patience, now: datetime) -> list[Findi
 def _passes_at(
     place: str, seen: Mapping[tuple[str, str], PassSeen], facts: HealthFacts, patience: Patience, now: datetime
 ) -> list[Finding]:
-    if place != facts.here and place not in facts.locations:
-        return []  # of times gone by
     records = [(name, seen.get((place, name))) for name in PASSES]
     if all(record is None for _, record in records):
         return [] if facts.paused else [wrong(f"passes {place}", f"no pass has ever run for {place}", CRON)]

@@ -12,6 +12,8 @@ from typing import Any
 
 LARGEST_PRIORITY = 1_000_000  # and its negative the smallest
 
+PASSES = ("trigger", "resolve", "stage", "submit", "poll", "collect")  # in the order of the data flow
+
 
 class TriggerType(StrEnum):
     CONTINUOUS = "CONTINUOUS"

@@ -23,6 +23,7 @@ from ccatwm.core.path_map import path_there
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import leases, pausing
+from ccatwm.edges.workfiles.local import space_at
 from ccatwm.errors import CcatwmError, FilesUnavailableError, SettingsError
 from ccatwm.interfaces import Clock, CommandResult, FileWrite, HostFiles, Scheduler, Transport, WorkFiles
 from ccatwm.settings.schema import Settings
@@ -186,9 +187,8 @@ def _state_dir(site: Checked) -> Iterator[Finding]:
     yield checkup.judge_local_disk(
         "state-dir", real, mount, "locks there may be seen by one host only, or by none", needed=False
     )
-    found = os.statvfs(folder)
-    free_inodes = found.f_favail if found.f_files else 1 << 40
-    yield checkup.judge_space("state-dir-space", found.f_bavail * found.f_frsize, free_inodes, 0.05)
+    space = space_at(folder)
+    yield checkup.judge_space("state-dir-space", space.free_bytes, space.free_inodes, 0.05)
     yield checkup.judge_writers("state-dir-mode", "what lies there", [real], _stat(site.here, [real]))
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +15,7 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import health as store
 from ccatwm.edges.opsdb.stores import leases, pausing, triggers, views
+from ccatwm.edges.workfiles.local import space_at
 from ccatwm.errors import CcatwmError, WorldError
 from ccatwm.interfaces import WorkFiles
 from ccatwm.settings.schema import Settings
@@ -123,10 +122,10 @@ def _disks(settings: Settings, open_files: Callable[[], WorkFiles]) -> list[Find
         found = [judge_space("base-dir", space.free_bytes, space.free_inodes, settings.min_free_gb)]
     except CcatwmError as error:
         found = error_findings("base-dir", error)
-    folder = settings.state_dir if settings.state_dir.exists() else Path(settings.state_dir.anchor)
+    state = settings.state_dir
+    folder = next(there for there in (state, *state.parents) if there.exists())  # where it lies, or will be made
     try:
-        seen = os.statvfs(folder)
+        here = space_at(folder)
     except OSError as error:
         return [*found, *error_findings("state-dir", WorldError(f"{folder}: {error.strerror}"))]
-    inodes = seen.f_favail if seen.f_files else 1 << 62
-    return [*found, judge_space("state-dir", seen.f_bavail * seen.f_frsize, inodes, 0.0)]
+    return [*found, judge_space("state-dir", here.free_bytes, here.free_inodes, 0.0)]

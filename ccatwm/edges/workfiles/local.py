@@ -50,6 +50,12 @@ TOGETHER = 256  # files that are open at once, well below what a process may hav
 UNLIMITED_INODES = 1 << 40  # what file systems without a fixed number of inodes are said to have free
 
 
+def space_at(folder: str | os.PathLike[str]) -> Space:
+    """What is free there for this account. Errors: OSError."""
+    found = os.statvfs(folder)
+    return Space(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else UNLIMITED_INODES)
+
+
 class LocalWorkFiles:
     """`WorkFiles` by system calls of this host. `seen_as` is what jobs call the base directory, if it is not ours."""
 
@@ -245,8 +251,7 @@ class LocalWorkFiles:
 
     def space(self) -> Space:
         with self._at(PurePosixPath()):
-            found = os.statvfs(self._base)
-        return Space(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else UNLIMITED_INODES)
+            return space_at(self._base)
 
     def _each(
         self, paths: Iterable[PurePosixPath], look: Callable[[int, str], T | None]
