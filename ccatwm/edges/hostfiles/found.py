@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +16,9 @@ from ccatwm.core.fits_sums import BLOCK_BYTES, MAGIC, data_bytes, parse_cards
 from ccatwm.core.names import encode_name
 from ccatwm.core.path_pattern import PathPattern
 from ccatwm.core.scanned import FoundPackage
+from ccatwm.edges.hostfiles.local import file_hex, names_below
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-READ_BYTES = 1 << 20
 MOST_HEADER_BYTES = 1000 * BLOCK_BYTES
 FITS_ENDINGS = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
 MOST_OTHERS = 1000  # of which the nearest one is looked for
@@ -82,7 +81,7 @@ def _walk(folder: str, above: tuple[str, ...], pattern: PathPattern, walked: Wal
 
 def _folder_package(top: str, path: str, fields: dict[str, str]) -> FoundPackage:
     """Its size is that of its files, its time that of the newest one."""
-    seen = [os.stat(os.path.join(top, name)) for name in _names(top)]
+    seen = [os.stat(os.path.join(top, name)) for name in names_below(top, _refuse)]
     newest = max((one.st_mtime_ns for one in seen), default=os.stat(top).st_mtime_ns)
     return FoundPackage(path, fields, sum(one.st_size for one in seen), _time(newest), is_folder=True)
 
@@ -91,14 +90,9 @@ def _time(nanoseconds: int) -> datetime:
     return EPOCH + timedelta(microseconds=nanoseconds // 1000)
 
 
-def _names(top: str) -> list[str]:
-    """Files below, relative to `top`, sorted by their bytes. Errors: OSError for a folder that cannot be read."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    found = (os.path.join(above, name) for above, _, names in os.walk(top, onerror=refuse) for name in names)
-    return sorted((os.path.relpath(path, top) for path in found), key=os.fsencode)
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read."""
+    raise error
 
 
 # --- FITS headers -----------------------------------------------------------------------------------------------------
@@ -109,7 +103,7 @@ def read_header(folder: Path, package: FoundPackage, wanted: Collection[str]) ->
     keywords also of the first extension; data are passed over. None where there is no FITS file. Errors: OSError."""
     path = os.path.join(folder, package.path)
     if package.is_folder:
-        first = next((name for name in _names(path) if name.lower().endswith(FITS_ENDINGS)), None)
+        first = next((name for name in names_below(path, _refuse) if name.lower().endswith(FITS_ENDINGS)), None)
         if first is None:
             return None
         path = os.path.join(path, first)
@@ -160,23 +154,7 @@ def checksum_package(folder: Path, package: FoundPackage, read: Callable[[int], 
     """SHA-256 of a file, of a folder the tree digest; `read` is told of every piece, in bytes. Errors: OSError."""
     top = os.path.join(folder, package.path)
     if not package.is_folder:
-        return f"sha256:{_hex(top, read)}"
-    names: Sequence[str] = _names(top)
-    digest = tree_digest(
-        (os.fsencode(name), os.stat(os.path.join(top, name)).st_size, _hex(os.path.join(top, name), read)) for name in names
-    )
+        return f"sha256:{file_hex(top, read)}"
+    files = [(name, os.path.join(top, name)) for name in names_below(top, _refuse)]
+    digest = tree_digest((os.fsencode(name), os.stat(path).st_size, file_hex(path, read)) for name, path in files)
     return f"sha256:{digest}"
-
-
-def _hex(path: str, read: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for piece in _pieces(stream):
-            digest.update(piece)
-            read(len(piece))
-    return digest.hexdigest()
-
-
-def _pieces(stream: BinaryIO) -> Iterator[bytes]:
-    while piece := stream.read(READ_BYTES):
-        yield piece

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ccatwm.core.digests import tree_digest
 from ccatwm.edges.hostfiles._memory import DigestMemory
 from ccatwm.interfaces import Effects
+
+READ_BYTES = 1 << 20
 
 
 class BareHostFiles:
@@ -21,7 +24,7 @@ class BareHostFiles:
         try:
             if os.path.isdir(path):
                 return f"sha256:{_tree_hex(path)}"
-            return f"sha256:{_hex(path)}" if os.path.isfile(path) else None
+            return f"sha256:{file_hex(path)}" if os.path.isfile(path) else None
         except OSError:
             return None
 
@@ -32,7 +35,7 @@ class BareHostFiles:
             if not os.path.isdir(path):
                 return _seen(path)
             seen = hashlib.sha256()
-            for name in _names(path):
+            for name in names_below(path):
                 seen.update(os.fsencode(f"{name}\0{_seen(os.path.join(path, name))}\n"))
             return seen.hexdigest()
         except OSError:
@@ -44,20 +47,27 @@ def _seen(path: str) -> str:
     return f"{found.st_size}\0{found.st_ino}\0{found.st_mtime_ns}"
 
 
-def _names(folder: str) -> list[str]:
-    """Files below, relative to `folder`, sorted by their bytes."""
-    found = (os.path.join(above, name) for above, _, names in os.walk(folder) for name in names)
+def names_below(folder: str, refuse: Callable[[OSError], None] | None = None) -> list[str]:
+    """Files below, relative to `folder`, sorted by their bytes. `refuse` is told of a folder that cannot be read."""
+    found = (os.path.join(above, name) for above, _, names in os.walk(folder, onerror=refuse) for name in names)
     return sorted((os.path.relpath(path, folder) for path in found), key=os.fsencode)
 
 
 def _tree_hex(folder: str) -> str:
-    files = [(name, os.path.join(folder, name)) for name in _names(folder)]
-    return tree_digest((os.fsencode(n), os.stat(p).st_size, _hex(p)) for n, p in files if os.path.isfile(p))
+    files = [(name, os.path.join(folder, name)) for name in names_below(folder)]
+    return tree_digest((os.fsencode(n), os.stat(p).st_size, file_hex(p)) for n, p in files if os.path.isfile(p))
 
 
-def _hex(path: str) -> str:
+def file_hex(path: str, read: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file; `read` is told of every piece, in bytes. Errors: OSError."""
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        if read is None:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while piece := stream.read(READ_BYTES):
+            digest.update(piece)
+            read(len(piece))
+    return digest.hexdigest()
 
 
 class LocalHostFiles:
