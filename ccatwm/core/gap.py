@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from ccatwm.core.companions import Chosen
 from ccatwm.core.model import InputKind, InputRole, PackageState, ReferenceVersion, RunInput, SoftwareVersion
@@ -51,9 +51,8 @@ COMPANIONS_KNOWN_AFTER = timedelta(seconds=1)  # when to look again: the next pa
 COOLED_REASONS = frozenset({"input-added", "upstream-changed"})
 
 
-@dataclass(frozen=True)
-class Member:
-    """A raw data package of a sub-group, in any state; only archived ones are inputs."""
+class Member(NamedTuple):
+    """A raw data package of a sub-group, in any state; only archived ones are inputs. Made by the million."""
 
     package_id: str
     name: str

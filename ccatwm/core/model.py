@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 LARGEST_PRIORITY = 1_000_000  # and its negative the smallest
 
@@ -167,12 +167,11 @@ class ResolvedStep:
         )
 
 
-@dataclass(frozen=True)
-class RunInput:
+class RunInput(NamedTuple):
     """One frozen input of a run, with all that provenance needs copied in.
 
-    `name` is the package name, or for a product its path below the upstream's output. `checksum` is
-    `algorithm:hex`. `container_path` is where the program sees it. For a product `upstream_*` say whose it is.
+    `name` is the package name, or for a product its path below the upstream's output. `checksum` is `algorithm:hex`. For
+    a product `upstream_*` say whose it is. A tuple, because millions are made, and a tuple is made in a third of the time.
     """
 
     kind: InputKind

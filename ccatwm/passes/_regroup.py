@@ -23,7 +23,7 @@ from ccatwm.edges.opsdb.stores.sub_groups import Scope
 from ccatwm.passes._frame import PassFrame, PassItem, location
 
 CHANGED_PER_CHUNK = 500
-PACKAGES_PER_PAGE = 2000
+PACKAGES_PER_PAGE = 5000
 MOST_KEYS = 500_000  # are remembered of those that fell due: memory stays the same however many there are
 
 
@@ -112,7 +112,9 @@ class DueKeys:
 
 
 def _member_row(grouped: GroupedPackage, frame: PassFrame) -> dict[str, Any]:
-    return {**grouped._asdict(), "since": frame.now}
+    row = grouped._asdict()
+    row["since"] = frame.now
+    return row
 
 
 def _regroup_scope(frame: PassFrame, scope: Scope) -> bool:

@@ -390,7 +390,7 @@ def _emptied(feed: Feed) -> Feed:
 
 
 def _marked_members(step: StepRecord, members: Sequence[Member], excluded: Excluded) -> list[Member]:
-    return [replace(m, excluded=excluded.package(step.pipeline, m.package_id)) for m in members]
+    return [m._replace(excluded=excluded.package(step.pipeline, m.package_id)) for m in members]
 
 
 def _marked_runs(

@@ -314,7 +314,7 @@ class _Run:
         number = str(len(self.inputs) + 1)
         item = RunInput(InputKind.PACKAGE, role, name, number, None, None, companion=companion)
         received = self._receive(path, self.directory / input_path(item))
-        self.inputs.append(replace(item, checksum=received.tree_digest, size_bytes=received.unpacked_bytes))
+        self.inputs.append(item._replace(checksum=received.tree_digest, size_bytes=received.unpacked_bytes))
 
     def _receive(self, path: Path, target: PurePosixPath) -> Received:
         work, storage = self.trials.stand.workfiles, self.trials.stand.storage

@@ -72,6 +72,29 @@ def test_a_refused_row_is_a_conflict(database: Database) -> None:
         insert_rows(connection, t.data_grouping, columns, [("one", [], "d", NOW), ("one", [], "d", NOW)])
 
 
+def test_rows_that_are_made_one_by_one_are_all_written(database: Database) -> None:
+    """More than PostgreSQL is given at once; the first of some columns say nothing."""
+    with database.write() as connection:
+        rows = ((NOW, "a", "h", "a", f"{n}", f"{n}" if n > 1200 else None, None, None, {"n": n}) for n in range(1501))
+        insert_rows(connection, log, COLUMNS, rows)
+        insert_rows(connection, log, COLUMNS, iter(()))
+    found = written(database)
+    assert [(row[4], row[5], row[8]["n"]) for row in found] == [
+        (f"{n}", f"{n}" if n > 1200 else None, n) for n in range(1501)
+    ]
+
+
+def test_what_fails_while_rows_are_made_is_told_itself_and_nothing_stays(database: Database) -> None:
+    def rows():
+        for n in range(700):
+            yield NOW, "a", "h", "a", f"{n}", None, None, None, {}
+        raise KeyError("the 701st")
+
+    with pytest.raises(KeyError, match="the 701st"), database.write() as connection:
+        insert_rows(connection, log, COLUMNS, rows())
+    assert written(database) == []
+
+
 def test_a_number_beyond_64_bits_is_told_without_a_traceback(database: Database) -> None:
     query = sa.select(log.c.id).where(log.c.id == sa.bindparam("id", 1 << 70, sa.BigInteger))
     if database.dialect == "sqlite":

@@ -150,7 +150,7 @@ def test_without_any_product_a_change_is_told_by_the_run_that_failed(members, re
 
 
 def test_a_package_that_came_back_under_its_name_is_a_changed_input():
-    again = replace(member(), package_id="another")
+    again = member()._replace(package_id="another")
     decision = decide(replace(done(view()), members=[again]))
     assert (decision.reason, decision.details["changes"]["inputs_changed"]) == ("input-changed", ["a"])
 

@@ -45,7 +45,7 @@ def test_the_same_package_with_another_checksum_is_another_input():
 def test_a_package_as_a_companion_is_another_input_than_as_a_member_and_for_each_name():
     """And the digest of what has no companions is what it always was: a run is not made again by an upgrade."""
     member = package("a")
-    companions = [replace(member, role=InputRole.COMPANION, companion=name) for name in ("loads", "pointing")]
+    companions = [member._replace(role=InputRole.COMPANION, companion=name) for name in ("loads", "pointing")]
     assert len({recipe([item]).inputs for item in (member, *companions)}) == 3
     assert recipe([member]).inputs == set_digest([member_digest("package", "a", "sha256:00", 10)])
 

@@ -6,9 +6,9 @@ each row takes longer than the databases take to write it.
 
 from __future__ import annotations
 
-import io
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,7 @@ from ccatwm.edges.opsdb.types import UtcDateTime, utc_text
 Row = Sequence[Any]
 _ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})  # PostgreSQL manual, COPY, text format
 NULL = r"\N"
+ROWS_PER_READ = 500
 _ENCODE = json.JSONEncoder().encode  # as SQLAlchemy's JSON does
 
 
@@ -31,36 +32,61 @@ def json_text(value: Any) -> JsonText:
     return JsonText(_ENCODE(value))
 
 
-def insert_rows(connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Insert them in one statement. Errors: those of the driver, as SQLAlchemy has them."""
-    if not rows:
+def insert_rows(connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Insert them in one statement. PostgreSQL reads the first rows while the next are made, where `rows` makes them
+    one by one: so the two processes work side by side. Errors: those of the driver, as SQLAlchemy has them.
+    """
+    rows = iter(rows)
+    first = next(rows, None)
+    if first is None:
         return
+    rows = itertools.chain((first,), rows)
     if connection.dialect.name == "sqlite":
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
         statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"
-        connection.exec_driver_sql(statement, _converted(table, columns, rows, _PLAIN))
+        connection.exec_driver_sql(statement, list(_converted(table, columns, list(rows), _PLAIN)))
     else:
         _copy(connection, table, columns, rows)
 
 
-def _copy(connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    texts = {
-        name: _copy_column(_kind(table.c[name]), values)
-        for name, values in zip(columns, zip(*rows, strict=True), strict=True)
-        if not _left_out(values)
-    }
-    statement = f"COPY {table.fullname} ({', '.join(texts)}) FROM STDIN"
-    lines = map("\t".join, zip(*texts.values(), strict=True))
-    file = io.StringIO("\n".join([*lines, ""]))
+def _copy(connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Iterator[Row]) -> None:
+    statement = f"COPY {table.fullname} ({', '.join(columns)}) FROM STDIN"
     dbapi = connection.dialect.loaded_dbapi
     if not connection.in_transaction():  # what goes past SQLAlchemy begins none, and would not be committed
         connection.begin()
+    file = _CopyText(rows, [_kind(table.c[name]) for name in columns])
     try:
         cursor: Any = connection.connection.cursor()
         cursor.copy_expert(statement, file)
         cursor.close()
     except dbapi.Error as error:
+        if file.error is not None:  # the driver tells no more of it than its text
+            raise file.error from None
         raise sa.exc.DBAPIError.instance(statement, None, error, dbapi.Error) from error
+
+
+class _CopyText:
+    """Rows as the driver reads them: some hundreds at a time, column by column (PostgreSQL manual, COPY, text format)."""
+
+    def __init__(self, rows: Iterator[Row], kinds: Sequence[str]) -> None:
+        self._rows, self._kinds = rows, kinds
+        self.error: Exception | None = None
+
+    def read(self, _size: int) -> str:
+        """The next of them; `_size` is what the driver would like, and it takes any."""
+        try:
+            return self._next()
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _next(self) -> str:
+        rows = list(itertools.islice(self._rows, ROWS_PER_READ))
+        if not rows:
+            return ""
+        columns = zip(self._kinds, zip(*rows, strict=True), strict=True)
+        lines = map("\t".join, zip(*(_copy_column(kind, values) for kind, values in columns), strict=True))
+        return "\n".join([*lines, ""])
 
 
 def update_rows(connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -143,13 +169,10 @@ def _json(value: Any) -> str:
     return value if isinstance(value, JsonText) else _ENCODE(value)
 
 
-def _left_out(values: Sequence[Any]) -> bool:
-    """Whether nothing is to be said of a column: it is NULL in all rows."""
-    return values[0] is None and values.count(None) == len(values)
-
-
 def _copy_column(kind: str, values: Sequence[Any]) -> list[str]:
-    """The values of one column as COPY reads them (PostgreSQL manual, COPY, text format)."""
+    """The values of one column as COPY reads them."""
+    if values[0] is None and kind != "json" and values.count(None) == len(values):
+        return [NULL] * len(values)
     if kind == "json":
         return _escaped([_json(value) for value in values])
     if kind == "text":

@@ -233,7 +233,7 @@ class GroupingEngine:
 
     def _page(
         self, connection: sa.Connection, query: sa.Select[Any], after_id: str | None, limit: int | None, *, few: bool
-    ) -> Sequence[Any]:
+    ) -> Sequence[sa.Row[Any]]:
         """The next rows by id, none only at the end.
 
         They are sought among the next `limit` packages, then among more and more: a database that is asked for the
@@ -286,16 +286,17 @@ class GroupingEngine:
         found = self._tables.column(table, column, joins.reach(table))
         return self._compiler.json_text(found, dim.json_path) if dim.json_path else as_text(found)
 
-    def _grouped(self, rows: Iterable[Sequence[Any]], dims: Sequence[Dimension]) -> list[GroupedPackage]:
+    def _grouped(self, rows: Iterable[sa.Row[Any]], dims: Sequence[Dimension]) -> list[GroupedPackage]:
         """Rows of `_members_query`. Keys are made once for all packages of a sub-group, here a run of a million."""
         keys: dict[tuple[Any, ...], tuple[str, dict[str, str | None]]] = {}
+        facts, make = self._fact_values, GroupedPackage._make
         found = []
         for row in rows:
-            values = tuple(row[FACT_COLUMNS:])
+            values = row[FACT_COLUMNS:]
             place = keys.get(values)
             if place is None:
                 place = keys[values] = self._place(values, dims)
-            found.append(GroupedPackage._make((str(row[0]), *self._fact_values(row), *place)))
+            found.append(make((str(row[0]), *facts(row), *place)))
         return found
 
     def _place(self, values: Sequence[Any], dims: Sequence[Dimension]) -> tuple[str, dict[str, str | None]]:

@@ -133,19 +133,19 @@ def insert_runs(
     fixed = {
         "status": RunStatus.PENDING.value, "status_at": now, "is_open": True, "warnings": [], "created_at": now,
     }  # fmt: skip
-    rows = [(run_id, *fixed.values(), *values.values()) for run_id, values in zip(ids, made, strict=True)]
+    rows = ((run_id, *fixed.values(), *values.values()) for run_id, values in zip(ids, made, strict=True))
     insert_rows(connection, runs, ("id", *fixed, *made[0]), rows)
-    events = [
+    events = (
         (run_id, "CREATED", RunStatus.PENDING.value, now, by_pass, values.get("reason"))
         for run_id, values in zip(ids, made, strict=True)
-    ]
+    )
     insert_rows(connection, t.run_event, ("run_id", "event", "to_status", "at", "by_pass", "message"), events)
     return ids
 
 
 def insert_inputs(connection: sa.Connection, inputs: Mapping[int, Iterable[RunInput]]) -> None:
     """The inputs of new runs, by run id."""
-    rows = [_input_row(run_id, item) for run_id, items in inputs.items() for item in items]
+    rows = (_input_row(run_id, item) for run_id, items in inputs.items() for item in items)
     columns = ("run_id", "kind", "role", "identity", "name", "checksum", "size_bytes", "product_id", "details")
     insert_rows(connection, t.run_input, columns, rows)
 

@@ -117,7 +117,7 @@ def write_members(
     values = itemgetter(*_MEMBER_COLUMNS)
     insert_rows(
         connection, member, ("scope_id", "dims", *_MEMBER_COLUMNS),
-        [(scope_id, texts[row["key"]], *values(row)) for row in insert],
+        ((scope_id, texts[row["key"]], *values(row)) for row in insert),
     )  # fmt: skip
 
 
