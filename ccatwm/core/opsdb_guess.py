@@ -339,7 +339,11 @@ def _word_lines(guess: Guess) -> Iterator[str]:
         shown = ", ".join(f"{ours}: {_words(theirs)}" for ours, theirs in words.items())
         yield f"      {column}: {{{shown}}}"
     for column, theirs in guess.strange.items():
-        yield f"    # {column}: {', '.join(map(_text, theirs))} stand for none of our words"
+        yield f"    # {column}: {_strange([_text(word) for word in theirs])}"
+
+
+def _strange(words: Sequence[str]) -> str:
+    return f"{', '.join(words)} {'stands' if len(words) == 1 else 'stand'} for none of our words"
 
 
 def _words(theirs: Sequence[str]) -> str:
@@ -368,7 +372,7 @@ def summary(found: Mapping[str, Guess]) -> list[str]:
     for logical, guess in found.items():
         lines += [f"{logical}.{column}: no column was like it" for column in missing_columns(logical, guess)]
         lines += [f"{logical}.{c} {v}: taken for all rows" for c, v in _fixed(logical, guess).items()]
-        lines += [f"{logical}.{c}: {', '.join(words)} stand for none of our words" for c, words in guess.strange.items()]
+        lines += [f"{logical}.{c}: {_strange(words)}" for c, words in guess.strange.items()]
         lines += [f"{logical}: {doubt}" for doubt in guess.doubts]
         if not guess.change_time:
             lines.append(f"{logical}: compared in full now and then, for no column tells its changes")

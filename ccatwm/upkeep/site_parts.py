@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ccatwm.settings.find import MARK_FILE, SETTINGS_FILE
 from ccatwm.settings.schema import Settings
+from ccatwm.upkeep.opsdb_map import map_path
 
 
 def part_purpose(line: str, folder: Path, settings: Settings) -> str:
@@ -16,6 +17,7 @@ def part_purpose(line: str, folder: Path, settings: Settings) -> str:
         str(folder / SETTINGS_FILE): "its settings, each with a comment; edit them",
         str(settings.pipeline_base_dir): "run directories and products",
         str(folder / "raw"): "a place for raw data; data that lie elsewhere may stay there",
+        str(map_path(settings)): "what their tables, columns and words are called: read it, and correct it",
         str(settings.state_dir): "locks, logs, records of jobs of this host",
     }
     if path in by_path:
