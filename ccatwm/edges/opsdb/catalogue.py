@@ -18,6 +18,16 @@ from ccatwm.edges.opsdb.observations import ObservationTables
 
 MOST_WORDS = 30
 FEW_ROWS = 10_000  # a table of fewer rows needs no index
+SMALL_BYTES = 1 << 20  # nor does one of this size, where nobody has counted its rows and it is not of GROWING
+GROWING = (
+    "RawDataPackage", "ExecutedObsUnit", "ObsUnit", "RawDataPackageMetadata", "RawDataFile", "PhysicalCopy",
+)  # fmt: skip
+# What people name when they exclude, backfill, or ask where something went.
+SOUGHT = (
+    ("RawDataPackage", "name", "to find a package by its name"),
+    ("ExecutedObsUnit", "name", "to find the packages of one by its name"),
+    ("ExecutedObsUnit", "start_time", "to find the packages of a period"),
+)
 # Tables and views of people: none of the system's, of an extension (PostGIS has some), or ours.
 LIST = """
 SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -37,11 +47,12 @@ WHERE k.contype IN ('p', 'f') AND (n.nspname, c.relname) IN %s
 ORDER BY 1, 2, array_position(k.conkey, a.attnum)
 """
 INDEXES = """
-SELECT n.nspname, c.relname, c.relkind::text, c.reltuples, array_agg(a.attname::text) FILTER (WHERE a.attname IS NOT NULL)
+SELECT n.nspname, c.relname, c.relkind::text, c.reltuples, pg_relation_size(c.oid),
+       array_agg(a.attname::text) FILTER (WHERE a.attname IS NOT NULL)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
-WHERE (n.nspname, c.relname) IN %s GROUP BY 1, 2, 3, 4
+WHERE (n.nspname, c.relname) IN %s GROUP BY 1, 2, 3, 4, 5
 """
 
 
@@ -113,29 +124,33 @@ def missing_indexes(
 ) -> list[MissingIndex]:
     """Indexes to ask for; none of views, and of tables that are known to be small."""
     wanted: dict[tuple[str, str, str], str] = {}
+    growing: set[Name] = set()
     for logical, column, why in _looked_for(tables):
-        part = mapped.tables[logical]
-        if part.table and tables.has(logical, column) and (logical, column) not in tables.fixed:
-            wanted.setdefault(_owner(part, part.columns.get(column, column), found), why)
+        part = mapped.tables.get(logical)
+        if part is not None and part.table and tables.has(logical, column) and (logical, column) not in tables.fixed:
+            owner = _owner(part, part.columns.get(column, column), found)
+            wanted.setdefault(owner, why)
+            growing |= {owner[:2]} if logical in GROWING else set()
     for part in (mapped.tables[name] for name in tables.reachable()):
         if part.change_time:
             wanted.setdefault(_owner(part, part.change_time, found), "to find what has changed")
     if not wanted:
         return []
-    names = tuple(sorted({(schema, table) for schema, table, _ in wanted}))
+    names = tuple(sorted({place[:2] for place in wanted}))
     state = {(row[0], row[1]): row[2:] for row in connection.exec_driver_sql(INDEXES, (names,))}
     return [
         MissingIndex(*place, why)
         for place, why in wanted.items()
-        if _lacks(state.get((place[0], place[1])), place[2])
+        if _lacks(state.get(place[:2]), place[2], grows=place[:2] in growing)
     ]
 
 
-def _lacks(state: Any, column: str) -> bool:
+def _lacks(state: Any, column: str, *, grows: bool) -> bool:
     if state is None or state[0] not in ("r", "p", "m"):
         return False
-    _, rows, indexed = state
-    return column not in (indexed or ()) and not 0 <= rows < FEW_ROWS
+    kind, rows, size, indexed = state
+    small = rows < FEW_ROWS if rows >= 0 else not grows and kind != "p" and size < SMALL_BYTES
+    return column not in (indexed or ()) and not small
 
 
 def _looked_for(tables: ObservationTables) -> Iterator[tuple[str, str, str]]:
@@ -145,6 +160,9 @@ def _looked_for(tables: ObservationTables) -> Iterator[tuple[str, str, str]]:
     for edge in tables.graph:
         yield edge.left, edge.left_column, f"to find packages from {edge.right}"
         yield edge.right, edge.right_column, f"to find it from {edge.left}"
+    for name, column, why in SOUGHT:
+        if (name, column) not in tables.prefixes:  # else no index would help
+            yield name, column, why
 
 
 def _owner(part: MappedTable, column: str, found: Mapping[Name, FoundTable]) -> tuple[str, str, str]:
