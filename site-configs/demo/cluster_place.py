@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from places import HERE, LAUNCHER, PROGRAMS, PROJECT, LocalPlace, Site, fill_in, runtime, say
+from places import HERE, LAUNCHER, PROGRAMS, PROJECT, LocalPlace, Site, closed_part, fill_in, runtime, say
 from postgresql import PostgreSql
 
 CLUSTER = PROJECT / "bin" / "cluster"
@@ -59,6 +59,7 @@ def _counted(document: Mapping[str, Any]) -> str:
 class ClusterPlace(LocalPlace):
     words = "PostgreSQL, Slurm on a cluster that is reached by SSH"
     location = "sandbox"
+    option = "--slurm "
 
     def __init__(self, apptainer: bool) -> None:
         os.umask(0o022)  # what is made here is read by the cluster's user
@@ -206,12 +207,3 @@ def owners_below(folder: Path) -> set[str]:
         for parent, folders, files in os.walk(folder)
         for name in (*folders, *files)
     }
-
-
-def closed_part(path: Path) -> Path | None:
-    """What keeps other accounts from reading `path`: the first folder on the way, or itself."""
-    for part in [*reversed(path.parents), path]:
-        wanted = 0o001 if part != path else 0o005 if path.is_dir() else 0o004
-        if part.exists() and part.stat().st_mode & wanted != wanted:
-            return part
-    return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_place import ClusterPlace
+from foreign_place import ForeignPlace
 from places import HERE, LocalPlace, Site, apptainer_works, build_image, say, write_pipelines
 
 
@@ -50,17 +51,23 @@ def main() -> None:
     parser.add_argument(
         "--no-apptainer", action="store_true", help="run the programs on this host, without containers"
     )
-    parser.add_argument(
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument(
         "--slurm",
         action="store_true",
         help="by SSH and sbatch on the private cluster of bin/cluster (CCATWM_CLUSTER_DIR names another), with "
         "PostgreSQL; needs root; the default folder is a new one in the cluster's scratch",
     )
+    whose.add_argument(
+        "--foreign",
+        action="store_true",
+        help="with the scans in the PostgreSQL of an observatory that was there before, which is read and not altered",
+    )
     options = parser.parse_args()
     forget_settings()
     if options.scans < 3:
         parser.error("at least 3 scans: one has a corrupt copy, one comes in two packages")
-    place = ClusterPlace(apptainer=not options.no_apptainer) if options.slurm else LocalPlace()
+    place = find_place(options)
     wanted = options.dir.resolve() if options.dir is not None else None
     if wanted is not None:
         refuse_complete(wanted)
@@ -79,7 +86,7 @@ def main() -> None:
         interrupted = isinstance(end, KeyboardInterrupt)
         if not interrupted:
             print(end.code, file=sys.stderr)
-        again = f"bin/demo {'--slurm ' if options.slurm else ''}--dir {folder}"
+        again = f"bin/demo {place.option}--dir {folder}"
         print(f"\nbin/demo: {'interrupted; ' * interrupted}`{again}` begins anew; or clear up:", file=sys.stderr)
         for line in place.how_to_end(folder):
             print(f"  {line}", file=sys.stderr)
@@ -100,6 +107,12 @@ def main() -> None:
         *place.how_to_end(folder),
     ):
         print(f"  {line}")
+
+
+def find_place(options: argparse.Namespace) -> LocalPlace:
+    if options.slurm:
+        return ClusterPlace(apptainer=not options.no_apptainer)
+    return ForeignPlace() if options.foreign else LocalPlace()
 
 
 MARKER = ".ccatwm-demo.json"
@@ -194,7 +207,7 @@ def run_campaign(folder: Path, image: Path | None, scans: int, place: LocalPlace
     say(f"making a site: {place.words}")
     site = place.make_site(folder, image)
     say("the first night arrives; one package is still on its way, one copy is corrupt")
-    site.run("ingest", str(data / "observatory.yaml"), str(data / "phase1.jsonl"))
+    place.arrive(site, data, 1)
     site.run("apply", str(write_pipelines(place, site, image)))
     site.cycle()
     say("the corrupt copy was found while it was read, reported, and the other one taken")
@@ -202,13 +215,13 @@ def run_campaign(folder: Path, image: Path | None, scans: int, place: LocalPlace
     say("why there is no map yet")
     site.run("explain", "ngc253-otf", "grid")
     say("the missing package arrives, so do the loads of the end of the night: the first map can be made")
-    site.run("ingest", str(data / "phase2.jsonl"))
+    place.arrive(site, data, 2)
     site.cycle()
     first = show_map(site, "first map")
     say("the loads between which each scan was made; some scans were made again when those came that are nearer")
     site.run("runs", "--pipeline", "ngc253-otf", "--step", "calibrate")
     say("a late scan arrives: the map is made again, the first one stays")
-    site.run("ingest", str(data / "phase3.jsonl"))
+    place.arrive(site, data, 3)
     site.cycle()
     second = show_map(site, "second map")
     assert second["run"] != first["run"], "the late scan made no new map"

@@ -69,6 +69,7 @@ class LocalPlace:
 
     words = "SQLite, local batch system"
     location = "local"
+    option = ""  # of bin/demo
 
     def check_folder(self, folder: Path) -> None:
         """Before anything is made or started. Ends the demo where the folder cannot do."""
@@ -99,6 +100,11 @@ class LocalPlace:
         (site.folder / "settings.toml").write_text(head + text[text.index("[default]") :])
         site.make()
         return site
+
+    def arrive(self, site: Site, data: Path, phase: int) -> None:
+        """What was observed so far becomes known."""
+        first = [str(data / "observatory.yaml")] if phase == 1 else []
+        site.run("ingest", *first, str(data / f"phase{phase}.jsonl"))
 
     def interpreter(self) -> list[str]:
         """The Python that programs run with where there are no containers."""
@@ -183,3 +189,12 @@ def write_pipelines(place: LocalPlace, site: Site, image: Path | None) -> Path:
     path = site.folder / "pipelines.yaml"
     path.write_text(text)
     return path
+
+
+def closed_part(path: Path) -> Path | None:
+    """What keeps other accounts from reading `path`: the first folder on the way, or itself."""
+    for part in [*reversed(path.parents), path]:
+        wanted = 0o001 if part != path else 0o005 if path.is_dir() else 0o004
+        if part.exists() and part.stat().st_mode & wanted != wanted:
+            return part
+    return None

@@ -17,17 +17,21 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
-ROLE = "ccatwm"  # and the name of the database
+ROLE = "ccatwm"
 ACCOUNTS = ("postgres", "nobody")  # PostgreSQL refuses to run as root
 SOCKET = ".s.PGSQL.5432"
 LONGEST_SOCKET = 107  # bytes, unix(7)
 
 
 class PostgreSql:
-    """The server in one folder: `data`, `programs`, `log`, `url`, and `ctl` that starts and stops it."""
+    """The server in one folder: `data`, `programs`, `log`, `url`, and `ctl` that starts and stops it.
 
-    def __init__(self, folder: Path) -> None:
+    `owner`: the role that owns all of it, and the name of the database.
+    """
+
+    def __init__(self, folder: Path, owner: str = ROLE) -> None:
         self.folder = folder
+        self.owner = owner
         self.data = folder / "data"
         self.ctl = folder / "ctl"
         self.url_file = folder / "url"
@@ -55,7 +59,20 @@ class PostgreSql:
         self._run("start")
         self._make_database(password)
         with open(os.open(self.url_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"postgresql://{ROLE}:{password}@/{ROLE}?host={quote(str(self.data), safe='')}\n")
+            file.write(self.url_of(self.owner, password) + "\n")
+
+    def url_of(self, role: str, password: str) -> str:
+        """How a role reaches the database."""
+        return f"postgresql://{role}:{password}@/{self.owner}?host={quote(str(self.data), safe='')}"
+
+    def dump(self, *options: str) -> str:
+        """What pg_dump tells of the database."""
+        program = next(self.folder.glob("programs/*/*/bin/pg_dump"))
+        command = [program, *options, f"--dbname={self.url_file.read_text().strip()}"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"bin/demo: the database could not be dumped: {done.stderr.strip()[-500:]}")
+        return done.stdout
 
     def stop(self) -> None:
         """Stop it if it runs."""
@@ -86,7 +103,7 @@ class PostgreSql:
         secret.touch(mode=0o600)
         secret.write_text(password + "\n")
         os.chown(secret, account.pw_uid, account.pw_gid)
-        command = [programs / "initdb", "--pgdata", self.data, "--username", ROLE, "--auth", "scram-sha-256",
+        command = [programs / "initdb", "--pgdata", self.data, "--username", self.owner, "--auth", "scram-sha-256",
                    "--pwfile", secret, "--encoding", "UTF8", "--locale", "C", "--no-sync"]  # fmt: skip
         done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", **_as(account))
         secret.unlink()
@@ -99,10 +116,10 @@ class PostgreSql:
     def _make_database(self, password: str) -> None:
         import psycopg2
 
-        connection = psycopg2.connect(host=str(self.data), user=ROLE, password=password, dbname="postgres")
+        connection = psycopg2.connect(host=str(self.data), user=self.owner, password=password, dbname="postgres")
         connection.autocommit = True  # a database is made outside of transactions
         with connection.cursor() as cursor:
-            cursor.execute(f"CREATE DATABASE {ROLE}")
+            cursor.execute(f"CREATE DATABASE {self.owner}")
         connection.close()
 
     def _write_ctl(self, programs: Path, account: pwd.struct_passwd) -> None:
