@@ -30,13 +30,23 @@ ANALYZE theirs.package;
 UUID = "md5('' || n)::uuid"
 
 
-@pytest.fixture(params=[("uuid", "text", UUID), ("text", "uuid", UUID), ("bigint", "text", "n"), ("text", "bigint", "n")])
+LARGE = "(1234567890123456789 + n)"
+KINDS = [
+    ("uuid", "text", UUID), ("text", "uuid", UUID), ("bigint", "text", "n"), ("text", "bigint", "n"),
+    ("bigint", "text", LARGE), ("bigint", "numeric", LARGE), ("numeric", "bigint", "-n"), ("numeric(12, 2)", "int", "n"),
+    ("numeric(12, 2)", "text", "n"),
+]  # fmt: skip
+
+
+@pytest.fixture(params=KINDS, ids=" ".join)
 def theirs(request: pytest.FixtureRequest, postgresql_server: PostgresServer) -> Iterator[Database]:
     unit, reference, key = request.param
     url = postgresql_server.new()
     database = Database(url)
     with database.write() as connection:
         connection.exec_driver_sql(TABLES.format(unit=unit, reference=reference, unit_key=key))
+        if reference == "numeric":
+            connection.exec_driver_sql("UPDATE theirs.package SET executed_obs_unit_id = 1e30 WHERE id = 7")
         if reference == "text":
             connection.exec_driver_sql("UPDATE theirs.package SET executed_obs_unit_id = 'none yet' WHERE id = 7")
     yield database

@@ -17,7 +17,15 @@ import sqlalchemy as sa
 from ccatwm.core.rules import Node, ParsedRules, Rule, choices
 from ccatwm.core.subgroups import Dimension, obs_date, parse_group_by, sub_group_key
 from ccatwm.edges.opsdb import tables as t
-from ccatwm.edges.opsdb.observations import ROOT, Edge, Joins, ObservationTables, key_kind
+from ccatwm.edges.opsdb.observations import (
+    LARGEST_KEY,
+    ROOT,
+    Edge,
+    Joins,
+    ObservationTables,
+    key_kind,
+    key_text,
+)
 from ccatwm.edges.opsdb.rule_sql import (
     UUID,
     RuleCompiler,
@@ -267,14 +275,18 @@ class GroupingEngine:
         return sa.select(*columns).select_from(joins.clause).where(where)
 
     def _fact_columns(self, joins: Joins) -> list[sa.ColumnElement[Any]]:
-        # A UUID as its text: the driver would make objects of millions, which are made texts here.
-        columns: list[sa.ColumnElement[Any]] = [
-            as_text(self._tables.optional(ROOT, column)).label(column) for column in _PACKAGE_COLUMNS
-        ]
+        columns = [self._fact_column(column).label(column) for column in _PACKAGE_COLUMNS]
         if not self._tables.paths("ExecutedObsUnit"):
             return [*columns, *(sa.null().label(f"unit_{column}") for column in _UNIT_COLUMNS)]
         unit = partial(self._tables.optional, "ExecutedObsUnit", of=joins.reach("ExecutedObsUnit"))
         return [*columns, *(unit(column).label(f"unit_{column}") for column in _UNIT_COLUMNS)]
+
+    def _fact_column(self, column: str) -> sa.ColumnElement[Any]:
+        found = self._tables.optional(ROOT, column)
+        if column in _KEY_COLUMNS and isinstance(found.type, sa.Numeric):
+            return key_text(found)
+        # A UUID as its text: the driver would make objects of millions, which are made texts here.
+        return as_text(found)
 
     @cached_property
     def _units_end(self) -> bool:
@@ -378,12 +390,12 @@ class GroupingEngine:
         """(row id, change time) of rows not older than `since` that are not remembered as seen so, oldest first."""
         change, row_id = self._change_time(logical), self._tables.column(logical, "id")
         query = (
-            sa.select(row_id.label("id"), change.label("at"))
+            sa.select(key_text(row_id).label("id"), change.label("at"))
             .where(change >= since, ~_seen(logical, row_id, change).exists())
             .order_by(change, row_id)
             .limit(limit)
         )
-        return [(str(row.id), row.at) for row in connection.execute(query)]
+        return [(row.id, row.at) for row in connection.execute(query)]
 
     def newest_change(self, connection: sa.Connection, logical: str) -> datetime | None:
         """The latest change time of a table; None where it has no rows."""
@@ -394,7 +406,7 @@ class GroupingEngine:
     def remember_rows(self, connection: sa.Connection, logical: str, since: datetime) -> None:
         """All rows that changed not before `since` count as seen."""
         change, row_id = self._change_time(logical), self._tables.column(logical, "id")
-        rows = sa.select(sa.literal(logical), sa.cast(row_id, sa.Text), change).where(
+        rows = sa.select(sa.literal(logical), key_text(row_id), change).where(
             change >= since, ~_seen(logical, row_id, change).exists()
         )
         connection.execute(sa.insert(t.change_seen).from_select(["table_name", "row_id", "changed_at"], rows))
@@ -408,7 +420,7 @@ class GroupingEngine:
         """Queries for the ids, as text, of the packages that a change of these rows can affect."""
         joins = Joins(self._tables, outer=False)
         column = self._tables.column(logical, "id", joins.reach(logical))
-        package_id = sa.cast(self._root("id"), sa.Text).label("package_id")
+        package_id = key_text(self._root("id")).label("package_id")
         query = sa.select(package_id).select_from(joins.clause).distinct()
         return [query.where(column.in_(ids)) for ids in _chunks(_keys(column, row_ids))]
 
@@ -433,7 +445,7 @@ class GroupingEngine:
             for row in connection.execute(query.where(package.in_(ids))):
                 storage = self._tables.spoken("DataLocation", "storage_type", row.storage) or "disk"
                 copy = PackageCopy(str(row.id), row.location, storage, row.root, row.path, row.priority or 0)
-                found.setdefault(str(row.package), []).append(copy)
+                found.setdefault(row.package, []).append(copy)
         return found
 
     def _copies_query(self) -> tuple[sa.Select[Any], sa.ColumnElement[Any]]:
@@ -443,8 +455,8 @@ class GroupingEngine:
         c = partial(self._tables.optional, "PhysicalCopy")
         d = partial(self._tables.optional, "DataLocation", of=place)
         columns = {
-            "id": c("id"), "package": c("raw_data_package_id"), "path": c("path"), "location": d("name"),
-            "storage": d("storage_type"), "root": d("base_path"), "priority": d("priority"),
+            "id": key_text(c("id")), "package": key_text(c("raw_data_package_id")), "path": c("path"),
+            "location": d("name"), "storage": d("storage_type"), "root": d("base_path"), "priority": d("priority"),
         }  # fmt: skip
         edge = Edge("PhysicalCopy", "data_location_id", "DataLocation", "id")
         conditions = [self._compiler.is_one_of("PhysicalCopy", "status", READABLE_COPIES, c("status"))]
@@ -454,7 +466,7 @@ class GroupingEngine:
             sa.select(*(column.label(name) for name, column in columns.items()))
             .select_from(copy.join(place, Joins(self._tables).link(edge, copy, place)))
             .where(*conditions)
-            .order_by(columns["id"], columns["path"])
+            .order_by(c("id"), columns["path"])
         )
         return query, c("raw_data_package_id")
 
@@ -486,13 +498,13 @@ class GroupingEngine:
 
     def modules(self, connection: sa.Connection) -> list[str]:
         """All instrument modules, as INSTRUMENT/MODULE."""
-        if not (self._tables.has("InstrumentModule", "instrument_id") and self._tables.has("Instrument", "name")):
+        edge = next((e for e in self._tables.graph if (e.left, e.right) == ("InstrumentModule", "Instrument")), None)
+        if edge is None or not self._tables.has("Instrument", "name"):
             return []
-        instrument, module = self._tables.table("Instrument"), self._tables.table("InstrumentModule")
-        m, i = partial(self._tables.column, "InstrumentModule"), partial(self._tables.column, "Instrument")
-        query = sa.select(i("name").label("instrument"), m("name").label("module")).select_from(
-            module.join(instrument, m("instrument_id") == i("id"))
-        )
+        joins = Joins(self._tables, start="InstrumentModule", outer=False)
+        instrument = self._tables.column("Instrument", "name", joins.reach_along([edge]))
+        module = self._tables.column("InstrumentModule", "name", joins.start)
+        query = sa.select(instrument.label("instrument"), module.label("module")).select_from(joins.clause)
         return sorted(f"{row.instrument}/{row.module}" for row in connection.execute(query))
 
     def locations(self, connection: sa.Connection) -> list[Location]:
@@ -511,8 +523,8 @@ class GroupingEngine:
         """What the ops-db says of the packages of this name, by id."""
         if not self._tables.has(ROOT, "name"):
             return {}
-        query = sa.select(self._root("id")).where(self._root("name") == name)
-        return self.package_facts(connection, [str(key) for key in connection.execute(query).scalars()])
+        query = sa.select(key_text(self._root("id"))).where(self._root("name") == name)
+        return self.package_facts(connection, connection.execute(query).scalars().all())
 
 
 _PACKAGE_COLUMNS = (
@@ -524,6 +536,7 @@ _PACKAGE_COLUMNS = (
     "executed_obs_unit_id",
     "instrument_module_id",
 )
+_KEY_COLUMNS = ("id", "executed_obs_unit_id", "instrument_module_id")
 _UNIT_COLUMNS = ("start_time", "end_time", "status")
 FACT_COLUMNS = len(_PACKAGE_COLUMNS) + len(_UNIT_COLUMNS)  # and start, end and status of the executed obs unit
 _LOCATION_COLUMNS = ("id", "name", "location_type", "storage_type", "base_path")
@@ -560,7 +573,7 @@ def _seen(logical: str, row_id: sa.ColumnElement[Any], change: sa.ColumnElement[
     """Whether a row was read before with this very change time."""
     seen = t.change_seen
     return sa.select(seen.c.id).where(
-        seen.c.table_name == logical, seen.c.row_id == sa.cast(row_id, sa.Text), seen.c.changed_at == change
+        seen.c.table_name == logical, seen.c.row_id == key_text(row_id), seen.c.changed_at == change
     )
 
 
@@ -569,13 +582,14 @@ def _key(column: sa.ColumnElement[Any], text: str) -> Any:
     return int(text) if key_kind(column) == "integer" else text
 
 
-_POSSIBLE = {"integer": re.compile(r"[0-9]{1,18}"), "uuid": UUID}
+_POSSIBLE = {"integer": re.compile(r"-?[0-9]{1,19}"), "uuid": UUID}
 
 
 def _keys(column: sa.ColumnElement[Any], texts: Iterable[str]) -> list[Any]:
     """Ids as the database has them; text that can be no id of this column is left out."""
     possible = _POSSIBLE.get(key_kind(column))
-    return [_key(column, text) for text in texts if possible is None or possible.fullmatch(text)]
+    keys = [_key(column, text) for text in texts if possible is None or possible.fullmatch(text)]
+    return [key for key in keys if not isinstance(key, int) or abs(key) <= LARGEST_KEY]
 
 
 def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:

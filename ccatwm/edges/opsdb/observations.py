@@ -18,9 +18,10 @@ from ccatwm.edges.opsdb.types import Uuid
 ROOT = "RawDataPackage"
 # How a key of a kind is written, and what its text is cast to.
 _AS_KEY: Mapping[str, tuple[str, sa.types.TypeEngine[Any]]] = {
-    "integer": ("^-?[0-9]{1,18}$", sa.BigInteger()),
+    "integer": ("^-?([0-9]{1,18}|[1-8][0-9]{18})$", sa.BigInteger()),
     "uuid": ("^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", sa.Uuid()),
 }
+LARGEST_KEY = 2**63 - 1  # of 64 bits
 CHANGE_TIME = "updated_at"
 
 
@@ -212,18 +213,38 @@ class Joins:
         right_column = self._tables.column(edge.right, edge.right_column, right)
         if key_kind(left_column) != key_kind(right_column):  # PostgreSQL compares no uuid with a text
             return sa.and_(*_same_text(left_column, right_column))
+        if _is_numeric(left_column) != _is_numeric(right_column):
+            return sa.and_(*_same_number(left_column, right_column))
         return left_column == right_column
 
 
 def _same_text(left: sa.ColumnElement[Any], right: sa.ColumnElement[Any]) -> Iterator[sa.ColumnElement[bool]]:
     """Ids of two kinds are the same where their texts are. A text is compared once more, as an id of the other kind: one
     of the two finds rows of the left by an index, the other those of the right."""
-    yield sa.cast(left, sa.Text) == sa.cast(right, sa.Text)
+    yield key_text(left) == key_text(right)
     for typed, text in ((left, right), (right, left)):
         if key_kind(text) == "text":
             pattern, kind = _AS_KEY[key_kind(typed)]
             # CASE keeps the cast from texts that are no such id.
             yield sa.type_coerce(typed, kind) == sa.case((text.regexp_match(pattern), sa.cast(text, kind)))
+
+
+def _same_number(left: sa.ColumnElement[Any], right: sa.ColumnElement[Any]) -> Iterator[sa.ColumnElement[bool]]:
+    """PostgreSQL makes a `numeric` of the integer, whose index it then cannot use: a second comparison can."""
+    yield left == right
+    number, whole = (left, right) if _is_numeric(left) else (right, left)
+    # CASE keeps the cast from numbers that are too large.
+    fits = number.between(sa.literal_column(f"-{LARGEST_KEY}"), sa.literal_column(f"{LARGEST_KEY}"))
+    yield sa.case((fits, sa.cast(number, sa.BigInteger()))) == whole
+
+
+def _is_numeric(column: sa.ColumnElement[Any]) -> bool:
+    return isinstance(column.type, sa.Numeric) and not isinstance(column.type, sa.Float)
+
+
+def key_text(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    """The text by which ids of this column are known here: a `numeric` 5.00 is `5`, as Python writes the number."""
+    return sa.cast(sa.func.trim_scale(column) if _is_numeric(column) else column, sa.Text)
 
 
 def key_kind(column: sa.ColumnElement[Any]) -> str:
