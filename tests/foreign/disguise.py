@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.edges.opsdb.observations import MANAGED_TABLES
+from ccatwm.edges.opsdb.statements import identifier
 from ccatwm.edges.opsdb.types import UtcDateTime
 from tests.passes.conftest import Observatory
 
@@ -57,7 +58,9 @@ class Disguise:
             labels = ", ".join(f"'{SPELLED[self.spelled](word)}'" for word in words)
             made.append(f"CREATE TYPE {SCHEMA}.{self._type(logical, column)} AS ENUM ({labels})")
         for logical, table in MANAGED_TABLES.items():
-            shown = ", ".join(f'{self._shown(logical, column)} AS "{self.name(column.name)}"' for column in table.c)
+            shown = ", ".join(
+                f"{self._shown(logical, column)} AS {identifier(self.name(column.name))}" for column in table.c
+            )
             made.append(f'CREATE VIEW {SCHEMA}."{logical}s" AS SELECT {shown} FROM public.{table.name}')
         return made
 
@@ -107,7 +110,7 @@ def wear(url: str, disguise: Disguise, folder: Path) -> dict[str, Any]:
     engine = sa.create_engine(url)
     with engine.begin() as connection:
         for statement in disguise.statements():
-            connection.exec_driver_sql(statement.replace("%", "%%"))
+            connection.exec_driver_sql(statement)
     engine.dispose()
     file = folder / "opsdb-map.yaml"
     file.write_text(json.dumps(disguise.map()))

@@ -66,7 +66,7 @@ IMPORTED = (
 )  # fmt: skip
 DISGUISES = {
     "numbers": Disguise(keys="numeric", references="bigint", spelled="title", times="aware"),
-    "texts": Disguise(keys="bigint", references="bigint as text"),
+    "texts": Disguise(keys="bigint", references="bigint as text", name=lambda column: f'%({column})s " 50%'),
 }
 
 

@@ -55,6 +55,7 @@ class Site:
     clock: Clock
     trip_after: int = 1_000_000
     fates: set[tuple[str, str, int]] = field(default_factory=set)
+    settings_changes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("base", "raw", "state", "images"):
@@ -63,7 +64,7 @@ class Site:
     @cached_property
     def context(self) -> Context:
         settings = replace(World(self.folder, self.url).settings(), trip_after=self.trip_after,
-                           backfill_open_runs=2)  # fmt: skip
+                           backfill_open_runs=2, **self.settings_changes)  # fmt: skip
         made = wiring.build_context(settings, actor="tester", effects=PlainEffects(), clock=self.clock)
         share_compiled(made.database, self._kept)
         made.make_scheduler = lambda: self.batch
