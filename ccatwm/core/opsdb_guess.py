@@ -15,12 +15,14 @@ from ccatwm.core.opsdb_map import NEEDED, ROOT
 
 ALIKE = 0.84  # names less alike than this are no guess
 TABLES: Mapping[str, tuple[str, ...]] = {
-    "RawDataPackage": ("raw_data_package", "data_package", "raw_package", "package", "raw_frame", "frame", "dataset"),
-    "ExecutedObsUnit": ("executed_obs_unit", "observation", "exposure", "scan", "executed_observation", "visit"),
+    "RawDataPackage": ("raw_data_package", "data_package", "raw_package", "package", "raw_frame", "frame", "dataset",
+                       "recording"),
+    "ExecutedObsUnit": ("executed_obs_unit", "observation", "exposure", "scan", "executed_observation", "visit",
+                        "session"),
     "ObsUnit": ("obs_unit", "observing_unit", "observing_block", "observation_block", "scheduling_block"),
     "Source": ("source", "target", "field", "sky_object"),
-    "ObservingProgram": ("observing_program", "program", "programme", "proposal", "project"),
-    "InstrumentModule": ("instrument_module", "module", "detector", "receiver"),
+    "ObservingProgram": ("observing_program", "program", "programme", "proposal", "project", "campaign"),
+    "InstrumentModule": ("instrument_module", "module", "detector", "receiver", "station", "antenna"),
     "Instrument": ("instrument",),
     "Telescope": ("telescope",),
     "Observatory": ("observatory",),
@@ -32,16 +34,18 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 }
 COLUMNS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "RawDataPackage": {
-        "name": ("name", "label", "package_name", "file_name", "title"),
+        "name": ("name", "label", "package_name", "file_name", "title", "file"),
         "state": ("state", "lifecycle", "package_state", "archive_state", "status"),
         "checksum": ("checksum", "sha256", "md5", "md5sum", "sha1"),
         "size_bytes": ("size_bytes", "n_bytes", "bytes", "size", "file_size"),
-        "metadata": ("metadata", "header"),
+        "metadata": ("metadata", "header", "settings"),
     },
     "ExecutedObsUnit": {
         "name": ("name", "label", "scan_name", "title"),
-        "start_time": ("start_time", "began", "started_at", "start", "opened_at", "date_obs", "begin_time", "t_start"),
-        "end_time": ("end_time", "ended", "finished_at", "ended_at", "closed_at", "stop_time", "t_end"),
+        "start_time": ("start_time", "began", "started_at", "start", "opened_at", "date_obs", "begin_time", "t_start",
+                       "start_utc"),
+        "end_time": ("end_time", "ended", "finished_at", "ended_at", "closed_at", "stop_time", "t_end", "end_utc",
+                     "stop_utc"),
         "status": ("status", "outcome", "result"),
     },
     "ObsUnit": {
@@ -50,7 +54,7 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "Source": {"name": ("name", "target_name", "source_name", "label"), "kind": ("kind", "type", "class", "target_class")},
     "ObservingProgram": {"short_name": ("short_name", "code", "label"), "name": ("name", "title")},
-    "InstrumentModule": {"name": ("name", "module", "module_name", "serial_name", "label")},
+    "InstrumentModule": {"name": ("name", "module", "module_name", "serial_name", "label", "code")},
     "Instrument": {"name": ("name", "label", "instrument_name", "code")},
     "Telescope": {"name": ("name", "label")},
     "Observatory": {"name": ("name", "label")},
@@ -87,6 +91,7 @@ CHANGE_TIMES = (
     "updated_at", "modified_at", "changed_at", "updated", "modified", "changed", "last_modified", "last_updated",
     "last_change", "modification_time", "mtime",
 )  # fmt: skip
+MOST_LEFT = 100  # tables that the draft lists beside those of the map
 NO_TEXTS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")  # what YAML makes other things of
 # left table, its column, right table, its column: as the built-in joins have it.
 JOINS = (
@@ -233,15 +238,12 @@ def _column(guess: Guess, name: str) -> SeenColumn | None:
 
 
 def _guess_change_time(guess: Guess) -> None:
-    for word in CHANGE_TIMES:
-        column = guess.table.columns.get(word)
-        if column is None or column.kind != "time":
-            continue
-        if column.not_null:
-            guess.change_time = word
-        else:
-            guess.doubts.append(f"{word} may be empty: a row without it would never be seen to change")
-        return
+    times = {_plain(name): name for name, column in guess.table.columns.items() if column.kind == "time"}
+    name = next((times[_plain(word)] for word in CHANGE_TIMES if _plain(word) in times), None)
+    if name is not None and guess.table.columns[name].not_null:
+        guess.change_time = name
+    elif name is not None:
+        guess.doubts.append(f"{name} may be empty: a row without it would never be seen to change")
 
 
 def _guess_join(found: Mapping[str, Guess], left: str, column: str, right: str, _: str) -> None:
@@ -262,7 +264,7 @@ def _guess_join(found: Mapping[str, Guess], left: str, column: str, right: str, 
 # --- the draft ---------------------------------------------------------------------------------------------
 
 
-def draft_text(found: Mapping[str, Guess], *, location: str) -> str:
+def draft_text(found: Mapping[str, Guess], seen: Sequence[SeenTable], *, location: str) -> str:
     """The draft as a commented file. `location`: of processing, where the database is not seen to have one."""
     lines = [
         "# What the observation tables of this ops-db are called: drafted by `ccatwm init` from names and keys.",
@@ -275,7 +277,19 @@ def draft_text(found: Mapping[str, Guess], *, location: str) -> str:
         lines += ["  DataLocation:                        # no table was like it: the places stand here", "    rows:"]
         lines += [f"      - {_location_row(location)}"]
     lines += [f"  # {logical}: no table was like it" for logical in TABLES if logical not in (*found, "DataLocation")]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_left_lines(found, seen)]) + "\n"
+
+
+def _left_lines(found: Mapping[str, Guess], seen: Sequence[SeenTable]) -> Iterator[str]:
+    """What else there is, for whoever completes the map."""
+    taken = {(table.schema, table.name) for g in found.values() for table in (g.table, *(t for t, _, _ in g.joined))}
+    left = [table for table in seen if (table.schema, table.name) not in taken]
+    if left:
+        yield "  # Tables of theirs that were taken for none of these; rules may name them under any name in capitals:"
+    for table in left[:MOST_LEFT]:
+        yield f"  #   {_text(table.schema)}, {_text(table.name)}: {', '.join(map(_text, table.columns))}"
+    if len(left) > MOST_LEFT:
+        yield f"  #   and {len(left) - MOST_LEFT} more"
 
 
 def has_processing(found: Mapping[str, Guess]) -> bool:

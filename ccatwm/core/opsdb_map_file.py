@@ -27,7 +27,7 @@ Logical = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]{0,62}$")]
 Ours = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Theirs = Annotated[str, StringConstraints(min_length=1, max_length=63)]
 TheirColumn = Annotated[str, StringConstraints(min_length=1, max_length=127)]
-TableColumn = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]{0,62}\.[a-z][a-z0-9_]{0,62}$")]
+TABLE_COLUMN = r"^[A-Z][A-Za-z0-9]{0,62}\..{1,63}$"
 Scalar = str | int | float | bool
 # No fields: whatever they store, one word or several that mean the same.
 Words = dict[str, Scalar | Annotated[list[Scalar], Field(min_length=1)]]
@@ -40,6 +40,15 @@ def _duration(text: str) -> str:
 
 
 Duration = Annotated[str, AfterValidator(_duration)]
+
+
+def _table_column(text: str) -> str:
+    if not re.fullmatch(TABLE_COLUMN, text):
+        raise ValueError(f"{text[:80]!r} is no column: write Table.column, with our name of the table")
+    return text
+
+
+TableColumn = Annotated[str, AfterValidator(_table_column), Field(json_schema_extra={"pattern": TABLE_COLUMN})]
 
 
 class Part(BaseModel):
@@ -87,7 +96,7 @@ class TablePart(Part):
 
 
 class EdgePart(Part):
-    """A join: `left` and `right` are Table.column by our names."""
+    """A join: `left` and `right` are Table.column, the table by our name and the column by ours or theirs."""
 
     left: TableColumn
     right: TableColumn

@@ -54,7 +54,7 @@ def find_draft(url: str, location: str) -> Draft | None:
             if not seen:
                 return None
             found = guess_tables(_with_words(connection, seen))
-            text = draft_text(found, location=location)
+            text = draft_text(found, seen, location=location)
             known = _locations(connection, text) if has_processing(found) else []
     finally:
         database.dispose()

@@ -100,7 +100,8 @@ def _problem(document: Any, told: Mapping[str, Any]) -> Problem:
     missing = told["type"] == "missing"
     name = ".".join(map(str, (*at, told["loc"][-1]) if missing or told["type"] == "extra_forbidden" else at))
     texts = {"missing": "is missing", "extra_forbidden": "unknown key"}
-    return Problem(document.where(tuple(at)), f"{name or 'the map'}: {texts.get(told['type'], told['msg'])}")
+    what = texts.get(told["type"], told["msg"].removeprefix("Value error, "))
+    return Problem(document.where(tuple(at)), f"{name or 'the map'}: {what}")
 
 
 def _wrong_map(path: Path, problems: list[Problem]) -> SettingsError:

@@ -69,6 +69,15 @@ def test_every_mistake_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     lines = [line for line, _ in told]
     assert sorted(lines) == [2, 6, 9, 10, 11, 14]
     assert any("no duration" in what for _, what in told) and any("names no table" in what for _, what in told)
+    assert (14, "edges.1.left: 'nothing' is no column: write Table.column, with our name of the table") in told
+
+
+def test_a_join_may_name_a_column_as_they_do(tmp_path: Path) -> None:
+    path = tmp_path / "opsdb-map.yaml"
+    tables = "tables: {RawDataPackage: {table: Files}, Night: {table: Nights}}\n"
+    path.write_text(tables + "edges: [{left: RawDataPackage.NightId, right: 'Night.The Id'}]\n")
+    edge = parse_map(path).mapped.edges[0]
+    assert (edge.left, edge.left_column, edge.right, edge.right_column) == ("RawDataPackage", "NightId", "Night", "The Id")
 
 
 def test_mistakes_between_parts_are_told_at_once(tmp_path: Path) -> None:
@@ -116,9 +125,11 @@ def test_tables_are_guessed_by_names_columns_by_names_and_joins_by_keys() -> Non
 
 
 def test_the_draft_is_a_map_and_says_what_it_could_not_guess(tmp_path: Path) -> None:
-    found = guess_tables([seen("frames", "frame_no", "file_name"), seen("exposures", "no", "on")])
+    theirs = [seen("frames", "frame_no", "file_name"), seen("exposures", "no", "on"), seen("weather", "no", "wind #1")]
+    found = guess_tables(theirs)
     path = tmp_path / "opsdb-map.yaml"
-    path.write_text(draft_text(found, location="hpc"))
+    path.write_text(draft_text(found, theirs, location="hpc"))
+    assert path.read_text().endswith('under any name in capitals:\n  #   obs, weather: "no", "wind #1"\n')
     mapped = parse_map(path).mapped
     assert mapped.tables["RawDataPackage"].fixed == {"state": "archived"}
     assert mapped.tables["DataLocation"].rows == (

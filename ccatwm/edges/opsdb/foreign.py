@@ -42,6 +42,8 @@ _TYPES: Mapping[str, Any] = {
 }  # fmt: skip
 _JSON = ("json", "jsonb")
 TIMES = ("timestamptz", "timestamp")
+# What a column must be able to say, so that there is anything to do.
+USABLE = {("RawDataPackage", "state"): "archived", ("PhysicalCopy", "status"): "present"}
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,9 @@ class _Builder:
                 self._lack(("tables", name), what, "say by `values: {active: {true: ..., false: ...}}` what is which")
         for column, words in table.values.items():
             self._check_words(tables, name, column, words)
+        for (of, column), wanted in USABLE.items():
+            if of == name and tables.has(name, column):
+                self._check_usable(tables, name, column, wanted)
 
     def _check_words(
         self, tables: ObservationTables, name: str, column: str, words: Mapping[str, tuple[Any, ...]]
@@ -265,6 +270,20 @@ class _Builder:
         if isinstance(kind, Labels):
             for word in (w for theirs in words.values() for w in theirs if w not in kind.labels):
                 self._lack(place, f"{name}.{column} is never {word!r}", f"its values are {', '.join(kind.labels)}")
+
+    def _check_usable(self, tables: ObservationTables, name: str, column: str, wanted: str) -> None:
+        """Whether their column can say that a row is of use: else nothing would ever be done, and nothing said."""
+        kind = tables.column(name, column).type
+        if (name, column) in tables.fixed:
+            stored: tuple[Any, ...] = (tables.fixed[name, column],)
+        else:
+            known = tables.values.get((name, column), {})
+            if wanted in known or type(kind) not in (Labels, sa.Boolean, sa.BigInteger, sa.Numeric, sa.Float):
+                return
+            stored = kind.labels if isinstance(kind, Labels) else ()
+        if wanted not in (word.lower() if column == "state" else word for word in map(str, stored)):
+            what = f"{name}.{column} is never {wanted!r}"
+            self._lack(("tables", name), what, f"say by `values: {{{column}: {{{wanted}: ...}}}}` what stands for it there")
 
     # --- joins --------------------------------------------------------------------------------------------
 
