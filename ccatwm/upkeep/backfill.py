@@ -119,6 +119,10 @@ def start_backfill(database: Database, grouping: GroupingEngine, asked: Asked, a
     since, until = _read_asked(asked, act.now)
     if not act.dry_run:
         require_reason(act.reason, "it is kept with the backfill and with every run that it makes")
+    untold = grouping.check(_period_rules(since, until), [])
+    if untold:  # tables of others may say less than ours
+        what = f"the ops-db does not tell when anything was observed: {untold[0].what}"
+        raise UsageError(what, next="name it in opsdb-map.yaml, if it is there; `ccatwm trigger --force` needs no period")
     with database.write() if not act.dry_run else database.read() as connection:
         pipeline = views.get_pipeline(connection, asked.pipeline)
         _refuse_idle(connection, pipeline, since, until)
@@ -221,15 +225,19 @@ def _sum(steps: Sequence[StepEstimate]) -> Estimate:
     return total
 
 
+def _period_rules(since: datetime, until: datetime) -> list[dict[str, str]]:
+    observed = {"table": "ExecutedObsUnit", "column": "start_time"}
+    return [
+        {**observed, "operator": "gte", "value": since.isoformat()},
+        {**observed, "operator": "lt", "value": until.isoformat()},
+    ]
+
+
 def _packages_of(
     connection: sa.Connection, grouping: GroupingEngine, scope: Concerned, since: datetime, until: datetime, now: datetime
 ) -> dict[str, int]:
     """Bytes of the archived packages observed in the period, by sub-group: the rules are asked."""
-    observed = {"table": "ExecutedObsUnit", "column": "start_time"}
-    period = [
-        {**observed, "operator": "gte", "value": since.isoformat()},
-        {**observed, "operator": "lt", "value": until.isoformat()},
-    ]
+    period = _period_rules(since, until)
     found: dict[str, int] = {}
     for page in grouping.pages(connection, [*scope.filter_rules, *period], scope.group_by, now=now):
         for package in page:

@@ -226,6 +226,12 @@ def _ops_db(site: Checked) -> Iterator[Finding]:
     if any(finding.state is checkup.Judgement.WRONG for finding in schema):
         return
     yield from _told("ops-db-rights", lambda: _rights(site))
+    if site.settings.observations == "foreign":
+        theirs = _told("observation-tables", lambda: _observations(site))
+        yield from theirs
+        if any(finding.state is checkup.Judgement.WRONG for finding in theirs):
+            yield skipped("processing-location", "it is told by the observation tables")
+            return
     yield from _told("processing-location", lambda: _location(site))
     yield from _told("brakes", lambda: _brakes(site))
 
@@ -262,6 +268,21 @@ def _rights(site: Checked) -> list[Finding]:
     with site.database.write() as connection:
         pausing.write_nothing(connection)
     return [ok("ops-db-rights", "this account may write to it")]
+
+
+def _observations(site: Checked) -> Iterator[Finding]:
+    """Whether the tables of others are as the map says."""
+    from ccatwm.upkeep.opsdb_check import check_observations
+
+    report = check_observations(site.settings, site.database)
+    if report.missing:
+        yield wrong("observation-tables", "; ".join(map(str, report.missing[:5])), "`ccatwm db check` lists all of it")
+    elif report.slow:
+        columns = ", ".join(problem.where for problem in report.slow[:5])
+        lacking = f"without an index that passes look by: {columns}"
+        yield warning("observation-tables", lacking, "`ccatwm db check` has the statements to ask for")
+    else:
+        yield ok("observation-tables", f"are as {report.map_path} says")
 
 
 def _location(site: Checked) -> list[Finding]:

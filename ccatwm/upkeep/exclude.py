@@ -200,6 +200,10 @@ def _targets(
 
 def _found(connection: sa.Connection, grouping: GroupingEngine, target: Target) -> Target:
     selection = target.selection
+    untold = grouping.check(selection["rules"], []) if target.of_packages else []
+    if untold:  # tables of others may say less than ours
+        what = f"{target.text}: the ops-db does not tell that: {untold[0].what}"
+        raise UsageError(what, next="name it in opsdb-map.yaml, if it is there; or exclude package:NAME")
     if target.kind == "module":
         name, known = target.text.removeprefix("module:").partition("@")[0], grouping.modules(connection)
         if name not in known:

@@ -13,6 +13,13 @@ from ccatwm.errors import Problem
 from ccatwm.settings.schema import Settings
 from ccatwm.upkeep.opsdb_map import grant, read_map, role_of
 
+# What people cannot do where their tables do not tell this.
+TOLD = (
+    ("ExecutedObsUnit", "start_time", "no companions nearest in time, no obs_date, no backfill, no module:... to exclude"),
+    ("ExecutedObsUnit", "name", "nothing to exclude as unit:NAME"),
+    ("Instrument", "name", "nothing to exclude as module:INSTRUMENT/MODULE@FROM..TO"),
+)
+
 
 @dataclass(frozen=True)
 class ForeignReport:
@@ -64,6 +71,7 @@ def check_observations(settings: Settings, database: Database) -> ForeignReport:
     notes = [f"{name}: no join leads there, so no rule can name it" for name in unreachable(foreign.tables)]
     if "PhysicalCopy" not in foreign.tables.tables:
         notes.append("PhysicalCopy is not mapped: `stage` knows no copy of any package")
+    notes += [f"{name}.{column} is not told: {so}" for name, column, so in TOLD if not foreign.tables.has(name, column)]
     grants = [grant(lack, database) for lack in foreign.lacks if lack.denied is not None]
     asks = [*own_schema_statements(database), *dict.fromkeys(grants), *dict.fromkeys(statements)]
     return ForeignReport(str(read.path), tuple(missing), tuple(slow), tuple(notes), tuple(asks))
