@@ -64,6 +64,10 @@ class BaseDirError(SettingsError):
     """The base directory is not prepared, or belongs to another ops-db: nothing is done there. A person acts."""
 
 
+class ObservationTablesError(SettingsError):
+    """The observation tables of others are not as the map says, or the map is wrong in itself."""
+
+
 class DefectError(CcatwmError):
     """Something failed on the processing host that is not expected to: this program is wrong there, no run is."""
 

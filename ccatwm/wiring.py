@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ccatwm.core.model import PASSES as PASSES
 from ccatwm.core.wording import count_text
-from ccatwm.errors import SchemaVersionError, SettingsError, UsageError, WorldError
+from ccatwm.errors import ObservationTablesError, SchemaVersionError, SettingsError, UsageError, WorldError
 from ccatwm.interfaces import (
     INTERFACE_VERSION,
     Clock,
@@ -41,15 +41,21 @@ if TYPE_CHECKING:
     from ccatwm.upkeep.doctor import Checked
 
 
-def open_context(site: str | None, *, actor: str | None = None, effects: Effects | None = None) -> Context:
-    """The context of a site. Errors: SettingsError with all mistakes at once."""
+def open_context(
+    site: str | None, *, actor: str | None = None, effects: Effects | None = None, looks: bool = False
+) -> Context:
+    """The context of a site. Errors: SettingsError with all mistakes at once.
+
+    `looks`: for a command that only looks, and mostly at tables of ours. Tables of others that are not as the map says
+    are told by it if it needs them.
+    """
     from ccatwm.settings.load import load_settings
 
     settings = load_settings(site, os.environ, Path.cwd())
-    return _settled(build_context(settings, actor=actor, effects=effects))
+    return _settled(build_context(settings, actor=actor, effects=effects), looks=looks)
 
 
-def _settled(context: Context) -> Context:
+def _settled(context: Context, *, looks: bool) -> Context:
     """The context with its base directory checked and its processing location by name.
 
     Where the ops-db does not answer that is left to whoever uses it first, who reports it in his own way.
@@ -64,6 +70,9 @@ def _settled(context: Context) -> Context:
         context.settings = settle_location(context.settings, context.database, context.grouping)
     except (WorldError, SchemaVersionError):
         pass
+    except ObservationTablesError:
+        if not looks:
+            raise
     return context
 
 

@@ -229,11 +229,11 @@ def remember_common(
 _opened = ExitStack()  # what the command at work has to close
 
 
-def open_context(common: Common) -> Context:
-    """The context of the site; its connection is closed when the command ends, however it ends."""
+def open_context(common: Common, *, looks: bool = False) -> Context:
+    """The context of the site; its connection is closed when the command ends, however it ends. `looks`: as in wiring."""
     from ccatwm import wiring
 
-    context = wiring.open_context(common.site)
+    context = wiring.open_context(common.site, looks=looks)
     _opened.callback(context.close)
     return context
 

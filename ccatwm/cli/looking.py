@@ -40,7 +40,7 @@ def register_groups(app: typer.Typer) -> None:
 
 
 def _open(common: Common) -> Context:
-    context = _frame.open_context(common)
+    context = _frame.open_context(common, looks=True)
     context.database.check_schema(observations=context.settings.observations)
     return context
 

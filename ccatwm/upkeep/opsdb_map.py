@@ -21,7 +21,7 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.foreign import OWN_SCHEMA, Foreign, Lack, find_tables
 from ccatwm.edges.opsdb.observations import ObservationTables
 from ccatwm.edges.opsdb.statements import identifier
-from ccatwm.errors import Problem, SettingsError
+from ccatwm.errors import ObservationTablesError, Problem
 from ccatwm.settings.schema import Settings
 
 KEPT = "opsdb-map.json"  # in the state folder
@@ -52,12 +52,12 @@ def map_path(settings: Settings) -> Path:
 
 
 def read_map(settings: Settings) -> ReadMap:
-    """The map of the site. Errors: SettingsError with every mistake in it at once."""
+    """The map of the site. Errors: ObservationTablesError with every mistake in it at once."""
     path = map_path(settings)
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise SettingsError(
+        raise ObservationTablesError(
             f"the map of the observation tables cannot be read: {error.strerror}",
             where=str(path),
             next="`ccatwm init --opsdb URL DIR` drafts one; OPSDB_MAP names another file",
@@ -70,7 +70,7 @@ def read_map(settings: Settings) -> ReadMap:
 
 
 def parse_map(path: Path) -> ReadMap:
-    """Read and check a map. Errors: SettingsError with every mistake in it at once."""
+    """Read and check a map. Errors: ObservationTablesError with every mistake in it at once."""
     from pydantic import ValidationError
 
     from ccatwm.core.opsdb_map_file import MapFile, build_map, find_mistakes
@@ -104,10 +104,10 @@ def _problem(document: Any, told: Mapping[str, Any]) -> Problem:
     return Problem(document.where(tuple(at)), f"{name or 'the map'}: {what}")
 
 
-def _wrong_map(path: Path, problems: list[Problem]) -> SettingsError:
+def _wrong_map(path: Path, problems: list[Problem]) -> ObservationTablesError:
     told = sorted(dict.fromkeys(problems), key=lambda p: int(p.where.rpartition(":")[2]) if ":" in p.where else 0)
     noun = "mistake" if len(told) == 1 else "mistakes"
-    return SettingsError(
+    return ObservationTablesError(
         f"{len(told)} {noun} in the map of the observation tables",
         where=str(path),
         problems=told,
@@ -145,7 +145,7 @@ def _remember(kept: Path, known: str, read: ReadMap) -> None:
 
 
 def find_observation_tables(settings: Settings, database: Database) -> ObservationTables:
-    """The tables of the map as they are now. Errors: SettingsError with all that is missing at once."""
+    """The tables of the map as they are now. Errors: ObservationTablesError with all that is missing at once."""
     read = read_map(settings)
     with database.read() as connection:
         foreign = find_tables(connection, read.mapped)
@@ -154,9 +154,9 @@ def find_observation_tables(settings: Settings, database: Database) -> Observati
     return foreign.tables
 
 
-def missing_tables(read: ReadMap, foreign: Foreign, database: Database) -> SettingsError:
+def missing_tables(read: ReadMap, foreign: Foreign, database: Database) -> ObservationTablesError:
     """Everything that the map names and that is not there, or not for this role."""
-    return SettingsError(
+    return ObservationTablesError(
         "the observation tables are not as the map says",
         where=str(read.path),
         problems=[Problem(read.where(lack.place), lack.what, lack.next or grant(lack, database)) for lack in foreign.lacks],

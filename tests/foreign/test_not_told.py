@@ -61,3 +61,17 @@ def test_the_doctor_looks_at_the_tables_of_others(cli: Cli, theirs: TheirDatabas
     found = {row["name"]: row for row in done.json["findings"]}
     assert done.code == 3 and "mosaic.exposures" in found["observation-tables"]["found"]
     assert found["processing-location"]["state"] == "skipped"
+
+
+def test_who_only_looks_sees_what_is_ours_though_theirs_are_not_as_the_map_says(
+    cli: Cli, theirs: TheirDatabase, tmp_path: Path
+) -> None:
+    folder = tmp_path / "site"
+    assert cli("init", "--opsdb", theirs.reader_url, folder).code == 0
+    theirs.execute("ALTER TABLE mosaic.exposures RENAME TO shots")
+    for command in (["runs"], ["products"], ["status"], ["groupings", "list"]):
+        done = cli("--site", folder, *command)
+        assert done.code == 0, done.err
+    for command in (["cycle"], ["lineage", "package:exposure-1-1.fits"]):
+        done = cli("--site", folder, *command)
+        assert done.code == 3 and "there is no table mosaic.exposures" in done.err
