@@ -277,7 +277,23 @@ def draft_text(found: Mapping[str, Guess], seen: Sequence[SeenTable], *, locatio
         lines += ["  DataLocation:                        # no table was like it: the places stand here", "    rows:"]
         lines += [f"      - {_location_row(location)}"]
     lines += [f"  # {logical}: no table was like it" for logical in TABLES if logical not in (*found, "DataLocation")]
-    return "\n".join([*lines, *_left_lines(found, seen)]) + "\n"
+    return "\n".join([*lines, *_own_copy_lines(found), *_left_lines(found, seen)]) + "\n"
+
+
+def _own_copy_lines(found: Mapping[str, Guess]) -> Iterator[str]:
+    """What to write where no table says where packages lie: passes need to know."""
+    package = found.get(ROOT)
+    if package is None or "PhysicalCopy" in found or not {"id", "name"} <= package.columns.keys():
+        return
+    key, name = (_text(package.columns[column]) for column in ("id", "name"))
+    yield "  # Where packages lie must be said. If each says it itself, it is its own copy:"
+    yield "  # PhysicalCopy:"
+    yield f"  #   table: {_text(package.table.name)}"
+    yield f"  #   schema: {_text(package.table.schema)}"
+    yield f"  #   columns: {{id: {key}, raw_data_package_id: {key}, path: {name}}}"
+    yield "  #   fixed: {status: present, data_location_id: 1}"
+    yield "  # and `rows` of DataLocation has the place that paths start at:"
+    yield "  #   - {id: 1, name: archive, location_type: long_term_archive, storage_type: disk, base_path: /FOLDER}"
 
 
 def _left_lines(found: Mapping[str, Guess], seen: Sequence[SeenTable]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,8 +65,10 @@ def test_from_a_role_to_products(cli: Cli, theirs: TheirDatabase, tmp_path: Path
     site, store = tmp_path / "site", tmp_path / "store"
     assert cli("init", "--opsdb", theirs.reader_url, site).code == 0
     file = site / "opsdb-map.yaml"
-    assert 'obs, Weather: At, Wind' in file.read_text(), "what else there is"
+    assert "obs, Weather: At, Wind" in file.read_text(), "what else there is"
     drafted = yaml.safe_load(file.read_text())
+    offered = re.search(r"(?m)^  # PhysicalCopy:\n(?:  #   .*\n)+", file.read_text())
+    assert offered is not None
     assert {name: part.get("table") for name, part in drafted["tables"].items()} == {
         "RawDataPackage": "Recordings", "ExecutedObsUnit": "Sessions", "InstrumentModule": "Stations",
         "ObservingProgram": "Campaigns", "DataLocation": None,
@@ -78,10 +81,7 @@ def test_from_a_role_to_products(cli: Cli, theirs: TheirDatabase, tmp_path: Path
     tables = drafted["tables"]
     tables["RawDataPackage"]["values"] = {"state": {"transferring": 1, "archived": 2}}
     tables["Campaign"] = tables.pop("ObservingProgram")
-    tables["PhysicalCopy"] = {
-        "table": "Recordings", "schema": "obs", "columns": {"id": "Id", "raw_data_package_id": "Id", "path": "File"},
-        "fixed": {"status": "present", "data_location_id": 1},
-    }  # fmt: skip
+    tables |= yaml.safe_load(offered[0].replace("  # ", ""))
     tables["DataLocation"]["rows"] = [
         {"id": 1, "name": "store", "location_type": "long_term_archive", "storage_type": "disk", "base_path": str(store)},
         {"id": 2, "name": "local", "location_type": "processing", "storage_type": "disk"},
