@@ -43,13 +43,16 @@ TIMES = {"aware": "{}", "naive": "({} AT TIME ZONE 'UTC')"}
 
 @dataclass(frozen=True)
 class Disguise:
-    """`name`: what a column of ours is called there."""
+    """`name`: what a column of ours is called there. `split`: a row of ours is in two tables, as joined-table inheritance
+    has it. `bare`: checksums without their beginning."""
 
     keys: str = "uuid"
     references: str = ""  # how other tables name a key, if otherwise
     spelled: str = "upper"
     times: str = "naive"
     name: Callable[[str], str] = field(default=lambda column: f"Their {column}")
+    split: bool = False
+    bare: bool = False
 
     def statements(self) -> list[str]:
         """The views, in a schema of their own."""
@@ -58,11 +61,18 @@ class Disguise:
             labels = ", ".join(f"'{SPELLED[self.spelled](word)}'" for word in words)
             made.append(f"CREATE TYPE {SCHEMA}.{self._type(logical, column)} AS ENUM ({labels})")
         for logical, table in MANAGED_TABLES.items():
-            shown = ", ".join(
-                f"{self._shown(logical, column)} AS {identifier(self.name(column.name))}" for column in table.c
-            )
-            made.append(f'CREATE VIEW {SCHEMA}."{logical}s" AS SELECT {shown} FROM public.{table.name}')
+            for name, columns in self._parts(logical).items():
+                shown = ", ".join(f"{self._shown(logical, c)} AS {identifier(self.name(c.name))}" for c in columns)
+                made.append(f'CREATE VIEW {SCHEMA}."{name}" AS SELECT {shown} FROM public.{table.name}')
         return made
+
+    def _parts(self, logical: str) -> dict[str, list[sa.Column[Any]]]:
+        """Tables of theirs that hold one of ours, with the columns of each: a key and the rest."""
+        table = MANAGED_TABLES[logical]
+        key, rest = table.c.id, [column for column in table.c if column is not table.c.id]
+        if not self.split:
+            return {f"{logical}s": [key, *rest]}
+        return {f"{logical}s": [key, *rest[::2]], f"rest of {logical}": [key, *rest[1::2]]}
 
     def map(self) -> dict[str, Any]:
         """What opsdb-map.yaml says."""
@@ -71,6 +81,10 @@ class Disguise:
     def _mapped(self, logical: str) -> dict[str, Any]:
         table = MANAGED_TABLES[logical]
         part: dict[str, Any] = {"table": f"{logical}s", "columns": {c.name: self.name(c.name) for c in table.c}}
+        if self.split:
+            part["joined"] = [{"table": f"rest of {logical}", "by": {self.name("id"): self.name("id")}}]
+        if self.bare and "checksum" in table.c:
+            part["columns"]["checksum"] = {"column": self.name("checksum"), "prefix": "sha256:"}
         values = {column: {word: SPELLED[self.spelled](word) for word in words}
                   for (of, column), words in WORDS.items() if of == logical}  # fmt: skip
         if logical == "DataLocation":
@@ -83,6 +97,8 @@ class Disguise:
         if (logical, column.name) in WORDS:
             spelled = {"upper": "upper({})", "title": "initcap({})", "same": "{}"}[self.spelled].format(column.name)
             return f"{spelled}::{SCHEMA}.{self._type(logical, column.name)}"
+        if self.bare and column.name == "checksum":
+            return "substr(checksum, 8)"
         if column.name == "id":
             return KEYS[self.keys](column.table.name, "id")
         if column.foreign_keys:

@@ -29,18 +29,20 @@ PAIRS = (("name", "checksum"), ("id", "updated_at"), ("state", "size_bytes"))
 SWAPPED = {one: other for pair in PAIRS for one, other in (pair, pair[::-1])}
 
 
-def build_disguise(keys: tuple[str, str], spelled: str, times: str, more: str, swap: bool) -> Disguise:
+def build_disguise(
+    keys: tuple[str, str], spelled: str, times: str, more: str, swap: bool, split: bool, bare: bool
+) -> Disguise:
     """`more`: at the end of every name; `swap`: some columns have the names of others of ours."""
 
     def name(column: str) -> str:
         return (SWAPPED.get(column, column) if swap else column) + more
 
-    return Disguise(*keys, spelled, times, name)
+    return Disguise(*keys, spelled, times, name, split, bare)
 
 
 DISGUISES = st.builds(
     build_disguise, st.sampled_from(KEYS), st.sampled_from(["upper", "title", "same"]), st.sampled_from(sorted(TIMES)),
-    st.text("aZ_ \"'%():é", max_size=4), st.booleans(),
+    st.text("aZ_ \"'%():é", max_size=4), *[st.booleans()] * 3,
 )  # fmt: skip
 profile = made_profile(EXAMPLES or 6)
 
