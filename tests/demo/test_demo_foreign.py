@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.demo.science import PROJECT, Science, ask
+from tests.guard import run_when_gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 LAUNCHER = PROJECT / "bin" / "ccatwm"
@@ -31,6 +32,7 @@ def told() -> Iterator[tuple[Path, str]]:
     """The folder of a demo, where PostgreSQL's account gets to, and what it said."""
     folder = Path(tempfile.mkdtemp(prefix="ccatwm-demo-", dir="/var/tmp"))
     folder.chmod(0o755)
+    call_off = run_when_gone("sh", "-c", '"$0/opsdb/ctl" stop; rm -rf "$0"', str(folder))
     try:
         done = run_demo("--scans", "4", "--dir", folder)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -38,6 +40,7 @@ def told() -> Iterator[tuple[Path, str]]:
     finally:
         subprocess.run([folder / "opsdb" / "ctl", "stop"], check=False, capture_output=True)
         shutil.rmtree(folder)
+        call_off()
 
 
 @pytest.fixture(scope="module")
