@@ -20,13 +20,18 @@ from ccatwm.core.opsdb_guess import (
     summary,
 )
 from ccatwm.core.opsdb_map import MAP_FILE
-from ccatwm.edges.opsdb.catalogue import list_tables, read_words, word_columns
+from ccatwm.core.wording import count_text
+from ccatwm.edges.opsdb.catalogue import list_closed, list_tables, read_words, word_columns
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.foreign import find_tables
+from ccatwm.edges.opsdb.foreign import Name, find_tables
 from ccatwm.edges.opsdb.grouping import GroupingEngine
+from ccatwm.edges.opsdb.statements import identifier
 from ccatwm.edges.opsdb.upgrade import OBSERVATION, read_revisions
-from ccatwm.errors import CcatwmError
-from ccatwm.upkeep.opsdb_map import parse_map
+from ccatwm.errors import CcatwmError, SettingsError
+from ccatwm.settings.find import PREFIX
+from ccatwm.upkeep.opsdb_map import parse_map, role_of
+
+CLOSED_SHOWN = 5  # schemas or tables that this role may not read
 
 
 @dataclass
@@ -50,7 +55,9 @@ def find_draft(url: str, location: str) -> Draft | None:
         with database.read() as connection:
             if OBSERVATION in read_revisions(connection):
                 return None
-            seen = list_tables(connection)
+            seen, closed = list_tables(connection), list_closed(connection)
+            if not seen and closed:
+                raise _nothing_readable(database, closed)
             if not seen:
                 return None
             found = guess_tables(_with_words(connection, seen))
@@ -59,9 +66,30 @@ def find_draft(url: str, location: str) -> Draft | None:
     finally:
         database.dispose()
     notes = summary(found)
+    if closed:
+        names = ", ".join(".".join(name) for name in closed[:CLOSED_SHOWN]) + (", ..." if closed[CLOSED_SHOWN:] else "")
+        notes.append(
+            f"{count_text(len(closed), 'table')} that this role may not read: {names}; ask for what is needed of them, and "
+            f"let `init` draft anew without {MAP_FILE}"
+        )
     if not has_packages(found):
         notes.insert(0, "no table was like raw data packages: name it in the map, or the passes have nothing to do")
     return Draft(text, notes, known[0] if known else location, known)
+
+
+def _nothing_readable(database: Database, closed: Sequence[Name]) -> SettingsError:
+    schemas, role = sorted({schema for schema, _ in closed}), identifier(role_of(database))
+    grants = " ".join(
+        f"GRANT USAGE ON SCHEMA {identifier(schema)} TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA {identifier(schema)} "
+        f"TO {role};"
+        for schema in schemas[:CLOSED_SHOWN]
+    )
+    return SettingsError(
+        f"this database has tables of others (in {', '.join(schemas[:CLOSED_SHOWN])}), and this role may read none of them",
+        where=database.safe_url,
+        next=f"ask their owner for what is needed of: {grants} To have tables of ours beside them instead, set "
+        f"{PREFIX}OBSERVATIONS=managed",
+    )
 
 
 def _with_words(connection: sa.Connection, seen: Sequence[SeenTable]) -> list[SeenTable]:

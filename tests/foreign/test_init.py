@@ -84,6 +84,22 @@ def test_rights_that_are_missing_are_told_as_statements_and_these_suffice(
     assert checked.code == 0 and json.loads(checked.out)["observations"]["ask_for"] == []
 
 
+def test_a_role_that_may_read_nothing_yet_is_told_what_to_ask_for_and_nothing_is_made(
+    cli: Cli, closed: TheirDatabase, tmp_path: Path
+) -> None:
+    """Else a site with tables of ours would be begun amid theirs."""
+    site = tmp_path / "site"
+    done = cli("init", "--opsdb", closed.reader_url, site)
+    assert done.code == 3 and "may read none of them" in done.err and not site.exists()
+    asked = f"GRANT USAGE ON SCHEMA ops TO {ROLE}; GRANT SELECT ON ALL TABLES IN SCHEMA ops TO {ROLE};"
+    assert asked in done.err and "OBSERVATIONS=managed" in done.err
+    for statement in (*asked.split("; "), f"CREATE SCHEMA ccatwm AUTHORIZATION {ROLE}"):
+        closed.execute(statement)
+    done = cli("init", "--opsdb", closed.reader_url, site)
+    assert done.code == 0
+    assert "4 tables that this role may not read: public.alembic_version, public.pipeline" in done.out
+
+
 def test_an_empty_database_gets_tables_of_ours(cli: Cli, postgresql_server: PostgresServer, tmp_path: Path) -> None:
     url = postgresql_server.new()
     done = cli("init", "--opsdb", url, str(tmp_path / "site"), "--json")

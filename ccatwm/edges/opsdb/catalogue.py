@@ -76,6 +76,13 @@ def list_tables(connection: sa.Connection) -> list[SeenTable]:
     ]
 
 
+def list_closed(connection: sa.Connection) -> list[Name]:
+    """Tables of others of which this role may read nothing."""
+    names = [(row[0], row[1]) for row in connection.exec_driver_sql(LIST, (OWN_SCHEMA,))]
+    found = describe(connection, names)
+    return [name for name in names if name in found and not found[name].readable]
+
+
 def _columns(connection: sa.Connection, table: FoundTable) -> dict[str, SeenColumn]:
     return {
         column.name: SeenColumn(_kind(column.type_name), column.not_null, column.labels)
