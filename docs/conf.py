@@ -1,4 +1,11 @@
-"""Sphinx configuration; warnings are errors in the tests."""
+"""Sphinx configuration; bin/docs and bin/test take warnings for errors."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 project = "ccatwm"
 author = "CCAT Data Center"
@@ -13,16 +20,17 @@ myst_enable_extensions = ["deflist"]
 suppress_warnings = ["misc.highlighting_failure"]
 
 
-def _generate() -> None:
-    """Pages that are made from the code."""
-    import sys
-    from pathlib import Path
-
-    here = Path(__file__).resolve().parent
-    sys.path[:0] = [str(here), str(here.parent)]
+def setup(app: Any) -> None:
+    """Pages that are made from the code are made; what any page names and is not there is a warning."""
     from generate import write_pages
 
-    write_pages(here / "reference" / "generated")
+    write_pages(HERE / "reference" / "generated")
+    app.connect("builder-inited", _warn_of_dead_links)
 
 
-_generate()
+def _warn_of_dead_links(app: Any) -> None:
+    from dead_links import dead_links
+    from sphinx.util.logging import getLogger
+
+    for dead in dead_links(HERE.parent):
+        getLogger("dead_links").warning(dead)
