@@ -19,6 +19,8 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 from ccatwm.core.model import EntryKind as EntryKind
 from ccatwm.core.model import TreeEntry as TreeEntry
 from ccatwm.errors import MissingCopyError
+from ccatwm.errors import SchedulerUnavailableError as SchedulerUnavailableError
+from ccatwm.errors import TransportError as TransportError
 
 INTERFACE_VERSION = 1
 """Raised when a plug-in has to be changed. Its scheduler says as `interface_version` what it was written for."""

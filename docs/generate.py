@@ -11,9 +11,18 @@ from typing import Any
 
 def write_pages(folder: Path) -> None:
     """Make the pages anew."""
+    from api_page import api_page
+    from tables_page import tables_page
+
     os.environ["COLUMNS"] = "100"
     folder.mkdir(parents=True, exist_ok=True)
-    pages = {"help": help_page(), "states": states_page(), "schemas": schemas_page()}
+    pages = {
+        "help": help_page(),
+        "interfaces": api_page(),
+        "schemas": schemas_page(),
+        "states": states_page(),
+        "tables": tables_page(),
+    }
     for name, text in pages.items():
         path = folder / f"{name}.md"
         if not path.exists() or path.read_text() != text:

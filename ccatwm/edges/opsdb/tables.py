@@ -373,7 +373,7 @@ sub_group = _table(
     Column("round_at", UtcDateTime),  # when it fell due; later upstream sub-groups belong to the next round
     Column("input_changed_at", UtcDateTime),  # last change of its members
     Column("decision", Integer, nullable=False, server_default="0"),
-    Column("outcome", Text),  # run, or a non-reason of spec 6
+    Column("outcome", Text),  # run, or why there is none: up-to-date, cooling-down, ...
     Column("reason", Text),  # reason to run of the last decision, or None
     Column("details", Json),
     Column("decided_at", UtcDateTime),
