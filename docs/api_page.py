@@ -15,7 +15,12 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign
 def api_page() -> str:
     """What others may import, as it stands in the code, comments included."""
     parts = ["# Python interfaces", "", _docstring(PACKAGE / "interfaces.py"), ""]
-    parts += ["What may be built on them, and what else others may rely on, is told in {doc}`../api`.", "", "## Version", ""]
+    parts += [
+        "What may be built on them, and what else others may rely on, is told in {doc}`../api`.",
+        "",
+        "## Version",
+        "",
+    ]
     parts += [*_interfaces(), *_failure_classes(), *_errors(), *_promises()]
     return "\n".join(parts).rstrip() + "\n"
 
