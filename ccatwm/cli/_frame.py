@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from ccatwm.cli._table import PLAIN, Codes, lay_out, wrap
 from ccatwm.core.names import encode_name
 from ccatwm.edges.journal import FIELDS, Stamp
 from ccatwm.errors import CcatwmError, SettingsError, WorldError
@@ -493,35 +494,56 @@ def show_report(common: Common, report: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table for people: fitted to the terminal, or plain aligned text where there is none."""
+    """A table for people: fitted to the terminal, or plain aligned text with whole cells where there is none."""
     cells = [[_cell(value) for value in row] for row in rows]
-    if sys.stdout.isatty():
-        _print_rich_table(title, columns, cells)
-    else:
-        _print_plain_table(title, columns, cells)
+    width = terminal_width()
+    head = BOLD if colours(sys.stdout) else PLAIN
+    if title:
+        for line in [printable(title)] if width is None else wrap(printable(title), width):
+            print(line)
+    for line in lay_out(columns, cells, width, _paint if colours(sys.stdout) else lambda _: PLAIN, head):
+        print(line)
 
 
 def _cell(value: object) -> str:
     return "-" if value is None else printable(str(value))
 
 
-def _print_plain_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    if title:
-        print(printable(title))
-    for line in [list(columns), *cells]:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout is; None where it is none: then nothing has to fit."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _print_rich_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+# --- colours -----------------------------------------------------------------------------------------------
 
-    table = Table(title=printable(title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in cells:
-        table.add_row(*(Text(text) for text in row))
-    Console().print(table)
+BOLD, RED, GREEN, YELLOW, BLUE = ((f"\x1b[{number}m", "\x1b[0m") for number in (1, 31, 32, 33, 34))
+# By the first word of a cell or a finding.
+_COLOURS = {
+    "COMPLETED": GREEN, "FAILED": RED, "CANCELLED": YELLOW, "RUNNING": BLUE, "COLLECTING_RESULTS": BLUE,
+    "ok": GREEN, "WRONG": RED, "warning": YELLOW,
+}  # fmt: skip
+
+
+def colours(stream: Any) -> bool:
+    """Only on a terminal that knows them, and unless somebody wants none (https://no-color.org)."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+
+
+def _paint(text: str) -> Codes:
+    return _COLOURS.get(text.partition(" ")[0], PLAIN)
+
+
+def print_finding(word: str, head: str, text: str) -> None:
+    """`word head text` of a check: the word coloured, what does not fit on the line below the text."""
+    text, width = printable(text), terminal_width()
+    start = f"{word:<8} {printable(head)} "
+    first, *others = [text] if width is None else wrap(text, max(MIN_TEXT, width - len(start)))
+    before, after = _paint(word) if colours(sys.stdout) else PLAIN
+    print(f"{before}{word}{after}{start[len(word) :]}{first}")
+    for line in others:
+        print(f"{'':<{len(start)}}{line}")
+
+
+MIN_TEXT = 30  # columns; on a narrower terminal lines go on by themselves

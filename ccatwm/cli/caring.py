@@ -140,7 +140,7 @@ def _show(common: Common, finding: Finding) -> None:
     if common.quiet and quiet:
         return
     word = finding.state.value if quiet or finding.state is Judgement.WARNING else finding.state.value.upper()
-    print(_frame.printable(f"{word:<8} {finding.name:<22} {finding.found}"))
+    _frame.print_finding(word, f"{finding.name:<22}", finding.found)
     if finding.next:
         print(_frame.printable(f"{'':<31} next: {finding.next}"))
     sys.stdout.flush()

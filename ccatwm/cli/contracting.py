@@ -118,7 +118,7 @@ def _show(common: Common, report: Report) -> None:
         if common.quiet and fine:
             continue
         word = finding.state.value.upper() if finding.state is Judgement.WRONG else finding.state.value
-        print(_frame.printable(f"{word:<8} {finding.name:<15} {finding.found}"))
+        _frame.print_finding(word, f"{finding.name:<15}", finding.found)
         if finding.next:
             print(_frame.printable(f"{'':<24} next: {finding.next}"))
     if not common.quiet:

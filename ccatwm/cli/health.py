@@ -50,7 +50,7 @@ def _show(common: Common, findings: list[Finding]) -> None:
         if finding.state is Judgement.OK and common.quiet:
             continue
         word = finding.state.value.upper() if finding.state is Judgement.WRONG else finding.state.value
-        print(_frame.printable(f"{word:<8} {finding.name}: {finding.found}"))
+        _frame.print_finding(word, f"{finding.name}:", finding.found)
         if finding.next:
             print(_frame.printable(f"{'':<9}next: {finding.next}"))
 
