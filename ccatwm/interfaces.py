@@ -56,6 +56,55 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> None: ...
 
 
+# --- how far something is --------------------------------------------------------------------------------------
+
+
+class Bar(Protocol):
+    """Something under way, as whoever watches sees it."""
+
+    def advance(self, count: int, /) -> None:
+        """So much more of it is done."""
+        ...
+
+    def note(self, text: str, /) -> None:
+        """What else is to be seen beside it; replaces the last note."""
+        ...
+
+
+class Progress(Protocol):
+    """Shows a person who waits how far something is. Nothing depends on it, and without a person it is nothing."""
+
+    def begin(
+        self, what: str, total: int | None, unit: str, *, measure: Callable[[], int] | None = None
+    ) -> AbstractContextManager[Bar]:
+        """`what` is under way until the block ends; what begins inside is a part of it.
+
+        `total` None: nobody knows how much it is. `unit`: `bytes`, or a noun in the plural. `measure`: asked now and then,
+        by another thread, for how much is done, where nobody is there to advance; an OSError of it is no answer.
+        """
+        ...
+
+
+class _NoBar:
+    def advance(self, count: int, /) -> None: ...
+
+    def note(self, text: str, /) -> None: ...
+
+
+class NoProgress:
+    """Nobody watches."""
+
+    _nothing = nullcontext(_NoBar())
+
+    def begin(
+        self, what: str, total: int | None, unit: str, *, measure: Callable[[], int] | None = None
+    ) -> AbstractContextManager[Bar]:
+        return self._nothing
+
+
+NO_PROGRESS: Progress = NoProgress()
+
+
 # --- files below the base directory ----------------------------------------------------------------------------
 
 

@@ -15,10 +15,12 @@ from ccatwm.core.wording import count_text
 from ccatwm.errors import ObservationTablesError, SchemaVersionError, SettingsError, UsageError, WorldError
 from ccatwm.interfaces import (
     INTERFACE_VERSION,
+    NO_PROGRESS,
     Clock,
     Effects,
     HostFiles,
     PlainEffects,
+    Progress,
     RemoteCalls,
     Scheduler,
     SchedulerSetup,
@@ -42,7 +44,12 @@ if TYPE_CHECKING:
 
 
 def open_context(
-    site: str | None, *, actor: str | None = None, effects: Effects | None = None, looks: bool = False
+    site: str | None,
+    *,
+    actor: str | None = None,
+    effects: Effects | None = None,
+    looks: bool = False,
+    progress: Progress = NO_PROGRESS,
 ) -> Context:
     """The context of a site. Errors: SettingsError with all mistakes at once.
 
@@ -52,7 +59,7 @@ def open_context(
     from ccatwm.settings.load import load_settings
 
     settings = load_settings(site, os.environ, Path.cwd())
-    return _settled(build_context(settings, actor=actor, effects=effects), looks=looks)
+    return _settled(build_context(settings, actor=actor, effects=effects, progress=progress), looks=looks)
 
 
 def _settled(context: Context, *, looks: bool) -> Context:
@@ -82,6 +89,7 @@ def build_context(
     actor: str | None = None,
     effects: Effects | None = None,
     clock: Clock | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Context:
     """Ports are made when they are first used: an idle pass opens the ops-db and nothing else."""
     from ccatwm.edges.clock import SystemClock
@@ -101,10 +109,11 @@ def build_context(
         make_workfiles=lambda: build_workfiles(settings, effects, remote, database),
         make_scheduler=lambda: build_scheduler(settings, effects, clock, remote),
         make_storages=lambda: build_storages(settings, effects, remote),
-        make_host_files=lambda: _host_files(settings, effects, remote),
+        make_host_files=lambda: _host_files(settings, effects, remote, progress),
         actor=actor or person(),
         read_uid=lambda: _read_uid(database),
         connection=remote,
+        progress=progress,
     )
 
 
@@ -178,7 +187,9 @@ def build_storages(settings: Settings, effects: Effects, remote: RemoteCalls | N
     return {"disk": DiskStorage(effects)}
 
 
-def _host_files(settings: Settings, effects: Effects, remote: RemoteCalls | None) -> HostFiles:
+def _host_files(
+    settings: Settings, effects: Effects, remote: RemoteCalls | None, progress: Progress = NO_PROGRESS
+) -> HostFiles:
     """What jobs see: of the processing host even where its base directory is ours too."""
     if remote is not None:
         from ccatwm.edges.hostfiles.ssh import SshHostFiles
@@ -186,7 +197,7 @@ def _host_files(settings: Settings, effects: Effects, remote: RemoteCalls | None
         return SshHostFiles(remote, settings.state_dir, settings.path_map, effects)
     from ccatwm.edges.hostfiles.local import LocalHostFiles
 
-    return LocalHostFiles(settings.state_dir, effects)
+    return LocalHostFiles(settings.state_dir, effects, progress)
 
 
 @contextmanager
@@ -268,7 +279,8 @@ def build_here(context: Context, folder: Path) -> Here:
         grouping=context.grouping,
         files=LocalWorkFiles(folder, context.effects),
         storages=build_storages(context.settings, context.effects, None),
-        host_files=BareHostFiles(),  # a memory of digests would have to be written
+        host_files=BareHostFiles(context.progress),  # a memory of digests would have to be written
+        progress=context.progress,
     )
 
 

@@ -32,6 +32,7 @@ from ccatwm.edges.journal import FIELDS, Stamp
 from ccatwm.errors import CcatwmError, SettingsError, WorldError
 
 if TYPE_CHECKING:
+    from ccatwm.interfaces import Progress
     from ccatwm.passes._context import Context
 
 # Sections of `ccatwm --help`, in this order.
@@ -55,6 +56,13 @@ class Common:
     def terminal(self) -> bool:
         """Whether a person watches: under cron and in scripts passes are silent."""
         return sys.stdout.isatty() and not self.json
+
+    @property
+    def watched(self) -> bool:
+        """Whether progress is shown: on stderr, which is a terminal that knows how to go back, and where nobody asked
+        for silence or for lines to be read by programs."""
+        able = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+        return able and not (self.json or self.quiet or self.log_format == "json")
 
 
 Site = Annotated[str | None, typer.Option("--site", metavar="NAME|DIR", help="The site to work on.")]
@@ -234,9 +242,22 @@ def open_context(common: Common, *, looks: bool = False) -> Context:
     """The context of the site; its connection is closed when the command ends, however it ends. `looks`: as in wiring."""
     from ccatwm import wiring
 
-    context = wiring.open_context(common.site, looks=looks)
+    context = wiring.open_context(common.site, looks=looks, progress=open_progress(common))
     _opened.callback(context.close)
     return context
+
+
+def open_progress(common: Common) -> Progress:
+    """Bars where a person watches; whatever is shown is gone when the command ends, however it ends."""
+    from ccatwm.interfaces import NO_PROGRESS
+
+    if not common.watched:
+        return NO_PROGRESS
+    from ccatwm.cli._progress import TerminalProgress
+
+    shown = TerminalProgress()
+    _opened.callback(shown.close)
+    return shown
 
 
 # --- one message per error ---------------------------------------------------------------------------------
@@ -415,6 +436,17 @@ class PlainLines(logging.Formatter):
         return printable(super().format(record), lines=True)
 
 
+class StderrLines(logging.Handler):
+    """To what `sys.stderr` is at the time: progress bars make room for what is written there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.flush()
+        except Exception:  # a log line is no reason to end
+            self.handleError(record)
+
+
 def _belonging_text(record: logging.LogRecord) -> str:
     """The message with pass, run and pipeline, as far as it does not name them itself."""
     message, (pass_name, run, pipeline) = record.message, (getattr(record, name, None) for name in FIELDS)
@@ -426,7 +458,7 @@ def _belonging_text(record: logging.LogRecord) -> str:
 
 def start_logging(common: Common) -> None:
     """Logs go to stderr. Without `-v` only what somebody must know is said."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrLines()
     handler.setFormatter(
         JsonLines() if common.log_format == "json" else PlainLines("%(asctime)s %(levelname)s %(message)s")
     )

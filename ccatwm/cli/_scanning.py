@@ -1,11 +1,9 @@
-"""`ingest --scan`: options in, one call, report out. Touches: stdout, stderr (a progress bar on a terminal)."""
+"""`ingest --scan`: options in, one call, report out. Touches: nothing itself."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,29 +48,9 @@ def scan_folder(
         folder, pattern, fits_header, constants, location, checksum, settings.obs_timezone,
         {name: one.root for name, one in settings.locations.items() if one.root is not None},
     )  # fmt: skip
-    watched = not common.quiet and not common.json and sys.stderr.isatty()
     report = scan_packages(
         context.database, request, now=context.clock.now(), actor=context.actor, host=os.uname().nodename,
-        dry_run=dry_run, progress=_bar if watched else _no_bar,
+        dry_run=dry_run, progress=context.progress,
     )  # fmt: skip
     _frame.show_report(common, report)
     return 1 if report.unread else 0
-
-
-@contextmanager
-def _no_bar(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
-    yield lambda _count: None
-
-
-def _bar(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """On stderr: what people redirect is the report."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    @contextmanager
-    def shown() -> Iterator[Callable[[int], None]]:
-        with Progress(console=Console(stderr=True), transient=True) as bars:
-            task = bars.add_task(what, total=total)
-            yield lambda count: bars.advance(task, count)
-
-    return shown()

@@ -25,6 +25,11 @@ def text_width(text: str) -> int:
     return cell_len(text)
 
 
+def cut(text: str, width: int) -> str:
+    """At most this width; what was cut off is marked. For lines that come and go."""
+    return text if text_width(text) <= width else f"{_head(text, width - 3)}..."
+
+
 def wrap(text: str, width: int) -> list[str]:
     """Lines of at most this width, broken behind spaces and separators where there are any; at least one."""
     lines: list[str] = []

@@ -38,7 +38,9 @@ def db_backup(common: Common, file: BackupFile, yes: Yes = False) -> int:
     settings = _settings(common)
     check_database_file(settings)
     database, now = Database(settings.opsdb_url), SystemClock().now()
-    report = back_up(database, file, observations=settings.observations, now=now, overwrite=yes)
+    report = back_up(
+        database, file, observations=settings.observations, now=now, overwrite=yes, progress=_frame.open_progress(common)
+    )
     _frame.show_report(common, report)
     return 0
 

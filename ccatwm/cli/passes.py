@@ -143,14 +143,10 @@ def cycle(
         raise UsageError(
             "--until-idle and --dry-run contradict each other: a dry run changes nothing to wait for"
         )
-    from ccatwm import wiring
-
     context = _frame.open_context(common)
     options = _options(limit, dry_run, wait, max_seconds)
-    rounds = (
-        _rounds_until_idle(context, options) if until_idle else [list(wiring.run_cycle(context, options))]
-    )
-    reports = _show_rounds(common, rounds, dry_run)
+    rounds = _rounds_until_idle(context, options) if until_idle else _one_round(context, options)
+    reports = _show_rounds(common, context, rounds, dry_run)
     _tell_conditions(common, context, reports)
     document: dict[str, Any] = {
         "schema": "ccatwm.cycle/1",
@@ -262,6 +258,12 @@ def _still_failed(context: Context, reports: list[PassReport]) -> bool:
 # --- rounds ------------------------------------------------------------------------------------------------
 
 
+def _one_round(context: Context, options: PassOptions) -> Iterator[list[PassReport]]:
+    from ccatwm import wiring
+
+    yield list(wiring.run_cycle(context, options))
+
+
 def _rounds_until_idle(context: Context, options: PassOptions) -> Iterator[list[PassReport]]:
     """Rounds of six passes until one changes nothing and no job, retry that is due soon, or other work is left."""
     from ccatwm import wiring
@@ -285,20 +287,22 @@ def _rounds_until_idle(context: Context, options: PassOptions) -> Iterator[list[
         pause = min(1.5 * pause, MAX_IDLE_SLEEP_SECONDS)
 
 
-def _show_rounds(common: Common, rounds: Any, dry_run: bool) -> list[PassReport]:
+def _show_rounds(
+    common: Common, context: Context, rounds: Iterator[list[PassReport]], dry_run: bool
+) -> list[PassReport]:
     """Show rounds as they go; the reports worth keeping: those that did something, and the last round."""
     kept: list[PassReport] = []
     last: list[PassReport] = []
-    begun = time.monotonic()
-    for count, reports in enumerate(rounds, 1):
-        kept += [r for r in last if r.changed]
-        last = reports
-        _clear_progress()
-        for report in reports:
-            if not common.json and (report.changed or report.error or report.skipped or dry_run):
-                _show(common, report, dry_run)
-        _show_progress(common, count, time.monotonic() - begun, reports)
-    _clear_progress()
+    with context.progress.begin("cycle", None, "rounds") as bar:
+        for reports in rounds:
+            kept += [r for r in last if r.changed]
+            last = reports
+            for report in reports:
+                if not common.json and (report.changed or report.error or report.skipped or dry_run):
+                    _show(common, report, dry_run)
+            bar.advance(1)
+            if common.watched and not any(report.error for report in reports):
+                bar.note(_waits(context))
     if (
         common.terminal
         and not any(r.changed or r.error or r.skipped for r in [*kept, *last])
@@ -308,17 +312,12 @@ def _show_rounds(common: Common, rounds: Any, dry_run: bool) -> list[PassReport]
     return kept + last
 
 
-def _show_progress(common: Common, count: int, seconds: float, reports: list[PassReport]) -> None:
-    if sys.stderr.isatty() and not common.quiet:
-        waiting = sum(r.waiting for r in reports)
-        sys.stderr.write(f"\r\x1b[Kround {count}, {seconds:.0f} s, {waiting} waiting ...")
-        sys.stderr.flush()
+def _waits(context: Context) -> str:
+    """What the rounds to come wait for, in a few words."""
+    from ccatwm.views.left import build_left, waits_text
 
-
-def _clear_progress() -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
+    now = context.clock.now()
+    return waits_text(build_left(context.database, context.settings.processing_location, now=now), now)
 
 
 # --- what people see ---------------------------------------------------------------------------------------

@@ -8,7 +8,17 @@ from functools import cached_property
 
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
-from ccatwm.interfaces import Clock, Effects, HostFiles, RemoteCalls, Scheduler, Storage, WorkFiles
+from ccatwm.interfaces import (
+    NO_PROGRESS,
+    Clock,
+    Effects,
+    HostFiles,
+    Progress,
+    RemoteCalls,
+    Scheduler,
+    Storage,
+    WorkFiles,
+)
 from ccatwm.settings.schema import Settings
 
 
@@ -30,6 +40,7 @@ class Context:
     connection: RemoteCalls | None = (
         None  # to the processing host, shared by all ports; opened when one needs it
     )
+    progress: Progress = NO_PROGRESS  # for a person at a terminal
 
     @cached_property
     def workfiles(self) -> WorkFiles:

@@ -24,11 +24,11 @@ from ccatwm.core.staging import (
 )
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.throttle import WaitingRun, admit
-from ccatwm.core.wording import size_text
+from ccatwm.core.wording import count_text, size_text
 from ccatwm.edges.opsdb.stores import products, runs, staged, throttles
 from ccatwm.edges.storage.receiving import receive_copy
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, CorruptCopyError, MissingCopyError, NoSpaceError
-from ccatwm.interfaces import FileWrite, PackageCopy, Received
+from ccatwm.interfaces import Bar, FileWrite, PackageCopy, Received
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import fail_run
 from ccatwm.passes._frame import (
@@ -59,6 +59,20 @@ class StagingError(CcatwmError):
         self.failure = failure
 
 
+@dataclass
+class _Tally:
+    """What was brought so far, for whoever watches."""
+
+    bar: Bar
+    packages: int = 0
+    size_bytes: int = 0
+
+    def add(self, received: Received) -> None:
+        self.packages += 1
+        self.size_bytes += received.size_bytes
+        self.bar.note(f"{count_text(self.packages, 'package')}, {size_text(self.size_bytes)}")
+
+
 class ClaimedElsewhereError(CcatwmError):
     """Another stage process is bringing the same package: this run waits."""
 
@@ -77,11 +91,12 @@ def _body(frame: PassFrame) -> None:
     if frame.dry_run:
         for waiting in frame.units(admission.admitted):
             frame.report.add("done", waiting_item(waiting, "would be staged"))
-    else:
-        _stage_in_turn(frame, admission.admitted)
+    elif admission.admitted:
+        with frame.context.progress.begin("stage", len(admission.admitted), "runs") as bar:
+            _stage_in_turn(frame, admission.admitted, _Tally(bar))
 
 
-def _stage_in_turn(frame: PassFrame, admitted: Sequence[WaitingRun]) -> None:
+def _stage_in_turn(frame: PassFrame, admitted: Sequence[WaitingRun], tally: _Tally) -> None:
     """Runs begin some at a time, and are written down as staged some at a time, no later than after a moment.
 
     They are read shortly before it is their turn: many thousands may wait. The more goes well, the more begin at once:
@@ -100,7 +115,9 @@ def _stage_in_turn(frame: PassFrame, admitted: Sequence[WaitingRun]) -> None:
             if waiting.id not in begun or waiting.step_id in frame.tripped:
                 continue
             run, inputs = begun[waiting.id]
-            if _stage_run(frame, run, inputs):
+            is_staged = _stage_run(frame, run, inputs, tally)
+            tally.bar.advance(1)
+            if is_staged:
                 ready.append(run)
             else:
                 at_once = 1
@@ -122,10 +139,10 @@ def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
     return PassItem(outcome, reason, run.id, run.pipeline, run.step, run.sub_group)
 
 
-def _stage_run(frame: PassFrame, run: Run, inputs: Sequence[RunInput]) -> bool:
+def _stage_run(frame: PassFrame, run: Run, inputs: Sequence[RunInput], tally: _Tally) -> bool:
     """Whether all is there that the run needs; its failure is its own, the pass goes on."""
     try:
-        _bring_inputs(frame, run, inputs)
+        _bring_inputs(frame, run, inputs, tally)
     except ClaimedElsewhereError as error:
         frame.report.add("waiting", _item(run, "waiting", error.message))
     except NoSpaceError as error:
@@ -186,7 +203,7 @@ def _wait_for_space(frame: PassFrame, run: Run, error: NoSpaceError) -> None:
 # --- one run ------------------------------------------------------------------------------------------------------
 
 
-def _bring_inputs(frame: PassFrame, run: Run, inputs: Sequence[RunInput]) -> None:
+def _bring_inputs(frame: PassFrame, run: Run, inputs: Sequence[RunInput], tally: _Tally) -> None:
     context = frame.context
     _check_host_files(context, run)
     _make_run_directory(context, run)
@@ -195,7 +212,7 @@ def _bring_inputs(frame: PassFrame, run: Run, inputs: Sequence[RunInput]) -> Non
         folder = PurePosixPath(run.directory)
         context.workfiles.remove_trees([folder / "input", folder / "workspace"])
     for package in packages_of(inputs):
-        _bring_package(frame, run, package, verify=again)
+        _bring_package(frame, run, package, tally, verify=again)
     _link_inputs(context, run, inputs)
 
 
@@ -285,7 +302,7 @@ class _Sought:
     claim: str
 
 
-def _bring_package(frame: PassFrame, run: Run, package: RunInput, *, verify: bool) -> None:
+def _bring_package(frame: PassFrame, run: Run, package: RunInput, tally: _Tally, *, verify: bool) -> None:
     """Have the package, verified and unpacked, in the shared cache."""
     context = frame.context
     directory = cache_directory(package.identity, package.name, package.checksum)
@@ -309,6 +326,7 @@ def _bring_package(frame: PassFrame, run: Run, package: RunInput, *, verify: boo
             connection, place, str(directory), now=context.clock.now(), size_bytes=received.unpacked_bytes,
             file_count=received.file_count, tree_digest=received.tree_digest,
         )  # fmt: skip
+    tally.add(received)
 
 
 def _is_whole(context: Context, row: object, directory: PurePosixPath, *, verify: bool) -> bool:
@@ -386,10 +404,11 @@ def _receive(
     if storage is None:
         raise MissingCopyError(f"storage {copy.storage!r} cannot be read here")
     package = sought.package
-    return receive_copy(
-        context.workfiles, storage, copy.at_root(context.settings.root_of(copy.location)), sought.directory,
-        size_bytes=package.size_bytes, checksum=package.checksum, members=files or None,
-    )  # fmt: skip
+    with context.progress.begin(package.name, package.size_bytes, "bytes") as bar:
+        return receive_copy(
+            context.workfiles, storage, copy.at_root(context.settings.root_of(copy.location)), sought.directory,
+            size_bytes=package.size_bytes, checksum=package.checksum, members=files or None, read=bar.advance,
+        )  # fmt: skip
 
 
 def _report_copy(

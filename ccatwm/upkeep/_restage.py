@@ -26,7 +26,7 @@ from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import products, staged
 from ccatwm.edges.storage.receiving import receive_copy
 from ccatwm.errors import CcatwmError, NoSpaceError, Problem, UsageError
-from ccatwm.interfaces import PackageCopy, Storage, WorkFiles
+from ccatwm.interfaces import NO_PROGRESS, Bar, PackageCopy, Progress, Storage, WorkFiles
 from ccatwm.settings.schema import Settings
 
 INCOMING = PurePosixPath(".incoming")
@@ -99,7 +99,11 @@ def lie_in_place(settings: Settings, run: Run, wanted: Sequence[Wanted]) -> bool
 
 
 def bring(
-    files: WorkFiles, storages: Mapping[str, Storage], wanted: Sequence[Wanted], tell: Callable[[str], None]
+    files: WorkFiles,
+    storages: Mapping[str, Storage],
+    wanted: Sequence[Wanted],
+    tell: Callable[[str], None],
+    progress: Progress = NO_PROGRESS,
 ) -> dict[str, str]:
     """Have all of them below the root of `files`; where each came from, by name.
 
@@ -109,7 +113,7 @@ def bring(
     problems: list[Problem] = []
     for number, item in enumerate(wanted):
         try:
-            origins[_label(item.item)] = _bring_one(files, storages, item, number, tell)
+            origins[_label(item.item)] = _bring_one(files, storages, item, number, tell, progress)
         except _NowhereError as error:
             problems.append(Problem(_label(item.item), error.message, error.next))
     files.remove_trees([INCOMING])
@@ -129,8 +133,9 @@ def _label(item: RunInput) -> str:
 
 
 def _bring_one(
-    files: WorkFiles, storages: Mapping[str, Storage], wanted: Wanted, number: int, tell: Callable[[str], None]
-) -> str:
+    files: WorkFiles, storages: Mapping[str, Storage], wanted: Wanted, number: int, tell: Callable[[str], None],
+    progress: Progress,
+) -> str:  # fmt: skip
     findings = []
     for source in wanted.sources:
         storage = storages.get(source.storage)
@@ -140,7 +145,8 @@ def _bring_one(
         try:
             storage.form(source)  # whether it is there: what is told comes from there
             tell(f"{_label(wanted.item)}: from {source.location}")
-            _receive(files, storage, wanted, source, INCOMING / str(number))
+            with progress.begin(wanted.item.name, wanted.item.size_bytes, "bytes") as bar:
+                _receive(files, storage, wanted, source, INCOMING / str(number), bar)
         except NoSpaceError:
             raise
         except CcatwmError as error:
@@ -157,7 +163,7 @@ def _bring_one(
 
 
 def _receive(
-    files: WorkFiles, storage: Storage, wanted: Wanted, source: PackageCopy, target: PurePosixPath
+    files: WorkFiles, storage: Storage, wanted: Wanted, source: PackageCopy, target: PurePosixPath, bar: Bar
 ) -> None:
     """`target` is a folder: with the content of the package or product, or with the one file that the product is."""
     item, here = wanted.item, source.id in wanted.unpacked
@@ -166,7 +172,7 @@ def _receive(
     receive_copy(
         files, storage, source, target, name=wanted.path.name if product else None, unpack=not product,
         size_bytes=None if unpacked else item.size_bytes, checksum=wanted.tree if unpacked else item.checksum,
-        members=wanted.members,
+        members=wanted.members, read=bar.advance,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from ccatwm.edges.opsdb.stores.leases import Lease
 from ccatwm.edges.opsdb.types import utc_text
 from ccatwm.edges.opsdb.upgrade import KNOWN, read_revisions
 from ccatwm.errors import CcatwmError, SchemaVersionError, SettingsError, UsageError
-from ccatwm.interfaces import WorkFiles
+from ccatwm.interfaces import NO_PROGRESS, Progress, WorkFiles
 from ccatwm.settings.find import MARK_FILE
 from ccatwm.settings.load import parse_mark
 from ccatwm.settings.schema import Settings
@@ -85,7 +85,13 @@ def _of(seal: Seal) -> dict[str, Any]:
 
 
 def back_up(
-    database: Database, path: Path, *, observations: str, now: datetime, overwrite: bool = False
+    database: Database,
+    path: Path,
+    *,
+    observations: str,
+    now: datetime,
+    overwrite: bool = False,
+    progress: Progress = NO_PROGRESS,
 ) -> BackupReport:
     """Write a backup, as of one moment while passes run; there is a whole file or none.
 
@@ -98,10 +104,16 @@ def back_up(
     with database.read() as connection:
         uid, revisions = leases.read_uid(connection), read_revisions(connection)
     with backup_file.unfinished(path) as part:
-        tool = _fill(database, part, observations)
+        with progress.begin("backup", _size_before(database), "bytes", measure=lambda: part.stat().st_size):
+            tool = _fill(database, part, observations)
         seal = Seal(FORMAT, __version__, database.dialect, observations, uid, revisions, utc_text(now), tool)
         size = backup_file.finish(part, path, seal, overwrite=overwrite)
     return BackupReport(path, size, seal)
+
+
+def _size_before(database: Database) -> int | None:
+    """What will have to be written, where that can be told: PostgreSQL's dump is packed."""
+    return Path(str(database.url.database)).stat().st_size if database.dialect == "sqlite" else None
 
 
 def _fill(database: Database, part: Path, observations: str) -> str:

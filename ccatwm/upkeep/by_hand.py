@@ -23,7 +23,7 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import attempts, runs, views
 from ccatwm.errors import Problem, UsageError
-from ccatwm.interfaces import FileWrite, HostFiles, Storage, WorkFiles
+from ccatwm.interfaces import NO_PROGRESS, FileWrite, HostFiles, Progress, Storage, WorkFiles
 from ccatwm.settings.schema import Settings
 from ccatwm.upkeep._restage import Wanted, bring, lie_in_place, list_wanted, remove_all
 from ccatwm.upkeep._yaml import parse_yaml
@@ -54,6 +54,7 @@ class Here:
     files: WorkFiles
     storages: Mapping[str, Storage]
     host_files: HostFiles
+    progress: Progress = NO_PROGRESS
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ def _fill(
     if not in_place:
         folders += [PurePosixPath("input"), *(PurePosixPath("workspace") / u.directory for u in step.upstream)]
     here.files.make_trees([*folders, PurePosixPath("workspace")] if not in_place else folders)
-    return {} if in_place else bring(here.files, here.storages, wanted, tell)
+    return {} if in_place else bring(here.files, here.storages, wanted, tell, here.progress)
 
 
 def _facts(

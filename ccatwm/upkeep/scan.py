@@ -5,8 +5,7 @@ What a path and a FITS header say becomes the objects that `ingest FILE` reads, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -30,12 +29,11 @@ from ccatwm.edges.hostfiles.found import Walked, checksum_package, read_header, 
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import scanned as store
 from ccatwm.errors import Problem, UsageError
+from ccatwm.interfaces import NO_PROGRESS, Progress
 from ccatwm.upkeep.ingest import IngestReport, ingest_objects
 
 SHOWN = 5
 EXAMPLE = "ccatwm ingest --scan DIR --pattern '{source}/{obs_date}/{scan}.fits'"
-# (what is done, how much of it) -> tells what of it was done
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def scan_packages(
     actor: str,
     host: str = "",
     dry_run: bool = False,
-    progress: Progress,
+    progress: Progress = NO_PROGRESS,
 ) -> ScanReport:
     """Ingest the packages below a folder.
 
@@ -298,10 +296,11 @@ def _read_contents(
     if not to_hash:
         return packages, 0
     sums: dict[str, str] = {}
-    with progress("checksums", sum(package.size_bytes for package in to_hash)) as done:
-        for package in to_hash:
+    with progress.begin("checksums", sum(package.size_bytes for package in to_hash), "bytes") as bar:
+        for number, package in enumerate(to_hash, 1):
+            bar.note(f"package {number} of {len(to_hash)}")
             try:
-                sums[package.path] = checksum_package(folder, package, done)
+                sums[package.path] = checksum_package(folder, package, bar.advance)
             except OSError as error:
                 walked.unread[package.path] = error.strerror or str(error)
     kept = [package for package in packages if package.path not in walked.unread]
@@ -312,7 +311,7 @@ def _with_headers(
     folder: Path, walked: Walked, cards: Sequence[HeaderCard], progress: Progress
 ) -> list[FoundPackage]:
     read: list[FoundPackage] = []
-    with progress("FITS headers", len(walked.packages)) as done:
+    with progress.begin("FITS headers", len(walked.packages), "packages") as bar:
         for package in walked.packages:
             try:
                 header = read_header(folder, package, [card.keyword for card in cards])
@@ -321,6 +320,6 @@ def _with_headers(
             else:
                 picked = None if header is None else pick_cards(header, [*cards, TIMESYS])
                 read.append(replace(package, header=picked))
-            done(1)
+            bar.advance(1)
     return read
 

@@ -59,6 +59,19 @@ def left_line(document: Mapping[str, Any], now: datetime) -> str:
     return "; ".join(parts)
 
 
+def waits_text(document: Mapping[str, Any], now: datetime) -> str:
+    """What goes on by itself, in a few words: `2 runs under way, 1 retry in 40 s`."""
+    counted = ((document["retries"], "retry"), (document["again"], "try"), (document["sub_groups"], "decision"))
+    parts = [f"{count_text(document['open'], 'run')} under way"] if document["open"] else []
+    parts += [_waits(waiting, noun, now) for waiting, noun in counted if waiting["count"]]
+    return ", ".join(parts)
+
+
+def _waits(waiting: Mapping[str, Any], noun: str, now: datetime) -> str:
+    many = noun if waiting["count"] == 1 else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{waiting['count']} {many} {until_text(datetime.fromisoformat(waiting['next_at']), now)}"
+
+
 def _next(waiting: Mapping[str, Any], now: datetime) -> str:
     when = until_text(datetime.fromisoformat(waiting["next_at"]), now)
     return f"the next {when}" if waiting["count"] > 1 else when

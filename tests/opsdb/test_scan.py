@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import os
 import tarfile
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ccatwm.edges.opsdb import tables as t
 from ccatwm.errors import DefinitionsError, UsageError
 from ccatwm.upkeep.ingest import ingest_files
 from ccatwm.upkeep.scan import ScanRequest, scan_packages
+from tests.fakes.progress import ToldProgress
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LATER = datetime(2026, 3, 2, tzinfo=UTC)
@@ -52,19 +52,13 @@ def raw(tmp_path):
 
 @pytest.fixture
 def scan(database, raw):
-    told = []
-
-    @contextmanager
-    def progress(what, total):
-        done = []
-        yield done.append
-        told.append((what, total, sum(done)))
+    progress = ToldProgress()
 
     def run(pattern=PLAIN, *, folder=None, now=NOW, dry_run=False, **request):
         asked = ScanRequest(folder or raw.folder, pattern, timezone="America/Santiago", **request)
         return scan_packages(database, asked, now=now, actor="me", host="h", dry_run=dry_run, progress=progress)
 
-    run.told = told
+    run.told = lambda: [(bar.what, bar.total, bar.done) for bar in progress.bars]
     return run
 
 
@@ -154,7 +148,7 @@ def test_headers_say_the_source_the_time_and_metadata(raw, scan, rows):
     assert set(rows(t.instrument_module.c.name)) == {"LFA", "CHAI"}
     said = {"night": "a", "scan": "1", "EXPTIME": 12.5, "observer": "me"}
     assert rows(t.raw_data_package_metadata.c.data)[0] == said
-    assert scan.told == [("FITS headers", 3, 3)]
+    assert scan.told() == [("FITS headers", 3, 3)]
 
 
 def test_a_time_that_is_none_is_told_and_kept(raw, scan, rows):
@@ -180,7 +174,7 @@ def test_folders_and_tars_are_packages(raw, scan, rows):
     assert (name, tar) == ("s1", "s2")
     assert (size, checksum) == (files[0][1] + 5, f"sha256:{digest}")
     assert rows(t.source.c.name) == ["M83"] and report.plan.headless == 1
-    assert scan.told[-1] == ("checksums", report.size_bytes, report.size_bytes)
+    assert scan.told()[-1] == ("checksums", report.size_bytes, report.size_bytes)
 
 
 def test_several_packages_of_one_scan_share_it(raw, scan, rows):

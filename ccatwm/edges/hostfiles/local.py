@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ccatwm.core.digests import tree_digest
 from ccatwm.edges.hostfiles._memory import DigestMemory
-from ccatwm.interfaces import Effects
+from ccatwm.interfaces import NO_PROGRESS, Effects, Progress
 
 READ_BYTES = 1 << 20
 
@@ -17,16 +17,30 @@ READ_BYTES = 1 << 20
 class BareHostFiles:
     """`HostFiles` without a memory: every digest is a whole reading."""
 
+    def __init__(self, progress: Progress = NO_PROGRESS) -> None:
+        self._progress = progress
+
     def exists(self, path: str) -> bool:
         return os.path.exists(path)
 
     def digest(self, path: str) -> str | None:
         try:
             if os.path.isdir(path):
-                return f"sha256:{_tree_hex(path)}"
-            return f"sha256:{file_hex(path)}" if os.path.isfile(path) else None
+                return f"sha256:{self._tree_hex(path)}"
+            return f"sha256:{self._hex([path], path)[0]}" if os.path.isfile(path) else None
         except OSError:
             return None
+
+    def _tree_hex(self, folder: str) -> str:
+        names = [name for name in names_below(folder) if os.path.isfile(os.path.join(folder, name))]
+        paths = [os.path.join(folder, name) for name in names]
+        sizes, sums = [os.stat(path).st_size for path in paths], self._hex(paths, folder)
+        return tree_digest((os.fsencode(n), size, sha) for n, size, sha in zip(names, sizes, sums, strict=True))
+
+    def _hex(self, paths: Sequence[str], what: str) -> list[str]:
+        total = sum(os.stat(path).st_size for path in paths)
+        with self._progress.begin(f"checksum of {os.path.basename(what)}", total, "bytes") as bar:
+            return [file_hex(path, bar.advance) for path in paths]
 
     def fingerprint(self, path: str) -> str | None:
         """What changes with the content of `path`: size, inode, change time, of a folder those of all files below.
@@ -53,17 +67,10 @@ def names_below(folder: str, refuse: Callable[[OSError], None] | None = None) ->
     return sorted((os.path.relpath(path, folder) for path in found), key=os.fsencode)
 
 
-def _tree_hex(folder: str) -> str:
-    files = [(name, os.path.join(folder, name)) for name in names_below(folder)]
-    return tree_digest((os.fsencode(n), os.stat(p).st_size, file_hex(p)) for n, p in files if os.path.isfile(p))
-
-
-def file_hex(path: str, read: Callable[[int], None] | None = None) -> str:
+def file_hex(path: str, read: Callable[[int], None]) -> str:
     """SHA-256 of a file; `read` is told of every piece, in bytes. Errors: OSError."""
-    with open(path, "rb") as stream:
-        if read is None:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-        digest = hashlib.sha256()
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as stream:
         while piece := stream.read(READ_BYTES):
             digest.update(piece)
             read(len(piece))
@@ -73,8 +80,8 @@ def file_hex(path: str, read: Callable[[int], None] | None = None) -> str:
 class LocalHostFiles:
     """`HostFiles` of this host; digests are remembered."""
 
-    def __init__(self, state_dir: Path, effects: Effects) -> None:
-        self._files = BareHostFiles()
+    def __init__(self, state_dir: Path, effects: Effects, progress: Progress = NO_PROGRESS) -> None:
+        self._files = BareHostFiles(progress)
         self._memory = DigestMemory(state_dir / "file-digests.json", effects)
 
     def exists(self, path: str) -> bool:
