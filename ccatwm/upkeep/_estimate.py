@@ -30,7 +30,7 @@ class Estimate:
     """What the next passes will look at, at most."""
 
     sub_groups: int = 0  # those that fall due, and all that have archived packages now
-    bytes: int = 0  # of archived packages that were not grouped before
+    bytes: int = 0  # of archived packages that were not grouped before, for steps that read raw data
     core_hours: float = 0.0  # of a run of each
     measured: int = 0  # how many of them are of steps whose last runs tell the core hours; the others' are as asked
 
@@ -91,7 +91,7 @@ def estimate_runs(
     past = past_core_hours(connection, [step.id for scope in scopes for step in scope.steps])
     for scope in scopes:
         keys, size = _sub_groups_of(connection, grouping, scope, now)
-        found.bytes += size
+        found.bytes += size if any(step.raw_inputs for step in scope.steps) else 0
         for step in scope.steps:
             count = len((keys | step.keys) - (settled or {}).get(step.id, frozenset()))
             found.add(count, core_hours_of(step.resources, past.get(step.id)))

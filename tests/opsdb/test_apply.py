@@ -154,8 +154,8 @@ def test_a_new_step_has_its_scope_grouped_anew(apply, rows, database):
 
 def test_what_a_first_apply_will_make_is_counted_before(apply, database, tmp_path):
     packages(database, tmp_path, 4, '{"kind": "raw_data_package", "name": "late", "state": "waiting"}\n')
-    report = apply(GOOD, dry_run=True)
-    assert (report.follows.sub_groups, report.follows.bytes, report.follows.core_hours) == (5, 8000, 4 * 2 * 0.5 + 1)
+    report = apply(GOOD, dry_run=True)  # step b reads products only
+    assert (report.follows.sub_groups, report.follows.bytes, report.follows.core_hours) == (5, 4000, 4 * 2 * 0.5 + 1)
 
 
 def test_a_first_apply_over_a_full_archive_needs_a_yes(apply, rows, database, tmp_path):
