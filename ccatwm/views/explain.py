@@ -621,6 +621,12 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + more
 
 
+def _excluded_text(details: Mapping[str, Any] | None) -> str:
+    """Which of the packages are no inputs, though they are archived."""
+    excluded = (details or {}).get("excluded")
+    return f"; excluded: {_some(excluded)}" if excluded else ""
+
+
 def _changes_text(details: Mapping[str, Any]) -> str:
     text = changes_text(details, SHOWN_NAMES)
     return f" ({text})" if text else ""
@@ -660,6 +666,6 @@ def _paragraph(row: Mapping[str, Any]) -> list[str]:
     lines = [head + decided]
     lines += [f"  because {text}" for text in row["why"]]
     lines += [f"  changes when {text}" for text in row["what_would_change_it"]]
-    lines += [f"  packages: {packages}"] if packages else []
+    lines += [f"  packages: {packages}{_excluded_text(row['details'])}"] if packages else []
     names = [f"{c['companion']}/{c['name']}" for c in row["companions"]]
     return lines + ([f"  companions of its current run: {_some(names)}"] if names else [])

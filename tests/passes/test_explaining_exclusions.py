@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ccatwm.upkeep.exclude import Act, exclude
-from ccatwm.views.explain import build_explain
+from ccatwm.views.explain import build_explain, explain_lines
 from tests.passes.conftest import Observatory
 
 
@@ -28,6 +28,17 @@ def test_what_was_excluded_is_not_said_to_be_wanted_before_the_next_decision(obs
     why, _ = explained(observatory)
     assert "was made from exactly what was wanted when this was decided" in why
     assert "is stale: excluded: the load was open" in why
+
+
+def test_the_packages_that_are_no_inputs_are_named(observatory: Observatory) -> None:
+    observatory.until_quiet()
+    out(observatory, "package:scan-1-LFA")
+    observatory.run_pass("trigger")
+    observatory.run_pass("resolve")
+    context = observatory.context()
+    document = build_explain(context.database, "otf", "calibrate", "executed_obs_unit=1", now=context.clock.now())
+    (line,) = [line for line in explain_lines(document) if line.startswith("  packages:")]
+    assert line.endswith(" archived; excluded: scan-1-LFA")
 
 
 def test_an_excluded_version_that_is_waited_for_names_the_command_that_brings_it_back(observatory: Observatory) -> None:
