@@ -407,7 +407,9 @@ class _Check:
                 self.origins[key] = str(base / MARK_FILE)
 
     def _find_database(self, fields: dict[str, Any]) -> None:
-        if "OPSDB_URL_FILE" in self.values and "opsdb_url" not in fields:
+        if "OPSDB_URL_FILE" in self.values and (
+            "opsdb_url" not in fields or self._layer("OPSDB_URL_FILE") > self._layer("OPSDB_URL")
+        ):
             fields["opsdb_url"] = self._url_from_file()
         if "opsdb_url" not in fields and self.site.folder is not None and "OPSDB_URL" not in self.values:
             fields["opsdb_url"] = f"sqlite:///{DATABASE_FILE}"
@@ -430,6 +432,11 @@ class _Check:
             self._wrong(
                 "OBSERVATIONS", "is 'foreign', but the ops-db is SQLite", "foreign on postgresql://, managed on both"
             )
+
+    def _layer(self, key: str) -> int:
+        """Which layer says a setting; the higher one wins."""
+        origin = self.origins[key]
+        return 2 if origin.startswith(FROM_ENVIRONMENT) else 0 if origin.endswith("[default]") else 1
 
     def _absolute_url(self, url: str) -> str:
         if not url.startswith("sqlite:///"):

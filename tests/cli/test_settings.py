@@ -82,6 +82,19 @@ def test_the_url_may_come_from_a_file(tmp_path: Path) -> None:
     assert load_site(folder).opsdb_url == "postgresql://me:secret@db/ops"
 
 
+def test_a_file_with_the_url_that_the_environment_names_wins_over_the_url_of_the_site(tmp_path: Path) -> None:
+    folder = write_site(tmp_path / "s", 'OPSDB_URL = "postgresql://ccatwm@db/ops"\n')
+    (tmp_path / "mine").write_text("postgresql://anna@db/ops\n")
+    settings = load_site(folder, **{f"{PREFIX}OPSDB_URL_FILE": str(tmp_path / "mine")})
+    assert settings.opsdb_url == "postgresql://anna@db/ops"
+    assert settings.origins["OPSDB_URL"] == str(tmp_path / "mine")
+
+
+def test_the_url_wins_over_a_file_with_one_that_the_same_place_names(tmp_path: Path) -> None:
+    text = 'OPSDB_URL = "postgresql://ccatwm@db/ops"\nOPSDB_URL_FILE = "url"\n'
+    assert load_site(write_site(tmp_path / "s", text)).opsdb_url == "postgresql://ccatwm@db/ops"
+
+
 def test_a_file_with_the_url_that_is_not_there_is_one_mistake(tmp_path: Path) -> None:
     [told] = problems(write_site(tmp_path / "s", 'OPSDB_URL_FILE = "url"\n'))
     assert f"OPSDB_URL_FILE: {tmp_path}/s/url cannot be read" in told
