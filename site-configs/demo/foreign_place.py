@@ -83,8 +83,7 @@ class ForeignPlace(LocalPlace):
         return site
 
     def _init(self, site: Site, url: str) -> None:
-        masked = url.replace(url.split(":")[2].split("@")[0], "***")
-        print(f"$ bin/ccatwm init --opsdb '{masked}' {site.folder}", flush=True)
+        print(f"$ bin/ccatwm init --opsdb '{url}' {site.folder}", flush=True)
         command = [LAUNCHER, "init", "--opsdb", url, site.folder]
         if subprocess.run(command, check=False).returncode != 0:
             sys.exit("bin/demo: the site could not be made")

@@ -47,7 +47,7 @@ class ObservatoryDatabase:
         password = secrets.token_urlsafe(24)
         self._execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD %s", (password,))
         self._execute((FOLDER / "role.sql").read_text())
-        return self._server.url_of(ROLE, password)
+        return self._server.admit(ROLE, password)
 
     def observe(self, lines: Iterable[Row]) -> None:
         """What was observed, or archived, meanwhile."""

@@ -24,7 +24,7 @@ LONGEST_SOCKET = 107  # bytes, unix(7)
 
 
 class PostgreSql:
-    """The server in one folder: `data`, `programs`, `log`, `url`, and `ctl` that starts and stops it.
+    """The server in one folder: `data`, `programs`, `log`, `url`, `passwords`, and `ctl` that starts and stops it.
 
     `owner`: the role that owns all of it, and the name of the database.
     """
@@ -35,6 +35,7 @@ class PostgreSql:
         self.data = folder / "data"
         self.ctl = folder / "ctl"
         self.url_file = folder / "url"
+        self.passwords = folder / "passwords"  # of other roles: their URLs name it, and may stand on command lines
 
     def why_not(self) -> str | None:
         """Why it cannot be had in this folder, or None."""
@@ -59,17 +60,26 @@ class PostgreSql:
         self._run("start")
         self._make_database(password)
         with open(os.open(self.url_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(self.url_of(self.owner, password) + "\n")
+            file.write(self._url_of(f"{self.owner}:{password}") + "\n")
 
-    def url_of(self, role: str, password: str) -> str:
-        """How a role reaches the database."""
-        return f"postgresql://{role}:{password}@/{self.owner}?host={quote(str(self.data), safe='')}"
+    def _url_of(self, who: str) -> str:
+        return f"postgresql://{who}@/{self.owner}?host={quote(str(self.data), safe='')}"
+
+    def admit(self, role: str, password: str) -> str:
+        """How a role reaches the database, once its password is written down (PostgreSQL manual, The Password File)."""
+        with open(os.open(self.passwords, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+            file.write(f"*:*:*:{role}:{password}\n")
+        return f"{self._url_of(role)}&passfile={quote(str(self.passwords), safe='')}"
 
     def dump(self, *options: str) -> str:
         """What pg_dump tells of the database."""
+        from psycopg2.extensions import parse_dsn
+
         program = next(self.folder.glob("programs/*/*/bin/pg_dump"))
-        command = [program, *options, f"--dbname={self.url_file.read_text().strip()}"]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        told = parse_dsn(self.url_file.read_text().strip())
+        command = [program, *options, f"--host={told['host']}", f"--username={told['user']}", told["dbname"]]
+        environment = {**os.environ, "PGPASSWORD": told["password"]}
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
         if done.returncode != 0:
             sys.exit(f"bin/demo: the database could not be dumped: {done.stderr.strip()[-500:]}")
         return done.stdout

@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 import yaml
+from psycopg2.extensions import parse_dsn
 
 from tests.demo.science import PROJECT, Science, ask
 from tests.guard import run_when_gone
@@ -52,10 +53,6 @@ class TestScience(Science):
     pass
 
 
-def url_of_owner(demo: Path) -> str:
-    return (demo / "opsdb" / "url").read_text().strip()
-
-
 def url_of_reader(demo: Path) -> str:
     settings = (demo / "site" / "settings.toml").read_text().splitlines()
     line = next(line for line in settings if line.startswith("OPSDB_URL"))
@@ -64,8 +61,10 @@ def url_of_reader(demo: Path) -> str:
 
 def dump(demo: Path) -> str:
     program = next(demo.glob("opsdb/programs/*/*/bin/pg_dump"))
-    command = [program, "--exclude-schema=ccatwm", f"--dbname={url_of_owner(demo)}"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    told = parse_dsn((demo / "opsdb" / "url").read_text().strip())
+    command = [program, "--exclude-schema=ccatwm", f"--host={told['host']}", f"--username={told['user']}", told["dbname"]]
+    environment = {**os.environ, "PGPASSWORD": told["password"]}
+    lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
     return "\n".join(line for line in lines if not line.startswith("\\"))
 
 
@@ -89,6 +88,14 @@ def test_the_role_could_not_alter_it_nor_read_what_it_need_not(demo: Path) -> No
         with pytest.raises(psycopg2.errors.InsufficientPrivilege), connection.cursor() as cursor:
             cursor.execute(statement)
     connection.close()
+
+
+def test_its_password_is_in_a_file_of_its_own_only(told: tuple[Path, str]) -> None:
+    folder, said = told
+    file = folder / "opsdb" / "passwords"
+    password = file.read_text().strip().rpartition(":")[2]
+    assert file.stat().st_mode & 0o777 == 0o600 and len(password) > 20
+    assert password not in said and password not in (folder / "site" / "settings.toml").read_text()
 
 
 def test_the_check_has_nothing_to_ask_for(demo: Path) -> None:
