@@ -91,7 +91,7 @@ def estimate_runs(
     past = past_core_hours(connection, [step.id for scope in scopes for step in scope.steps])
     for scope in scopes:
         keys, size = _sub_groups_of(connection, grouping, scope, now)
-        found.bytes += size if any(step.raw_inputs for step in scope.steps) else 0
+        found.bytes += size
         for step in scope.steps:
             count = len((keys | step.keys) - (settled or {}).get(step.id, frozenset()))
             found.add(count, core_hours_of(step.resources, past.get(step.id)))
@@ -101,14 +101,18 @@ def estimate_runs(
 def _sub_groups_of(
     connection: sa.Connection, grouping: GroupingEngine, scope: store.Concerned, now: datetime
 ) -> tuple[set[str], int]:
-    """Keys of the sub-groups that have archived packages, and the bytes of those packages that are no members yet."""
+    """Keys of the sub-groups that have archived packages, and the bytes of those packages that are no members yet: none
+    where no step of the scope reads packages.
+    """
+    reads = any(step.raw_inputs for step in scope.steps)
     keys: set[str] = set()
     size = 0
     for page in grouping.pages(connection, scope.filter_rules, scope.group_by, now=now):
         archived = [p for p in page if p.state == PackageState.ARCHIVED]
-        members = store.grouped_packages(connection, scope.scope_id, [p.package_id for p in archived])
         keys |= {p.key for p in archived}
-        size += sum(p.size_bytes or 0 for p in archived if p.package_id not in members)
+        if reads:
+            members = store.grouped_packages(connection, scope.scope_id, [p.package_id for p in archived])
+            size += sum(p.size_bytes or 0 for p in archived if p.package_id not in members)
     return keys, size
 
 

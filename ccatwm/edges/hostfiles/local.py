@@ -27,18 +27,18 @@ class BareHostFiles:
         try:
             if os.path.isdir(path):
                 return f"sha256:{self._tree_hex(path)}"
-            return f"sha256:{self._hex([path], path)[0]}" if os.path.isfile(path) else None
+            return f"sha256:{self._hex([path], path, os.path.getsize(path))[0]}" if os.path.isfile(path) else None
         except OSError:
             return None
 
     def _tree_hex(self, folder: str) -> str:
         names = [name for name in names_below(folder) if os.path.isfile(os.path.join(folder, name))]
         paths = [os.path.join(folder, name) for name in names]
-        sizes, sums = [os.stat(path).st_size for path in paths], self._hex(paths, folder)
+        sizes = [os.path.getsize(path) for path in paths]
+        sums = self._hex(paths, folder, sum(sizes))
         return tree_digest((os.fsencode(n), size, sha) for n, size, sha in zip(names, sizes, sums, strict=True))
 
-    def _hex(self, paths: Sequence[str], what: str) -> list[str]:
-        total = sum(os.stat(path).st_size for path in paths)
+    def _hex(self, paths: Sequence[str], what: str, total: int) -> list[str]:
         with self._progress.begin(f"checksum of {os.path.basename(what)}", total, "bytes") as bar:
             return [file_hex(path, bar.advance) for path in paths]
 

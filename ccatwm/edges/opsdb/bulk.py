@@ -44,7 +44,7 @@ def insert_rows(connection: sa.Connection, table: sa.Table, columns: Sequence[st
     if connection.dialect.name == "sqlite":
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
         statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"
-        connection.exec_driver_sql(statement, list(_converted(table, columns, list(rows), _PLAIN)))
+        connection.exec_driver_sql(statement, _converted(table, columns, list(rows), _PLAIN))
     else:
         _copy(connection, table, columns, rows)
 
