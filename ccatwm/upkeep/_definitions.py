@@ -6,6 +6,7 @@ told later of a stand-in, or of something inside it, is dropped: it is not what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -159,10 +160,14 @@ class _Mending:
             self._replace(location)
         else:
             self._tell([location], *self._words(location, error))
-            self._replace(location)
+            self._replace(location, _first_allowed(error))
 
     def _mend_clash(self, location: Location, fields: Sequence[Location], text: str) -> None:
+        """Stand-ins that clash among themselves, of which nothing is told, go with all that is around them."""
         places = [(*location, *inside) for inside in fields]
+        if self.document.wrong.issuperset(places):
+            places = [location]
+            self.document.wrong.add(location)
         self._tell(places, f"{self._shown(location)}: {text}")
         for place in places:
             self._replace(place)
@@ -184,8 +189,8 @@ class _Mending:
             found.append(part)
         return tuple(found)
 
-    def _replace(self, location: Location) -> None:
-        """Take the value out where it may be absent; else put a stand-in there."""
+    def _replace(self, location: Location, allowed: str | None = None) -> None:
+        """Take the value out where it may be absent; else put a stand-in there: of a few words that are `allowed` one."""
         if not location:
             self._data = {}
             return
@@ -194,11 +199,13 @@ class _Mending:
         for part in around:
             inside = inside[part]
         if isinstance(last, int):
-            inside[last] = {} if _model_at(location) is not None else self._stand_in_list(str(around[-1]))
+            stand_in = self._stand_in_list(str(around[-1])) if allowed is None else allowed
+            inside[last] = {} if _model_at(location) is not None else stand_in
             return
         model = _model_at(tuple(around))
         if model is not None and last in model.model_fields and model.model_fields[last].is_required():
-            inside[last] = self._stand_in(str(last))
+            stands = self._stand_in(str(last))
+            inside[last] = allowed if allowed is not None and last != "type" else stands  # MANUAL needs nothing beside it
         else:
             inside.pop(last, None)
 
@@ -257,6 +264,14 @@ _WANTED = {
     "float_type": "a number", "float_parsing": "a number", "bool_type": "true or false",
     "bool_parsing": "true or false", "too_short": "at least one",
 }  # fmt: skip
+
+
+def _first_allowed(error: Any) -> str | None:
+    """Where only a few words are allowed, and pydantic says which: the first one."""
+    if error["type"] != "literal_error":
+        return None
+    found = re.match(r"'([^']*)'", str(error.get("ctx", {}).get("expected")))
+    return found[1] if found else None
 
 
 def _copied(data: Any) -> Any:

@@ -229,6 +229,29 @@ def test_what_stands_in_for_a_wrong_value_is_never_told(database, tmp_path, old,
     assert len(found) == len(said), text
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("staleness: {ignore: [input-addd, upstream-changed, x]}", ["ignore.0 is 'input-addd'", "ignore.2 is 'x'"]),
+        (
+            "companions: [{name: l, rules: [], nearest: {before: 0, after: 0}}]",
+            ["nearest with before 0 and after 0 chooses nothing"],
+        ),
+        (
+            "companions: [{name: l, rules: [], nearest: {before: -1, after: -1, by: Foo.bar}}]",
+            ["before is -1", "after is -1", "by is 'Foo.bar'"],
+        ),
+    ],
+)  # fmt: skip
+def test_no_mistake_hides_what_is_found_only_in_the_whole(database, tmp_path, wrong, said):
+    """Tables, software and dependencies are looked at though a value has nothing good to stand in for it."""
+    text = GOOD.replace("group_by: []", f"group_by: [], {wrong}").replace("depends_on: [a]", "depends_on: [zz]")
+    found = mistakes(database, tmp_path, text)
+    told = "\n".join(what for _, what in found)
+    assert [words for words in [*said, "has no step 'zz'"] if words not in told] == []
+    assert len(found) == len(said) + 1, told
+
+
 @pytest.mark.parametrize("text", ["[1]", "5", "x"])
 def test_a_file_that_is_no_mapping_is_told_what_it_should_be(database, tmp_path, text):
     ((_, what),) = mistakes(database, tmp_path, text)
