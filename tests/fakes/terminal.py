@@ -134,6 +134,7 @@ def run_on_terminal(
     process = subprocess.Popen(
         [str(word) for word in argv], cwd=cwd, env={"TERM": "xterm", **environment}, stdin=theirs,
         stdout=given["stdout"], stderr=given["stderr"], start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )  # fmt: skip
     os.close(theirs)
     for _, end in pipes.values():
@@ -148,6 +149,11 @@ def run_on_terminal(
     screen = Screen(columns)
     screen.feed(sent)
     return Shown(code, sent, screen, piped)
+
+
+def _heed_interrupts() -> None:
+    """As a shell on a terminal starts it. Whoever runs tests in the background may ignore SIGINT, which is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _read_all(
