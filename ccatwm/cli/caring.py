@@ -96,12 +96,24 @@ def _examine(common: Common, how: _How) -> Iterator[Finding]:
         yield from examine(site, job=how.job, wait_seconds=how.wait_seconds)
 
 
+SETTLE_WAIT_SECONDS = 60.0  # for a `submit` that is at work
+
+
 def _reconcile(common: Common, yes: bool) -> int:
+    from ccatwm.edges.opsdb.stores import leases
+    from ccatwm.passes import submit
     from ccatwm.passes._claims import supersede
+    from ccatwm.passes._frame import PassOptions
     from ccatwm.upkeep.reconcile import reconcile
 
     context = _frame.open_context(common)
     context.database.check_schema(observations=context.settings.observations)
+    with context.database.read() as connection:
+        _, blocked = leases.read_brakes(connection)
+    if blocked is not None:  # the backup may be of a moment amid a submission
+        settled = submit.settle_half_way(context, PassOptions(wait=SETTLE_WAIT_SECONDS))
+        if settled.error is not None:
+            raise settled.error
     report = reconcile(
         context.database,
         context.workfiles,

@@ -55,6 +55,11 @@ def run(context: Context, options: PassOptions) -> PassReport:
     return run_framed(context, "submit", options, _body)
 
 
+def settle_half_way(context: Context, options: PassOptions) -> PassReport:
+    """Only look up what an earlier pass left half-way; nothing is handed over."""
+    return run_framed(context, "submit", options, _settle_half_way)
+
+
 def _body(frame: PassFrame) -> None:
     if frame.dry_run:
         _preview(frame)

@@ -18,6 +18,10 @@ from tests.cli.conftest import Answer
 from tests.crash.campaign import write_campaign
 from tests.opsdb.databases import BOTH
 
+FAILS_AT_FIRST = """
+if [ "$WORKFLOW_STEP" = calibrate ] && [ "$WORKFLOW_ATTEMPT" = 1 ]; then exit 75; fi
+"""
+
 
 @dataclass
 class Place:
@@ -45,6 +49,13 @@ class Place:
         answer = self.run(*arguments)
         assert answer.code == code, (arguments, answer)
         return answer
+
+    def fail_at_first(self) -> None:
+        """The program of the first step ends its first attempts as one that may be tried again."""
+        program = self.world / "program.sh"
+        text = program.read_text()
+        noted = text.index("cd ")
+        program.write_text(text[:noted] + FAILS_AT_FIRST + text[noted:])
 
     def idle(self) -> None:
         self("cycle", "--until-idle", "-q")

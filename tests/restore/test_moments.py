@@ -9,20 +9,13 @@ import pytest
 
 from tests.restore.conftest import Place
 
-FAILS_AT_FIRST = """
-if [ "$WORKFLOW_STEP" = calibrate ] && [ "$WORKFLOW_ATTEMPT" = 1 ]; then exit 75; fi
-"""
-
 
 @pytest.mark.slow
 def test_a_chain_goes_on_from_a_backup_of_any_moment(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CCAT_WORKFLOW_MANAGER_RETRY_BASE_SECONDS", "0")
-    program = place.world / "program.sh"
-    text = program.read_text()
-    noted = text.index("cd ")
-    program.write_text(text[:noted] + FAILS_AT_FIRST + text[noted:])
+    place.fail_at_first()
     chain = place.start("cycle", "--until-idle", "-q")
     backups: list[Path] = []
     while chain.poll() is None and len(backups) < 50:

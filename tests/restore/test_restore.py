@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,53 @@ def test_a_job_that_ran_when_the_backup_was_made_is_not_run_again(place: Place, 
     assert [path.name for path in place.site.glob("*-journal")] == []
     place("poll")  # passes may come first
     place("doctor", "--reconcile", "--yes")
+    place.idle()
+    assert {row["status"] for row in place.runs().values()} == {"COMPLETED"}
+    assert set(place.executions().values()) == {1}
+    assert files.items() <= place.files().items()
+
+
+AMID_A_SUBMISSION = """
+import subprocess, sys
+from ccatwm.cli.main import main
+from ccatwm.edges.scheduler.local import LocalScheduler
+
+site, backup, when = sys.argv[1:]
+submit = LocalScheduler.submit
+
+def backed_up(self, *arguments, **options):
+    def back_up():
+        subprocess.run([sys.executable, "-m", "ccatwm", "--site", site, "db", "backup", "-q", backup], check=True)
+    if when == "before":
+        back_up()
+    made = submit(self, *arguments, **options)
+    if when == "after":
+        back_up()
+    return made
+
+LocalScheduler.submit = backed_up
+sys.argv = ["ccatwm", "--site", site, "submit"]
+main()
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_backup_made_amid_a_submission_is_reconciled_at_once(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setenv("CCAT_WORKFLOW_MANAGER_RETRY_BASE_SECONDS", "0")
+    place.fail_at_first()
+    for name in ("trigger", "resolve", "stage"):
+        place(name)
+    backup = tmp_path / "ops.dump"
+    command = [sys.executable, "-c", AMID_A_SUBMISSION, place.site, backup, when]
+    subprocess.run(command, check=True, cwd=place.world)
+    place.idle()
+    files = place.files()
+    place("db", "restore", "--yes", backup)
+    assert "SUBMITTING" in {row["status"] for row in place.runs().values()}
+    place("doctor", "--reconcile", "--yes")
+    assert place.blocked() is None
     place.idle()
     assert {row["status"] for row in place.runs().values()} == {"COMPLETED"}
     assert set(place.executions().values()) == {1}
