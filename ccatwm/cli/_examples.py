@@ -83,6 +83,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "include": (("ccatwm include 3 --reason 'was fine'", "by the number that `exclude --list` shows"),),
     "accept": (("ccatwm accept maps grid --reason 'differs in a comment only'", "no run is made of it"),),
     "promote": (("ccatwm promote 42 --reason 'order 3 is better'", "a trial counts from now on"),),
+    "publish": (
+        ("ccatwm publish chai-dr1 17 run:5 --contact maps@example.org", "frozen from now on"),
+        ("ccatwm publish chai-dr1 --doi 10.12345/chai-dr1", "once there is one"),
+        ("ccatwm publish chai-dr1", "what it holds, and whether it is affected"),
+    ),
     "backfill": (
         ("ccatwm backfill maps --since 2026-03-01 --until 2026-06-01 --dry-run", "runs, bytes, core hours"),
         ("ccatwm backfill maps --since 2026-03-01 --limit-runs 500 --reason 'DR1'", "so many and no more"),

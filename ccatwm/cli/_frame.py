@@ -525,6 +525,12 @@ def show_report(common: Common, report: Any) -> None:
             print(printable(line))
 
 
+def print_lines(lines: Sequence[str]) -> None:
+    """Lines for people, whatever names they hold."""
+    for line in lines:
+        print(printable(line))
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table for people: fitted to the terminal, or plain aligned text with whole cells where there is none."""
     cells = [[_cell(value) for value in row] for row in rows]

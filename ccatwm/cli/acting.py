@@ -26,7 +26,7 @@ Timeout = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (retry, cancel, hold, release, exclude, include, accept, promote, backfill):
+    for function in (retry, cancel, hold, release, exclude, include, accept, promote, publish, backfill):
         command(app, panel=_frame.ACT)(function)
     for pausing in (pause, resume):
         command(app, panel=_frame.CARE)(pausing)
@@ -315,6 +315,67 @@ def _print_exclusions(common: Common, document: dict[str, Any]) -> None:
         keys = ("exclusion", "target", "pipeline", "reason", "actor", "since", "until")
         rows = [[row[key] for key in keys] for row in document["exclusions"]]
         _frame.print_table("excluded now" if rows else "nothing is excluded", keys, rows)
+
+
+def publish(
+    common: Common,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of the set; alone, it is shown.")] = None,
+    products: Annotated[
+        list[str] | None, typer.Argument(metavar="[PRODUCT...]", help="17 or product:17; run:5 for all of a run.")
+    ] = None,
+    doi: Annotated[str | None, typer.Option("--doi", metavar="DOI", help="It may come later.")] = None,
+    contact: Annotated[str | None, typer.Option("--contact", metavar="TEXT", help="Whom to tell of bad data.")] = None,
+    note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What it is.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show all published sets.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> int:
+    """Freeze products under a name that others cite; later, see which of them stand on data that turned out bad."""
+    from ccatwm.upkeep.publish import publish as freeze
+    from ccatwm.views import published as view
+
+    context = _open(common)
+    words = {key: value for key, value in (("doi", doi), ("contact", contact), ("note", note)) if value is not None}
+    if list_:
+        if name is not None:
+            raise UsageError("--list shows all sets", next=f"`ccatwm publish {name}` shows one")
+        _print_published(common, view.build_published_sets(context.database, context.grouping, now=context.clock.now()))
+        return 0
+    if name is None:
+        raise UsageError("no set is named", next="ccatwm publish NAME PRODUCT...; --list shows all sets")
+    kept = None
+    if products or words:
+        act = _as_act(context, None, dry_run, yes)
+        kept = freeze(context.database, context.grouping, name, products or [], words, act)
+    if dry_run and kept is not None:
+        document = view.build_unpublished_set(kept)
+    else:
+        now = context.clock.now()
+        document = view.build_published_set(context.database, context.grouping, name, now=now)
+    if common.json:
+        _frame.emit_json(document)
+    elif not common.quiet:
+        _print_set(document["publish"], would_be=dry_run and kept is not None)
+    return 0
+
+
+def _print_published(common: Common, document: dict[str, Any]) -> None:
+    from ccatwm.views import published as view
+
+    if common.json:
+        _frame.emit_json(document)
+    elif not common.quiet:
+        rows = [view.set_cells(row) for row in document["published_sets"]]
+        _frame.print_table("published sets" if rows else "nothing is published", view.LIST_COLUMNS, rows)
+
+
+def _print_set(row: dict[str, Any], *, would_be: bool) -> None:
+    from ccatwm.views import published as view
+
+    _frame.print_lines([*(["would be published:"] if would_be else []), *view.head_lines(row)])
+    _frame.print_table("", view.PRODUCT_COLUMNS, [view.product_cells(item) for item in row["products"]])
+    if row["notice"]:
+        _frame.print_lines(["", "to be sent:", *row["notice"]])
 
 
 # --- a period of the past -----------------------------------------------------------------------------------

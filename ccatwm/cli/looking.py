@@ -55,11 +55,6 @@ def _site_most(context: Context) -> dict[str, int]:
     return {} if settings.max_concurrent is None else {settings.processing_location: settings.max_concurrent}
 
 
-def _print_lines(lines: list[str]) -> None:
-    for line in lines:
-        print(_frame.printable(line))
-
-
 def status(
     common: Common,
     pipeline: Pipeline = None,
@@ -89,7 +84,7 @@ def _show_status(document: dict[str, Any], common: Common) -> None:
     from ccatwm.views.copies import bad_copy_cells
     from ccatwm.views.runs import COLUMNS, run_cells
 
-    _print_lines(view.brake_lines(document))
+    _frame.print_lines(view.brake_lines(document))
     _frame.print_table("pipelines", view.STEP_COLUMNS, [view.step_cells(row) for row in document["status"]])
     if document["attention"]:
         print()
@@ -106,7 +101,7 @@ def _show_status(document: dict[str, Any], common: Common) -> None:
         rows = [view.pass_cells(row, document["at"]) for row in document["passes"]]
         _frame.print_table("latest passes", view.PASS_COLUMNS, rows)
     print()
-    _print_lines(view.other_lines(document))
+    _frame.print_lines(view.other_lines(document))
 
 
 def runs(
@@ -195,7 +190,7 @@ def show(common: Common, run: Run) -> int:
     if common.json:
         _frame.emit_json(document)
     else:
-        _print_lines(show_lines(document))
+        _frame.print_lines(show_lines(document))
     return 0
 
 
@@ -267,7 +262,7 @@ def explain(
     if common.json:
         _frame.emit_json(document)
     else:
-        _print_lines(explain_lines(document))
+        _frame.print_lines(explain_lines(document))
     return 0
 
 
@@ -290,7 +285,7 @@ def lineage(
     if common.json:
         _frame.emit_json(document)
     else:
-        _print_lines(lineage_lines(document))
+        _frame.print_lines(lineage_lines(document))
     return 0
 
 

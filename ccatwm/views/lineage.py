@@ -56,6 +56,7 @@ def build_product_lineage(database: Database, product_id: int, *, base_dir: Pure
         attempts = views.list_attempts(connection, run_ids)
         product_ids = {row["product_id"] for rows in inputs.values() for row in rows if row["product_id"]}
         products = views.list_products_by_id(connection, product_ids)
+        published = published_sets_of(connection, [product_id])
     runs = {run_id: _run(made_by[run_id], attempts[run_id], base_dir) for run_id in run_ids}
     own = runs[product["run"]]
     return {
@@ -68,6 +69,7 @@ def build_product_lineage(database: Database, product_id: int, *, base_dir: Pure
         "software": own["software"],
         "config": own["config"],
         "runs": [runs[run_id] for run_id in run_ids],
+        "published_sets": published,
     }
 
 
@@ -270,7 +272,8 @@ def _product_lines(document: Mapping[str, Any]) -> list[str]:
         lines += [f"{'  ' * node['depth']}{line}" for line in _node_lines(node, runs)]
     packages = document["raw_data_packages"]
     lines.append(f"raw data packages ({len(packages)}):")
-    return lines + [f"  {p['name']}{role_text(p)}  {p['checksum'] or 'no checksum'}" for p in packages]
+    lines += [f"  {p['name']}{role_text(p)}  {p['checksum'] or 'no checksum'}" for p in packages]
+    return lines + [f"published in {row['name']}" for row in document["published_sets"]]
 
 
 def _run_lines(run: Mapping[str, Any]) -> list[str]:
@@ -307,13 +310,15 @@ def _package_lines(document: Mapping[str, Any]) -> list[str]:
     ]
     for product in document["products"]:
         mark = "current" if product["current"] else "not current"
+        mark += f"; stale: {product['stale']}" if product["stale"] else ""
         place = f"{product['pipeline']}/{product['step']} {product['sub_group']}"
         lines.append(f"  {product['product']}  run {product['run']} {place}  {product['name']} ({mark})")
     if not document["products"]:
         lines.append("  none")
-    for row in document["published_sets"]:
-        lines.append(f"published set {row['name']} holds {', '.join(map(str, row['products']))}")
-    return lines + copy_lines(document["copies"]) + _membership_lines(document)
+    lines += [*copy_lines(document["copies"]), *_membership_lines(document)]
+    return lines + [
+        f"published set {row['name']} holds {', '.join(map(str, row['products']))}" for row in document["published_sets"]
+    ]
 
 
 def _membership_lines(document: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import leases, pausing, views
 from ccatwm.views.backfills import backfill_line, list_open_backfills
 from ccatwm.views.copies import list_bad_copies
+from ccatwm.views.published import affected_lines, list_affected
 from ccatwm.views.runs import NO_CEILING, run_json
 from ccatwm.views.throttled import add_throttles, list_throttled
 
@@ -49,6 +50,7 @@ def build_status(
         unsettled = views.count_unsettled(connection)
         bad_copies = list_bad_copies(connection, grouping)
         backfills = list_open_backfills(connection, selection.pipeline)
+        affected = list_affected(connection, grouping, now)
     document: dict[str, Any] = {
         "schema": "ccatwm.status/1",
         "at": utc_text(now),
@@ -60,6 +62,7 @@ def build_status(
         "attention": [run_json(row, now) for row in attention],
         "bad_copies": bad_copies,
         "backfills": backfills,
+        "affected_sets": affected,
         "unsettled": unsettled,
         "passes": [_pass(row) for row in records],
         "leases": [_lease(row) for row in held],
@@ -147,6 +150,7 @@ def _next(document: Mapping[str, Any], now: datetime) -> list[str]:
             commands.append(f"ccatwm release {place} --retry --reason TEXT")
         elif step["held"]:
             commands.append(f"ccatwm release {place} --reason TEXT")
+    commands += [f"ccatwm publish {row['name']}" for row in document["affected_sets"]]
     if _work_waits(document) and not _passes_are_recent(document["passes"], now):
         commands.append("ccatwm cycle")
     return commands
@@ -231,4 +235,5 @@ def other_lines(document: Mapping[str, Any]) -> list[str]:
         f"at work: {r['pass']} at {r['location']} on {r['host']}, pid {r['pid']}" for r in document["leases"]
     ]
     lines += [backfill_line(row) for row in document["backfills"]]
+    lines += affected_lines(document["affected_sets"])
     return lines + [f"next: {command}" for command in document["next"]]

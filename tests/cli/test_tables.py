@@ -24,6 +24,7 @@ WIDE_KEY = "source=天鵝座X-1+instrument_module=低周波"
 TABLES = [
     ["status"], ["runs"], ["products"], ["compare", "1", "2"], ["groupings", "list"], ["groupings", "show", "ngc253"],
     ["history"], ["history", "1"], ["config", "show"], ["exclude", "--list"], ["backfill", "--list"],
+    ["publish", "--list"],
 ]  # fmt: skip
 
 # --- laying out -------------------------------------------------------------------------------------------------------

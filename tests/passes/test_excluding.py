@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from ccatwm.core.selection import Selection
 from ccatwm.errors import UsageError
 from ccatwm.upkeep.exclude import Act, accept, exclude, include, list_exclusions
+from ccatwm.upkeep.publish import publish as freeze
 from ccatwm.upkeep.requests import request_runs
 from ccatwm.views.lineage import build_lineage, lineage_lines
 from ccatwm.views.products import build_products
@@ -328,12 +328,8 @@ def test_a_late_scan_does_not_count_where_the_step_says_so(observatory):
 
 
 def publish(observatory, name, products):
-    """A published set as later work will write it."""
-    as_sql = json.dumps(products).replace("{", "{{").replace("}", "}}")
-    observatory.execute(
-        f"INSERT INTO {{schema}}published_set (name, products, actor, created_at) VALUES ('{name}', "
-        f"'{as_sql}', 'ada', '2026-03-02T00:00:00.000000Z')"
-    )
+    context = observatory.context()
+    freeze(context.database, context.grouping, name, [str(number) for number in products], {}, act(observatory))
 
 
 def test_the_published_sets_that_hold_what_was_made_from_it_are_told(observatory):
@@ -343,7 +339,7 @@ def test_the_published_sets_that_hold_what_was_made_from_it_are_told(observatory
         p["id"] for p in observatory.rows("data_product") if "unit=2" in p["full_path"] and p["type"] == "INTERMEDIATE"
     )
     publish(observatory, "dr1", [science])
-    publish(observatory, "dr2", [{"product": science, "sha256": "ab"}, {"product": of_scan_2}])
+    publish(observatory, "dr2", [science, of_scan_2])
     publish(observatory, "other", [of_scan_2])
     report = out(observatory, "package:scan-1-LFA", dry_run=True)
     told = [{"name": row["name"], "products": row["products"]} for row in report.to_json()["impact"]["published_sets"]]

@@ -608,8 +608,10 @@ acceptance = _table(
 published_set = _table(
     "published_set",
     Column("name", Text, nullable=False, unique=True),
-    Column("products", Json, nullable=False),
-    Column("reason", Text),
+    Column("products", Json, nullable=False),  # frozen: product, run, names, recipe, type, path, sha256, size
+    Column("doi", Text),
+    Column("contact", Text),
+    Column("note", Text),
     Column("actor", Text, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
 )

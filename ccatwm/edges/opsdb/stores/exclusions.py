@@ -282,13 +282,13 @@ def products_of_runs(
 def published_sets_of(connection: sa.Connection, product_ids: Collection[int]) -> list[dict[str, Any]]:
     """Published sets that hold one of these products: published_set, name, and which of them it holds; by name.
 
-    A set is small and there are few: they are read whole. Products in it are numbers, or objects with a `product`.
+    A set is small and there are few: they are read whole.
     """
     wanted = set(product_ids)
     sets = t.published_set
     found = []
     for row in connection.execute(sa.select(sets.c.id, sets.c.name, sets.c.products).order_by(sets.c.name)):
-        held = {int(item["product"] if isinstance(item, Mapping) else item) for item in row.products}
+        held = {int(item["product"]) for item in row.products}
         if held & wanted:
             found.append({"published_set": row.id, "name": row.name, "products": sorted(held & wanted)})
     return found

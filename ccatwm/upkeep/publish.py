@@ -1,0 +1,98 @@
+"""Freezes products under a name: what is published is never replaced. Touches: the ops-db only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.publishing import Named, check_members, check_name, freeze, parse_members
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.exclusions import find_excluded, why_excluded
+from ccatwm.edges.opsdb.grouping import GroupingEngine
+from ccatwm.edges.opsdb.stores import publishing as store
+from ccatwm.edges.opsdb.stores import views
+from ccatwm.edges.opsdb.stores.change_log import record_change
+from ccatwm.errors import UsageError
+from ccatwm.upkeep.exclude import Act
+
+WORDS = ("doi", "contact", "note")
+
+
+def publish(
+    database: Database, grouping: GroupingEngine, name: str, texts: Sequence[str], words: Mapping[str, str], act: Act
+) -> dict[str, Any]:
+    """Publish products as the set `name`; of a set that is there, change `words` (doi, contact, note) alone.
+
+    Saying the same again does nothing. Returns the set as it is kept. Errors: UsageError for products that are not
+    there, gone, excluded or of trials; for those that are not current or stale without `act.yes`; for other products
+    under a name that is taken.
+    """
+    check_name(name)
+    named = parse_members(texts)
+    with database.write() if not act.dry_run else database.read() as connection:
+        if not act.dry_run:
+            store.lock(connection)
+        known = store.find_set(connection, name)
+        if known is None and not texts:
+            raise UsageError(f"no products are named for {name}", next="`ccatwm products` lists them")
+        members = _read_members(connection, named) if texts else []
+        if known is None:
+            _check(connection, grouping, named, members, act)
+        elif texts and _numbers(members) != _numbers(known["products"]):
+            raise UsageError(
+                f"{name} is published with other products, and stays as it is",
+                next=f"`ccatwm publish {name}` shows them; publish these under another name",
+            )
+        kept = {
+            "name": name, "products": [freeze(row) for row in members], "doi": None, "contact": None, "note": None,
+            "actor": act.actor, "created_at": act.now, **(known or {}), **words,
+        }  # fmt: skip
+        if not act.dry_run and (known is None or any(known[key] != words[key] for key in words)):
+            _write(connection, kept, act, new=known is None)
+    return kept
+
+
+def _write(connection: sa.Connection, kept: Mapping[str, Any], act: Act, *, new: bool) -> None:
+    words = {key: kept[key] for key in WORDS}
+    if new:
+        store.insert_set(connection, kept["name"], kept["products"], words, actor=act.actor, now=act.now)
+    else:
+        store.update_words(connection, kept["name"], words)
+    record_change(
+        connection, at=act.now, actor=act.actor, host=act.host, act="publish", target=kept["name"], reason=kept["note"],
+        details={**words, "products": sorted(_numbers(kept["products"]))},
+    )  # fmt: skip
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]]) -> set[int]:
+    return {int(row["product"]) for row in rows}
+
+
+def _read_members(connection: sa.Connection, named: Named) -> list[dict[str, Any]]:
+    """By number, with the recipe of their run."""
+    rows = {**views.list_products_by_id(connection, named.products)}
+    rows |= {row["product"]: row for row in views.list_products_of_runs(connection, named.runs)}
+    made = store.recipes_of_runs(connection, {row["run"] for row in rows.values()})
+    return [
+        {**rows[number], "recipe": made[rows[number]["run"]][0], "trial": made[rows[number]["run"]][1]}
+        for number in sorted(rows)
+    ]
+
+
+def _check(
+    connection: sa.Connection,
+    grouping: GroupingEngine,
+    named: Named,
+    members: Sequence[Mapping[str, Any]],
+    act: Act,
+) -> None:
+    pipelines = {row["run"]: row["pipeline"] for row in members}
+    excluded = find_excluded(connection, grouping, act.now)
+    why = why_excluded(connection, excluded, pipelines) if excluded else {}
+    trials = [row["run"] for row in members if row["trial"]]
+    forbidden, doubtful = check_members(named, members, why, trials)
+    problems = [*forbidden, *([] if act.yes else doubtful)]
+    if problems:
+        raise UsageError("nothing was published", problems=problems)
