@@ -24,6 +24,8 @@ from pydantic_core import PydanticCustomError
 from ccatwm.core.commands import RESERVED
 from ccatwm.core.flags import flag_problem
 from ccatwm.core.model import LARGEST_PRIORITY
+from ccatwm.core.policy import version_problem
+from ccatwm.core.wording import short_text
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -77,8 +79,9 @@ def _command(words: list[str]) -> list[str]:
 
 
 def _version(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}", text):
-        raise ValueError("is no version: use letters, digits, . _ + -")
+    problem = version_problem(text)
+    if problem is not None:
+        raise ValueError(f"{short_text(str(text))} {problem}")
     return text
 
 

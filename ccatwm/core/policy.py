@@ -92,6 +92,31 @@ def _part(text: str) -> tuple[int, int, str]:
     return (_PRE if text.lower() in _BEFORE_RELEASE else _WORD, 0, text)
 
 
+_AFTER_RELEASE = frozenset({"final", "ga", "p", "patch", "post", "r", "rev"})
+_CHARACTERS = re.compile(r"[A-Za-z0-9._+-]+")
+MAX_VERSION = 63
+
+
+def version_problem(text: str) -> str | None:
+    """Why a text is no version that compares with others, and what to write; None if it is one.
+
+    It begins with a number, a `v` before it or not. Up to the first `-` or `+` every part has a number, or is a word
+    that says where it stands by a release (`rc`, `post`). So `1.x` is a pattern of versions, and none itself.
+    """
+    if len(text) > MAX_VERSION:
+        return f"is no version: at most {MAX_VERSION} characters, this has {len(text)}"
+    if not _CHARACTERS.fullmatch(text):
+        return "is no version: use letters, digits, . _ + -"
+    bare = _bare(text)
+    if not bare[0].isdecimal():
+        return "is no version that compares with others: begin with a number, as in 1.2.0"
+    for part in re.split(r"[._]", re.split(r"[+-]", bare, maxsplit=1)[0]):
+        if not (_NUMBER.search(part) or part.lower() in _BEFORE_RELEASE | _AFTER_RELEASE):
+            what = f"{part!r} is no number" if part else "a number is missing beside a dot"
+            return f"is no version that compares with others: {what}; write one such as 1.2.0"
+    return None if bare[-1].isalnum() else f"is no version: it ends in {bare[-1]!r}"
+
+
 def major(text: str) -> str:
     """The major version: what stands before the first dot."""
     return _bare(text).split(".")[0].split("-")[0]

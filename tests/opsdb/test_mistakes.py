@@ -96,6 +96,8 @@ def mistakes(database, tmp_path, text):
         ("name: all-data", "name: ~companion-0", 6, "name"),
         ("data_grouping: all-data", "data_grouping: &a all-data", 0, ""),
         ("processing_location: local", "processing_location: !!python/object:os.system local", 10, "tag"),
+        ("group_by: []", "group_by: [], version: 1.x", 14, "otf.steps.b.version: '1.x' is no version that compares"),
+        ("group_by: []", "group_by: [], version_policy: exact, version: latest", 14, "'latest' is no version"),
         ("    data_grouping: all-data", "    data_grouping: all-data\n    data_grouping: all-data", 10, "twice"),
     ],
 )  # fmt: skip
@@ -202,6 +204,11 @@ def test_a_wrong_rule_of_a_preset_is_told_where_it_stands_and_once(database, tmp
         ("- {name: a, software: cal, group_by: [executed_obs_unit]}", "- 5", ["is 5", "has no step 'a'"]),
         ("versions: [{version: 1.0.0, command: [cal]}]", "versions: 5", ["is 5"]),
         ("version: 1.0.0, command: [cal]", "version: 1 0, command: 5", ["is no version", "is 5"]),
+        (
+            "version: 1.0.0, command: [cal]}]",
+            "version: abc, command: [cal]}, {version: 1.x, command: 5}, {version: 2.0, command: [./x]}]",
+            ["versions.0.version: 'abc' is no version", "'1.x' is no version", "is 5", "is relative"],
+        ),
         (
             "group_by: [executed_obs_unit]",
             "group_by: [true, [x], source, {}]",

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from ccatwm.core.definitions import PipelineDefinition, StepDefinition, TriggerDefinition, find_cycles
 from ccatwm.core.model import Resources
-from ccatwm.core.policy import StepPolicy, major, version_key
+from ccatwm.core.policy import StepPolicy, major, version_key, version_problem
 
 pytestmark = pytest.mark.quick
 
@@ -157,6 +157,33 @@ def test_versions_that_are_dates_sort_by_date():
     ordered = ["2025-12", "2026-03", "2026-03-15", "2026-10"]
     assert sorted(ordered, key=version_key) == ordered
     assert version_key(ordered[0]) < version_key(ordered[-1])
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        "1", "0", "007", "1.10", "v1.2", "1.2.3-rc1", "1.2.3rc1", "1.2.rc1", "1.2.dev", "1.2.post1", "1.0.2k", "1.2+local",
+        "1.2.3-alpha.beta.x", "1.2+chai.x", "2026-03", "20260301T1200", "2026.03.a1", "9" * 63,
+    ],
+)  # fmt: skip
+def test_a_version_that_compares_is_one(version):
+    assert version_problem(version) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("abc", "begin with a number"), ("latest", "begin with a number"), ("v", "begin with a number"),
+        ("rc1", "begin with a number"), ("-1", "begin with a number"), (".5", "begin with a number"),
+        ("1.x", "'x' is no number"), ("v1.X", "'X' is no number"), ("1.2.x-rc1", "'x' is no number"),
+        ("1.foo.2", "'foo' is no number"), ("1..2", "missing beside a dot"), ("1.", "missing beside a dot"),
+        ("1.2-", "ends in '-'"), ("1.2+", "ends in '+'"), ("", "use letters"), ("1 2", "use letters"),
+        ("1.*", "use letters"), (">=1.2", "use letters"), ("1.2\n", "use letters"), ("\u0661.2", "use letters"),
+        ("9" * 64, "this has 64"),
+    ],
+)  # fmt: skip
+def test_what_does_not_compare_is_no_version(version, said):
+    assert said in version_problem(version)
 
 
 def test_a_leading_v_makes_no_other_version():
