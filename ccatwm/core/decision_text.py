@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ccatwm.core.gap import Decision, Outcome
+from ccatwm.core.policy import version_key
 
 SHOWN_NAMES = 3
 Details = Mapping[str, Any]
@@ -86,10 +87,41 @@ def _waiting_for_upstream(details: Details) -> str:
 
 
 def _waiting_for_image(details: Details) -> str:
-    if details.get("missing") == "version":
-        gone = f" (excluded: {_some(details['excluded_versions'])})" if details.get("excluded_versions") else ""
-        return f"no version of {details.get('software')} is allowed by version_policy{gone}"
-    return f"the digest of image {details.get('image')} is not known"
+    then = "such a version, or another `version` of the step" if lacks_version(details) else "again when it is"
+    return f"{missing_software_text(details)}; `ccatwm apply` {then}"
+
+
+def lacks_version(details: Details) -> bool:
+    """Whether a sub-group waits for a version; else it waits for the image of one."""
+    return details.get("missing") == "version"
+
+
+def missing_software_text(details: Details) -> str:
+    """What a sub-group lacks that is `waiting-for-image`."""
+    return _missing_version_text(details) if lacks_version(details) else _missing_image_text(details)
+
+
+def _missing_version_text(details: Details) -> str:
+    """Which version of a software a step wants, that none is it, and which there are."""
+    software, excluded = details.get("software"), list(details.get("excluded_versions") or ())
+    exactly, at_least = details.get("exactly"), details.get("at_least")
+    if exactly:
+        state = "excluded" if exactly in excluded else "not registered"
+        text = f"version {exactly} of {software} is {state}"
+    else:
+        fitting = any(at_least is None or version_key(v) >= version_key(at_least) for v in excluded)
+        newer = f" that is {at_least} or newer" if at_least else ""
+        text = f"no version of {software}{newer} is {'left' if fitting else 'registered'}"
+    there = [f"there are: {_some(details['versions'][::-1])}"] if details.get("versions") else []
+    others = [v for v in excluded if v != exactly]
+    there += [f"excluded: {_some(others)}"] if others else []
+    return f"{text} ({'; '.join(there)})" if there else text
+
+
+def _missing_image_text(details: Details) -> str:
+    """Which image was not there when its version was applied."""
+    version = f" of {details['software']} {details['version']}" if details.get("version") else ""
+    return f"image {details.get('image')}{version} was not there when it was applied"
 
 
 def _no_inputs(details: Details) -> str:

@@ -227,12 +227,10 @@ def _decide(view: SubGroupView) -> Decision:
         )
     software = _wanted_software(view, inputs)
     if software is None:
-        details: dict[str, Any] = {"software": view.policy.software, "missing": "version"}
-        if view.excluded_versions:
-            details["excluded_versions"] = list(view.excluded_versions)
+        details = _missing_version_details(view)
         return Decision(Outcome.WAITING_FOR_IMAGE, details=details, keeps_request=True)
     if software.image is not None and software.image_digest is None:
-        details = {"software": software.software, "image": software.image}
+        details = {"software": software.software, "version": software.version, "image": software.image}
         return Decision(Outcome.WAITING_FOR_IMAGE, details=details, keeps_request=True)
     recipe = _recipe(view, inputs, software)
     decision = (
@@ -257,14 +255,19 @@ def plan_trial(view: SubGroupView, trial: Mapping[str, Any]) -> Decision:
         next((v for v in view.versions if v.version == wanted), None) if wanted else _wanted_software(view, inputs)
     )
     if software is None or (software.image is not None and software.image_digest is None):
-        details = {"software": view.policy.software, "missing": "version", "version": wanted}
-        return Decision(Outcome.WAITING_FOR_IMAGE, details=details)
+        return Decision(Outcome.WAITING_FOR_IMAGE, details=_no_trial_details(view, software, wanted))
     policy = replace(view.policy, config=changed_config(view.policy.config, trial.get("config") or {}))
     recipe = _recipe(replace(view, policy=policy, fixed=None), inputs, software)
     text = view.request.text if view.request is not None else ""
     return Decision(
         Outcome.RUN, "requested", {"trial": dict(trial), "request": text}, recipe=recipe, software=software, inputs=inputs
     )
+
+
+def _no_trial_details(view: SubGroupView, software: SoftwareVersion | None, wanted: str | None) -> dict[str, Any]:
+    if software is not None:
+        return {"software": software.software, "version": software.version, "image": software.image}
+    return _missing_version_details(view) | ({"exactly": wanted} if wanted else {})
 
 
 def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -391,6 +394,18 @@ def _companion_inputs(view: SubGroupView) -> list[RunInput]:
         for chosen in view.companions
         for c in chosen.packages
     ]
+
+
+def _missing_version_details(view: SubGroupView) -> dict[str, Any]:
+    """What is wanted of the software, and the versions that are there; of many the newest."""
+    policy = view.policy
+    details: dict[str, Any] = {"software": policy.software, "missing": "version"}
+    if policy.version:
+        details["exactly" if policy.version_policy == "exact" else "at_least"] = policy.version
+    details["versions"] = sorted((v.version for v in view.versions), key=version_key)[-MAX_NAMES:]
+    if view.excluded_versions:
+        details["excluded_versions"] = list(view.excluded_versions)
+    return details
 
 
 def _no_inputs_details(view: SubGroupView) -> dict[str, Any]:

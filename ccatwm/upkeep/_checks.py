@@ -37,6 +37,26 @@ def find_mistakes(
     return check.found
 
 
+def unmet_bounds(defined: Defined, known: Known) -> list[str]:
+    """Steps whose lower bound no version meets yet. It may come later, so that this is no mistake."""
+    software = _versions(defined.software, known.software)
+    found = []
+    for pipeline in defined.pipelines:
+        for step in pipeline.item.steps:
+            bound, versions = step.version, software[step.software][0]
+            if step.version_policy == "exact" or bound is None or _newest_key(versions) >= version_key(bound):
+                continue
+            found.append(
+                f"{pipeline.item.name}/{step.name}: no version of {step.software} is {bound} or newer, as `version` of "
+                f"the step wants it ({_there_are((versions, True))}); it runs nothing until one is applied"
+            )
+    return found
+
+
+def _newest_key(versions: Iterable[str]) -> tuple[Any, ...]:
+    return max(map(version_key, versions), default=())
+
+
 class _Check:
     def __init__(self, defined: Defined, known: Known, engine: GroupingEngine) -> None:
         self.defined = defined
@@ -253,7 +273,7 @@ def _lacks(versions: Versions, version: str) -> bool:
 
 
 def _there_are(versions: Versions) -> str:
-    return f"there are: {', '.join(sorted(versions[0]))}"
+    return f"there are: {', '.join(sorted(versions[0], key=version_key))}"
 
 
 # --- words and places of the filter engine ---------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.definitions import Known
 from ccatwm.edges.opsdb.stores.sub_groups import mark_step_due
 from ccatwm.errors import ConflictError, DefinitionsError, Problem, UsageError
-from ccatwm.upkeep._checks import find_mistakes
+from ccatwm.upkeep._checks import find_mistakes, unmet_bounds
 from ccatwm.upkeep._definitions import (
     Defined,
     Mistake,
@@ -113,7 +113,8 @@ def apply_definitions(
     problems = list_problems(defined, [*find_mistakes(defined, known, grouping, locations), *changed])
     if problems:
         raise _mistakes(problems)
-    report = ApplyReport(dry_run, warnings=warnings + _location_warnings(defined, locations) + _idle_warnings(defined))
+    warnings += unmet_bounds(defined, known) + _location_warnings(defined, locations) + _idle_warnings(defined)
+    report = ApplyReport(dry_run, warnings=warnings)
     with _transaction(database, dry_run) as connection:
         if store.lock_and_read_known(connection) != known:
             raise ConflictError("somebody else applied definitions at this moment", next="apply again")

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.backfill import BackfillState
-from ccatwm.core.decision_text import changes_text, lacking_texts
+from ccatwm.core.decision_text import changes_text, lacking_texts, lacks_version, missing_software_text
 from ccatwm.core.gap import UpstreamGroup
 from ccatwm.core.model import Resources
 from ccatwm.core.selection import Selection
@@ -515,18 +515,17 @@ def _waiting_for_upstream(facts: Facts) -> Words:
 
 
 def _waiting_for_image(facts: Facts) -> Words:
-    if facts.details.get("missing") == "version":
-        gone = facts.details.get("excluded_versions")
-        text = (
-            f"software {facts.details.get('software')} has no version that the step's version_policy allows"
-            + (f" (excluded: {_some(gone)})" if gone else "")
-        )
-        software = facts.details.get("software")
+    text = missing_software_text(facts.details)
+    if lacks_version(facts.details):
+        software, gone = facts.details.get("software"), facts.details.get("excluded_versions")
         named = [shlex.quote(f"software:{software}@{version}") for version in gone or ()]
         back = [f"a person says `ccatwm include {name} --reason TEXT`" for name in named[:SHOWN_NAMES]]
-        return text, ["such a version is applied (`ccatwm apply`)", *back]
-    text = f"the digest of image {facts.details.get('image')} is not known"
-    return text, ["the image is there and `ccatwm apply` is run again"]
+        return text, [
+            f"such a version of {software} is in a file that `ccatwm apply FILE` reads",
+            "the step's `version` is changed to one that is there, and `ccatwm apply FILE` run",
+            *back,
+        ]
+    return text, ["the image is there and `ccatwm apply FILE` is run again"]
 
 
 def _no_inputs(facts: Facts) -> Words:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from ccatwm.core.decision_text import missing_software_text
+from ccatwm.core.gap import Outcome
 from ccatwm.core.selection import Selection
 from ccatwm.core.states import OPEN
-from ccatwm.core.wording import span_text, utc_text
+from ccatwm.core.wording import count_text, span_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import leases, pausing, views
@@ -43,6 +45,7 @@ def build_status(
         ]
         counts = _counts(connection, now)
         counts["throttled"] = _throttled(connection, steps, now, site_most)
+        counts["without_image"] = _without_image(connection, counts["outcomes"])
         attention = views.list_attention(connection, selection, limit or ATTENTION_LIMIT)
         add_throttles(connection, attention, now, site_most)
         records = views.list_pass_records(connection)
@@ -93,6 +96,13 @@ def _throttled(
     return found
 
 
+def _without_image(connection: Any, outcomes: Mapping[int, Mapping[str, int]]) -> dict[int, str]:
+    """Of each step with sub-groups that wait for a version or its image: which, by one of them."""
+    waiting = [step_id for step_id, counted in outcomes.items() if counted.get(Outcome.WAITING_FOR_IMAGE)]
+    details = {step_id: views.find_details(connection, step_id, Outcome.WAITING_FOR_IMAGE) for step_id in waiting}
+    return {step_id: missing_software_text(found) for step_id, found in details.items()}
+
+
 def _step(row: Mapping[str, Any], counts: Mapping[str, Mapping[int, Any]]) -> dict[str, Any]:
     outcomes = counts["outcomes"].get(row["id"], {})
     return {
@@ -110,6 +120,7 @@ def _step(row: Mapping[str, Any], counts: Mapping[str, Mapping[int, Any]]) -> di
         "due": counts["due"].get(row["id"], 0),
         "stale": counts["stale"].get(row["id"], 0),
         "throttled": counts["throttled"].get(row["id"]),
+        "without_image": counts["without_image"].get(row["id"]),
     }
 
 
@@ -151,6 +162,8 @@ def _next(document: Mapping[str, Any], now: datetime) -> list[str]:
         elif step["held"]:
             commands.append(f"ccatwm release {place} --reason TEXT")
     commands += [f"ccatwm publish {row['name']}" for row in document["affected_sets"]]
+    if any(step["without_image"] for step in document["status"]):
+        commands.append("ccatwm apply FILE")
     if _work_waits(document) and not _passes_are_recent(document["passes"], now):
         commands.append("ccatwm cycle")
     return commands
@@ -236,4 +249,8 @@ def other_lines(document: Mapping[str, Any]) -> list[str]:
     ]
     lines += [backfill_line(row) for row in document["backfills"]]
     lines += affected_lines(document["affected_sets"])
+    for row in document["status"]:
+        if row["without_image"]:
+            waiting_for = count_text(row["outcomes"][Outcome.WAITING_FOR_IMAGE], "sub-group")
+            lines.append(f"{row['pipeline']}/{row['step']}: {waiting_for} without a version to run: {row['without_image']}")
     return lines + [f"next: {command}" for command in document["next"]]

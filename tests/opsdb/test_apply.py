@@ -275,6 +275,25 @@ def test_a_missing_image_is_a_warning_and_fixed_when_it_is_there(apply, rows, tm
     ]
 
 
+def bounds(report):
+    return [text for text in report.warnings if "or newer" in text]
+
+
+def test_a_lower_bound_that_no_version_meets_is_told_until_one_does(apply):
+    high = GOOD.replace("{name: b, software: cal,", "{name: b, software: cal, version: 1.11,")
+    told = "otf/b: no version of cal is 1.11 or newer, as `version` of the step wants it (there are: 1.10); "
+    for options in ({"dry_run": True}, {}):
+        assert bounds(apply(high, **options)) == [f"{told}it runs nothing until one is applied"]
+    newer = SOFTWARE.replace("]}]", "]}, {version: 1.11-rc1, command: [x]}]")
+    assert bounds(apply(newer + GROUPING + high[high.index("pipelines:") :])) != []  # a pre-release is older
+    apply(SOFTWARE.replace("1.10, command: [cal, --fast]", "2.0, command: [cal]"))
+    assert bounds(apply(high)) == []  # the ops-db knows one
+
+
+def test_a_lower_bound_that_is_met_is_not_told(apply):
+    assert bounds(apply(GOOD.replace("{name: b, software: cal,", "{name: b, software: cal, version: v1.10,"))) == []
+
+
 def reference(path, checksum=""):
     return f"references: [{{name: model, versions: [{{version: '1', path: {path}{checksum}}}]}}]\n"
 

@@ -20,7 +20,7 @@ from ccatwm.views.logs import build_logs
 from ccatwm.views.products import build_products
 from ccatwm.views.runs import build_runs
 from ccatwm.views.show import build_show, show_lines
-from ccatwm.views.status import build_status, step_cells
+from ccatwm.views.status import build_status, other_lines, step_cells
 from tests.opsdb.looked_at import MINUTE, NOW, World, world
 
 __all__ = ["world"]
@@ -268,6 +268,17 @@ def test_status_counts_runs_and_outcomes_by_step(world):
     assert (row["step"], row["sub_groups"], row["due"]) == ("calibrate", 2, 1)
     assert row["runs"] == {"COMPLETED": 1, "FAILED": 1}
     assert row["outcomes"] == {"up-to-date": 1, "failed": 1}
+
+
+def test_status_says_which_version_is_missing_and_what_to_type(world):
+    details = {"software": "cal", "missing": "version", "at_least": "2.0", "versions": ["1.0"]}
+    for n in (1, 2):
+        world.sub_group("calibrate", f"executed_obs_unit={n}", outcome="waiting-for-image", details=details)
+    document = status(world)
+    text = "no version of cal that is 2.0 or newer is registered (there are: 1.0)"
+    assert [row["without_image"] for row in document["status"]] == [text, None]
+    assert document["next"] == ["ccatwm apply FILE"]
+    assert f"otf/calibrate: 2 sub-groups without a version to run: {text}" in other_lines(document)
 
 
 def test_status_shows_open_runs_and_runs_that_wait_for_a_person(world):

@@ -155,6 +155,11 @@ def no_version(sky: Observatory) -> None:
     nothing(sky)
 
 
+def bound_too_high(sky: Observatory) -> None:
+    nothing(sky)
+    edit_map(sky, "version: 3.0")
+
+
 def busy(sky: Observatory) -> None:
     config(sky)
     sky.cycle()
@@ -245,8 +250,13 @@ NO_RUNS = [
          (("upstream", [{"pipeline": "otf", "step": "calibrate", "sub_group": SCAN_3, "state": "PENDING"}]),),
          ("calibrate executed_obs_unit=3 is PENDING",), ("otf/calibrate executed_obs_unit=3: PENDING",), step="grid",
          key="all"),
-    Case(no_version, "waiting-for-image", None, (("software", "cal"), ("missing", "version")),
-         ("no version of cal is allowed",), ("has no version that the step's version_policy allows",)),
+    Case(no_version, "waiting-for-image", None,
+         (("software", "cal"), ("missing", "version"), ("exactly", "1.0.0"), ("versions", ["0.9.0"])),
+         ("version 1.0.0 of cal is not registered (there are: 0.9.0); `ccatwm apply` such a version",),
+         ("because version 1.0.0 of cal is not registered (there are: 0.9.0)", "`ccatwm apply FILE`")),
+    Case(bound_too_high, "waiting-for-image", None, (("at_least", "3.0"), ("versions", ["1.0.0"])),
+         ("no version of cal that is 3.0 or newer is registered (there are: 1.0.0); `ccatwm apply` such a version",),
+         ("because no version of cal that is 3.0 or newer is registered (there are: 1.0.0)", "`ccatwm apply FILE`")),
     Case(all_failed, "no-inputs", None, (("packages", 1),), ("no archived package",), ("no archived package",),
          step="calibrate", key=SCAN_1),
     Case(busy, "busy", None, (("status", "SUBMITTED"), ("then", "config-changed"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ccatwm.core.decision_text import decision_text
+from ccatwm.core.decision_text import decision_text, missing_software_text
 from ccatwm.core.gap import Decision, Outcome
 
 pytestmark = pytest.mark.quick
@@ -35,6 +35,38 @@ UPSTREAM = [{"pipeline": "p", "step": "cal", "sub_group": f"s{n}", "state": "RUN
 )
 def test_a_decision_says_why(decision, said):
     assert decision_text(decision) == said
+
+
+@pytest.mark.parametrize(
+    ("details", "said"),
+    [
+        (
+            {"at_least": "2.0", "versions": ["1.0", "1.2", "1.9", "1.10"]},
+            "no version of cal that is 2.0 or newer is registered (there are: 1.10, 1.9, 1.2 and 1 more)",
+        ),
+        (
+            {"at_least": "2.0", "versions": ["1.0"], "excluded_versions": ["0.9"]},
+            "no version of cal that is 2.0 or newer is registered (there are: 1.0; excluded: 0.9)",
+        ),
+        (
+            {"at_least": "2.0", "versions": ["1.0"], "excluded_versions": ["2.1"]},
+            "no version of cal that is 2.0 or newer is left (there are: 1.0; excluded: 2.1)",
+        ),
+        ({"exactly": "1.0", "versions": ["2.0"]}, "version 1.0 of cal is not registered (there are: 2.0)"),
+        ({"exactly": "1.0", "versions": [], "excluded_versions": ["1.0"]}, "version 1.0 of cal is excluded"),
+        ({"versions": [], "excluded_versions": ["1.0"]}, "no version of cal is left (excluded: 1.0)"),
+        ({}, "no version of cal is registered"),  # written by an older release
+    ],
+)
+def test_a_version_that_is_missing_is_told_with_those_that_there_are(details, said):
+    assert missing_software_text({"software": "cal", "missing": "version", **details}) == said
+
+
+def test_an_image_that_is_missing_is_told_with_its_version():
+    decision = Decision(Outcome.WAITING_FOR_IMAGE, details={"software": "cal", "version": "1.0", "image": "/i.sif"})
+    assert decision_text(decision) == (
+        "image /i.sif of cal 1.0 was not there when it was applied; `ccatwm apply` again when it is"
+    )
 
 
 @pytest.mark.parametrize(

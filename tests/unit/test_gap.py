@@ -433,6 +433,18 @@ def test_a_trial_has_the_companions_that_are_there():
     assert [i.name for i in planned.inputs] == ["a", "c1"]
 
 
+def test_a_trial_of_a_version_that_is_not_there_names_it_and_those_that_are():
+    policy = replace(POLICY, version="1.0")
+    details = plan_trial(view(policy=policy, versions=[V1, V2]), {"version": "3.0.0"}).details
+    assert (details["missing"], details["exactly"], details["versions"]) == ("version", "3.0.0", ["1.0.0", "2.0.0"])
+
+
+def test_a_trial_whose_image_is_not_there_names_the_image():
+    absent = SoftwareVersion("cal", "1.0.0", ("cal",), "/images/a.sif", None)
+    details = plan_trial(view(versions=[absent]), {"version": "1.0.0"}).details
+    assert (details["image"], "missing" in details) == ("/images/a.sif", False)
+
+
 # --- cooldown, settling, brakes --------------------------------------------------------------------------------------------
 
 
@@ -496,4 +508,6 @@ def test_exact_stays_on_the_pinned_version():
 
 def test_a_lower_bound_is_kept():
     policy = replace(POLICY, version_policy="latest", version="3.0")
-    assert decide(view(policy=policy, versions=[V1, V2])).outcome is Outcome.WAITING_FOR_IMAGE
+    decision = decide(view(policy=policy, versions=[V2, V1]))
+    assert decision.outcome is Outcome.WAITING_FOR_IMAGE
+    assert (decision.details["at_least"], decision.details["versions"]) == ("3.0", ["1.0.0", "2.0.0"])

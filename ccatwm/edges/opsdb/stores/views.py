@@ -614,6 +614,12 @@ def count_by_outcome(connection: sa.Connection) -> dict[int, dict[str, int]]:
     return found
 
 
+def find_details(connection: sa.Connection, step_id: int, outcome: str) -> Row:
+    """The details of one sub-group's last decision with this outcome; empty where there is none."""
+    query = sa.select(sub_group.c.details).where(sub_group.c.step_id == step_id, sub_group.c.outcome == outcome).limit(1)
+    return connection.execute(query).scalar() or {}
+
+
 def count_due(connection: sa.Connection, now: Any) -> dict[int, int]:
     """Number of sub-groups by step id that `resolve` will look at now."""
     query = (
