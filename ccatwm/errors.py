@@ -6,16 +6,20 @@ The class says who acts: a person (settings, definitions, usage) or the next pas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake of many: `where` (file:line, or key), `what` is wrong, `next` what is allowed or to do."""
+    """One mistake of many: `where` (file:line, or key), `what` is wrong, `next` what is allowed or to do.
+
+    `about`: the one key of the mapping at `where` whose value is wrong, if it is one.
+    """
 
     where: str
     what: str
     next: str = ""
+    about: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what

@@ -154,8 +154,8 @@ class ParsedRules:
             parsed._wrong(where, f"{parsed.count} rules", f"at most {MAX_RULES} are allowed")
         return parsed
 
-    def _wrong(self, where: str, what: str, next: str = "") -> None:
-        self.problems.append(Problem(where, what, next))
+    def _wrong(self, where: str, what: str, next: str = "", about: str = "") -> None:
+        self.problems.append(Problem(where, what, next, about))
 
     def _list(self, raw: object, where: str, depth: int, kind: Callable[[Any], Node]) -> Node | None:
         if not isinstance(raw, list):
@@ -199,7 +199,7 @@ class ParsedRules:
         path = raw.get("json_path")
         wanted = wrong_json_path(path) if path is not None else None
         if wanted:
-            self._wrong(where, f"json_path {_short(path)}", wanted)
+            self._wrong(where, f"json_path {_short(path)}", wanted, about="json_path")
         if len(self.problems) > before:
             table, column = raw.get("table"), raw.get("column")
             if isinstance(table, str) and isinstance(column, str):
@@ -215,7 +215,7 @@ class ParsedRules:
                 self._wrong(where, f"unknown key {key!r}", choices(str(key), (*RULE_KEYS, *NESTING)))
         for key in ("table", "column", "operator"):
             if not isinstance(raw.get(key), str):
-                self._wrong(where, f"{key} is missing or no text")
+                self._wrong(where, f"{key} is missing or no text", about=key)
 
     def _check_operator(self, operator: object, value: Any, where: str) -> None:
         if not isinstance(operator, str):
@@ -225,7 +225,7 @@ class ParsedRules:
         elif wanted := OPERATORS[operator](value):
             if any(map(_is_too_large, value if isinstance(value, list) else [value])):
                 wanted += "; whole numbers fit into 64 bits, this one is too large"
-            self._wrong(where, f"operator {operator} with value {_short(value)}", f"it takes {wanted}")
+            self._wrong(where, f"operator {operator} with value {_short(value)}", f"it takes {wanted}", about="value")
 
 
 def wrong_json_path(path: Any) -> str | None:

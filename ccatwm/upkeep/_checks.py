@@ -133,8 +133,13 @@ class _Check:
         """Whether the filter engine refuses rules or dimensions of a thing, and told so."""
         problems = self.engine.check(rules, group_by)
         for problem in problems:
-            self._tell(placed, (*inside, *_location(problem)), _words(problem), problem.next)
+            self._tell_of(placed, (*inside, *_location(problem)), problem)
         return bool(problems)
+
+    def _tell_of(self, placed: Placed[Any], inside: Location, problem: Problem) -> None:
+        """What the filter engine says, unless it is about a value in whose place nothing was left when it was read."""
+        if not problem.about or not placed.holds_wrong(*inside, problem.about):
+            self._tell(placed, inside, _words(problem), problem.next)
 
     # Pipelines and steps.
 
@@ -171,8 +176,7 @@ class _Check:
             for problem in self.engine.check(companion.rules, companion.same):
                 key, *more = _location(problem)
                 key = {"filter_rules": "rules", "group_by": "same"}.get(str(key), key)
-                at = (*inside, "companions", n, key, *more)
-                self._tell(placed, at, _words(problem), problem.next)
+                self._tell_of(placed, (*inside, "companions", n, key, *more), problem)
 
     def _software(self, placed: Placed[Any], step: StepDefinition, inside: Location) -> None:
         versions = self.software.get(step.software)

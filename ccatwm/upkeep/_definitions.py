@@ -64,6 +64,10 @@ class Placed(Generic[T]):
         """Whether a stand-in is there, or around it."""
         return _is_within((*self.location, *inside), self.document.wrong)
 
+    def holds_wrong(self, *inside: str | int) -> bool:
+        """Whether a stand-in is there, or inside it."""
+        return _holds((*self.location, *inside), self.document.wrong)
+
 
 @dataclass
 class Defined:
@@ -125,6 +129,10 @@ def _is_within(location: Location, places: set[Location]) -> bool:
     return any(location[:n] in places for n in range(len(location) + 1))
 
 
+def _holds(location: Location, places: set[Location]) -> bool:
+    return any(place[: len(location)] == location for place in places)
+
+
 # --- one file -----------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +167,8 @@ class _Mending:
             self._tell([location], f"{self._shown(location)} is missing")
             self._replace(location)
         else:
+            if len(location) < len(error["loc"]) and _holds(location, self.document.wrong):
+                self.document.wrong.add(location)  # of what is wrong inside it, told before
             self._tell([location], *self._words(location, error))
             self._replace(location, _first_allowed(error))
 

@@ -168,7 +168,8 @@ def _build(node: Any, location: Location, document: Document, problems: list[Pro
     try:
         value = loader.construct_object(node)
     except (yaml.YAMLError, ValueError):
-        refuse(f"a value that is none: {node.value!r}")
+        is_time = node.tag == "tag:yaml.org,2002:timestamp"
+        refuse(f"a value that is none: {node.value!r}", "there is no such date; a text has quotes" if is_time else "")
         return None
     wrong = find_unstorable(value)
     if wrong is not None:

@@ -236,6 +236,47 @@ def test_what_stands_in_for_a_wrong_value_is_never_told(database, tmp_path, old,
     assert len(found) == len(said), text
 
 
+NOTHING_LEFT = "a number that is infinite or none"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("value: .nan", NOTHING_LEFT),
+        ("value: [1, .inf]", NOTHING_LEFT),
+        ("value: 2026-02-30", "a value that is none: '2026-02-30'; there is no such date; a text has quotes"),
+        ('value: "a\\0b"', "a NUL character"),
+        ("value: !!int x", "a value that is none: 'x'"),
+    ],
+)
+@pytest.mark.parametrize("place", ["filter_rules: [{}]", "filter_rules: [{{any_of: [{{not: {}}}]}}]", "preset"])
+@pytest.mark.parametrize("operator", ["eq", "in", "between"])
+def test_a_value_of_a_rule_that_is_none_is_told_once(database, tmp_path, value, said, place, operator):
+    rule = f"{{table: Source, column: name, operator: {operator}, {value}}}"
+    text = GOOD.replace("filter_rules: []", place.format(rule))
+    if place == "preset":
+        text = f"presets: [{{name: n, filter_rules: [{rule}]}}]\n{GOOD}".replace("filter_rules: []", "preset: n")
+    ((_, what),) = mistakes(database, tmp_path, text)
+    assert what.strip("; ") == said
+
+
+def test_a_value_that_is_none_hides_nothing_else_of_its_rule(database, tmp_path):
+    rule = "{table: Source, column: nam, operator: equal, value: .nan, values: 5}"
+    found = mistakes(database, tmp_path, GOOD.replace("filter_rules: []", f"filter_rules: [{rule}, {{column: .nan}}]"))
+    assert [what.split(";")[0] for _, what in found] == [
+        NOTHING_LEFT, "unknown key 'values'", "unknown operator 'equal'", "table is missing or no text",
+        "operator is missing or no text", "table Source has no column 'nam'",
+    ]  # fmt: skip
+
+
+def test_a_value_that_is_none_in_rules_and_dimensions_of_a_step_is_told_once(database, tmp_path):
+    companion = "{name: c, rules: [{table: Source, column: name, operator: eq, value: .nan}], same: [source]}"
+    text = GOOD.replace("group_by: []", f"group_by: [source], companions: [{companion}]")
+    assert len(mistakes(database, tmp_path, text)) == 1
+    text = GOOD.replace("group_by: []", "group_by: [source, {name: x, table: Source, column: .nan}]")
+    assert [what for _, what in mistakes(database, tmp_path, text)] == [f"{NOTHING_LEFT}; "]
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
