@@ -619,6 +619,60 @@ def test_renamed_columns_and_enum_values_are_spoken_of_as_ours(database: Databas
     assert [(package.key, package.state) for package in found] == [("source=NGC253", "archived")]
 
 
+UNIT_START = "ExecutedObsUnit.start_time"
+NIGHT = ["2026-03-02T00:00:00Z", "2026-03-01T00:00:00Z"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("name", "value", "path"),
+    [
+        ("Source.ra_deg", [5, 4.9], None),
+        ("Source.ra_deg", [0, -0.1], None),
+        ("Source.name", ["b", "a"], None),
+        ("Source.name", ["a", "Z"], None),
+        ("Source.name", ["9", "10"], None),
+        (UNIT_START, NIGHT, None),
+        (UNIT_START, ["2026-03-01T00:00:00-03:00", "2026-03-01T02:59:59Z"], None),
+        ("RawDataPackage.metadata", [500, 400], "obs.freq"),
+        ("RawDataPackage.metadata", ["b", "a"], "obs.line"),
+    ],
+)
+def test_a_between_whose_bounds_are_reversed_is_refused(name: str, value: list[Any], path: str | None) -> None:
+    for rules in ([rule(name, "between", value, path)], [{"any_of": [{"not": rule(name, "between", value, path)}]}]):
+        text = wrong(*rules)
+        assert "matches nothing: the first bound is above the second" in text
+        assert "write [from, to], the lower one first" in text
+        assert ("texts are ordered by code point" in text) == (name != UNIT_START and isinstance(value[0], str))
+        assert len(text.splitlines()) == 1
+        assert wrong(rule(name, "between", value[::-1], path)) == ""
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("name", "value", "path"),
+    [
+        ("Source.ra_deg", [5, 5.0], None),
+        ("Source.name", ["a", "a"], None),
+        (UNIT_START, ["2026-03-01", "2026-03-01T00:00:00Z"], None),
+        (UNIT_START, ["2026-03-02T01:00:00+05:00", "2026-03-01T21:00:00Z"], None),  # later as a text, earlier as a time
+        ("RawDataPackage.metadata", [5, 5], "obs.freq"),
+    ],
+)
+def test_a_between_with_equal_bounds_is_right(name: str, value: list[Any], path: str | None) -> None:
+    assert wrong(rule(name, "between", value, path)) == ""
+
+
+@pytest.mark.quick
+def test_bounds_that_do_not_fit_their_column_are_not_told_as_reversed_too() -> None:
+    assert len(wrong(rule("Source.ra_deg", "between", ["b", "a"])).splitlines()) == 1
+    assert len(wrong(rule("RawDataPackage.metadata", "between", ["b", 1], "a")).splitlines()) == 1
+
+
+def test_rules_stored_before_such_bounds_were_refused_still_match_nothing(select: Select) -> None:
+    assert select(rule("ObsUnit.line_id", "between", ["D", "C"])) == []
+
+
 @pytest.mark.quick
 def test_a_rule_with_several_mistakes_is_told_all_of_them() -> None:
     engine = GroupingEngine(ObservationTables.managed(), "sqlite", "UTC")

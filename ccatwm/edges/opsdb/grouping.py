@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from ccatwm.core.rules import Node, ParsedRules, Rule, choices
 from ccatwm.core.subgroups import Dimension, obs_date, parse_group_by, sub_group_key
+from ccatwm.core.wording import short_text
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.observations import (
     LARGEST_KEY,
@@ -128,12 +129,18 @@ class GroupingEngine:
     # --- checking ---------------------------------------------------------------------------------
 
     def check(self, rules_raw: object, group_by_raw: object, where: str = "") -> list[Problem]:
-        """Everything that is wrong with rules and dimensions, before anything is run."""
-        return self._read(rules_raw, group_by_raw, where)[2]
+        """Everything that is wrong with rules and dimensions, before anything is run.
+
+        Also what can be answered, but is never what somebody meant: rules that were stored before keep their answer.
+        """
+        parsed, _, problems = self._read(rules_raw, group_by_raw, where)
+        told = {problem.where for problem in problems}
+        doubtful = [self._check_sense(rule) for rule in parsed.rules if rule.where not in told]
+        return problems + [problem for problem in doubtful if problem is not None]
 
     def _read(
         self, rules_raw: object, group_by_raw: object, where: str = ""
-    ) -> tuple[Node | None, tuple[Dimension, ...], list[Problem]]:
+    ) -> tuple[ParsedRules, tuple[Dimension, ...], list[Problem]]:
         parsed = ParsedRules.build(rules_raw, where)
         group_by = f"{where}.group_by" if where else "group_by"
         dims, problems = parse_group_by(group_by_raw, group_by)
@@ -144,7 +151,7 @@ class GroupingEngine:
             problems += self._check_column(table, column, path, place)
         for dim in dims:
             problems += self._check_dimension(dim, group_by)
-        return parsed.tree, dims, problems
+        return parsed, dims, problems
 
     def _check_rule(self, rule: Rule) -> list[Problem]:
         problems = self._check_column(rule.table, rule.column, rule.json_path, rule.where)
@@ -158,6 +165,16 @@ class GroupingEngine:
             return [Problem(rule.where, f"{what}: the column is JSON", "say which part by json_path")]
         wrong = _wrong_value(rule, kind)
         return [Problem(rule.where, f"{what} {wrong}", _WANTED[kind])] if wrong else []
+
+    def _check_sense(self, rule: Rule) -> Problem | None:
+        """Of a rule that is right otherwise: whether its bounds are in order."""
+        what = f"{rule.table}.{rule.column} {rule.operator} {short_text(rule.value)}"
+        if rule.operator == "between" and self._compiler.is_reversed(rule):
+            is_text = kind_of(self._column(rule.table, rule.column)) in ("text", "JSON") and isinstance(rule.value[0], str)
+            order = ": texts are ordered by code point, 10 before 9 and Z before a" if is_text else ""
+            what += f" matches nothing: the first bound is above the second{order}"
+            return Problem(rule.where, what, "write [from, to], the lower one first", "value")
+        return None
 
     def _check_column(self, table: str, column: str, json_path: str | None, where: str) -> list[Problem]:
         if table not in self._tables.tables:
@@ -219,10 +236,10 @@ class GroupingEngine:
         `few` of all are expected: whatever index leads to them is followed, not the ids.
         Errors: DefinitionsError for rules that `check` refuses.
         """
-        node, dims, problems = self._read(rules_raw, group_by_raw)
-        if node is None or problems:
+        parsed, dims, problems = self._read(rules_raw, group_by_raw)
+        if parsed.tree is None or problems:
             raise DefinitionsError("filter rules or group_by are wrong", problems=problems)
-        query = self._members_query(node, dims, now)
+        query = self._members_query(parsed.tree, dims, now)
         package_id = self._root("id")
         if package_ids is not None:
             pages = [query.where(package_id.in_(ids)) for ids in _chunks(_keys(package_id, package_ids))]

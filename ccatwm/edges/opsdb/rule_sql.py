@@ -29,6 +29,8 @@ UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 NEGATIVE = {"neq": "eq", "not_in": "in", "is_null": "not_null"}
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {"gt": gt, "gte": ge, "lt": lt, "lte": le, "since": ge}
 
+_NEVER = datetime.max.replace(tzinfo=UTC)  # a bound that counts from no moment is the same at each
+
 Expression = sa.ColumnElement[Any]
 Condition = sa.ColumnElement[bool]
 
@@ -74,6 +76,12 @@ class RuleCompiler:
         match = self._comparison(rule, self._tables.column(table, column, target), now)
         rows = sa.select(sa.literal(1)).select_from(inside.clause)
         return rows.where(joins.link(edge, outer, inside.start), match).correlate(outer).exists()
+
+    def is_reversed(self, rule: Rule) -> bool:
+        """Whether the first bound of a `between` lies above the second, as the database will compare them."""
+        column = self._tables.column(*self._tables.resolve(rule.table, rule.column))
+        low, high = (self._bound(rule, column, value, _NEVER)[0] for value in rule.value)
+        return bool(low > high)
 
     # --- one comparison ---------------------------------------------------------------------------
 
