@@ -20,6 +20,7 @@ MAX_DEPTH = 10
 MAX_RULES = 500
 MAX_LIST = 10_000
 MAX_PATTERN = 1000  # SQLite refuses patterns of more than 50,000 bytes
+ESCAPE = "\\"  # in a pattern
 MAX_SINCE = timedelta(days=36_525)
 _SINCE = re.compile(r"(\d{1,6})\s*([smhdw])")
 _UNITS = {
@@ -96,6 +97,11 @@ def _ordered(value: Any) -> str | None:
 def _pattern(value: Any) -> str | None:
     good = isinstance(value, str) and is_scalar(value) and len(value) <= MAX_PATTERN
     return None if good else f"a text of at most {MAX_PATTERN} characters with the wildcards % and _"
+
+
+def ends_in_escape(pattern: str) -> bool:
+    """Whether the last character is a backslash that takes the meaning of nothing away: not even of another one."""
+    return (len(pattern) - len(pattern.rstrip(ESCAPE))) % 2 == 1
 
 
 def _list(value: Any) -> str | None:

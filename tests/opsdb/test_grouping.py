@@ -674,6 +674,19 @@ def test_rules_stored_before_such_bounds_were_refused_still_match_nothing(select
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("operator", ["like", "ilike"])
+def test_a_pattern_that_ends_in_a_lone_backslash_is_refused(operator: str) -> None:
+    for pattern in ("\\", "NGC\\", "NGC\\\\\\", "%\\"):
+        for bad in (rule("Source.name", operator, pattern), rule("RawDataPackage.metadata", operator, pattern, "obs.line")):
+            text = wrong(bad, {"not": [bad]})
+            assert text.count("ends in a backslash that escapes nothing") == len(text.splitlines()) == 2
+            assert "write two for a backslash itself" in text
+    for pattern in ("\\\\", "NGC\\\\", "NGC\\%", "\\_", "a\\b", ""):
+        assert wrong(rule("Source.name", operator, pattern)) == ""
+    assert wrong(rule("Source.name", "eq", "NGC\\")) == ""
+
+
+@pytest.mark.quick
 def test_a_rule_with_several_mistakes_is_told_all_of_them() -> None:
     engine = GroupingEngine(ObservationTables.managed(), "sqlite", "UTC")
     wrong = [{"table": "Source", "column": "nam", "operator": "eqq", "value": [1]}]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from ccatwm.core.rules import Node, ParsedRules, Rule, choices
+from ccatwm.core.rules import Node, ParsedRules, Rule, choices, ends_in_escape
 from ccatwm.core.subgroups import Dimension, obs_date, parse_group_by, sub_group_key
 from ccatwm.core.wording import short_text
 from ccatwm.edges.opsdb import tables as t
@@ -167,13 +167,17 @@ class GroupingEngine:
         return [Problem(rule.where, f"{what} {wrong}", _WANTED[kind])] if wrong else []
 
     def _check_sense(self, rule: Rule) -> Problem | None:
-        """Of a rule that is right otherwise: whether its bounds are in order."""
+        """Of a rule that is right otherwise: whether its bounds are in order, and its pattern is whole."""
         what = f"{rule.table}.{rule.column} {rule.operator} {short_text(rule.value)}"
         if rule.operator == "between" and self._compiler.is_reversed(rule):
             is_text = kind_of(self._column(rule.table, rule.column)) in ("text", "JSON") and isinstance(rule.value[0], str)
             order = ": texts are ordered by code point, 10 before 9 and Z before a" if is_text else ""
             what += f" matches nothing: the first bound is above the second{order}"
             return Problem(rule.where, what, "write [from, to], the lower one first", "value")
+        if rule.operator in ("like", "ilike") and ends_in_escape(rule.value):
+            what = f"{rule.table}.{rule.column} {rule.operator}: the pattern ends in a backslash that escapes nothing"
+            hint = "write two for a backslash itself (four in double quotes), or leave it out"
+            return Problem(rule.where, what, hint, "value")
         return None
 
     def _check_column(self, table: str, column: str, json_path: str | None, where: str) -> list[Problem]:

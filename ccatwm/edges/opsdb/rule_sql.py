@@ -19,11 +19,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.rules import AllOf, AnyOf, Node, Not, Rule, parse_since
+from ccatwm.core.rules import ESCAPE, AllOf, AnyOf, Node, Not, Rule, ends_in_escape, parse_since
 from ccatwm.edges.opsdb.observations import Edge, Joins, ObservationTables
 from ccatwm.edges.opsdb.types import Labels, NaiveUtc, Opaque, UtcDateTime, Uuid
 
-ESCAPE = "\\"
 LONG_LIST = 100  # SQLite binds at most 32,766 values in a statement: longer lists go as one JSON text
 UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 NEGATIVE = {"neq": "eq", "not_in": "in", "is_null": "not_null"}
@@ -347,8 +346,7 @@ def glob_of(pattern: str) -> str:
 
 def closed(pattern: str) -> str:
     """The pattern without an escape at its end, which PostgreSQL refuses: it stands for itself."""
-    count = len(pattern) - len(pattern.rstrip(ESCAPE))
-    return pattern + ESCAPE if count % 2 else pattern
+    return pattern + ESCAPE if ends_in_escape(pattern) else pattern
 
 
 def text_of(value: Any) -> str | None:
