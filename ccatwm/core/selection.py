@@ -10,6 +10,7 @@ from difflib import get_close_matches
 
 from ccatwm.core.model import FailureClass, ProductType
 from ccatwm.core.states import RunStatus
+from ccatwm.core.subgroups import in_order
 from ccatwm.core.wording import one_line
 from ccatwm.errors import Problem, UsageError
 
@@ -109,7 +110,7 @@ def parse_moment(text: str, now: datetime, *, ahead: bool = False) -> datetime |
 
 def suggest(wrong: str, names: Iterable[str], *, none: str = "there are none yet") -> str:
     """What to do about a name that is not there: close ones, else those that exist."""
-    known = sorted(set(names))
+    known = in_order(set(names))
     close = [_shortened(name) for name in get_close_matches(wrong, known, n=3)]
     if close:
         return f"did you mean {' or '.join(close)}?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -129,6 +129,38 @@ def sub_group_key(dims: Sequence[tuple[str, Any]]) -> str:
         return key
     digest = hashlib.sha256(key.encode("ascii")).hexdigest()[:HASH_CHARACTERS]
     return f"{key[: MAX_KEY - HASH_CHARACTERS - 2]}~~{digest}"
+
+
+MOST_NATURAL = 100_000  # as many keys are put into natural order in about a second
+# A value that is a number as a whole, with a sign, with a fraction; and any number inside of a value.
+_NUMBERS = re.compile(
+    r"(?<==)-(?P<below>[0-9]+(?:\.[0-9]+)?)(?=\+|$)|(?<==)(?P<above>[0-9]+\.[0-9]+)(?=\+|$)|(?P<inside>[0-9]+)"
+)
+_TURNED = str.maketrans("0123456789", "9876543210")
+
+
+def natural_key(text: str) -> str:
+    """Sort key of a key or name as people list them: numbers inside by their value, `scan=2` before `scan=10`.
+
+    A value that is a number as a whole may have a sign and a fraction: -10, -2.5, -2.25, 0.25, 0.5, 7.
+    """
+    return _NUMBERS.sub(_natural, text)
+
+
+def _natural(match: re.Match[str]) -> str:
+    """Before the digits how many there are; of what is below zero all turned round. 7 and 007 stay two."""
+    number = match["below"] or match["above"] or match["inside"]
+    whole, dot, fraction = number.partition(".")
+    value = whole.lstrip("0") or "0"
+    zeros = "\0" * (len(whole) - len(value))
+    if match["below"] is None:
+        return f"{chr(len(value))}{value}{dot}{fraction}{zeros}"
+    return f"\0{chr(127 - len(value))}{f'{value}{dot}{fraction}'.translate(_TURNED)}~{zeros}"
+
+
+def in_order(keys: Collection[str]) -> list[str]:
+    """Keys as people are shown them: in natural order, and where there are too many for that, as texts."""
+    return sorted(keys, key=natural_key) if len(keys) <= MOST_NATURAL else sorted(keys)
 
 
 def _escaped_name(name: str) -> str:

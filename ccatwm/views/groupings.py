@@ -11,6 +11,7 @@ import yaml
 
 from ccatwm.core.model import PackageState
 from ccatwm.core.selection import suggest
+from ccatwm.core.subgroups import in_order
 from ccatwm.core.wording import clock_text, count_text, size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupedPackage, GroupingEngine
@@ -74,7 +75,7 @@ def build_grouping(
         for page in grouping.pages(connection, known[name], group_by, now=now):
             for package in page:
                 counted.setdefault(package.key, Counted()).add(package)
-    rows = [_row(key, counted[key]) for key in sorted(counted)]
+    rows = [_row(key, counted[key]) for key in in_order(counted)]
     return {
         "schema": "ccatwm.grouping/1",
         "grouping": rows if limit is None else rows[:limit],

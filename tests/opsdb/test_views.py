@@ -11,6 +11,7 @@ import pytest
 
 from ccatwm.core.selection import Selection, build_selection
 from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.stores import views
 from ccatwm.edges.workfiles.local import LocalWorkFiles
 from ccatwm.errors import UsageError
 from ccatwm.interfaces import PlainEffects
@@ -268,6 +269,19 @@ def test_status_counts_runs_and_outcomes_by_step(world):
     assert (row["step"], row["sub_groups"], row["due"]) == ("calibrate", 2, 1)
     assert row["runs"] == {"COMPLETED": 1, "FAILED": 1}
     assert row["outcomes"] == {"up-to-date": 1, "failed": 1}
+
+
+def test_sub_groups_are_explained_in_the_order_of_their_numbers(world, monkeypatch):
+    for n in (100, 1, 10, 9, 2):
+        world.sub_group("calibrate", f"executed_obs_unit={n}")
+
+    def first(limit):
+        rows = build_explain(world.database, "otf", "calibrate", now=NOW, limit=limit)["explain"]
+        return [int(row["sub_group"].partition("=")[2]) for row in rows]
+
+    assert (first(100), first(5), first(3)) == ([1, 2, 9, 10, 100], [1, 2, 9, 10, 100], [1, 2, 9])
+    monkeypatch.setattr(views, "MOST_ORDERED", 4)  # of too many the first ones are those of the database
+    assert first(3) == [1, 10, 100]
 
 
 def test_status_says_which_version_is_missing_and_what_to_type(world):

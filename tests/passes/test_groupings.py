@@ -36,6 +36,12 @@ def test_a_grouping_is_shown_by_sub_group_before_any_pipeline(only_grouping):
     assert (all_of_it["sub_group"], all_of_it["packages"]) == ("all", 2)
 
 
+def test_numbers_in_keys_are_ordered_by_their_value(only_grouping):
+    only_grouping.execute("UPDATE raw_data_package SET name = 'scan-10' WHERE name = 'scan-1-LFA'")
+    keys = [row["sub_group"] for row in build(only_grouping, "raw_data_package", limit=1)["grouping"]]
+    assert keys == ["raw_data_package=scan-2-LFA"]
+
+
 def test_what_is_on_its_way_is_counted_apart(only_grouping):
     only_grouping.execute("UPDATE raw_data_package SET state = 'transferring' WHERE name = 'scan-2-LFA'")
     (row,) = build(only_grouping)["grouping"]

@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccatwm.core.subgroups import (
+    MOST_NATURAL,
     NAMED,
     group_by_digest,
     group_by_json,
+    in_order,
+    natural_key,
     obs_date,
     parse_group_by,
     sub_group_key,
@@ -169,3 +172,32 @@ def test_a_dimension_twice_is_refused() -> None:
 
 def test_no_list_is_refused() -> None:
     assert "is not a list" in str(parse_group_by("source")[1][0])
+
+
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        ["executed_obs_unit=1", "executed_obs_unit=2", "executed_obs_unit=10", "executed_obs_unit=100"],
+        ["m=A+scan=2", "m=A+scan=10", "m=B+scan=1"],
+        ["f=-10", "f=-2.5", "f=-2.25", "f=-2", "f=0", "f=0.25", "f=0.5", "f=7", "f=7.25", "f=7.5", "f=10"],
+        ["f=461.04+n=2", "f=461.25+n=1", "f=461.5+n=10", "f=809"],
+        ["s=M1", "s=M2", "s=M02", "s=M31", "s=M31b", "s=NGC253", "s=NGC1068", "s=~null"],
+        ["n=1.2.9", "n=1.2.10", "n=1.10.0", "n=2026-03-01", "n=2026-03-02", "n=2026-11-01"],
+        ["n=9", "n=99999999999999999999999999", "n=100000000000000000000000000"],
+        ["all"],
+    ],
+)
+def test_numbers_in_keys_are_ordered_by_value(ordered: list[str]) -> None:
+    assert in_order(ordered[::-1]) == in_order(set(ordered)) == ordered
+
+
+@given(st.lists(st.text("019.+=-aZ~", max_size=12), unique=True))
+def test_the_order_of_keys_does_not_depend_on_where_they_come_from(keys: list[str]) -> None:
+    assert in_order(keys) == in_order(keys[::-1])
+    assert len({natural_key(key) for key in keys}) == len(keys)
+
+
+def test_of_too_many_keys_the_order_is_that_of_texts() -> None:
+    many = [f"n={n}" for n in range(MOST_NATURAL + 1)]
+    assert in_order(many)[:3] == ["n=0", "n=1", "n=10"]
+    assert in_order(many[:-1])[:3] == ["n=0", "n=1", "n=2"]

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from ccatwm.core.exclusions import Exclusion, Target
 from ccatwm.core.gap import EXCLUDED, WANTED_CHANGED, Acceptance, Outcome
+from ccatwm.core.subgroups import in_order
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.due import mark_where_due
@@ -306,7 +307,8 @@ def places_of_sub_groups(connection: sa.Connection, sub_group_ids: Collection[in
             .where(group.c.id.in_(chunk))
         )
         found += [dict(row) for row in connection.execute(query).mappings()]
-    return sorted(found, key=lambda row: (row["pipeline"], row["step"], row["sub_group"]))
+    place = {key: n for n, key in enumerate(in_order({row["sub_group"] for row in found}))}
+    return sorted(found, key=lambda row: (row["pipeline"], row["step"], place[row["sub_group"]]))
 
 
 def unmark(connection: sa.Connection, sub_group_id: int, why: str | None) -> None:

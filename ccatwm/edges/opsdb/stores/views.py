@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from ccatwm.core.gap import EXCLUDED
 from ccatwm.core.selection import Selection, suggest
 from ccatwm.core.states import RunStatus
+from ccatwm.core.subgroups import natural_key
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores._chunks import chunks
@@ -21,6 +22,7 @@ from ccatwm.errors import UsageError
 runs = t.executed_reduction_step
 product = t.data_product
 sub_group = t.sub_group
+MOST_ORDERED = 10_000  # keys of a step that are looked at to show the first ones
 NO_PIPELINES = "there are none yet: `ccatwm apply FILE` defines them"
 
 Row = dict[str, Any]
@@ -500,12 +502,11 @@ def list_served(connection: sa.Connection, package_ids: Collection[str]) -> list
             .join(sub_group, sub_group.c.current_run_id == used.c.run_id)
             .join(runs, runs.c.id == used.c.run_id)
             .where(used.c.kind == "package", used.c.identity.in_(chunk), used.c.role == "companion")
-            .order_by(runs.c.pipeline_name, runs.c.step_name, sub_group.c.key)
         )
         for row in _rows(connection, query):
             companion = row.pop("details")["companion"]
             found.append({**row, "companion": companion})
-    return found
+    return sorted(found, key=lambda row: (row["pipeline"], row["step"], natural_key(row["sub_group"])))
 
 
 def list_copy_reports(connection: sa.Connection, package_ids: Collection[str] | None = None) -> list[Row]:
@@ -523,11 +524,27 @@ def list_copy_reports(connection: sa.Connection, package_ids: Collection[str] | 
 def list_sub_groups(
     connection: sa.Connection, step_ids: Collection[int], key: str | None = None, limit: int | None = None
 ) -> list[Row]:
-    """Sub-groups with their last decision, by step and key."""
+    """Sub-groups with their last decision, by step and key in natural order; of a step with many the first by text."""
     query = sa.select(sub_group).where(sub_group.c.step_id.in_(sorted(step_ids)))
     if key is not None:
         query = query.where(sub_group.c.key == key)
-    return _rows(connection, query.order_by(sub_group.c.step_id, sub_group.c.key).limit(limit))
+    elif limit is not None:
+        first = _first_ids(connection, step_ids, limit)
+        query = query.where(sub_group.c.id.in_(first)) if first is not None else query
+    rows = _rows(connection, query.order_by(sub_group.c.step_id, sub_group.c.key).limit(limit))
+    return rows if len(rows) > MOST_ORDERED else sorted(rows, key=_by_step_and_key)
+
+
+def _first_ids(connection: sa.Connection, step_ids: Collection[int], limit: int) -> list[int] | None:
+    """The first sub-groups in natural order; None where it would cost too much to look at all keys."""
+    query = sa.select(sub_group.c.step_id, sub_group.c.key, sub_group.c.id)
+    query = query.where(sub_group.c.step_id.in_(sorted(step_ids))).limit(MOST_ORDERED + 1)
+    rows = _rows(connection, query)
+    return None if len(rows) > MOST_ORDERED else [row["id"] for row in sorted(rows, key=_by_step_and_key)[:limit]]
+
+
+def _by_step_and_key(row: Row) -> tuple[int, str]:
+    return row["step_id"], natural_key(row["key"])
 
 
 def list_wanted_acceptances(connection: sa.Connection, sub_group_ids: Collection[int]) -> dict[int, Row]:
