@@ -87,13 +87,23 @@ def _waiting_for_upstream(details: Details) -> str:
 
 
 def _waiting_for_image(details: Details) -> str:
-    then = "such a version, or another `version` of the step" if lacks_version(details) else "again when it is"
-    return f"{missing_software_text(details)}; `ccatwm apply` {then}"
+    return f"{missing_software_text(details)}; `ccatwm apply` {_to_apply(details)}"
+
+
+def _to_apply(details: Details) -> str:
+    if lacks_version(details):
+        return "such a version, or another `version` of the step"
+    return "a version whose image is a file" if lacks_file(details) else "again when it is"
 
 
 def lacks_version(details: Details) -> bool:
     """Whether a sub-group waits for a version; else it waits for the image of one."""
     return details.get("missing") == "version"
+
+
+def lacks_file(details: Details) -> bool:
+    """Whether the image that a sub-group waits for is a URI, of which no release knows the digest yet."""
+    return "://" in str(details.get("image"))
 
 
 def missing_software_text(details: Details) -> str:
@@ -121,7 +131,10 @@ def _missing_version_text(details: Details) -> str:
 def _missing_image_text(details: Details) -> str:
     """Which image was not there when its version was applied."""
     version = f" of {details['software']} {details['version']}" if details.get("version") else ""
-    return f"image {details.get('image')}{version} was not there when it was applied"
+    image = f"image {details.get('image')}{version}"
+    if lacks_file(details):
+        return f"{image} is a URI, and nothing fetches those in this release"
+    return f"{image} was not there when it was applied"
 
 
 def _no_inputs(details: Details) -> str:

@@ -227,9 +227,13 @@ class _Files:
         return self.checksums[path]
 
     def image(self, placed: Placed[SoftwareDefinition], n: int, version: SoftwareVersionDefinition) -> None:
-        if version.image is None or "://" in version.image:
-            return
         what = f"{placed.item.name} {version.version}"
+        if version.image is None:
+            return
+        if "://" in version.image:
+            why = f"image {version.image} is a URI, and nothing fetches those in this release: nothing runs with it"
+            self.warnings.append(f"{what}: {why}; add a version whose image is a file")
+            return
         old = self.known.software.get(placed.item.name, {}).get(version.version, {}).get("image_digest")
         found = self._checksum(version.image)
         if found is None and old is None:

@@ -14,7 +14,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.backfill import BackfillState
-from ccatwm.core.decision_text import changes_text, lacking_texts, lacks_version, missing_software_text
+from ccatwm.core.decision_text import (
+    changes_text,
+    lacking_texts,
+    lacks_file,
+    lacks_version,
+    missing_software_text,
+)
 from ccatwm.core.gap import UpstreamGroup
 from ccatwm.core.model import Resources
 from ccatwm.core.selection import Selection
@@ -525,6 +531,8 @@ def _waiting_for_image(facts: Facts) -> Words:
             "the step's `version` is changed to one that is there, and `ccatwm apply FILE` run",
             *back,
         ]
+    if lacks_file(facts.details):
+        return text, ["a version whose image is a file is in what `ccatwm apply FILE` reads"]
     return text, ["the image is there and `ccatwm apply FILE` is run again"]
 
 

@@ -275,6 +275,15 @@ def test_a_missing_image_is_a_warning_and_fixed_when_it_is_there(apply, rows, tm
     ]
 
 
+def test_an_image_that_is_a_uri_is_a_warning_while_nothing_fetches_it(apply):
+    text = GOOD.replace("command:", "image: 'oras://registry.example/cal:1', command:")
+    (warning,) = [told for told in apply(text).warnings if "oras" in told]
+    assert warning == (
+        "cal 1.10: image oras://registry.example/cal:1 is a URI, and nothing fetches those in this release: "
+        "nothing runs with it; add a version whose image is a file"
+    )
+
+
 def bounds(report):
     return [text for text in report.warnings if "or newer" in text]
 

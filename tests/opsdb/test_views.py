@@ -639,6 +639,7 @@ def test_what_a_step_has_learned_is_said_in_words(world):
             "get a product",
         ),
         ({"outcome": "waiting-for-image", "details": {"image": "/i.sif"}}, "/i.sif", "apply"),
+        ({"outcome": "waiting-for-image", "details": {"image": "oras://r/i"}}, "is a URI", "whose image is a file"),
         ({"outcome": "no-inputs"}, "no archived package", "archived"),
         (
             {"outcome": "failed", "details": {"run": 5, "class": "timeout", "message": "slow"}},

@@ -69,6 +69,14 @@ def test_an_image_that_is_missing_is_told_with_its_version():
     )
 
 
+def test_an_image_that_is_a_uri_is_not_told_to_be_applied_again():
+    details = {"software": "cal", "version": "1.0", "image": "oras://r/cal:1"}
+    assert decision_text(Decision(Outcome.WAITING_FOR_IMAGE, details=details)) == (
+        "image oras://r/cal:1 of cal 1.0 is a URI, and nothing fetches those in this release; "
+        "`ccatwm apply` a version whose image is a file"
+    )
+
+
 @pytest.mark.parametrize(
     "outcome", sorted(set(Outcome) - {Outcome.RUN, Outcome.ACCEPTED, Outcome.COOLING_DOWN, Outcome.SETTLING})
 )
