@@ -12,6 +12,7 @@ import pytest
 from ccatwm.core.selection import Selection, build_selection
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores import views
+from ccatwm.edges.opsdb.stores.exclusions import places_of_sub_groups
 from ccatwm.edges.workfiles.local import LocalWorkFiles
 from ccatwm.errors import UsageError
 from ccatwm.interfaces import PlainEffects
@@ -282,6 +283,13 @@ def test_sub_groups_are_explained_in_the_order_of_their_numbers(world, monkeypat
     assert (first(100), first(5), first(3)) == ([1, 2, 9, 10, 100], [1, 2, 9, 10, 100], [1, 2, 9])
     monkeypatch.setattr(views, "MOST_ORDERED", 4)  # of too many the first ones are those of the database
     assert first(3) == [1, 10, 100]
+
+
+def test_sub_groups_of_an_impact_are_in_the_order_of_their_numbers(world):
+    ids = [world.sub_group("calibrate", f"executed_obs_unit={n}") for n in (10, 1, 2)] + [world.sub_group("grid", "all")]
+    with world.database.read() as connection:
+        keys = [row["sub_group"] for row in places_of_sub_groups(connection, ids)]
+    assert keys == ["executed_obs_unit=1", "executed_obs_unit=2", "executed_obs_unit=10", "all"]
 
 
 def test_status_says_which_version_is_missing_and_what_to_type(world):

@@ -16,3 +16,7 @@ def test_a_list_that_is_cut_says_how_many_more_there_are():
 def test_a_long_name_is_shortened():
     assert suggest("nope", ["p" * 5000]) == f"there are: {'p' * 77}..."
     assert len(suggest("p" * 4990, ["p" * 5000])) < 120
+
+
+def test_names_that_exist_are_suggested_in_the_order_of_their_numbers():
+    assert suggest("moon", ["scan=10", "scan=9", "scan=100"]) == "there are: scan=9, scan=10, scan=100"
