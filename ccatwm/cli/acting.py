@@ -312,9 +312,21 @@ def _print_exclusions(common: Common, document: dict[str, Any]) -> None:
     if common.json:
         _frame.emit_json(document)
     elif not common.quiet:
-        keys = ("exclusion", "target", "pipeline", "reason", "actor", "since", "until")
-        rows = [[row[key] for key in keys] for row in document["exclusions"]]
-        _frame.print_table("excluded now" if rows else "nothing is excluded", keys, rows)
+        keys = ("exclusion", "target", "pipeline", "reason", "actor")
+        rows = [
+            [*(row[key] for key in keys), *(_short_time(row[key]) for key in ("since", "until"))]
+            for row in document["exclusions"]
+        ]
+        columns = (*keys, "since (UTC)", "until (UTC)")
+        _frame.print_table("excluded now" if rows else "nothing is excluded", columns, rows)
+
+
+def _short_time(text: str | None) -> str | None:
+    from datetime import datetime
+
+    from ccatwm.core.wording import clock_text
+
+    return None if text is None else clock_text(datetime.fromisoformat(text))
 
 
 def publish(

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ccatwm.cli.acting import _read_until
+from ccatwm.cli._frame import Common
+from ccatwm.cli.acting import _print_exclusions, _read_until
 from ccatwm.core.selection import build_selection
 from ccatwm.errors import UsageError
 from ccatwm.upkeep.exclude import Act
@@ -33,3 +34,11 @@ def test_what_is_no_time_is_told_what_may_be_said():
     with pytest.raises(UsageError, match="'soon' is not a time") as caught:
         _read_until(ACT, "soon")
     assert "7d (from now)" in caught.value.next
+
+
+def test_the_list_tells_times_as_other_tables_do(capsys):
+    row = {"exclusion": 1, "target": "package:X", "pipeline": None, "reason": "bad", "actor": "me"}
+    times = {"since": "2026-03-01T12:00:00.476782Z", "until": None}
+    _print_exclusions(Common(), {"exclusions": [row | times]})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[2] == ["1", "package:X", "-", "bad", "me", "2026-03-01", "12:00:00", "-"]
