@@ -9,7 +9,7 @@ from itertools import zip_longest
 GAP = "  "
 INDENT = "    "  # of what stands below its row
 MOST_PIECE = 30  # columns; a longer piece without a place to break it is broken anywhere
-PIECES = re.compile(r"[^ /=+,;:]+[ /=+,;:]*|[ /=+,;:]+")
+PIECES = re.compile(r"(?:[^ /=+,;:]|(?<=\d):(?=\d))+[ /=+,;:]*|[ /=+,;:]+")  # a time of day stays whole
 
 Codes = tuple[str, str]  # what a terminal is told before and behind a text
 Paint = Callable[[str], Codes]  # by the whole text of a cell

@@ -66,6 +66,11 @@ def test_what_is_too_long_is_broken_behind_separators() -> None:
 
 
 @pytest.mark.quick
+def test_a_time_of_day_stays_whole() -> None:
+    assert wrap("2026-03-01 09:00:00: held", 14) == ["2026-03-01", "09:00:00: held"]
+
+
+@pytest.mark.quick
 def test_columns_are_aligned_by_what_characters_take() -> None:
     lines = lay_out(["a", "b"], [["天鵝", "1"], ["e\u0301", "2"], ["plain", "3"]])
     assert lines == ["a      b", "天鵝   1", "e\u0301      2", "plain  3"]
