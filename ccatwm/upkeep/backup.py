@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from ccatwm import __version__
 from ccatwm.core.backup_seal import FORMAT, Seal
+from ccatwm.core.wording import clock_text
 from ccatwm.edges.opsdb import backup_file, backup_sqlite
 from ccatwm.edges.opsdb.backup_file import Backup, already_there, at_work, read_backup
 from ccatwm.edges.opsdb.engine import Database
@@ -165,7 +166,8 @@ def restore(
             where=str(path), next="`ccatwm db backup` another file of what is there now, then say --yes",
         )  # fmt: skip
     last = last_run_id(files)
-    blocked = f"restored from the backup of {backup.seal.made_at}; `ccatwm doctor --reconcile` comes first"
+    made_at = clock_text(datetime.fromisoformat(backup.seal.made_at))
+    blocked = f"restored from the backup of {made_at} UTC; `ccatwm doctor --reconcile` comes first"
     with _passes_kept_away(settings):
         aside = _replace(settings, database, backup, said, last, blocked, is_gone)
     return RestoreReport(backup.path, database.safe_url, aside, blocked, backup.seal)

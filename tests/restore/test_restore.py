@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_what_was_done_after_the_backup_is_found_again(place: Place, tmp_path: P
     restored = place("db", "restore", "--yes", "--reason", "disk lost", "--json", backup).json
     assert restored["schema"] == "ccatwm.db-restore/1"
     assert {row["status"] for row in place.runs().values()} == {"STAGED"}
-    assert "restored from the backup" in (place.blocked() or "")
+    assert re.match(r"restored from the backup of [\d-]{10} [\d:]{8} UTC;", place.blocked() or "")
     assert any("doctor --reconcile" in str(line) for line in place("status", "--json").json["next"])
     assert "submission is blocked: restored" in json.dumps(place.run("health", "--json").json)
     blocked_submit(place)
