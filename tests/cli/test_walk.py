@@ -198,12 +198,14 @@ def test_the_page_shows_what_a_terminal_shows(folder: Path, environment: dict[st
     page = PAGE.read_text(encoding="utf-8")
     new, end, different = "", 0, []
     for block, said in walk(page, folder, environment):
+        kept = block.said
         if stable(said, names_only=block.names_only) != stable(block.said, names_only=block.names_only):
             lines = difflib.unified_diff(block.said.splitlines(), said.splitlines(), "page", "terminal", lineterm="")
             different.append("\n".join((block.typed, *lines)))
+            kept = said
             assert block.span != (-1, -1) or not said, f"nothing stands below, but this is shown:\n{block.typed}\n{said}"
         if block.span != (-1, -1):
-            new, end = new + page[end : block.span[0]] + said, block.span[1]
+            new, end = new + page[end : block.span[0]] + kept, block.span[1]
     if different and os.environ.get("CCATWM_RECORD"):
         PAGE.write_text(new + page[end:], encoding="utf-8")
         return
