@@ -419,9 +419,12 @@ def backfill(
     """Make what is missing of a period, a few runs at a time and under live data."""
     said = [word for word, given in (("pause", pause), ("resume", resume), ("cancel", cancel)) if given]
     if len(said) + list_ > 1:
-        raise UsageError("say one of --list, --pause, --resume and --cancel")
+        raise UsageError("say one of --list, --pause, --resume and --cancel", next="`ccatwm backfill --list` shows all")
     if (said or list_) and (since or until or limit_runs or priority is not None or dry_run or yes):
-        raise UsageError("--since, --until, --limit-runs, --priority, --dry-run and --yes begin a new backfill")
+        raise UsageError(
+            "--since, --until, --limit-runs, --priority, --dry-run and --yes begin a new backfill",
+            next="`ccatwm backfill PIPELINE --since TIME --until TIME --dry-run`, without the others",
+        )
     context = _open(common)
     if list_:
         _print_backfills(common, context, target)

@@ -64,7 +64,7 @@ def doctor(
     if reconciles:
         return _reconcile(common, yes)
     if yes:
-        raise UsageError("--yes goes with --reconcile")
+        raise UsageError("--yes goes with --reconcile", next="`ccatwm doctor`, or `ccatwm doctor --reconcile --yes`")
     how = _How(not no_job, wait)
     findings: list[Finding] = []
     for finding in _as_cron(common, how) if as_cron else _examine(common, how):
@@ -199,7 +199,8 @@ def _as_cron(common: Common, how: _How) -> Iterator[Finding]:
         told = json.loads(done.stdout)["findings"]
     except (ValueError, KeyError) as error:
         raise CcatwmError(
-            f"the check under cron's environment said nothing: {done.stderr.strip()[-500:]}"
+            f"the check under cron's environment said nothing: {done.stderr.strip()[-500:]}",
+            next="`ccatwm doctor` checks with the environment of this shell",
         ) from error
     for entry in told:
         yield Finding(entry["name"], Judgement(entry["state"]), entry["found"], entry["next"], entry["away"])

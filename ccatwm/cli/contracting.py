@@ -77,7 +77,7 @@ def check(
     from ccatwm.wiring import open_stand
 
     if runtime not in (None, *RUNTIMES):
-        raise UsageError(f"--runtime {runtime!r} is none of {', '.join(RUNTIMES)}")
+        raise UsageError(f"--runtime {runtime!r} is unknown", next=f"one of {', '.join(RUNTIMES)}")
     asked = Asked(image, _split(words), step, of, tuple(reference or ()))
     chosen = runtime or ("none" if image is None and not _has_image(asked) else "apptainer")
     options = Options(chosen, data.absolute() if data else None, timeout, term_seconds, tuple(skip or ()))

@@ -70,7 +70,10 @@ def trigger(
     if pipeline is not None:
         return _request(common, pipeline, step, sub_group, force, reason, dry_run, yes, trial or [])
     if step or sub_group or force or reason or yes or trial:
-        raise UsageError("--step, --sub-group, --force, --trial, --yes and --reason need --pipeline")
+        raise UsageError(
+            "--step, --sub-group, --force, --trial, --yes and --reason need --pipeline",
+            next="`ccatwm trigger --pipeline NAME --reason TEXT`; `ccatwm status` names the pipelines",
+        )
     return _run_pass("trigger", common, limit, dry_run, wait, max_seconds, full=full)
 
 
@@ -141,7 +144,8 @@ def cycle(
     _calm_logs(common)
     if until_idle and dry_run:
         raise UsageError(
-            "--until-idle and --dry-run contradict each other: a dry run changes nothing to wait for"
+            "--until-idle and --dry-run contradict each other: a dry run changes nothing to wait for",
+            next="`ccatwm cycle --dry-run`",
         )
     context = _frame.open_context(common)
     options = _options(limit, dry_run, wait, max_seconds)
@@ -211,7 +215,10 @@ def _request(
     trial: list[str],
 ) -> int:
     if dry_run:
-        raise UsageError("--dry-run shows what the pass would do; it does not go with --pipeline")
+        raise UsageError(
+            "--dry-run shows what the pass would do; it does not go with --pipeline",
+            next="`ccatwm trigger --dry-run`, or `ccatwm explain PIPELINE` for what would be made",
+        )
     from ccatwm.upkeep.requests import request_runs
 
     context = _frame.open_context(common)
@@ -345,7 +352,7 @@ def _show(common: Common, report: PassReport, dry_run: bool) -> None:
 
 def _summary(report: PassReport, dry_run: bool) -> str:
     if report.skipped is not None:
-        why = {"locked": "another instance is at work", "paused": "all passes are paused"}
+        why = {"locked": "another instance is at work", "paused": "all passes are paused; `ccatwm resume` lets them go on"}
         return f"{report.pass_name}: not run, {why.get(report.skipped, report.skipped)}"
     counts = [
         f"{n} {word}"

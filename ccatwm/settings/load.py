@@ -160,7 +160,9 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise SettingsError("not UTF-8 text", where=str(file), next="save it as UTF-8") from error
     except OSError as error:
-        raise SettingsError(f"cannot be read: {error.strerror}", where=str(file)) from error
+        raise SettingsError(
+            f"cannot be read: {error.strerror}", where=str(file), next=f"`ls -l {file}` says who may; let this account"
+        ) from error
 
 
 # --- checks ------------------------------------------------------------------------------------------------

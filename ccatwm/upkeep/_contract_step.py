@@ -62,7 +62,7 @@ def _with_paths(found: Sequence[ReferenceVersion], given: Sequence[str]) -> tupl
     for text in given:
         name, separator, path = text.partition("=")
         if not (name and separator and path):
-            raise UsageError(f"--reference {text!r} is not NAME=PATH")
+            raise UsageError(f"--reference {text!r} is not NAME=PATH", next="such as --reference beams=/data/beams")
         known[name] = ReferenceVersion(name, known[name].version if name in known else "0", str(Path(path).absolute()))
     lost = [r for r in known.values() if not r.path or not Path(r.path).exists()]
     if lost:

@@ -52,6 +52,9 @@ from ccatwm.upkeep._estimate import Estimate, estimate_runs
 MAX_SHOWN = 40
 
 
+NEXT = "`ccatwm trigger` finds what is due by it; `ccatwm cycle --dry-run` says what would be made"
+
+
 @dataclass
 class ApplyReport:
     """What was, or would be, changed. `changes` are lines such as `+ pipeline x`."""
@@ -81,7 +84,7 @@ class ApplyReport:
             f"{len(self.changes)} changed, {self.unchanged} unchanged; "
             + self.follows.text("would be" if self.dry_run else "are")
         )
-        return shown
+        return shown if self.dry_run else [*shown, NEXT]
 
 
 def apply_definitions(

@@ -274,7 +274,8 @@ class ChangedReport:
     def lines(self) -> list[str]:
         """For people."""
         words = {
-            "pause": "paused: nothing more of it is made or submitted; jobs go on",
+            "pause": "paused: nothing more of it is made or submitted; jobs go on. "
+            f"`ccatwm backfill {self.number} --resume` ends it",
             "resume": "goes on with the next `ccatwm resolve`",
             "cancel": f"cancelled: {count_text(self.taken_back, 'run')} taken back, jobs go on",
         }

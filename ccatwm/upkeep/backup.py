@@ -5,6 +5,7 @@ The base directory is read: whose it is, and which run directories there are.
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -48,7 +49,8 @@ class BackupReport:
         return {"schema": "ccatwm.db-backup/1", "file": str(self.path), "size_bytes": self.size_bytes, **_of(self.seal)}
 
     def lines(self) -> list[str]:
-        return [f"{self.path}: {self.size_bytes / 1e6:.1f} MB, the ops-db as of {self.seal.made_at}, by {self.seal.tool}"]
+        return [f"{self.path}: {self.size_bytes / 1e6:.1f} MB, the ops-db as of {self.seal.made_at}, by {self.seal.tool}",
+                f"`ccatwm db restore {shlex.quote(str(self.path))} --yes` brings it back"]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -91,7 +92,7 @@ class ActReport:
         following = {"retry": "`ccatwm stage` goes on with them", "cancel": "`ccatwm poll` carries it out"}
         if self.done and not self.dry_run:
             lines.append(following[self.act])
-        return lines or ["no run is meant"]
+        return lines or ["no run is meant; `ccatwm runs` with the same options lists those that they select"]
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,10 @@ def _act(
 
 def _check_wanted(wanted: Wanted, act: str) -> None:
     if wanted.run_ids and not wanted.selection.empty:
-        raise UsageError("name runs, or select them by options; not both")
+        raise UsageError(
+            "name runs, or select them by options; not both",
+            next=f"`ccatwm runs` with the same options lists what they select, `ccatwm {act} RUN...` takes single ones",
+        )
     if not wanted.run_ids and wanted.selection.empty:
         raise UsageError(
             f"which runs? {act} without any selection would mean all of them",
@@ -299,7 +303,10 @@ class HoldReport:
         word = {"hold": "held", "release": "released"}[self.act]
         first = f"{self.target}: {word}" if self.changed else f"{self.target}: nothing to {self.act}"
         before = f" (it was held: {self.before})" if self.before else ""
-        return [first + before, *(self.retried.lines() if self.retried and self.retried.runs else [])]
+        lines = [first + before, *(self.retried.lines() if self.retried and self.retried.runs else [])]
+        if self.act == "hold":
+            return [*lines, f"`ccatwm release {shlex.quote(self.target)}` ends it"]
+        return [*lines, "the next passes go on with it; `ccatwm cycle` runs them by hand"] if self.changed else lines
 
 
 def hold(database: Database, target: str, *, reason: str, actor: str, host: str, now: datetime) -> HoldReport:

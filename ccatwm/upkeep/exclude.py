@@ -71,7 +71,8 @@ class ExclusionReport:
         if self.still:
             names = ", ".join(self.still[:SHOWN]) + (", ..." if len(self.still) > SHOWN else "")
             said.append(f"  something else still excludes {names}: `ccatwm exclude --list`")
-        return [*said, *_impact_lines(self.impact)]
+        said += _impact_lines(self.impact)
+        return [*said, "`ccatwm resolve` decides on them next"] if self.impact.sub_groups and not self.dry_run else said
 
 
 def _impact_json(impact: Impact) -> dict[str, Any]:
@@ -168,6 +169,14 @@ def _confirm(impact: Impact, act: Act) -> None:
         )
 
 
+def _packages_like(connection: sa.Connection, target: Target) -> str:
+    if target.kind != "package":
+        return "`ccatwm groupings show NAME --group-by executed_obs_unit` lists what a data grouping selects"
+    name = target.text.partition(":")[2]
+    names = views.list_package_names(connection, name)
+    return suggest(name, names, none="no pipeline selects any yet; `ccatwm groupings list` shows what there is")
+
+
 def _check_pipeline(connection: sa.Connection, name: str | None) -> None:
     if name is None:
         return
@@ -187,7 +196,7 @@ def _targets(
             target = _found(connection, grouping, parse_target(text, now))
             impact = find_impact(connection, grouping, target, pipeline, now)
             if target.of_packages and target.kind != "module" and not impact.packages:
-                raise UsageError(f"{text}: no package is, or belongs to, that", next="`ccatwm lineage package:NAME`")
+                raise UsageError(f"{text}: no package is, or belongs to, that", next=_packages_like(connection, target))
             found.append((target, impact))
         except UsageError as error:
             problems.append(Problem(text, error.message, error.next))
@@ -359,7 +368,10 @@ def accept(database: Database, pipeline: str, step: str, key: str | None, act: A
                 if _is_accepted(group):
                     report.already.append(group["key"])
         if not report.accepted:
-            raise CcatwmError(f"nothing of {pipeline}/{step} can be accepted: {report.refused[0][1]}")
+            raise CcatwmError(
+                f"nothing of {pipeline}/{step} can be accepted: {report.refused[0][1]}",
+                next=f"`ccatwm explain {pipeline} {step}` says what each sub-group waits for",
+            )
         request = {"reason": "requested", "text": act.reason, "force": False, "accept": True, "actor": act.actor}
         store.request_acceptance(connection, step_id, report.accepted, request, act.now)
         triggers.open_event(connection, step_id, "accept", act.reason, now=act.now, actor=act.actor, scope={})
@@ -393,7 +405,7 @@ class PromoteReport:
             return [f"run {self.run} is a trial no more; `ccatwm resolve` makes its products current"]
         return [
             f"run {self.run} is a trial no more; its products count as soon as {self.place} wants what it was made "
-            "with: apply that version or configuration"
+            "with: apply that version or configuration (`ccatwm apply FILE`)"
         ]
 
 

@@ -322,6 +322,9 @@ class IngestReport:
             for kind, names in self.named.items()
             if names
         ]
+        packages = self.counts.get("raw_data_package", {})
+        if not self.dry_run and packages.get("new", 0) + packages.get("changed", 0):
+            shown.append("`ccatwm trigger` finds which steps are due by it")
         return shown or ["nothing to ingest"]
 
 

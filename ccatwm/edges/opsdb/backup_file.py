@@ -66,7 +66,10 @@ def _lock(part: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
-            raise CcatwmError("it is being written by another process", where=str(part)) from error
+            raise CcatwmError(
+                "it is being written by another process", where=str(part),
+                next="wait until that has ended, or name another file: `ccatwm db backup FILE`",
+            ) from error  # fmt: skip
         if _is_open_as(descriptor, part):
             os.fchmod(descriptor, 0o600)
             return descriptor
@@ -141,7 +144,10 @@ def read_backup(path: Path) -> Backup:
         with path.open("rb") as file:
             return _read(path, file)
     except OSError as error:
-        raise UsageError(f"it cannot be read: {error.strerror or error}", where=str(path)) from error
+        raise UsageError(
+            f"it cannot be read: {error.strerror or error}", where=str(path),
+            next="name a file that `ccatwm db backup` made",
+        ) from error  # fmt: skip
 
 
 def _read(path: Path, file: BinaryIO) -> Backup:

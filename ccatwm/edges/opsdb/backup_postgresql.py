@@ -194,7 +194,10 @@ def restore_database(
                 psql.stdin.close()
             psql.wait()
         if not whole and psql.returncode == 0:
-            raise CcatwmError(f"pg_restore {programs.version}: {_said(told)}", where=str(archive))
+            raise CcatwmError(
+                f"pg_restore {programs.version}: {_said(told)}", where=str(archive),
+                next="nothing was changed; restore another backup: `ccatwm db restore FILE --yes`",
+            )  # fmt: skip
         if psql.returncode != 0:
             raise _refused(_said(said), database)
 

@@ -23,6 +23,7 @@ runs = t.executed_reduction_step
 product = t.data_product
 sub_group = t.sub_group
 MOST_ORDERED = 10_000  # keys of a step that are looked at to show the first ones
+NO_RUNS = "there are none yet: `ccatwm cycle` makes what is due, `ccatwm status` says what that is"
 NO_PIPELINES = "there are none yet: `ccatwm apply FILE` defines them"
 
 Row = dict[str, Any]
@@ -218,7 +219,7 @@ def get_run(connection: sa.Connection, run_id: int) -> Row:
     shown = (
         f"the newest are {', '.join(map(str, newest))}; `ccatwm runs` lists them"
         if newest
-        else "there are none yet"
+        else NO_RUNS
     )
     raise UsageError(f"there is no run {run_id}", next=shown)
 
@@ -359,8 +360,10 @@ def get_product(connection: sa.Connection, product_id: int) -> Row:
     newest = (
         connection.execute(sa.select(product.c.id).order_by(product.c.id.desc()).limit(5)).scalars().all()
     )
-    shown = f"the newest are {', '.join(map(str, newest))}" if newest else "there are none yet"
-    raise UsageError(f"there is no product {product_id}", next=f"{shown}; `ccatwm products --all` lists them")
+    shown = f"the newest are {', '.join(map(str, newest))}" if newest else ""
+    raise UsageError(
+        f"there is no product {product_id}", next=f"{shown}; `ccatwm products --all` lists them" if shown else NO_RUNS
+    )
 
 
 # --- lineage ------------------------------------------------------------------------------------------------
