@@ -442,6 +442,14 @@ def test_runs_under_way_with_what_is_excluded_are_told(observatory):
     assert any("1 run under way with it" in line for line in report.lines())
 
 
+def test_a_mistyped_package_is_answered_with_those_that_are_called_alike(observatory):
+    observatory.until_quiet()
+    name = observatory.rows("sub_group_member")[0]["package_name"]
+    with pytest.raises(UsageError, match="no package is, or belongs to, that") as caught:
+        out(observatory, f"package:{name}x")
+    assert caught.value.next.startswith("did you mean ") and name in caught.value.next
+
+
 def test_a_module_that_is_not_there_cannot_be_excluded(observatory):
     with pytest.raises(UsageError, match="there is no module 'CHAI/XFA'"):
         out(observatory, "module:CHAI/XFA@2026-03-01T02:30:00Z..2026-03-01T04:00:00Z")
