@@ -15,6 +15,7 @@ from typing import Any
 from ccatwm.core.model import FailureClass
 
 RECORD_FORMATS = (1,)
+PROGRAMS_MISSING = "programs-missing"
 
 
 class Verdict(StrEnum):
@@ -28,7 +29,8 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class ExitRecord:
-    """`job/exit.json` of an attempt. `reason`: payload, input-missing, out-of-memory, no-space, signalled."""
+    """`job/exit.json` of an attempt. `reason`: payload, input-missing, out-of-memory, no-space, signalled,
+    programs-missing; of the last `missing` names them."""
 
     token: str
     exit_code: int
@@ -38,6 +40,7 @@ class ExitRecord:
     started_at: datetime | None
     ended_at: datetime | None
     host: str | None
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,15 @@ def parse_exit_record(content: bytes | None) -> ExitRecord | None:
         started_at=parse_time(data.get("started_at")),
         ended_at=parse_time(data.get("ended_at")),
         host=str(data["host"]) if data.get("host") else None,
+        missing=str(data.get("missing") or ""),
+    )
+
+
+def missing_text(record: ExitRecord) -> str:
+    """What is wrong with a host on which no job can be run, and what to do."""
+    return (
+        f"{record.host or 'its host'} lacks programs that every job needs: {record.missing}; install them there "
+        "(coreutils, findutils, grep), or set the PATH that the batch system gives its jobs"
     )
 
 
@@ -217,6 +229,8 @@ def _from_record(
     if record.reason == "input-missing":
         text = "an input was gone or had another size when the job began"
         return Conclusion(Verdict.FAILED, FailureClass.STAGING, code, text)
+    if record.reason == PROGRAMS_MISSING:
+        return Conclusion(Verdict.FAILED, FailureClass.CONTAINER, code, missing_text(record))
     if record.reason == "no-space" and cause is None:
         text = f"the job ended with exit code {code}, and its disk or quota is full"
         return Conclusion(Verdict.FAILED, FailureClass.NO_SPACE, code, text)

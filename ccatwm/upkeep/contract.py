@@ -42,7 +42,7 @@ from ccatwm.core.model import (
     UpstreamStep,
     run_directory,
 )
-from ccatwm.core.outcomes import parse_exit_record
+from ccatwm.core.outcomes import PROGRAMS_MISSING, missing_text, parse_exit_record
 from ccatwm.core.products import DECLARATION, container_failure, plan_products
 from ccatwm.core.staging import SUBMISSIONS, input_path, workspace_path
 from ccatwm.edges.storage.receiving import receive_copy
@@ -435,6 +435,8 @@ class _Run:
                 "the job script left no record of the trial", where=str(self.trials.stand.base / folder / "job"),
                 next="is there room on the disk? --keep DIR keeps the folder",
             )  # fmt: skip
+        if record.reason == PROGRAMS_MISSING:
+            raise SettingsError(missing_text(record), next="the same command again")
         hashes = parse_sha256_list(read[records[1]] or b"")
         stderr = work.read_tails([folder / "logs" / "stderr.log"], max_bytes=LOG_BYTES)[folder / "logs" / "stderr.log"]
         output = self.trials.stand.base / folder / "output"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,7 @@ class Attempt:
 
     def __init__(self, base: Path) -> None:
         self.base = base
+        self.script = SCRIPT
         self.submission = base / ".submissions" / TOKEN
         self.folder = base / "p" / "s" / "key" / "run-1" / "attempt-1"
         self.submission.mkdir(parents=True)
@@ -60,10 +62,10 @@ class Attempt:
     def start(self, *, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             # As a batch system starts it, whatever these tests were started from.
-            ["env", "--default-signal=INT,QUIT", DASH, str(SCRIPT), str(self.submission), "1"],
+            ["/usr/bin/env", "--default-signal=INT,QUIT", DASH, str(self.script), str(self.submission), "1"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=options.pop("stderr", subprocess.DEVNULL),
             env={"PATH": os.environ["PATH"], **(environment or {})},
             **options,
         )
@@ -216,6 +218,108 @@ def test_an_index_without_a_task_is_refused(attempt: Attempt, index: str) -> Non
     command = [DASH, str(SCRIPT), str(attempt.submission), index]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 78 and done.stderr.startswith(b"job.sh: ")
+
+
+# --- the programs that it needs --------------------------------------------------------------------------
+
+
+NEEDED = re.findall(r"^programs='(.*)'$", SCRIPT.read_text(), re.MULTILINE)[0].split()
+
+
+def on_a_host_without(attempt: Attempt, *missing: str) -> dict[str, str]:
+    """As on a host whose usual places have what the script says that it needs, but for these; the environment."""
+    folder = attempt.base / "programs"
+    folder.mkdir()
+    for name in set(NEEDED) - set(missing):
+        program = shutil.which(name)
+        assert program is not None, name
+        (folder / name).symlink_to(program)
+    script = SCRIPT.read_text()
+    assert script.count("\nusual_path=") == 1
+    attempt.script = attempt.base / "job.sh"
+    attempt.script.write_text(re.sub("(?m)^usual_path=.*$", f"usual_path={folder}", script))
+    return {"PATH": "/nonexistent"}
+
+
+@pytest.mark.parametrize("path", [["PATH=/nonexistent"], ["PATH="], []])
+def test_it_runs_whatever_path_it_is_given(attempt: Attempt, path: list[str]) -> None:
+    (attempt.base / "raw").write_bytes(b"12345")
+    attempt.inputs((5, "raw"))
+    attempt.payload("echo abc >../output/map")
+    command = ["/usr/bin/env", "-i", *path, DASH, str(SCRIPT), str(attempt.submission), "1"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (attempt.record()["reason"], list(attempt.sums())) == ("payload", [b"map"])
+
+
+def test_the_path_that_it_is_given_comes_first(attempt: Attempt) -> None:
+    (attempt.base / "own").mkdir()
+    own = attempt.base / "own" / "uname"
+    own.write_text("#!/bin/sh\necho own-name\n")
+    own.chmod(0o755)
+    assert attempt.run(environment={"PATH": str(own.parent)}) == 0
+    assert attempt.record()["host"] == "own-name"
+
+
+@pytest.mark.parametrize("restart", ["0", "1"])
+def test_what_it_says_that_it_needs_is_all_that_it_needs(attempt: Attempt, restart: str) -> None:
+    (attempt.base / "raw").write_bytes(b"12345")
+    attempt.inputs((5, "raw"))
+    attempt.payload("exec >../output/map; trap 'exit 3' TERM; : >../output/ready; while :; do :; done")
+    environment = on_a_host_without(attempt) | {"SLURM_RESTART_COUNT": restart}
+    folder = attempt.folder.with_name("attempt-1.r1") if restart == "1" else attempt.folder
+    with (attempt.base / "said").open("wb") as said:
+        process = attempt.start(environment=environment, stderr=said)
+        wait_for(lambda: (folder / "output" / "ready").exists())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 3
+    assert (attempt.base / "said").read_bytes() == b""
+    assert json.loads((folder / "job" / "exit.json").read_bytes())["reason"] == "signalled"
+
+
+def test_all_programs_that_are_missing_are_named_at_once(attempt: Attempt) -> None:
+    environment = on_a_host_without(attempt, "stat", "xargs", "sha256sum")
+    attempt.payload("touch ../output/ran")
+    assert attempt.run(environment=environment) == 78
+    assert "missing on this host: sha256sum stat xargs (PATH is /nonexistent:" in attempt.log("stderr")
+    record = attempt.record()
+    assert (record["reason"], record["missing"], record["exit_code"]) == ("programs-missing", "sha256sum stat xargs", 78)
+    assert list((attempt.folder / "output").iterdir()) == []
+
+
+def test_a_host_with_none_of_them_is_told_by_a_record_that_passes_understand(attempt: Attempt) -> None:
+    environment = on_a_host_without(attempt, *NEEDED)
+    assert attempt.run(environment=environment) == 78
+    record = parse_exit_record((attempt.folder / "job" / "exit.json").read_bytes())
+    assert record is not None
+    assert (record.token, record.exit_code, record.missing) == (TOKEN, 78, " ".join(NEEDED))
+    assert record.host == os.uname().nodename
+    assert attempt.run() == 77, "the attempt has ended"
+
+
+@pytest.mark.parametrize("missing", [("stat",), tuple(NEEDED)])
+def test_a_host_without_them_leaves_an_attempt_of_another_alone(attempt: Attempt, missing: tuple[str, ...]) -> None:
+    (attempt.folder / "job" / "claims" / "0").mkdir()
+    assert attempt.run(environment=on_a_host_without(attempt, *missing)) == 77
+    assert "claimed by somebody else" in (attempt.folder / "job" / "refused").read_text(), "so that it is waited for"
+    assert not (attempt.folder / "job" / "exit.json").exists()
+
+
+def test_one_that_it_told_of_is_no_attempt_for_another_job(attempt: Attempt) -> None:
+    assert attempt.run(environment=on_a_host_without(attempt, "stat")) == 78
+    (attempt.folder / "job" / "exit.json").unlink()
+    attempt.script = SCRIPT
+    assert attempt.run() == 77, "its claim is a file, and a claim"
+
+
+def test_a_start_after_the_first_tells_of_them_in_a_folder_of_its_own(attempt: Attempt) -> None:
+    environment = on_a_host_without(attempt, "stat") | {"SLURM_RESTART_COUNT": "1"}
+    (attempt.folder / "job" / "claims" / "0").mkdir()
+    assert attempt.run(environment=environment) == 78
+    own = attempt.folder.with_name("attempt-1.r1")
+    assert json.loads((own / "job" / "exit.json").read_bytes())["missing"] == "stat"
+    assert "stat" in (own / "logs" / "stderr.log").read_text()
+    assert (attempt.folder / "job" / "claims" / "1").exists(), "passes look there for the last start"
 
 
 # --- inputs --------------------------------------------------------------------------------------------

@@ -58,6 +58,32 @@ def wait_dead(pid: int) -> None:
         time.sleep(0.02)
 
 
+# --- a job that cannot begin -----------------------------------------------------------------------------
+
+
+def test_a_job_that_lacks_programs_ends_at_once_with_a_record(site: Site) -> None:
+    request = site.request("a", "touch ../output/ran")
+    script = site.base / request.directory / "job.sh"
+    script.write_text(script.read_text().replace("\nusual_path=", "\nPATH= usual_path=/nowhere #"))
+    assert site.scheduler().submit([request])[0].outcome == "accepted"
+    site.scheduler().release(["a"])
+    report = site.wait("a", JobState.ENDED)
+    record = json.loads(site.exit_record("a").read_bytes())
+    assert (report.cause, record["reason"], record["exit_code"]) == (None, "programs-missing", 78)
+    assert not site.output("a", "ran").exists()
+
+
+def test_a_job_that_could_not_begin_and_left_no_record_is_not_waited_for(site: Site) -> None:
+    request = site.request("a")
+    (site.base / request.directory / "tasks").unlink()
+    site.scheduler().submit([request])
+    site.scheduler().release(["a"])
+    report = site.wait("a", JobState.ENDED)
+    assert (report.cause, "the job could not begin: job.sh: cannot read" in report.message) == ("container", True)
+    report = site.wait(site.start("b", "exit 78"), JobState.ENDED)
+    assert report.cause is None, "the program's own exit code"
+
+
 # --- slots ---------------------------------------------------------------------------------------------
 
 

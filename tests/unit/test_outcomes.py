@@ -125,6 +125,13 @@ def test_an_input_gone_when_the_job_began_is_a_failure_of_staging():
     assert judge(exit_record=record(exit_code=76, reason="input-missing")).failure is FailureClass.STAGING
 
 
+def test_a_host_without_the_programs_of_a_job_waits_for_a_person_and_is_named():
+    told = judge(exit_record=record(exit_code=78, reason="programs-missing", missing="stat xargs", host="node7"))
+    assert (told.verdict, told.failure, told.exit_code) == (Verdict.FAILED, FailureClass.CONTAINER, 78)
+    assert "node7 lacks programs that every job needs: stat xargs" in told.message
+    assert judge(exit_record=record(exit_code=78)).failure is FailureClass.NON_ZERO_EXIT, "the program's own code"
+
+
 def test_memory_that_ran_out_is_known_from_the_record_where_the_batch_system_did_not_notice():
     killed = judge(exit_record=record(exit_code=137, reason="out-of-memory"))
     assert (killed.failure, killed.exit_code) == (FailureClass.OUT_OF_MEMORY, 137)

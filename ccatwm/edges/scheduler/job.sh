@@ -2,8 +2,16 @@
 # The job: runs one attempt on a compute node and leaves a record of how it went.
 # Called as `job.sh /base/.submissions/{token} [array index]`. Plain sh with coreutils and findutils, the same file for
 # every job: every value is read from files as data. Records: docs/reference/job-records.md.
-# Exit status: the payload's own; 76 an input is missing, 77 the attempt belongs to somebody else, 78 unusable call.
+# Exit status: the payload's own; 76 an input is missing, 77 the attempt belongs to somebody else, 78 unusable call, or a
+# program that this script needs is missing here.
 set -u
+
+# What PATH the batch system gave comes first; it may have given none.
+usual_path=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin
+PATH=${PATH:+$PATH:}$usual_path
+export PATH
+# All that is called below and that no shell has built in.
+programs='cp cut date env find grep head mkdir mv rm sha256sum sleep stat sync tr uname xargs'
 
 INPUT_MISSING=76
 NOT_OURS=77
@@ -221,16 +229,71 @@ done <"$submission/tasks" || fail $UNUSABLE "cannot read $submission/tasks"
 [ -n "$attempt" ] || fail $UNUSABLE "$submission/tasks has no line for index $index"
 cd "$base/$attempt" || fail $UNUSABLE "no attempt folder $base/$attempt"
 
+# --- 2. whether it can be run here. Only what the shell has built in is used so far. ---
+
+note_not_ours() {
+    printf '%s host=%s pid=%s restart=%s: %s\n' "$(now 2>/dev/null)" "$host" "$$" "$restart" "$1" >>job/refused 2>/dev/null
+    fail $NOT_OURS "$1"
+}
+
+# Sets own to the folder of this start.
+find_own_folder() {
+    own=$base/$attempt
+    [ "$restart" -eq 0 ] || own=$own.r$restart
+}
+
+# The claim is a file here: whoever makes it first owns the attempt, be it a file or a folder. A start after the first
+# needs a folder of its own for the record; without `mkdir` only the log of the batch system tells.
+end_without_programs() {
+    text="programs that every job needs are missing on this host: $missing (PATH is $PATH)"
+    printf 'job.sh: %s\n' "$text" >&2
+    host=
+    { IFS= read -r host </proc/sys/kernel/hostname; } 2>/dev/null
+    case $host in *[!A-Za-z0-9._-]*) host= ;; esac
+    ! has_ended_before || note_not_ours 'this attempt has ended already'
+    find_own_folder
+    [ "$restart" -eq 0 ] || mkdir "$own" "$own/job" "$own/logs" 2>/dev/null || exit $UNUSABLE
+    set -C
+    if ! { printf '' >"job/claims/$restart"; } 2>/dev/null; then
+        [ ! -e "job/claims/$restart" ] || note_not_ours 'this attempt is claimed by somebody else'
+        fail $UNUSABLE "cannot claim $base/$attempt"
+    fi
+    printf 'job.sh: %s\n' "$text" >>"$own/logs/stderr.log"
+    ended_at=$(now 2>/dev/null)
+    printf '{"format":1,"token":"%s","exit_code":%d,"signal":null,"reason":"programs-missing","missing":"%s","started_at":null,"ended_at":%s,"hash_exit_code":null,"host":"%s"}' \
+        "$token" "$UNUSABLE" "$missing" "$(quoted_or_null "$ended_at")" "$host" >"$own/job/exit.json"
+    exit $UNUSABLE
+}
+
+# Whether this attempt has ended already. An earlier start that was ended by a signal from outside is no end: it was
+# started again for that.
+has_ended_before() {
+    earlier=0
+    while [ "$earlier" -le "$restart" ]; do
+        folder=$base/$attempt
+        [ "$earlier" -eq 0 ] || folder=$folder.r$earlier
+        if [ -e "$folder/job/exit.json" ]; then
+            line=
+            { IFS= read -r line <"$folder/job/exit.json"; } 2>/dev/null
+            case $line in *'"reason":"signalled"'*) [ "$earlier" -lt "$restart" ] || return 0 ;; *) return 0 ;; esac
+        fi
+        earlier=$((earlier + 1))
+    done
+    return 1
+}
+
+missing=
+for program in $programs; do
+    command -v "$program" >/dev/null || missing="$missing $program"
+done
+missing=${missing# }
+[ -z "$missing" ] || end_without_programs
+
 host=$(uname -n | tr -cd 'A-Za-z0-9._-')
 boot_id=
 { IFS= read -r boot_id </proc/sys/kernel/random/boot_id; } 2>/dev/null
 
-# --- 2. whose attempt: whoever makes the folder owns it. A claim made by a pass has no write permission. ---
-
-note_not_ours() {
-    printf '%s host=%s pid=%s restart=%s: %s\n' "$(now)" "$host" "$$" "$restart" "$1" >>job/refused 2>/dev/null
-    fail $NOT_OURS "$1"
-}
+# --- 3. whose attempt: whoever makes the folder owns it. A claim made by a pass has no write permission. ---
 
 # $1 with every $2 replaced by $3. No pattern: what is quoted in an expansion stands for itself.
 replaced() {
@@ -253,7 +316,7 @@ copy_replaced() { # $1 from, $2 to, $3 what, $4 by what
 # A batch system may start a job again while what it started before still writes: each start has a folder of its own,
 # `attempt-{n}.r{restart}`. The highest claim tells which was started last.
 move_to_own_folder() {
-    own=$base/$attempt.r$restart
+    find_own_folder
     mkdir "$own" && mkdir "$own/config" "$own/output" "$own/logs" "$own/job" "$own/job/claims" "$own/scratch" \
         "$own/scratch/home" "$own/scratch/tmp" "$own/scratch/cache" || return 1
     ! grep -qx 'final=1' job/limits || (cd "$own/output" && mkdir science qa plots statistics logs) || return 1
@@ -262,21 +325,11 @@ move_to_own_folder() {
     cp job/inputs.list job/limits "$own/job/" && cd "$own"
 }
 
-# An earlier start that was ended by a signal from outside is no end: it was started again for that.
-ended_before=0
-while [ "$ended_before" -le "$restart" ]; do
-    folder=$base/$attempt
-    [ "$ended_before" -eq 0 ] || folder=$folder.r$ended_before
-    if [ -e "$folder/job/exit.json" ]; then
-        [ "$ended_before" -lt "$restart" ] && grep -q '"reason":"signalled"' "$folder/job/exit.json" ||
-            note_not_ours 'this attempt has ended already'
-    fi
-    ended_before=$((ended_before + 1))
-done
+! has_ended_before || note_not_ours 'this attempt has ended already'
 superseding=$(find job/claims -mindepth 1 -maxdepth 1 ! -perm -200 2>/dev/null)
 [ -z "$superseding" ] || note_not_ours 'this attempt was superseded'
 if ! mkdir "job/claims/$restart" 2>/dev/null; then
-    [ ! -d "job/claims/$restart" ] || note_not_ours 'this attempt is claimed by somebody else'
+    [ ! -e "job/claims/$restart" ] || note_not_ours 'this attempt is claimed by somebody else'
     fail $UNUSABLE "cannot claim $base/$attempt"
 fi
 started_at=$(now)
@@ -297,7 +350,7 @@ is_full() {
     [ "$full" -ne 0 ]
 }
 
-# --- 3. inputs: sizes and paths as they were when the job was made ---
+# --- 4. inputs: sizes and paths as they were when the job was made ---
 
 refuse_input() {
     if is_full; then # what could not be written looks like what is not there
@@ -326,7 +379,7 @@ if [ -e job/inputs.list ]; then
     rm -f "job/.inputs.$restart"
 fi
 
-# --- 4. the command, one argument per line ---
+# --- 5. the command, one argument per line ---
 
 set --
 complete=
@@ -341,7 +394,7 @@ if [ -r job/argv ]; then
 fi
 [ -n "$complete" ] && [ $# -gt 0 ] || refuse_input 'job/argv is gone or was cut'
 
-# --- 5. run it ---
+# --- 6. run it ---
 
 write_record started.json "$(printf '{"format":1,"token":"%s","host":"%s","pid":%d,"boot_id":"%s","restart":%d,"started_at":"%s"}' \
     "$token" "$host" "$$" "$boot_id" "$restart" "$started_at")"
@@ -379,7 +432,7 @@ if [ "$code" -ne 0 ] && ran_out_of_memory "$code"; then finish "$code" out-of-me
 # A program that failed on a disk that is full now: the next attempt may find room.
 if [ "$code" -ne 0 ] && is_full; then finish "$code" no-space null; fi
 
-# --- 6. checksums of what it wrote ---
+# --- 7. checksums of what it wrote ---
 
 hash_outputs() { (cd output && exec find . -type f -exec sha256sum -z -- {} +); }
 

@@ -40,6 +40,7 @@ SUPERVISOR = Path(__file__).with_name("_supervisor.py")
 KEPT_DAYS = 30
 TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR")  # of our own environment, to the job script
+UNUSABLE = 78  # of the job script and of the supervisor: nothing could be begun
 CAUSES = {"cancelled": "cancelled-outside"}  # ours, in the words of failure classes
 
 
@@ -199,12 +200,24 @@ class LocalScheduler:
         if not TOKEN.fullmatch(job_id) or not (folder / "record.json").exists():
             return Standing(JobState.ABSENT)
         if (ended := _read_json(folder / "ended.json")) is not None:
-            return _ended(ended)
+            return self._standing_ended(folder, ended)
         if _is_held(folder / "lock"):
             return self._standing_held(folder)
         if (ended := _read_json(folder / "ended.json")) is not None:  # it ended while we looked
-            return _ended(ended)
+            return self._standing_ended(folder, ended)
         return self._standing_alone(folder)
+
+    def _standing_ended(self, folder: Path, ended: dict[str, Any]) -> Standing:
+        """By the supervisor's record. That the job script could not begin is known at once: its exit code tells it,
+        where the attempt has no record that would make it the program's own."""
+        standing = _ended(ended)
+        if standing.cause is not None or ended.get("exit_code") != UNUSABLE or not self._base_dir.is_dir():
+            return standing
+        job = self._exit_record(folder).parent
+        if (job / "started.json").exists() or (job / "exit.json").exists():
+            return standing
+        said = _last_line(folder / "script.log") or f"exit code {UNUSABLE}"
+        return Standing(JobState.ENDED, "container", f"the job could not begin: {said}", ended)
 
     def _standing_held(self, folder: Path) -> Standing:
         """Something of the job lives: it has not ended, unless only leftovers outlived its supervisor."""
@@ -380,6 +393,15 @@ def _is_held(lock: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _last_line(log: Path) -> str:
+    """Of a log, what was said last; empty where there is nothing."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _list_holders(lock: Path) -> list[int]:
