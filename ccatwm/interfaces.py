@@ -419,11 +419,15 @@ class SubmitResult:
 
 @dataclass(frozen=True)
 class FoundJob:
-    """A job found by its token."""
+    """A job found by its token. `submitted_at` (aware UTC): when the batch system took it, where it tells.
+
+    That is what a job that is adopted is known by from then on: it may be much older than the pass that finds it.
+    """
 
     token: str
     job_id: str
     state: JobState
+    submitted_at: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
 import sqlalchemy as sa
@@ -275,7 +275,7 @@ def _record_result(frame: PassFrame, submission: Submission, result: SubmitResul
     if result is None or _is_unknown(result):
         return False  # ambiguous: the next pass looks it up
     if result.outcome == "accepted":
-        return _record_held(frame, submission, str(result.job_id))
+        return _record_held(frame, submission, str(result.job_id), frame.now)
     if result.outcome in ("throttled", "not-asked"):
         _record_absent(frame, submission, result.message or "the batch system takes no more jobs now")
     else:
@@ -283,10 +283,12 @@ def _record_result(frame: PassFrame, submission: Submission, result: SubmitResul
     return False
 
 
-def _record_held(frame: PassFrame, submission: Submission, job_id: str) -> bool:
+def _record_held(frame: PassFrame, submission: Submission, job_id: str, submitted_at: datetime | None) -> bool:
+    """`submitted_at` of a job that is adopted is what the batch system says: by this pass's time it would be taken for
+    another one that had its id before."""
     with frame.context.database.write() as connection:
         return attempts.change_submission(
-            connection, submission.id, ("INTENDED", "HELD"), "HELD", job_id=job_id, submitted_at=frame.now
+            connection, submission.id, ("INTENDED", "HELD"), "HELD", job_id=job_id, submitted_at=submitted_at
         )
 
 
@@ -394,7 +396,7 @@ def _settle_intended(frame: PassFrame, submission: Submission, found: Found) -> 
         if twins:
             frame.context.scheduler.cancel(twins)
         log.info("submission %s: adopted job %s", submission.token, jobs[0].job_id, extra=_belongs(submission))
-        return _record_held(frame, submission, jobs[0].job_id)
+        return _record_held(frame, submission, jobs[0].job_id, jobs[0].submitted_at)
     age = (frame.now - submission.created_at).total_seconds()
     if found.certain or age >= frame.context.scheduler.grace_seconds:
         _give_up(frame, submission)

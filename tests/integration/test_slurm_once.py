@@ -16,6 +16,7 @@ import pytest
 from tests.integration.cluster import Cluster
 from tests.integration.conftest import SlurmSites
 from tests.integration.slurm_site import (
+    GRACE,
     RESOURCES,
     Recorder,
     SlurmSite,
@@ -98,6 +99,23 @@ def test_a_submit_pass_killed_while_sbatch_runs_adopts_its_job(slurm_sites: Slur
     site.until_quiet()
     site.check()
     assert commands.count("sbatch") == 1
+
+
+def test_a_job_that_is_adopted_an_hour_later_is_not_taken_for_another(slurm_sites: SlurmSites) -> None:
+    """As after passes were paused: by the time of the pass that finds it the job would be too old to be ours."""
+    site = slurm_sites(1)
+    site.behave('until [ -e "$base/go" ]; do sleep 0.05; done')
+    assert site.killed("submit", Strike(die, "slurm.sbatch", when="after"))
+    site.later(3600)
+    site.submit()
+    site.wait_for_jobs("RUNNING")
+    for _ in range(3):
+        site.poll()
+        site.later(10 * GRACE)
+    assert site.statuses() == ["RUNNING"], site.runs()
+    (site.base / "go").touch()
+    site.until_quiet()
+    site.check()
 
 
 @pytest.mark.postgres

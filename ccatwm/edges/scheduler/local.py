@@ -166,8 +166,12 @@ class LocalScheduler:
     def find(self, tokens: Sequence[str]) -> Found:
         with _available("looking for jobs"):
             standings = {token: self._standing(token) for token in tokens}
-        jobs = {t: (FoundJob(t, t, s.state),) for t, s in standings.items() if s.state is not JobState.ABSENT}
+            jobs = {t: (self._found(t, s.state),) for t, s in standings.items() if s.state is not JobState.ABSENT}
         return Found(jobs, certain=True)
+
+    def _found(self, token: str, state: JobState) -> FoundJob:
+        record = _read_json(self._jobs / token / "record.json") or {}
+        return FoundJob(token, token, state, _time(record.get("submitted_at")))
 
     def poll(self, jobs: Sequence[JobTask]) -> list[JobReport]:
         """HELD also for a released job whose supervisor died before anything ran: release it again."""

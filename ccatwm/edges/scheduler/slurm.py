@@ -166,21 +166,17 @@ class SlurmScheduler:
 
     def find(self, tokens: Sequence[str]) -> Found:
         """Queue first, accounting second. Never certain: a job may appear after sbatch has given up."""
-        jobs: dict[str, dict[str, JobState]] = {}
+        jobs: dict[str, dict[str, FoundJob]] = {}
         for row in self._ask_queue(fresh=True):
             if row.token in tokens:
                 state = JobState.HELD if row.held else parse_state(row.state).state
-                jobs.setdefault(str(row.token), {}).setdefault(row.job_id, state)
+                _note(jobs, FoundJob(str(row.token), row.job_id, state, row.submitted_at))
         missing = [token for token in tokens if token not in jobs]
         if missing and self._accounting:
             for account in self._accounts_by_name(missing):
-                token = str(_token_of(account.name))
-                jobs.setdefault(token, {}).setdefault(account.job_id, parse_state(account.state).state)
-        found = {
-            token: tuple(FoundJob(token, job_id, state) for job_id, state in ids.items())
-            for token, ids in jobs.items()
-        }
-        return Found(found, certain=False)
+                token, state = str(_token_of(account.name)), parse_state(account.state).state
+                _note(jobs, FoundJob(token, account.job_id, state, account.submitted_at))
+        return Found({token: tuple(ids.values()) for token, ids in jobs.items()}, certain=False)
 
     def list_held(self) -> list[FoundJob]:
         held = {(row.token, row.job_id) for row in self._ask_queue() if row.held and row.token is not None}
@@ -350,6 +346,13 @@ class SlurmScheduler:
 
 
 # --- reading -------------------------------------------------------------------------------------------------
+
+
+def _note(jobs: dict[str, dict[str, FoundJob]], job: FoundJob) -> None:
+    """A job has many rows, of tasks and of starts: its state is that of the first, its age that of the oldest."""
+    known = jobs.setdefault(job.token, {}).setdefault(job.job_id, job)
+    times = [time for time in (known.submitted_at, job.submitted_at) if time is not None]
+    jobs[job.token][job.job_id] = replace(known, submitted_at=min(times, default=None))
 
 
 def _ours(row: Row | None, task: JobTask) -> Row | None:
