@@ -17,8 +17,8 @@ CLUSTER = "cluster"
 USING_CLUSTER = frozenset(
     f"tests/integration/test_{name}.py"
     for name in (
-        "cluster", "demo_slurm", "doctor_slurm", "sandbox_site", "slurm_failures", "slurm_once", "slurm_verdicts",
-        "ssh_crash", "upgrade",
+        "cluster", "demo_slurm", "doctor_slurm", "sandbox_site", "slurm_failures", "slurm_once", "slurm_restore",
+        "slurm_verdicts", "ssh_crash", "upgrade",
     )
 )  # fmt: skip
 UNIT_IS_FILE = ("demo", "integration")

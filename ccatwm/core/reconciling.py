@@ -8,7 +8,7 @@ by its token, as after a crash. All else is named, for a person.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -90,6 +90,20 @@ def parse_tasks(token: str, content: bytes) -> list[FoundAttempt] | None:
             return None
         attempts.append(FoundAttempt(token, index, line, str(path.parent), run_id, number))
     return attempts
+
+
+def list_strange(
+    submissions: Mapping[str, Sequence[FoundAttempt] | None], known: Mapping[str, Collection[int]]
+) -> dict[str, Sequence[FoundAttempt] | None]:
+    """What the ops-db does not know of submissions. It may know some tasks of an array and not others: those that were
+    adopted, and those of runs made after the backup."""
+    strange: dict[str, Sequence[FoundAttempt] | None] = {}
+    for token, tasks in submissions.items():
+        if token not in known:
+            strange[token] = tasks
+        elif unknown := [task for task in tasks or () if task.index not in known[token]]:
+            strange[token] = unknown
+    return strange
 
 
 def plan_reconciliation(

@@ -18,6 +18,7 @@ from ccatwm.core.reconciling import (
     FoundAttempt,
     Left,
     Plan,
+    list_strange,
     parse_run_directory,
     parse_tasks,
     plan_reconciliation,
@@ -123,12 +124,13 @@ def reconcile(
     with database.read() as connection:
         plan = _plan(connection, found)
     scheduler = make_scheduler() if _attempts_of(plan) else None
-    jobs = _find_jobs(scheduler, _attempts_of(plan))
+    found_jobs = _find_jobs(scheduler, _attempts_of(plan))
+    jobs = {token: those[0] for token, those in found_jobs.items()}
     let_be = plan.left if yes and not plan.waiting else ()
     for attempt in (*plan.past, *(a for item in let_be for a in item.attempts)):
         supersede(files, attempt.directory)  # a job that has not begun does nothing then
     if scheduler is not None:
-        _end_jobs(scheduler, [a for item in let_be for a in item.attempts], jobs)
+        _end_jobs(scheduler, [a for item in let_be for a in item.attempts], found_jobs)
     last = max((parse_run_directory(folder) or 0 for folder in found.directories), default=0)
     with database.write() as connection:
         was_blocked = reconciling.lock_blocked(connection)
@@ -161,8 +163,7 @@ def _look(files: WorkFiles) -> _Found:
 
 
 def _plan(connection: sa.Connection, found: _Found) -> Plan:
-    known = reconciling.known_tokens(connection, found.submissions)
-    strange = {token: tasks for token, tasks in found.submissions.items() if token not in known}
+    strange = list_strange(found.submissions, reconciling.known_tasks(connection, found.submissions))
     ids = {parse_run_directory(folder) or 0 for folder in found.directories}
     ids |= {a.run_id for tasks in strange.values() for a in tasks or ()}
     runs = reconciling.known_runs(connection, ids)
@@ -173,24 +174,23 @@ def _attempts_of(plan: Plan) -> list[FoundAttempt]:
     return [*plan.live, *plan.past, *(a for item in (*plan.left, *plan.waiting) for a in item.attempts)]
 
 
-def _find_jobs(scheduler: Scheduler | None, attempts: Sequence[FoundAttempt]) -> dict[str, FoundJob]:
-    """The job of each token, as far as the batch system knows one; of several one that may run."""
+def _find_jobs(scheduler: Scheduler | None, attempts: Sequence[FoundAttempt]) -> dict[str, list[FoundJob]]:
+    """The jobs of each token that the batch system knows, those that may run first."""
     if scheduler is None:
         return {}
     found = scheduler.find(sorted({a.token for a in attempts}))
     return {
-        token: sorted(jobs, key=lambda job: job.state not in MAY_RUN)[0] for token, jobs in found.jobs.items() if jobs
+        token: sorted(jobs, key=lambda job: job.state not in MAY_RUN) for token, jobs in found.jobs.items() if jobs
     }
 
 
-def _end_jobs(scheduler: Scheduler, attempts: Sequence[FoundAttempt], jobs: Mapping[str, FoundJob]) -> None:
-    running = [
-        JobTask(jobs[a.token].job_id, a.index, a.token)
-        for a in attempts
-        if a.token in jobs and jobs[a.token].state in MAY_RUN
-    ]
-    if running:
-        scheduler.cancel(running)
+def _end_jobs(
+    scheduler: Scheduler, attempts: Sequence[FoundAttempt], jobs: Mapping[str, Sequence[FoundJob]]
+) -> None:
+    """Twins too. The state of an array is not that of each of its tasks; what has ended the batch system leaves alone."""
+    tasks = [JobTask(job.job_id, a.index, a.token) for a in attempts for job in jobs.get(a.token, ())]
+    if tasks:
+        scheduler.cancel(tasks)
 
 
 def _write(

@@ -9,6 +9,7 @@ from ccatwm.core.reconciling import (
     KnownRun,
     events_to_pending,
     events_to_staged,
+    list_strange,
     parse_run_directory,
     parse_tasks,
     plan_reconciliation,
@@ -33,6 +34,12 @@ def test_the_newest_attempt_is_adopted_and_those_before_it_have_ended() -> None:
     assert [(a.token, a.number) for a in plan.live] == [("b", 2)]
     assert [(a.token, a.number) for a in plan.past] == [("a", 1)]
     assert (plan.left, plan.waiting, plan.numbers) == ((), (), {})
+
+
+def test_tasks_of_an_array_are_known_one_by_one() -> None:
+    found = tasks("a", "run-1/attempt-1", "run-2/attempt-1") | tasks("b", "run-3/attempt-1") | {"c": None, "d": None}
+    strange = list_strange(found, {"a": {0}, "b": {0}, "c": set()})
+    assert {token: [a.run_id for a in those or ()] for token, those in strange.items()} == {"a": [2], "d": []}
 
 
 def test_a_folder_that_was_never_handed_over_takes_its_number() -> None:

@@ -36,11 +36,17 @@ def lock_blocked(connection: sa.Connection) -> str | None:
     return found
 
 
-def known_tokens(connection: sa.Connection, tokens: Collection[str]) -> set[str]:
-    """Those of `tokens` that are submissions of this ops-db."""
-    found: set[str] = set()
+def known_tasks(connection: sa.Connection, tokens: Collection[str]) -> dict[str, set[int]]:
+    """Those of `tokens` that are submissions of this ops-db, each with the array indices that it knows of it."""
+    found: dict[str, set[int]] = {}
     for chunk in chunks(sorted(tokens)):
-        found |= set(connection.execute(sa.select(t.submission.c.token).where(t.submission.c.token.in_(chunk))).scalars())
+        query = (
+            sa.select(t.submission.c.token, t.run_attempt.c.array_index)
+            .outerjoin(t.run_attempt, t.run_attempt.c.submission_id == t.submission.c.id)
+            .where(t.submission.c.token.in_(chunk))
+        )
+        for token, index in connection.execute(query):
+            found.setdefault(token, set()).update(() if index is None else (index,))
     return found
 
 
@@ -95,17 +101,22 @@ def adopt(
     """Write down attempts that were made after the backup.
 
     Those that are `live` are as if this moment their submission had been recorded and not yet answered: the next
-    `submit` looks for their jobs by token. Those that are `past` have ended.
+    `submit` looks for their jobs by token; where others of their array were adopted before, they are where those are.
+    Those that are `past` have ended.
     """
     of_runs = runs.get_runs(connection, {a.run_id for a in (*live, *past)})
+    released = set()
     for token in sorted({a.token for a in (*live, *past)}):
-        found = connection.execute(sa.select(t.submission.c.id).where(t.submission.c.token == token)).scalar()
+        found, state = _find_submission(connection, token)
         submission_id = found or attempts.insert_submission(connection, token, backend, cluster, now)
+        released |= {token} if state == "RELEASED" else set()
         mine = [a for a in (*live, *past) if a.token == token]
         attempts.insert_attempts(connection, submission_id, [
             NewAttempt(a.run_id, a.number, a.index, a.directory, of_runs[a.run_id].resources) for a in mine
         ], now)  # fmt: skip
-        if found is None and not any(a in live for a in mine):
+        if any(a in live for a in mine):
+            attempts.change_submission(connection, submission_id, ("ABSENT",), "INTENDED", message=None, doubtful=False)
+        elif found is None:
             attempts.change_submission(connection, submission_id, ("INTENDED",), "ABSENT", message=PAST, doubtful=True)
     _end_attempts(connection, past, now)
     for attempt in live:
@@ -117,6 +128,14 @@ def adopt(
             message=ADOPTED, attempt=attempt.number,
         )  # fmt: skip
         assert moved, attempt
+        if attempt.token in released:
+            _follow(connection, attempt.run_id, [(RunStatus.SUBMITTING, RunEvent.JOB_ACCEPTED)], now, actor)
+
+
+def _find_submission(connection: sa.Connection, token: str) -> tuple[int | None, str | None]:
+    query = sa.select(t.submission.c.id, t.submission.c.state).where(t.submission.c.token == token)
+    row = connection.execute(query).one_or_none()
+    return (None, None) if row is None else (row.id, row.state)
 
 
 PAST = "made after the backup; a later attempt followed, or nobody waits for it"
