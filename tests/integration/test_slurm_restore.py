@@ -1,4 +1,4 @@
-"""On a real Slurm, from here and over SSH: the ops-db goes back in time while jobs run, wait and end.
+"""On a real Slurm, the whole story over SSH: the ops-db goes back in time while jobs run, wait and end.
 
 What was executed is told by the program itself, what was handed over by the files of submissions and the queue.
 """
@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from ccatwm import wiring
+from ccatwm.errors import SchedulerUnavailableError
 from ccatwm.interfaces import Effects
 from ccatwm.passes._claims import supersede
 from ccatwm.passes._context import Context
@@ -185,7 +186,8 @@ def full(site: RestoredSite) -> Iterator[None]:
         site.cluster.scontrol("update", f"NodeName={site.cluster.node}", "State=RESUME")
 
 
-@pytest.mark.parametrize("site", ["local", pytest.param("ssh", marks=pytest.mark.ssh)], indirect=True)
+@pytest.mark.ssh
+@pytest.mark.parametrize("site", ["ssh"], indirect=True)
 def test_jobs_that_run_wait_and_end_around_a_restore_are_found_again(site: RestoredSite) -> None:
     site.run_pass("submit", limit=4)
     site.wait_for_states(run_1__1="RUNNING", run_2__1="RUNNING", run_3__1="FAILED", run_4__1="COMPLETED")
@@ -258,6 +260,8 @@ def test_a_backup_made_half_way_through_a_submission_finds_what_came_of_it(site:
     site.back_up()
     site.until_quiet()
     site.check()
+    site.wait_for_accounting(5)
+    site.commands().always("squeue", "exit 0")  # by now the queue has forgotten all of it
     site.restore()
     assert {run["status"] for run in site.runs()} == {"SUBMITTING"}
     site.submit()
@@ -277,6 +281,36 @@ def test_a_run_that_is_let_be_leaves_the_queue_with_the_twin_of_its_job(site: Re
                          folder / "job.sh", folder)  # fmt: skip
         assert site.handed_over() == {"run-6/attempt-1": ["PENDING", "PENDING"]}
         site.restore()
+        site.commands().once("squeue", "exit 1")
+        with pytest.raises(SchedulerUnavailableError):
+            site.reconcile(yes=True)
+        assert list((site.base / "line").rglob("job/claims/*")) == [], "nothing is done while Slurm does not answer"
+        assert [item.outcome for item in site.submit().items] == ["blocked"]
         assert site.reconcile(yes=True).blocked is None
         assert "PENDING" not in site.handed_over().get("run-6/attempt-1", [])
     assert site.executions() == []
+
+
+def test_an_attempt_that_failed_after_the_backup_is_not_tried_again_where_it_was(site: RestoredSite) -> None:
+    """Passes of cron come before a person does: to them the retry is due that was made long ago."""
+    site.behave("""
+        case $attempt in
+        */run-1/attempt-1) exit 75 ;;
+        */run-1/attempt-2) until [ -e "$base/go-run-1" ]; do sleep 0.05; done ;;
+        esac
+    """)
+    site.run_pass("submit", limit=1)
+    site.back_up()
+    site.poll_until(lambda: site.status(1) == "PENDING")
+    site.run_pass("stage")
+    site.run_pass("submit", limit=1)
+    site.wait_for_states(run_1__2="RUNNING")
+    site.restore()
+    site.poll_until(lambda: site.status(1) == "PENDING")
+    assert [site.run_pass(name).exit_code for name in ("stage", "submit")] == [0, 0]
+    assert site.status(1) == "STAGED"
+    assert [(a.run_id, a.number) for a in site.reconcile().plan.live] == [(1, 2)]
+    site.go(1)
+    site.until_quiet()
+    site.check()
+    assert len(site.executions()) == 6
