@@ -193,6 +193,22 @@ def test_an_ended_job_in_the_queue_is_judged_by_its_record(slurm_site: SlurmSite
     assert verdict(slurm_site) == ("COLLECTING_RESULTS", None)
 
 
+def test_a_node_that_lacks_programs_is_named_and_the_run_waits_for_a_person(slurm_site: SlurmSite) -> None:
+    slurm_site.commands().once("sbatch", """
+        for folder; do :; done
+        sed -i 's#^usual_path=.*#PATH= usual_path=/nowhere#' "$folder/job.sh"
+        real "$@"
+    """)  # fmt: skip
+    slurm_site.submit()
+    slurm_site.wait_for_jobs("FAILED")
+    slurm_site.poll()
+    assert verdict(slurm_site) == ("FAILED", "container")
+    (run,) = slurm_site.rows("executed_reduction_step")
+    assert "lacks programs that every job needs: cp cut date" in run["message"]
+    assert (run["due_at"], bool(run["blocking"]), slurm_site.attempt()["exit_code"]) == (None, True, 78)
+    assert slurm_site.executions() == []
+
+
 def test_exit_codes_are_the_program_s_own(slurm_sites: SlurmSites) -> None:
     """Accounting has others: before Slurm 25.11 it takes 128 off."""
     codes = [1, 127, 128, 137, 200, 255]
