@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ccatwm.core.wording import count_text
 from ccatwm.errors import Problem, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -91,7 +92,7 @@ def notice_lines(published: Mapping[str, Any]) -> list[str]:
     lines = [
         f"To: {published['contact'] or 'whoever uses it (no contact was given)'}",
         f"Of the data set {published['name']}{doi}, published on {published['published_at'][:10]}, {len(affected)} of "
-        f"{len(published['products'])} products {verb} on data that were found to be bad since. Please do not use them.",
+        f"{count_text(len(published['products']), 'product')} {verb} on data that were found to be bad since. Please do not use them.",
     ]
     for row in affected:
         lines.append(f"- product {row['product']}, {row['path']}, sha256 {row['sha256']}: {row['excluded']}")

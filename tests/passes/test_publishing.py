@@ -139,7 +139,7 @@ def test_a_set_is_affected_as_long_as_something_it_stands_on_is_excluded(observa
     row = published(observatory, "dr1")
     assert row["affected"] == [grid] and row["products"][0]["instead"] is None
     assert row["notice"][0] == "To: maps@example.org" and "DOI 10.12345/dr1" in row["notice"][1]
-    assert "1 of 1 products stands on data" in row["notice"][1] and row["notice"][-1] == "  instead: nothing yet"
+    assert "1 of 1 product stands on data" in row["notice"][1] and row["notice"][-1] == "  instead: nothing yet"
     spectra = published(observatory, "spectra")
     scan_1 = {run["id"] for run in observatory.runs("calibrate") if run["sub_group_key"] == "executed_obs_unit=1"}
     made = {p["id"] for p in observatory.rows("data_product") if p["run_id"] in scan_1}
