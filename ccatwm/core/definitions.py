@@ -320,8 +320,8 @@ class CompanionDefinition(Strict):
 
 
 class RetentionDefinition(Strict):
-    keep_days: Annotated[float, Field(ge=0)] | None = None
-    keep_versions: Annotated[int, Field(ge=1)] | None = None
+    keep_days: Annotated[float, Field(ge=0, le=100 * 366)] | None = None
+    keep_versions: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
 
 class StalenessDefinition(Strict):
@@ -345,10 +345,10 @@ class StepDefinition(Strict):
     environment: dict[Variable, Plain] = {}
     group_by: list[str | dict[str, str]]
     trigger: TriggerDefinition | None = None
-    cooldown_seconds: Annotated[float, Field(ge=0)] = 0
-    settle_seconds: Annotated[float, Field(ge=0)] = 0
+    cooldown_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = 0
+    settle_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = 0
     requires: Requires = "all"
-    deadline_hours: Annotated[float, Field(gt=0)] | None = None
+    deadline_hours: Annotated[float, Field(gt=0, le=24 * 366)] | None = None
     complete: Literal["executed_obs_unit", "none"] | None = None
     on_upstream_failure: Literal["wait", "skip"] = "wait"
     companions: list[CompanionDefinition] = []
@@ -358,7 +358,7 @@ class StepDefinition(Strict):
     retry: dict[Annotated[str, AfterValidator(_retry_class)], RetryDefinition] = {}
     partial_exit_codes: list[ExitCode] = []
     retention: RetentionDefinition | None = None
-    max_concurrent: Annotated[int, Field(ge=1)] | None = None
+    max_concurrent: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     order: Literal["newest", "oldest"] = "newest"
     role: Literal["intermediate", "final"] | None = None
     raw_inputs: bool | None = None
@@ -401,7 +401,7 @@ class PipelineDefinition(Strict):
     description: str | None = None
     trigger: TriggerDefinition = TriggerDefinition(type="CONTINUOUS")
     priority: Annotated[int, Field(ge=-LARGEST_PRIORITY, le=LARGEST_PRIORITY)] = 0
-    max_concurrent: Annotated[int, Field(ge=1)] | None = None
+    max_concurrent: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     enabled: bool = True
     steps: Annotated[list[StepDefinition], Field(min_length=1)]
 

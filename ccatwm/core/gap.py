@@ -5,10 +5,11 @@ Level-triggered: a run is made when what is wanted differs from what exists, wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 from ccatwm.core.companions import Chosen
@@ -46,6 +47,7 @@ SETTLED = frozenset(
 EXCLUDED = "excluded: "  # how the staleness of a product begins that stands on something excluded
 WANTED_CHANGED = "what is wanted has changed"  # the staleness of a product, where no decision has said more
 MAX_NAMES = 20  # in the details of a decision
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 COMPANIONS_KNOWN_AFTER = timedelta(seconds=1)  # when to look again: the next pass goes on grouping them
 # Only these reasons are held back by a cooldown.
 COOLED_REASONS = frozenset({"input-added", "upstream-changed"})
@@ -154,6 +156,7 @@ class SubGroupView:
     excluded_versions: Sequence[str] = ()  # of the step's software; `versions` has the others
     fixed: FixedParts | None = None  # of its references and configuration, where they were computed before
     companions: Sequence[Chosen] = ()
+    without: Collection[str] = ()  # what a deadline has passed without, as the decision before told it
 
     @property
     def current(self) -> RunFacts | None:
@@ -192,6 +195,9 @@ class Decision:
 def decide(view: SubGroupView) -> Decision:
     """The decision for one sub-group."""
     decision = _decide(_without_idle_acceptance(view))
+    without = _passed_without(view)
+    if without:
+        decision = replace(decision, details={**decision.details, "without": without})
     excluded = sorted(m.name for m in view.members if m.excluded is not None)
     if excluded and view.policy.raw_inputs:
         decision = replace(decision, details={**decision.details, "excluded": excluded[:MAX_NAMES]})
@@ -294,37 +300,92 @@ def _brake(view: SubGroupView) -> Decision | None:
 def _deadline(view: SubGroupView) -> datetime | None:
     if view.policy.deadline_hours is None:
         return None
-    return view.round_at + timedelta(hours=view.policy.deadline_hours)
+    return _later(view.round_at, view.policy.deadline_hours * 3600)
+
+
+def _later(moment: datetime, seconds: float) -> datetime:
+    """A span that reaches beyond the calendar is for ever: one step must not stop all that are decided on with it."""
+    try:
+        return moment + timedelta(seconds=seconds)
+    except OverflowError:
+        return NEVER
+
+
+def _is_over(view: SubGroupView) -> bool:
+    deadline = _deadline(view)
+    return deadline is not None and deadline <= view.now
+
+
+def _given_up(view: SubGroupView, *keys: str) -> bool:
+    """Whether a deadline has passed without it: it is not waited for again until it has come once."""
+    return view.policy.deadline_hours is not None and any(key in view.without for key in keys)
+
+
+def _passed_without(view: SubGroupView) -> list[str]:
+    """What is still lacking of what a deadline has passed without, now or before."""
+    if view.policy.deadline_hours is None:
+        return []
+    lacking: dict[str, tuple[str, ...]] = {key: (key,) for key in map(_package_key, _lacking_members(view))}
+    lacking |= {_upstream_keys(u)[0]: _upstream_keys(u) for u in _awaited_upstream(view)[0]}
+    of_companions = (
+        _companion_key(c, name) for c in view.companions if c.required for t in c.lacking for name in t.packages
+    )
+    lacking |= {key: (key,) for key in of_companions}
+    return sorted(key for key, same in lacking.items() if _is_over(view) or _given_up(view, *same))
+
+
+def _package_key(member: Member) -> str:
+    return f"package {member.name}"
+
+
+def _upstream_keys(group: UpstreamGroup) -> tuple[str, ...]:
+    """How it is told, then how it may have been told before: one that failed and is tried again is waited for anew."""
+    key = f"upstream {group.pipeline}/{group.step} {group.sub_group}"
+    return (f"{key} (failed)", key) if group.failed else (key,)
+
+
+def _companion_key(chosen: Chosen, package: str) -> str:
+    return f"companion {chosen.name} of {package}"
+
+
+def _lacking_members(view: SubGroupView) -> list[Member]:
+    """Packages that are on their way, or whose obs unit has not ended."""
+    if not view.policy.raw_inputs or view.policy.complete != "executed_obs_unit":
+        return []
+    return [m for m in view.members if m.excluded is None and (_is_on_its_way(m) or not m.ended)]
+
+
+def _is_on_its_way(member: Member) -> bool:
+    return member.state in (PackageState.WAITING, PackageState.TRANSFERRING)
+
+
+def _awaited_upstream(view: SubGroupView) -> tuple[list[UpstreamGroup], int]:
+    """Those that have not settled, and of how many that were known when the sub-group fell due."""
+    known = [u for u in view.upstream if u.known_at <= view.round_at or u.has_product]
+    wait = view.policy.on_upstream_failure == "wait"
+    return [u for u in known if not u.settled or (u.failed and wait)], len(known)
 
 
 def _unready_data(view: SubGroupView) -> Decision | None:
     """`waiting-for-data` while packages of the sub-group are on their way or their obs unit has not ended."""
-    if not view.policy.raw_inputs:
-        return None
-    wanted = [m for m in view.members if m.excluded is None]
-    missing = [m for m in wanted if m.state in (PackageState.WAITING, PackageState.TRANSFERRING)]
-    unfinished = [m for m in wanted if not m.ended]
-    if view.policy.complete != "executed_obs_unit" or not (missing or unfinished):
+    awaited = [m for m in _lacking_members(view) if not _given_up(view, _package_key(m))]
+    if not awaited or _is_over(view):
         return None
     deadline = _deadline(view)
-    if deadline is not None and deadline <= view.now:
-        return None
-    packages = [{"name": m.name, "state": m.state} for m in missing]
+    packages = [{"name": m.name, "state": m.state} for m in awaited if _is_on_its_way(m)]
     details: dict[str, Any] = {"packages": packages, "until": _text(deadline)}
-    if unfinished:
-        details["obs_unit_not_ended"] = sorted(m.name for m in unfinished)
+    if any(not m.ended for m in awaited):
+        details["obs_unit_not_ended"] = sorted(m.name for m in awaited if not m.ended)
     return Decision(Outcome.WAITING_FOR_DATA, details=details, due_at=deadline, keeps_request=True)
 
 
 def _unready_upstream(view: SubGroupView) -> Decision | None:
     """`waiting-for-upstream` until what was known when the sub-group fell due has settled (or enough of it)."""
-    known = [u for u in view.upstream if u.known_at <= view.round_at or u.has_product]
-    awaited = [u for u in known if not u.settled or (u.failed and view.policy.on_upstream_failure == "wait")]
-    if not awaited or _enough(view.policy.requires, len(known) - len(awaited), len(known)):
+    unsettled, known = _awaited_upstream(view)
+    awaited = [u for u in unsettled if not _given_up(view, *_upstream_keys(u))]
+    if not awaited or _is_over(view) or _enough(view.policy.requires, known - len(unsettled), known):
         return None
     deadline = _deadline(view)
-    if deadline is not None and deadline <= view.now:
-        return None
     upstream: list[dict[str, Any]] = [
         {"pipeline": u.pipeline, "step": u.step, "sub_group": u.sub_group, "state": u.state} for u in awaited
     ]
@@ -343,14 +404,25 @@ def _unknown_companions(view: SubGroupView) -> Decision | None:
 
 def _unready_companions(view: SubGroupView, recipe: Recipe) -> Decision | None:
     """`waiting-for-data` while an obs unit has none of its required companions; what exists already needs no more."""
-    lacking = [_lacking_json(c) for c in view.companions if c.required and c.lacking]
-    deadline = _deadline(view)
-    if not lacking or (deadline is not None and deadline <= view.now):
+    lacking = [_lacking_json(c) for c in map(partial(_not_given_up, view), view.companions) if c.required and c.lacking]
+    if not lacking or _is_over(view):
         return None
+    deadline = _deadline(view)
     return Decision(
         Outcome.WAITING_FOR_DATA, details={"companions": lacking, "until": _text(deadline)}, due_at=deadline,
         keeps_request=True, stale=_stale(view, recipe), supersede_run_id=_superseded(view),
     )  # fmt: skip
+
+
+def _not_given_up(view: SubGroupView, chosen: Chosen) -> Chosen:
+    """What lacks companions, without that for which a deadline has passed."""
+    if view.policy.deadline_hours is None or not view.without:
+        return chosen
+    left = [
+        replace(t, packages=tuple(name for name in t.packages if not _given_up(view, _companion_key(chosen, name))))
+        for t in chosen.lacking
+    ]
+    return replace(chosen, lacking=tuple(target for target in left if target.packages))
 
 
 def _lacking_json(chosen: Chosen) -> dict[str, Any]:
@@ -591,12 +663,12 @@ def _superseded(view: SubGroupView) -> int | None:
 
 def _held_back(view: SubGroupView, reason: str, changes: Mapping[str, Any]) -> Decision | None:
     if view.policy.settle_seconds and view.input_changed_at is not None and not _forced(view):
-        until = view.input_changed_at + timedelta(seconds=view.policy.settle_seconds)
+        until = _later(view.input_changed_at, view.policy.settle_seconds)
         if until > view.now:
             details = {"until": _text(until), "changes": changes}
             return Decision(Outcome.SETTLING, reason, details, until, keeps_request=True)
     if reason in COOLED_REASONS and view.policy.cooldown_seconds and view.runs and view.current is not None:
-        until = max(r.created_at for r in view.runs) + timedelta(seconds=view.policy.cooldown_seconds)
+        until = _later(max(r.created_at for r in view.runs), view.policy.cooldown_seconds)
         if until > view.now:
             details = {"until": _text(until), "changes": changes}
             return Decision(Outcome.COOLING_DOWN, reason, details, until, keeps_request=True)

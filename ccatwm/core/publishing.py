@@ -92,7 +92,8 @@ def notice_lines(published: Mapping[str, Any]) -> list[str]:
     lines = [
         f"To: {published['contact'] or 'whoever uses it (no contact was given)'}",
         f"Of the data set {published['name']}{doi}, published on {published['published_at'][:10]}, {len(affected)} of "
-        f"{count_text(len(published['products']), 'product')} {verb} on data that were found to be bad since. Please do not use them.",
+        f"{count_text(len(published['products']), 'product')} {verb} on data that were found to be bad since. "
+        "Please do not use them.",
     ]
     for row in affected:
         lines.append(f"- product {row['product']}, {row['path']}, sha256 {row['sha256']}: {row['excluded']}")

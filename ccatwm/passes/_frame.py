@@ -249,7 +249,7 @@ def _run_framed(
         report.error = error
     report.seconds = context.clock.monotonic() - begun
     report.scheduler_calls = context.scheduler_calls - calls_before
-    if report.error is not None:
+    if isinstance(report.error, WorldError):
         report.error.next = report.error.next or "the next pass tries again"
     _log_summary(report)
     return report
@@ -285,7 +285,9 @@ def _run_leased(
         return
     try:
         body(PassFrame(context, report, options, fence))
-    except WorldError as error:
+    except SchemaVersionError:
+        raise
+    except CcatwmError as error:  # also what a person must mend: it is recorded, and the lease goes back
         report.error = error
     _finish(context, report, fence)
 

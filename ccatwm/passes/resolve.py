@@ -453,6 +453,7 @@ def _view(
         excluded_versions=step.excluded_versions,
         fixed=step.fixed_parts,
         companions=companions,
+        without=(row.details or {}).get("without", ()),
     )
 
 

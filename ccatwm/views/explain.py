@@ -260,6 +260,9 @@ def _why(facts: Facts) -> tuple[list[str], list[str]]:
         then.append(_tell_to_come(facts.to_come, why))
     decided, next_ = _OUTCOMES.get(facts.group["outcome"] or "", _undecided)(facts)
     why.append(decided)
+    if without := list(facts.details.get("without") or ()):
+        why.append(f"its deadline (deadline_hours) has passed without {_some(without)}")
+        then.append("what it went without comes")
     then += ([_when_looked_at(facts)] if facts.due else []) + [text for text in next_ if text]
     if facts.group["due_at"] is not None and not facts.due:
         then.append(f"it is looked at again {until_text(facts.group['due_at'], facts.now)}, whatever happens")

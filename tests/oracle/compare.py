@@ -64,6 +64,7 @@ def _decision(site: Site, row: Row, group: Group) -> Iterator[tuple[str, Any, An
         named = {p["name"] for p in details.get("packages", ())} | set(details.get("obs_unit_not_ended", ()))
         named |= {name for lack in details.get("companions", ()) for name in lack["packages"]}
         yield "awaited", named | {u["sub_group"] for u in details.get("upstream", ())}, set(decided.awaits)
+    yield "gone without", set(details.get("without", ())), set(decided.without)
     later = row["due_at"] is not None and row["due_at"] > site.clock.at
     if (later or not (group.due or row["due_at"])) and not _close(row["due_at"], group.due_at):
         yield "due", row["due_at"], group.due_at

@@ -124,6 +124,7 @@ class Decision:
     accepts: bool = False
     tolerates: bool = False
     awaits: frozenset[str] = frozenset()  # names of packages, keys of upstream sub-groups
+    without: frozenset[str] = frozenset()  # lacking still, and a deadline has passed without it
 
 
 @dataclass(eq=False)
@@ -396,6 +397,7 @@ class Oracle:
         group.round_at = group.round_at or now
         group.due = False
         decision = self.decide(group, now)
+        decision.without = self._goes_without(group, now)
         group.looks += 1
         if decision.outcome == "run" or not self._says_the_same(group, decision):
             group.decision += 1
@@ -420,7 +422,7 @@ class Oracle:
         before, points_to = group.decided, decision.points_to
         if before is None or decision.accepts or (points_to is not None and points_to.decision != group.decision):
             return False
-        told = ("outcome", "reason", "points_to", "awaits")
+        told = ("outcome", "reason", "points_to", "awaits", "without")
         if any(getattr(before, name) != getattr(decision, name) for name in told):
             return False
         return decision.recipe is None or decision.recipe == group.wanted
@@ -482,42 +484,69 @@ class Oracle:
         assert group.round_at is not None
         return None if hours is None else group.round_at + timedelta(hours=hours)
 
-    def _waits_for_data(self, group: Group, now: datetime) -> Decision | None:
-        if self.step(group.step).get("depends_on") or self._completeness(group.step) == "none":
-            return None
+    def _lacks(self, group: Group, now: datetime) -> dict[str, set[str]]:
+        """By kind what is not there yet: names of packages, keys of upstream sub-groups, what wants a companion."""
         excluded = self.excluded_packages(PIPELINES[group.step])
-        members = [m for m in self.members_of(group) if m.id not in excluded]
-        missing = {m.name for m in members if m.state in ("waiting", "transferring") or not m.ended}
-        deadline = self._deadline(group)
-        if not missing or (deadline is not None and deadline <= now):
-            return None
-        return Decision("waiting-for-data", due_at=deadline, keeps_request=True, awaits=frozenset(missing))
+        complete = not self.step(group.step).get("depends_on") and self._completeness(group.step) != "none"
+        members = [m for m in self.members_of(group) if complete and m.id not in excluded]
+        required = {c["name"] for c in self.step(group.step).get("companions", []) if c["required"]}
+        return {
+            "package": {m.name for m in members if m.state in ("waiting", "transferring") or not m.ended},
+            "upstream": {
+                f"{PIPELINES[g.step]}/{g.step} {g.key}{' (failed)' if self.has_failed(g) else ''}"
+                for g in self._awaited(group, now)[0]
+            },
+            "companion": {f"{c.name} of {n}" for c in self.companions(group) if c.name in required for n in c.lacking},
+        }
 
-    def _awaited(self, group: Group, now: datetime) -> list[Group]:
+    def _goes_without(self, group: Group, now: datetime) -> frozenset[str]:
+        """Once a deadline has passed without something, that is not waited for any more until it has come."""
+        deadline = self._deadline(group)
+        if deadline is None:
+            return frozenset()
+        lacking = {f"{kind} {name}" for kind, names in self._lacks(group, now).items() for name in names}
+        return frozenset(lacking if deadline <= now else lacking & self._before(group))
+
+    def _before(self, group: Group) -> set[str]:
+        """What it went without; what was under way then may have failed since."""
+        if group.decided is None or self.step(group.step).get("deadline_hours") is None:
+            return set()
+        return {*group.decided.without, *(f"{name} (failed)" for name in group.decided.without)}
+
+    def _waited_for(self, group: Group, kind: str, now: datetime) -> set[str]:
+        before, deadline = self._before(group), self._deadline(group)
+        over = deadline is not None and deadline <= now
+        return set() if over else {n for n in self._lacks(group, now)[kind] if f"{kind} {n}" not in before}
+
+    def _waits_for_data(self, group: Group, now: datetime) -> Decision | None:
+        missing = self._waited_for(group, "package", now)
+        if not missing:
+            return None
+        return Decision("waiting-for-data", due_at=self._deadline(group), keeps_request=True, awaits=frozenset(missing))
+
+    def _awaited(self, group: Group, now: datetime) -> tuple[list[Group], bool]:
+        """Upstream sub-groups that have not settled, and whether the others are enough."""
         step = self.step(group.step)
         waits = step.get("on_upstream_failure", "wait") == "wait"
         since = group.round_at or now
         known = [g for g in self.upstream(group) if g.created_at <= since or self.feeding(g, group.step) is not None]
         awaited = [g for g in known if not self.is_settled(g, now) or (waits and self.has_failed(g))]
         requires, settled = step.get("requires", "all"), len(known) - len(awaited)
-        enough = requires != "all" and settled > 0 and settled >= requires * len(known)
-        return [] if enough else awaited
+        return awaited, requires != "all" and settled > 0 and settled >= requires * len(known)
 
     def _waits_for_upstream(self, group: Group, now: datetime) -> Decision | None:
-        awaited, deadline = self._awaited(group, now), self._deadline(group)
-        if not awaited or (deadline is not None and deadline <= now):
+        names = self._waited_for(group, "upstream", now)
+        if not names or self._awaited(group, now)[1]:
             return None
-        keys = frozenset(g.key for g in awaited)
-        return Decision("waiting-for-upstream", due_at=deadline, keeps_request=True, awaits=keys)
+        keys = frozenset(name.partition(" ")[2].removesuffix(" (failed)") for name in names)
+        return Decision("waiting-for-upstream", due_at=self._deadline(group), keeps_request=True, awaits=keys)
 
     def _waits_for_companions(self, group: Group, now: datetime) -> Decision | None:
         """An obs unit of it has not one of those that it must have."""
-        required = {c["name"] for c in self.step(group.step).get("companions", []) if c["required"]}
-        lacking = {name for c in self.companions(group) if c.name in required for name in c.lacking}
-        deadline = self._deadline(group)
-        if not lacking or (deadline is not None and deadline <= now):
+        lacking = {name.partition(" of ")[2] for name in self._waited_for(group, "companion", now)}
+        if not lacking:
             return None
-        return Decision("waiting-for-data", due_at=deadline, keeps_request=True, awaits=frozenset(lacking),
+        return Decision("waiting-for-data", due_at=self._deadline(group), keeps_request=True, awaits=frozenset(lacking),
                         supersedes=stoppable(group))  # fmt: skip
 
     def _inputs(self, group: Group) -> Inputs:

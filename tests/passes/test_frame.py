@@ -152,3 +152,21 @@ def test_a_waiting_run_is_told_by_its_status_and_its_job_by_the_batch_systems_wo
 @pytest.mark.parametrize("message", ["exit code 3", "a.sif is missing; put it there, then `ccatwm retry 7 --reason TEXT`"])
 def test_how_to_retry_a_failed_run_is_said_once(message):
     assert f"{message}; {what_to_type(7, message)}".count("`ccatwm retry 7 --reason TEXT`") == 1
+
+
+def test_what_a_person_must_mend_is_recorded_and_the_lease_goes_back(observatory):
+    from ccatwm.edges.opsdb.stores import views
+    from ccatwm.errors import UsageError
+    from ccatwm.passes._frame import PassOptions, run_framed
+
+    context = observatory.context()
+
+    def body(frame):
+        raise UsageError("a number is too large", next="correct the number")
+
+    report = run_framed(context, "trigger", PassOptions(), body)
+    assert (report.exit_code, report.error.next) == (2, "correct the number")
+    with context.database.read() as connection:
+        (record,) = views.list_pass_records(connection)
+        assert record["message"] == "a number is too large"
+        assert views.list_leases(connection) == []

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from ccatwm.upkeep.requests import request_runs
+from ccatwm.views.explain import build_explain
 from tests.crash.campaign import program
 from tests.passes.conftest import Observatory, as_json
 
@@ -100,6 +101,43 @@ def test_after_the_deadline_it_runs_with_what_is_there_and_again_when_late_data_
     assert [run["reason"] for run in made] == ["new-sub-group", "input-added"]
 
 
+def test_what_a_deadline_has_passed_without_is_not_waited_for_again(two_packages: Observatory) -> None:
+    """Neither once its own run is done, nor after a full comparison; and what stands on it goes on."""
+    define(two_packages, "calibrate", "deadline_hours: 2")
+    two_packages.until_quiet()
+    two_packages.minute += 121
+    two_packages.until_quiet()
+    for _ in range(3):
+        group = two_packages.sub_group("calibrate", SCAN_1)
+        assert (group["outcome"], as_json(group["details"])["without"]) == ("up-to-date", ["package scan-1-HFA"])
+        assert outcome(two_packages, "grid") == "up-to-date"
+        two_packages.run_pass("trigger", full=True)
+        two_packages.until_quiet()
+    assert len(two_packages.runs("grid")) == 1
+    context = two_packages.context()
+    row = build_explain(context.database, "otf", "calibrate", SCAN_1, now=context.clock.now())["explain"][0]
+    assert "its deadline (deadline_hours) has passed without package scan-1-HFA" in row["why"]
+    change(two_packages, "second.yaml", "transferring", "archived")
+    two_packages.until_quiet()
+    assert "without" not in as_json(two_packages.sub_group("calibrate", SCAN_1)["details"])
+    change(two_packages, "second.yaml", "archived", "transferring")
+    two_packages.until_quiet()
+    assert outcome(two_packages, "calibrate", SCAN_1) == "waiting-for-data", "it had come, and is on its way again"
+
+
+def test_a_package_that_comes_to_one_without_which_a_deadline_passed_is_waited_for(two_packages: Observatory) -> None:
+    define(two_packages, "calibrate", "deadline_hours: 2")
+    two_packages.until_quiet()
+    two_packages.minute += 121
+    two_packages.until_quiet()
+    path = two_packages.folder / "second.yaml"
+    path.write_text(path.read_text().replace("scan-1-HFA", "scan-1-XFA"))
+    two_packages.arrive("second.yaml")
+    two_packages.until_quiet()
+    details = as_json(two_packages.sub_group("calibrate", SCAN_1)["details"])
+    assert ([p["name"] for p in details["packages"]], details["without"]) == (["scan-1-XFA"], ["package scan-1-HFA"])
+
+
 # --- upstream ---------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +184,12 @@ def test_after_the_deadline_it_goes_without_what_failed_and_again_when_that_is_m
     three.until_quiet()
     (first,) = three.runs("grid")
     assert inputs(three, first) == {SCAN_1, SCAN_3}
+    lacking = ["upstream otf/calibrate executed_obs_unit=2 (failed)"]
+    for _ in range(2):
+        group = three.sub_group("grid")
+        assert (group["outcome"], as_json(group["details"])["without"]) == ("up-to-date", lacking)
+        three.run_pass("trigger", full=True)
+        three.until_quiet()
     three.program = program
     three.edit("mode: hot_cold", "mode: cold")
     three.until_quiet()
@@ -187,3 +231,25 @@ def test_each_new_input_starts_the_quiet_time_anew(observatory: Observatory) -> 
     observatory.until_quiet()
     (run,) = observatory.runs("map")
     assert inputs(observatory, run) == {"scan-1-LFA", "scan-2-LFA", "scan-3-LFA"}
+
+
+# --- odd numbers ------------------------------------------------------------------------------------------------
+
+
+def test_a_span_beyond_the_calendar_is_for_ever_and_stops_nothing_else(two_packages: Observatory) -> None:
+    """As an older release may have taken it; a new one refuses it."""
+    define(two_packages, "calibrate", "deadline_hours: 2, settle_seconds: 1")
+    two_packages.execute(
+        "UPDATE {schema}reduction_step SET definition = "
+        + (
+            "json_set(definition, '$.deadline_hours', 1e12)"
+            if two_packages.url.startswith("sqlite")
+            else "jsonb_set(definition, '{{deadline_hours}}', '1000000000000')"
+        )
+        + " WHERE name = 'calibrate'"
+    )
+    reports = two_packages.until_quiet()
+    assert [report.error for report in reports] == [None] * len(reports)
+    group = two_packages.sub_group("calibrate", SCAN_1)
+    assert (group["outcome"], str(group["due_at"])[:4]) == ("waiting-for-data", "9999")
+    assert outcome(two_packages, "calibrate", "executed_obs_unit=2") == "up-to-date"

@@ -219,3 +219,12 @@ def test_all_that_is_wrong_between_the_fields_of_a_step_is_told():
     with pytest.raises(ValidationError) as caught:
         step(version_policy="exact", raw_inputs=False, companions=twice)
     assert len(caught.value.errors()[0]["ctx"]["mistakes"]) == 3
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"deadline_hours": 1e8}, {"settle_seconds": 1e12}, {"cooldown_seconds": 1e12}, {"max_concurrent": 10**12}],
+)
+def test_numbers_beyond_all_reason_are_refused(values):
+    with pytest.raises(ValidationError):
+        step(**values)

@@ -141,7 +141,9 @@ class Database:
             yield
         except sa.exc.IntegrityError as error:
             raise ConflictError(f"the ops-db refused a row: {_first_line(error)}") from error
-        except OverflowError as error:  # SQLite's driver, of a number beyond 64 bits
+        except OverflowError as error:
+            if "SQLite" not in str(error):  # only its driver speaks of a number beyond 64 bits
+                raise
             raise UsageError(
                 "a number is too large: nothing here has one beyond 64 bits", next="correct the number"
             ) from error
