@@ -247,11 +247,19 @@ class TriggerDefinition(Strict):
         return {k: v for k, v in self.model_dump(exclude={"type"}).items() if v not in (None, False)}
 
 
+CRON_FIELDS = 5
+
+
 def check_cron(text: str) -> None:
     from datetime import UTC, datetime
 
     from cronsim import CronSim, CronSimError
 
+    if (count := len(text.split())) != CRON_FIELDS:  # of six, cronsim takes the first for seconds
+        raise ValueError(
+            f"{text!r}: a cron expression has five fields, minute hour day month weekday, such as 0 9 * * *; "
+            f"this has {count}"
+        )
     try:
         next(CronSim(text, datetime(2026, 1, 1, tzinfo=UTC)))
     except (CronSimError, StopIteration) as error:

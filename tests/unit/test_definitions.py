@@ -123,6 +123,12 @@ def test_a_trigger_with_this_is_refused(values):
         TriggerDefinition.model_validate(values)
 
 
+@pytest.mark.parametrize(("cron", "count"), [("0 9 * * * *", 6), ("0 0 9 * * * *", 7), ("@daily", 1), ("0 9 * *", 4)])
+def test_a_cron_of_other_than_five_fields_is_refused_and_told_how_many_it_has(cron, count):
+    with pytest.raises(ValidationError, match=f"five fields, minute hour day month weekday.*; this has {count}"):
+        TriggerDefinition.model_validate({"type": "CRON", "cron": cron})
+
+
 @pytest.mark.parametrize("name", ["", "A", "-a", "a/b", "a" * 64, "a b", "../a", "ä", "a\n"])
 def test_a_name_that_is_no_identity_is_refused(name):
     with pytest.raises(ValidationError):
