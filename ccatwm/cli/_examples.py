@@ -6,7 +6,10 @@ _PASS = "what it would do, and why; nothing is changed"
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "trigger": (
         ("ccatwm trigger --pipeline maps --step grid --reason 'for the paper'", "ask for what is missing"),
-        ("ccatwm trigger --pipeline maps --trial config.order=3 --reason 'wavy?'", "runs that never count"),
+        (
+            "ccatwm trigger --pipeline maps --step grid --trial config.fit=3 --reason wavy",
+            "runs that never count",
+        ),
         ("ccatwm trigger --full", "compare everything, as the crontab does once a day"),
     ),
     "resolve": (("ccatwm resolve --dry-run", _PASS),),
@@ -90,7 +93,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "backfill": (
         ("ccatwm backfill maps --since 2026-03-01 --until 2026-06-01 --dry-run", "runs, bytes, core hours"),
-        ("ccatwm backfill maps --since 2026-03-01 --limit-runs 500 --reason 'DR1'", "so many and no more"),
+        (
+            "ccatwm backfill maps --since 90d --until 7d --limit-runs 500 --reason 'DR1'",
+            "so many and no more",
+        ),
         ("ccatwm backfill 2 --pause --reason 'nodes are needed'", "or --resume, --cancel; --list shows all"),
     ),
     "pause": (("ccatwm pause --reason upgrade --wait", "until no pass is at work; jobs go on"),),
