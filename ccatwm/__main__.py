@@ -1,5 +1,5 @@
 """`python -m ccatwm`. Touches: nothing itself."""
 
-from ccatwm.cli.main import main
+from ccatwm.starting import main
 
 main()

@@ -17,8 +17,9 @@ import logging
 import os
 import re
 import select
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -299,22 +300,38 @@ def run_guarded(common: Common, call: Callable[[], int | None]) -> int:
     """The exit code of `call`; expected errors become one message."""
     code = 0
     try:
-        start_logging(common)
-        try:
-            with _opened:
-                code = call() or 0
-        except CcatwmError as error:
-            code = error.exit_code
-            if isinstance(error, WorldError):  # a pass would have kept it in its report
-                error.next = error.next or "try again"
-            print_error(common, error)
-        sys.stdout.flush()
+        with _interruptible():
+            start_logging(common)
+            try:
+                with _opened:
+                    code = call() or 0
+            except CcatwmError as error:
+                code = error.exit_code
+                if isinstance(error, WorldError):  # a pass would have kept it in its report
+                    error.next = error.next or "try again"
+                print_error(common, error)
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
         return _tell_os(common, error, code)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C raises within, so that a command tidies up; before and after, it ends the process (`ccatwm.starting`)."""
+    outside = signal.getsignal(signal.SIGINT)
+    if not callable(outside) or outside is signal.default_int_handler:  # ignored, or inside of a program of others
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a manager has one of its own
+            signal.signal(signal.SIGINT, outside)
 
 
 def _tell_os(common: Common, error: OSError, code: int) -> int:
@@ -470,6 +487,13 @@ def start_logging(common: Common) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     root.propagate = False
+    if logging.lastResort is not None:  # where what other libraries log goes to
+        logging.lastResort.addFilter(_is_no_interrupt)
+
+
+def _is_no_interrupt(record: logging.LogRecord) -> bool:
+    """SQLAlchemy logs an interrupt with its traceback where it reaches a connection that is being put back."""
+    return not (record.exc_info and isinstance(record.exc_info[1], KeyboardInterrupt))
 
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)

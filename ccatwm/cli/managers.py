@@ -129,7 +129,3 @@ def _run_round(name: str, context: Context, options: PassOptions, stop: StopSign
     finally:
         context.close()  # nothing is kept open from one round to the next
     return reports
-
-
-if __name__ == "__main__":
-    main()

@@ -39,7 +39,7 @@ def test_without_an_environment_the_launcher_says_how_to_make_one(release: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("ccatwm", "ccatwm"), ("ccat_workflow_manager", "ccatwm.cli.managers")]
+    ("name", "module"), [("ccatwm", "ccatwm"), ("ccat_workflow_manager", "ccatwm.managers")]
 )
 def test_a_launcher_runs_the_program_of_its_name_also_through_a_link(release: Path, name: str, module: str) -> None:
     python = release / ".venv" / "bin" / "python"

@@ -34,7 +34,7 @@ def exports(tmp_path: Path) -> dict[str, str]:
 
 
 def manager(name: str, *options: str, environ: dict[str, str], cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ccatwm.cli.managers", name, *options]
+    command = [sys.executable, "-m", "ccatwm.managers", name, *options]
     return subprocess.Popen(
         command, env=environ, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
