@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ccatwm.core.selection import TIMES_ALLOWED, parse_moment
+from ccatwm.core.selection import FIRST_YEAR, TIMES_ALLOWED, parse_moment
 from ccatwm.errors import UsageError
 
 KINDS = ("package", "unit", "module", "run", "product", "software")
@@ -71,6 +71,9 @@ def _module_rules(text: str, name: str, now: datetime) -> list[dict[str, Any]]:
     if not (instrument and module and separator and first is not None and last is not None and first < last):
         hint = f"write module:INSTRUMENT/MODULE@FROM..TO; times {TIMES_ALLOWED}"
         raise UsageError(f"{text!r} is no module in a range of time", next=hint)
+    if first.year < FIRST_YEAR:
+        whole = f"module:{place}@{FIRST_YEAR}-01-01..{end}"
+        raise UsageError(f"{text!r} begins before the year {FIRST_YEAR}", next=f"no data were observed then: {whole}")
     return [
         _rule("Instrument", "name", "eq", instrument),
         _rule("InstrumentModule", "name", "eq", module),

@@ -17,6 +17,7 @@ from ccatwm.errors import Problem, UsageError
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 SHOWN_NAMES, SHOWN_LENGTH = 10, 80
+FIRST_YEAR = 1900  # of times at which data were observed
 TIMES_ALLOWED = "allowed: 2h, 30m, 7d (ago), 2026-03-01, 2026-03-01T09:00:00Z"
 ENDS_ALLOWED = "allowed: 2h, 30m, 7d (from now), 2026-03-01, 2026-03-01T09:00:00Z (UTC unless it says otherwise)"
 

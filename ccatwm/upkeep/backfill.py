@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from ccatwm.core.backfill import Backfill, BackfillState
 from ccatwm.core.gap import SETTLED
 from ccatwm.core.model import LARGEST_PRIORITY, PackageState
-from ccatwm.core.selection import TIMES_ALLOWED, parse_moment
+from ccatwm.core.selection import FIRST_YEAR, TIMES_ALLOWED, parse_moment
 from ccatwm.core.wording import count_text, size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
@@ -26,8 +26,6 @@ from ccatwm.errors import Problem, UsageError
 from ccatwm.upkeep._estimate import Estimate, core_hours_of
 from ccatwm.upkeep._reason import require_reason
 from ccatwm.upkeep.exclude import Act
-
-FIRST_YEAR = 1900  # of the times of a period
 
 
 @dataclass(frozen=True)

@@ -453,3 +453,11 @@ def test_a_mistyped_package_is_answered_with_those_that_are_called_alike(observa
 def test_a_module_that_is_not_there_cannot_be_excluded(observatory):
     with pytest.raises(UsageError, match="there is no module 'CHAI/XFA'"):
         out(observatory, "module:CHAI/XFA@2026-03-01T02:30:00Z..2026-03-01T04:00:00Z")
+
+
+def test_a_range_that_begins_before_anything_was_observed_is_told_so_and_one_without_end_is_not(observatory):
+    with pytest.raises(UsageError, match=r"begins before the year 1900") as refused:
+        out(observatory, "module:CHAI/LFA@0001-01-01..9999-12-31")
+    whole = "module:CHAI/LFA@1900-01-01..9999-12-31"
+    assert whole in refused.value.next
+    assert out(observatory, whole, dry_run=True).impact.packages == {"scan-1-LFA", "scan-2-LFA"}
