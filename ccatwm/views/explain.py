@@ -25,7 +25,7 @@ from ccatwm.core.gap import UpstreamGroup
 from ccatwm.core.model import Resources
 from ccatwm.core.selection import Selection
 from ccatwm.core.triggers import StepTrigger, effective_trigger, next_tick
-from ccatwm.core.wording import clock_text, number_text, span_text, until_text, utc_text
+from ccatwm.core.wording import clock_text, count_text, number_text, span_text, until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import backfills, leases, views
 from ccatwm.edges.opsdb.stores.companions import Far, find_nearest, list_links
@@ -260,9 +260,15 @@ def _why(facts: Facts) -> tuple[list[str], list[str]]:
         then.append(_tell_to_come(facts.to_come, why))
     decided, next_ = _OUTCOMES.get(facts.group["outcome"] or "", _undecided)(facts)
     why.append(decided)
-    if without := list(facts.details.get("without") or ()):
+    went_without = _went_without(facts)
+    without = list(facts.details.get("without") or ())
+    if went_without is not None:
+        why.append(went_without[0])
+        next_ = [*next_, went_without[1]]
+        without = [name for name in without if not name.startswith("upstream ")]  # said already
+    if without:
         why.append(f"its deadline (deadline_hours) has passed without {_some(without)}")
-        then.append("what it went without comes")
+        next_ = [*next_, "what it went without comes"]
     then += ([_when_looked_at(facts)] if facts.due else []) + [text for text in next_ if text]
     if facts.group["due_at"] is not None and not facts.due:
         then.append(f"it is looked at again {until_text(facts.group['due_at'], facts.now)}, whatever happens")
@@ -340,6 +346,20 @@ def _when_looked_at(facts: Facts) -> str:
     if facts.trigger.type == "MANUAL":
         return f"a person asks, since the step runs only then: `{facts.asking}`"
     return "the next `ccatwm trigger` and `ccatwm resolve` decide"
+
+
+def _went_without(facts: Facts) -> tuple[str, str] | None:
+    """The upstream sub-groups that the product lacks, where the step did not wait for them, and where they are told of."""
+    lacking = [u for u in facts.upstream if not u.has_product and u.state != "no-inputs"]
+    if not lacking or facts.group["outcome"] not in ("run", "up-to-date", "restored", "accepted"):
+        return None
+    names = _some([f"{u.step} {u.sub_group}: {u.state}" for u in lacking])
+    place = shlex.join((lacking[0].pipeline, lacking[0].step, lacking[0].sub_group))
+    known = count_text(len(facts.upstream), "upstream sub-group")
+    return (
+        f"it goes without {len(lacking)} of {known}, for want of a product: {names}",
+        f"there is a product of what is missing upstream: `ccatwm explain {place}` says why there is none",
+    )
 
 
 # --- in words, by outcome -----------------------------------------------------------------------------------

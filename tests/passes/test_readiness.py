@@ -167,6 +167,21 @@ def test_a_failed_upstream_sub_group_is_skipped_where_the_step_says_so(three: Ob
     assert (run["status"], inputs(three, run)) == ("COMPLETED", {SCAN_1, SCAN_3})
 
 
+def test_what_was_made_without_a_failed_upstream_sub_group_is_explained_with_its_name(three: Observatory) -> None:
+    define(three, "grid", "on_upstream_failure: skip")
+    three.until_quiet()
+    context = three.context()
+    (said,) = build_explain(context.database, "otf", "grid", now=context.clock.now())["explain"]
+    lacking = "it goes without 1 of 3 upstream sub-groups, for want of a product: calibrate executed_obs_unit=2: failed"
+    assert said["outcome"] == "up-to-date" and lacking in said["why"]
+    assert any("`ccatwm explain otf calibrate executed_obs_unit=2`" in text for text in said["what_would_change_it"])
+    three.program = program
+    three.edit("mode: hot_cold", "mode: cold")
+    three.until_quiet()
+    (said,) = build_explain(context.database, "otf", "grid", now=three.context().clock.now())["explain"]
+    assert not any("goes without" in text for text in said["why"])
+
+
 @pytest.mark.parametrize(("requires", "expected"), [("0.6", "COMPLETED"), ("0.8", None), ("all", None)])
 def test_a_fraction_of_upstream_is_enough_where_the_step_says_so(
     three: Observatory, requires: str, expected: str | None
