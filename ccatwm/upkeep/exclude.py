@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -72,6 +72,7 @@ class ExclusionReport:
             names = ", ".join(self.still[:SHOWN]) + (", ..." if len(self.still) > SHOWN else "")
             said.append(f"  something else still excludes {names}: `ccatwm exclude --list`")
         said += _impact_lines(self.impact)
+        said += _former_lines(self.impact) if self.act == "include" else []
         return [*said, "`ccatwm resolve` decides on them next"] if self.impact.sub_groups and not self.dry_run else said
 
 
@@ -81,6 +82,7 @@ def _impact_json(impact: Impact) -> dict[str, Any]:
         "sub_groups": len(impact.sub_groups),
         "runs": [{k: r[k] for k in ("run", "pipeline", "step", "sub_group", "cpu_hours")} for r in impact.current],
         "products": [dict(row) for row in impact.products],
+        "former_products": [dict(row) for row in impact.former],
         "under_way": impact.under_way,
         "published_sets": impact.published,
         "core_hours": round(sum(row["cpu_hours"] or 0.0 for row in impact.current), 2),
@@ -95,8 +97,6 @@ def _impact_lines(impact: Impact) -> list[str]:
         f"again, {count_text(len(impact.products), 'product')} of {count_text(len(impact.current), 'current run')} "
         f"({count_text(hours, 'core hour')} when they were made)"
     )
-    shown = [f"  product {p['product']} of run {p['run']}: {p['type']} {p['path']}" for p in impact.products[:SHOWN]]
-    more = len(impact.products) - SHOWN
     under_way = [
         f"  {count_text(len(impact.under_way), 'run')} under way with it: what they make is not used (`ccatwm cancel` "
         f"stops them): {', '.join(map(str, impact.under_way[:SHOWN]))}"
@@ -105,7 +105,23 @@ def _impact_lines(impact: Impact) -> list[str]:
         f"  published set {row['name']} holds {count_text(len(row['products']), 'product')} made from it"
         for row in impact.published
     ]
-    return [head, *under_way, *published, *shown, *([f"  and {more} more; --json lists all"] if more > 0 else [])]
+    return [head, *under_way, *published, *_product_lines(impact.products)]
+
+
+def _former_lines(impact: Impact) -> list[str]:
+    """What others took the place of meanwhile. Only `resolve` finds out whether it is what is wanted now."""
+    if not impact.former:
+        return []
+    earlier = len({p["run"] for p in impact.former})
+    products, runs = count_text(len(impact.former), "product"), count_text(earlier, "earlier run")
+    head = f"{products} of {runs} may count again, where what they were made from is wanted still"
+    return [head, *_product_lines(impact.former)]
+
+
+def _product_lines(products: Sequence[Mapping[str, Any]]) -> list[str]:
+    shown = [f"  product {p['product']} of run {p['run']}: {p['type']} {p['path']}" for p in products[:SHOWN]]
+    more = len(products) - SHOWN
+    return [*shown, *([f"  and {more} more; --json lists all"] if more > 0 else [])]
 
 
 # --- exclude --------------------------------------------------------------------------------------------------

@@ -27,16 +27,20 @@ def out(observatory, *things, dry_run=False, yes=False, confirm_runs=500, **opti
     return exclude(context.database, context.grouping, things, said, **options)
 
 
-def back(observatory, *things, **options):
+def back(observatory, *things, dry_run=False, **options):
     context = observatory.context()
-    return include(context.database, context.grouping, things, act(observatory), **options)
+    said = act(observatory, dry_run=dry_run)
+    return include(context.database, context.grouping, things, said, **options)
 
 
 def usable(observatory):
     """(run, type) of the products that people see."""
+    return [(p["run"], p["type"]) for p in products(observatory)]
+
+
+def products(observatory):
     context = observatory.context()
-    document = build_products(context.database, Selection(), base_dir=observatory.base)
-    return [(p["run"], p["type"]) for p in document["products"]]
+    return build_products(context.database, Selection(), base_dir=observatory.base)["products"]
 
 
 def maps(observatory):
@@ -66,9 +70,13 @@ def test_what_is_included_again_restores_the_old_products_without_a_run(observat
     out(observatory, "unit:scan-1")
     observatory.until_quiet()
     runs = len(observatory.runs())
-    back(observatory, "unit:scan-1")
+    looked, done = back(observatory, "unit:scan-1", dry_run=True), back(observatory, "unit:scan-1")
+    assert sorted({p["run"] for p in looked.impact.former} | {p["run"] for p in looked.impact.products}) == [1, 3]
+    assert looked.impact.former == done.impact.former
     observatory.until_quiet()
     assert sorted(usable(observatory)) == before
+    assert {p["product"] for p in looked.impact.former} <= {p["product"] for p in products(observatory)}
+    assert any("of 1 earlier run may count again" in line for line in looked.lines())
     assert len(observatory.runs()) == runs
     assert observatory.sub_group("grid", "all")["outcome"] == "restored"
     assert list_exclusions(observatory.context().database)["exclusions"] == []

@@ -78,6 +78,7 @@ class Impact:
     current: list[dict[str, Any]] = field(default_factory=list)  # current runs that stand on it, by run
     feeding: set[int] = field(default_factory=set)  # sub-groups of such runs, also of other pipelines
     products: list[dict[str, Any]] = field(default_factory=list)  # of those runs
+    former: list[dict[str, Any]] = field(default_factory=list)  # products of runs that counted before they were excluded
     under_way: list[int] = field(default_factory=list)  # open runs that read it
     published: list[dict[str, Any]] = field(default_factory=list)  # sets that hold a product made from it, current or not
 
@@ -89,6 +90,8 @@ class Impact:
         self.under_way = sorted({*self.under_way, *other.under_way})
         self.current += [row for row in other.current if row["run"] not in known]
         self.products += [row for row in other.products if row["run"] not in known]
+        before = {row["product"] for row in self.former}
+        self.former += [row for row in other.former if row["product"] not in before]
         for row in other.published:
             same = next((mine for mine in self.published if mine["name"] == row["name"]), None)
             if same is None:
@@ -119,6 +122,7 @@ def find_impact(
     found.feeding = {row["sub_group_id"] for row in store.current_of_runs(connection, run_ids, None)}
     found.under_way = store.open_of_runs(connection, run_ids, pipeline)
     found.products = store.products_of_runs(connection, {row["run"] for row in found.current})
+    found.former = store.products_of_runs(connection, store.former_of_runs(connection, run_ids, pipeline))
     made = store.products_of_runs(connection, run_ids, gone_too=True)
     found.published = store.published_sets_of(connection, [row["product"] for row in made])
     found.sub_groups |= {row["sub_group_id"] for row in found.current}

@@ -266,6 +266,24 @@ def sub_groups_of_runs(connection: sa.Connection, run_ids: Collection[int], pipe
     return found
 
 
+def former_of_runs(connection: sa.Connection, run_ids: Collection[int], pipeline: str | None) -> list[int]:
+    """Of these runs the newest of each sub-group that counted once, and could again: completed, no trial, not current."""
+    group = t.sub_group
+    found: dict[int, int] = {}
+    for chunk in chunks(sorted(run_ids)):
+        query = (
+            sa.select(runs.c.sub_group_id, runs.c.id)
+            .join(group, group.c.id == runs.c.sub_group_id)
+            .where(runs.c.id.in_(chunk), runs.c.status == "COMPLETED", runs.c.trial.is_(False))
+            .where(group.c.current_run_id.is_distinct_from(runs.c.id))
+        )
+        if pipeline is not None:
+            query = query.where(runs.c.pipeline_name == pipeline)
+        for sub_group_id, run_id in connection.execute(query):
+            found[sub_group_id] = max(run_id, found.get(sub_group_id, run_id))
+    return sorted(found.values())
+
+
 def products_of_runs(
     connection: sa.Connection, run_ids: Collection[int], *, gone_too: bool = False
 ) -> list[dict[str, Any]]:
