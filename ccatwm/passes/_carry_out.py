@@ -105,13 +105,21 @@ def _says_the_same(row: SubGroupRow, decision: Decision) -> bool:
     if decision.outcome is Outcome.RUN or decision.accepts:
         return False
     current = decision.current_run_id
-    if (row.outcome, row.reason, row.stale) != (decision.outcome.value, decision.reason, decision.stale):
+    if not same_outcome(row, decision) or (row.reason, row.stale) != (decision.reason, decision.stale):
         return False
     if current is not None and (row.current_run_id, row.current_decision) != (current, row.decision):
         return False
     if decision.recipe is not None and row.wanted_recipe != decision.recipe.digest:
         return False
     return bool(row.details == json.loads(json_text(decision.details)))
+
+
+def same_outcome(row: SubGroupRow, decision: Decision) -> bool:
+    """A run that was `restored` is still so when it is looked at again, though it is the current one by then."""
+    return row.outcome == decision.outcome.value or (
+        (row.outcome, decision.outcome) == (Outcome.RESTORED.value, Outcome.UP_TO_DATE)
+        and row.current_run_id == decision.current_run_id
+    )
 
 
 def _new_decision(one: Decided, now: datetime) -> dict[str, Any]:

@@ -48,7 +48,7 @@ from ccatwm.edges.opsdb.stores.sub_groups import Feed, SubGroupRow
 from ccatwm.edges.opsdb.stores.triggers import OpenEvent
 from ccatwm.errors import ConflictError
 from ccatwm.passes._backfill import advance_backfills
-from ccatwm.passes._carry_out import WAITING, Decided, carry_out, make_runs
+from ccatwm.passes._carry_out import WAITING, Decided, carry_out, make_runs, same_outcome
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
 from ccatwm.passes._regroup import regroup
@@ -328,7 +328,7 @@ def _counts_again(view: SubGroupView, decision: Decision) -> bool:
 
 def _differs(row: SubGroupRow, decision: Decision) -> bool:
     current = decision.current_run_id
-    return row.outcome != decision.outcome.value or (current is not None and row.current_run_id != current)
+    return not same_outcome(row, decision) or (current is not None and row.current_run_id != current)
 
 
 def _build_views(

@@ -50,3 +50,14 @@ def test_to_another_recipe_and_back_are_new_decisions_and_the_newest_counts(obse
     after = observatory.sub_group("calibrate", "executed_obs_unit=1")
     assert after["current_run_id"] == before["current_run_id"]
     assert after["current_decision"] == after["decision"] > before["decision"]
+
+
+def test_what_was_restored_keeps_its_decision_when_all_is_compared(observatory: Observatory) -> None:
+    observatory.until_quiet()
+    for old, new in (("hot_cold", "sky"), ("sky", "hot_cold")):
+        observatory.edit(f"mode: {old}", f"mode: {new}")
+        observatory.until_quiet()
+    before = said(observatory)
+    assert "restored" in {group["outcome"] for group in before}
+    full(observatory)
+    assert said(observatory) == before
