@@ -29,14 +29,20 @@ _CHANGE_WORDS = (
 
 
 def changes_text(details: Details, shown: int = SHOWN_NAMES) -> str:
-    """What differs from the run that was compared: `added scan-3; fit.order 1 -> 2`."""
+    """What differs from the run that was compared: `added scan-3; fit.order 1 -> 2`; last what does not count."""
     changes = details.get("changes") or {}
+    ignored = _change_texts(changes.get("ignored") or {}, shown)
+    besides = [f"besides, ignored: {', '.join(ignored)}"] if ignored else []
+    return "; ".join(_change_texts(changes, shown) + besides)
+
+
+def _change_texts(changes: Mapping[str, Any], shown: int) -> list[str]:
     parts = [f"{word} {_some(changes[key], shown)}" for key, word in _CHANGE_WORDS if changes.get(key)]
     for key, what in (("config", ""), ("environment", "environment "), ("references", "reference ")):
         parts += [f"{what}{name} {_value(old)} -> {_value(new)}" for name, (old, new) in (changes.get(key) or {}).items()]
     if changes.get("software"):
         parts.append("version {} -> {}".format(*changes["software"]))
-    return "; ".join(parts + companion_texts(changes))
+    return parts + companion_texts(changes)
 
 
 def _value(value: Any) -> str:

@@ -603,19 +603,19 @@ def change_reasons(
 ) -> frozenset[str]:
     """Every reason for which the wanted recipe differs from that of the current run, less ignored configuration keys."""
     changes = _changes(view, compared, recipe, inputs)
-    parts = set(changed_parts(compared.recipe, recipe))
-    found = {reason for part, reason in _PART_REASONS.items() if part in parts}
-    if "inputs" in parts:
-        found |= {reason for key, reason in _INPUT_REASONS.items() if changes.get(key)} or {"input-changed"}
-    return frozenset(found - {"config-changed"} if _only_ignored_config(view, changes.get("config")) else found)
+    found = frozenset(_found_reasons(compared, recipe, changes))
+    return found - {"config-changed"} if _only_ignored_config(view, changes.get("config")) else found
 
 
 def _only_ignored_config(view: SubGroupView, changed: Iterable[str] | None) -> bool:
     """Whether the configuration differs in keys that do not matter only, and the environment not at all."""
     if not changed or dict(view.compared_environment or {}) != dict(view.policy.environment):
         return False
-    ignored = view.policy.ignored_config
-    return all(any(key == name or key.startswith(f"{name}.") for name in ignored) for key in changed)
+    return all(_is_ignored_key(view, key) for key in changed)
+
+
+def _is_ignored_key(view: SubGroupView, key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in view.policy.ignored_config)
 
 
 def _completed(view: SubGroupView, completed: Sequence[RunFacts]) -> Decision:
@@ -676,19 +676,20 @@ def _held_back(view: SubGroupView, reason: str, changes: Mapping[str, Any]) -> D
 
 
 def run_reason(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> tuple[str, dict[str, Any]]:
-    """The reason to run and what changed, compared with the current run (else the newest one that was made)."""
+    """The first reason to run that counts, and what changed, compared with the current run (else the newest made)."""
     compared = view.compared
     changes = _changes(view, compared, recipe, inputs)
     if view.request is not None:
         return view.request.reason, changes
     if compared is None:
         return "new-sub-group", changes
-    parts = changed_parts(compared.recipe, recipe)
-    if "inputs" in parts:
-        return _input_reason(changes), changes
-    for part, reason in _PART_REASONS.items():
-        if part in parts:
-            return reason, changes
+    found = _found_reasons(compared, recipe, changes)
+    ignored = _ignored_reasons(view, changes)
+    counted = [reason for reason in found if reason not in ignored]
+    if counted:
+        return counted[0], _with_ignored_apart(view, changes, ignored)
+    if found:
+        return found[0], changes  # there is no product that could do in spite of them
     if view.current is None:
         return "new-sub-group", changes  # what was begun for it was superseded, and is wanted after all
     # The same, but not to be used: what it stood on was excluded, and others made the same of the rest.
@@ -714,8 +715,41 @@ _INPUT_REASONS = {
 }
 
 
-def _input_reason(changes: dict[str, Any]) -> str:
-    return next((reason for key, reason in _INPUT_REASONS.items() if changes.get(key)), "input-added")
+_CHANGE_REASONS = _INPUT_REASONS | {
+    "upstream_added": "upstream-changed",
+    "upstream_withdrawn": "upstream-changed",
+    "upstream_changed": "upstream-changed",
+    "references": "reference-changed",
+    "config": "config-changed",
+    "environment": "config-changed",
+}
+
+
+def _found_reasons(compared: RunFacts, recipe: Recipe, changes: Mapping[str, Any]) -> list[str]:
+    """Every reason for which a recipe differs from a run's, the weightiest first."""
+    parts = changed_parts(compared.recipe, recipe)
+    named = dict.fromkeys(reason for key, reason in _INPUT_REASONS.items() if changes.get(key))
+    found = (list(named) or ["input-changed"]) if "inputs" in parts else []
+    return found + [reason for part, reason in _PART_REASONS.items() if part in parts]
+
+
+def _ignored_reasons(view: SubGroupView, changes: Mapping[str, Any]) -> frozenset[str]:
+    """Reasons that do not count for the step; where the current product is excluded, all count."""
+    if _excluded(view) is not None:
+        return frozenset()
+    config = {"config-changed"} if _only_ignored_config(view, changes.get("config")) else set()
+    return view.policy.ignored_changes | config
+
+
+def _with_ignored_apart(view: SubGroupView, changes: Mapping[str, Any], ignored: Collection[str]) -> dict[str, Any]:
+    """The changes, with those that do not count under `ignored`."""
+    besides = {key: what for key, what in changes.items() if _CHANGE_REASONS.get(key) in ignored}
+    kept = {key: what for key, what in changes.items() if key not in besides}
+    if "config" in kept and _excluded(view) is None:
+        minor = {key: what for key, what in kept["config"].items() if _is_ignored_key(view, key)}
+        kept["config"] = {key: what for key, what in kept["config"].items() if key not in minor}
+        besides |= {"config": minor} if minor else {}
+    return {**kept, "ignored": besides} if besides else kept
 
 
 def _changes(

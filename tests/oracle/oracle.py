@@ -651,16 +651,20 @@ class Oracle:
         return Decision("accepted", points_to=said[-1][0], supersedes=stoppable(group)) if self._good(said[-1][0]) else None
 
     def _tolerated(self, group: Group, recipe: Mapping[str, Any]) -> Decision | None:
-        staleness = self.step(group.step).get("staleness") or {}
         current = group.current
-        if not staleness or current is None or not self._good(current) or self._asked(group) is not None:
+        if not self.step(group.step).get("staleness") or not self._good(current) or self._asked(group) is not None:
             return None
-        found = set(changes(current, recipe, self._inputs(group))) - set(staleness.get("ignore", []))
-        if same_but_for(staleness.get("ignore_config", []), current.recipe, recipe):
-            found.discard("config-changed")
-        if found:
+        if current is None or self._counted(group, current, recipe):
             return None
         return Decision("up-to-date", points_to=current, supersedes=stoppable(group), tolerates=True)
+
+    def _counted(self, group: Group, run: Run, recipe: Mapping[str, Any]) -> list[str]:
+        """For which reasons a run's product would not do, the weightiest first."""
+        staleness = self.step(group.step).get("staleness") or {}
+        out = set(staleness.get("ignore", []))
+        if same_but_for(staleness.get("ignore_config", []), run.recipe, recipe):
+            out.add("config-changed")
+        return [reason for reason in changes(run, recipe, self._inputs(group)) if reason not in out]
 
     def _gap(self, group: Group, recipe: Mapping[str, Any], now: datetime) -> Decision:
         reason = self._reason(group, recipe)
@@ -681,6 +685,8 @@ class Oracle:
         found = changes(compared, recipe, self._inputs(group))
         if not found and group.current is None:
             return "new-sub-group"  # what was begun for it was superseded, and is wanted after all
+        if found and (group.current is None or not self.excluded(compared, PIPELINES[group.step])):
+            found = self._counted(group, compared, recipe) or found
         # What was excluded below it leaves the recipe as it was where other runs made the same of the rest.
         return found[0] if found else "upstream-changed"
 

@@ -14,6 +14,7 @@ from ccatwm.upkeep.requests import request_runs
 from ccatwm.views.lineage import build_lineage, lineage_lines
 from ccatwm.views.products import build_products
 from tests.crash.campaign import write_campaign
+from tests.passes.conftest import as_json
 
 
 def act(observatory, **options):
@@ -309,6 +310,18 @@ def test_a_step_says_which_changes_do_not_count(observatory, staleness, change, 
     assert len(observatory.runs("calibrate")) == 2 + runs
     group = observatory.sub_group("calibrate")
     assert (group["outcome"], group["stale"]) == ("up-to-date", None)
+
+
+def test_a_change_that_does_not_count_is_not_told_as_the_reason(observatory):
+    observatory.edit("config: {mode", "staleness: {ignore_config: [plots]}, config: {mode")
+    observatory.until_quiet()
+    observatory.edit("mode: hot_cold", "mode: cold, plots: {dpi: 300}")
+    observatory.run_pass("trigger")
+    report = observatory.run_pass("resolve")
+    told = {item.reason for item in report.items if item.step == "calibrate"}
+    assert told == {"config-changed: mode hot_cold -> cold; besides, ignored: plots (not set) -> {'dpi': 300}"}
+    details = as_json(observatory.runs("calibrate")[-1]["reason_details"])["changes"]
+    assert (list(details["config"]), list(details["ignored"]["config"])) == (["mode"], ["plots"])
 
 
 def test_what_does_not_count_is_no_occasion_for_a_newer_version(observatory):

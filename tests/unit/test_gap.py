@@ -119,6 +119,57 @@ def test_a_withdrawal_weighs_more_than_an_addition():
     assert decide(replace(done(view()), members=[member("b"), member("c")])).reason == "input-withdrawn"
 
 
+REFERENCE = ReferenceVersion("pm", "2", "/pm", "sha256:2")
+
+
+def ignoring(*reasons, keys=(), **changes):
+    return replace(POLICY, staleness={"ignore": list(reasons), "ignore_config": list(keys)}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("policy", "change", "reason", "ignored"),
+    [
+        (ignoring("reference-changed", config={"order": 2}), {"references": [REFERENCE]}, "config-changed",
+         {"references": {"pm": [None, "2"]}}),
+        (ignoring("input-added"), {"members": [member(), member("b")], "references": [REFERENCE]}, "reference-changed",
+         {"inputs_added": ["b"]}),
+        (ignoring("config-changed", config={"order": 2}, environment={"A": "b"}), {"versions": [V2]}, "software-changed",
+         {"config": {"order": [1, 2]}, "environment": {"A": [None, "b"]}}),
+        (ignoring("input-withdrawn"), {"members": [member("b")]}, "input-added", {"inputs_withdrawn": ["a"]}),
+        (ignoring(keys=["plots"], config={"order": 2, "plots": {"dpi": 9}}), {}, "config-changed",
+         {"config": {"plots": [None, {"dpi": 9}]}}),
+        (ignoring(keys=["plots"], config={"order": 1, "plots": 1}), {"references": [REFERENCE]}, "reference-changed",
+         {"config": {"plots": [None, 1]}}),
+    ],
+)  # fmt: skip
+def test_the_reason_is_the_first_that_counts_and_what_does_not_is_told_apart(policy, change, reason, ignored):
+    decision = decide(replace(done(view()), policy=policy, **change))
+    assert (decision.outcome, decision.reason, decision.stale) == (Outcome.RUN, reason, reason)
+    changes = decision.details["changes"]
+    assert changes["ignored"] == ignored
+    assert not {key for key, what in changes.items() if what == ignored.get(key)}
+
+
+def test_a_cooldown_holds_back_no_change_that_counts_beside_an_added_input_that_does_not():
+    policy = ignoring("input-added", cooldown_seconds=7200)
+    seen = replace(done(view(policy=policy)), members=[member(), member("b")], references=[REFERENCE])
+    assert decide(seen).outcome is Outcome.RUN
+
+
+def test_for_an_excluded_product_every_change_counts():
+    policy = ignoring("reference-changed", config={"order": 2})
+    seen = replace(done(view(), excluded="bad"), policy=policy, references=[REFERENCE])
+    assert decide(seen).reason == "reference-changed"
+    assert "ignored" not in decide(seen).details["changes"]
+
+
+def test_where_nothing_was_made_yet_an_ignored_change_is_a_reason():
+    policy = ignoring("config-changed", config={"order": 2})
+    failed = made(view(), status=RunStatus.FAILED, blocking=True)
+    decision = decide(view(policy=policy, runs=[failed], compared_config={"order": 1}))
+    assert (decision.outcome, decision.reason) == (Outcome.RUN, "config-changed")
+
+
 def test_resources_never_make_a_run():
     policy = replace(POLICY, resources=replace(POLICY.resources, memory_gb=99))
     assert decide(replace(done(view()), policy=policy)).outcome is Outcome.UP_TO_DATE
