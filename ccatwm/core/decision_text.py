@@ -187,7 +187,7 @@ _WORDS: Mapping[Outcome, Callable[[Details], str]] = {
     Outcome.NO_INPUTS: _no_inputs,
     Outcome.UP_TO_DATE: _up_to_date,
     Outcome.ACCEPTED: _of_run,
-    Outcome.RESTORED: _of_run,
+    Outcome.RESTORED: _up_to_date,
     Outcome.BUSY: _busy,
     Outcome.FAILED: _ended_badly,
     Outcome.CANCELLED: _ended_badly,

@@ -48,6 +48,7 @@ EXCLUDED = "excluded: "  # how the staleness of a product begins that stands on 
 WANTED_CHANGED = "what is wanted has changed"  # the staleness of a product, where no decision has said more
 MAX_NAMES = 20  # in the details of a decision
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+EARLIER_RUNS = 10  # so many of the last completed runs are searched for one that does in spite of what is ignored
 COMPANIONS_KNOWN_AFTER = timedelta(seconds=1)  # when to look again: the next pass goes on grouping them
 # Only these reasons are held back by a cooldown.
 COOLED_REASONS = frozenset({"input-added", "upstream-changed"})
@@ -103,6 +104,8 @@ class RunFacts:
     message: str | None = None
     excluded: str | None = None  # why it, or what it was made from, is not to be used
     excluded_itself: bool = False  # somebody named this very run: made again, the same would come of it
+    config: Mapping[str, Any] | None = None  # what it froze of its step
+    environment: Mapping[str, str] | None = None
 
     @property
     def good(self) -> bool:
@@ -145,8 +148,10 @@ class SubGroupView:
     current_run_id: int | None = None
     # What the current run was made from; where there is none, the newest run.
     compared_inputs: Sequence[RunInput] = ()
-    compared_config: dict[str, Any] | None = None
+    compared_config: Mapping[str, Any] | None = None
     compared_environment: Mapping[str, str] | None = None
+    # What earlier runs were made from, by run id: of those that `earlier_to_compare` names.
+    earlier_inputs: Mapping[int, Sequence[RunInput]] = field(default_factory=dict)
     stale: str | None = None  # the current product under what was wanted so far
     input_changed_at: datetime | None = None
     request: Request | None = None
@@ -242,6 +247,7 @@ def _decide(view: SubGroupView) -> Decision:
     decision = (
         _existing(view, recipe, inputs)
         or _tolerated(view, recipe, inputs)
+        or _restored_anyway(view, recipe, inputs)
         or _unready_companions(view, recipe)
         or _gap(view, recipe, inputs)
     )
@@ -590,12 +596,58 @@ def _tolerated(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -
     if current is None or not current.good or view.request is not None or not (ignored or view.policy.ignored_config):
         return None
     reasons = change_reasons(view, current, recipe, inputs)
-    if reasons - ignored:
-        return None
-    details = {"run": current.id, "not_counted": sorted(reasons) or ["config-changed"]}
-    return Decision(
-        Outcome.UP_TO_DATE, details=details, current_run_id=current.id, supersede_run_id=_superseded(view)
-    )
+    return None if reasons - ignored else _good_anyway(view, Outcome.UP_TO_DATE, current, reasons)
+
+
+def _good_anyway(view: SubGroupView, outcome: Outcome, run: RunFacts, reasons: Collection[str]) -> Decision:
+    """A run counts though it was made from something else: that is ignored."""
+    details = {"run": run.id, "not_counted": sorted(reasons) or ["config-changed"]}
+    return Decision(outcome, details=details, current_run_id=run.id, supersede_run_id=_superseded(view))
+
+
+def _restored_anyway(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Decision | None:
+    """`restored` where the policy ignores all in which an earlier product differs from what is wanted; the newest such."""
+    for run in _earlier_runs(view, recipe):
+        if _inputs_differ(run, recipe) and run.id not in view.earlier_inputs:
+            continue
+        then = replace(view, compared_inputs=view.earlier_inputs.get(run.id, ()), compared_config=run.config,
+                       compared_environment=run.environment)  # fmt: skip
+        reasons = change_reasons(then, run, recipe, inputs)
+        if not reasons - view.policy.ignored_changes:
+            return _good_anyway(view, Outcome.RESTORED, run, reasons)
+    return None
+
+
+def _earlier_runs(view: SubGroupView, recipe: Recipe) -> list[RunFacts]:
+    """Of the last completed runs those that differ from a recipe in nothing that always counts, newest first."""
+    policy = view.policy
+    if view.request is not None or not (policy.ignored_changes or policy.ignored_config):
+        return []
+    ignorable = {part for part, reason in _PART_REASONS.items() if reason in policy.ignored_changes}
+    ignorable |= {"configuration"} if policy.ignored_config else set()
+    ignorable |= {"inputs"} if _ignores_inputs(policy) else set()
+    completed = [r for r in view.runs if r.status is RunStatus.COMPLETED and r.id != view.current_run_id]
+    newest_first = reversed(completed[-EARLIER_RUNS:])
+    return [run for run in newest_first if run.good and ignorable.issuperset(changed_parts(run.recipe, recipe))]
+
+
+def _ignores_inputs(policy: StepPolicy) -> bool:
+    return not policy.ignored_changes.isdisjoint(_INPUT_REASONS.values())
+
+
+def _inputs_differ(run: RunFacts, recipe: Recipe) -> bool:
+    return run.recipe.inputs != recipe.inputs
+
+
+def earlier_to_compare(view: SubGroupView) -> list[int]:
+    """Ids of the earlier runs that may do instead of a new one: the decision reads `earlier_inputs` of them."""
+    if not _ignores_inputs(view.policy) or len(view.runs) < 2:
+        return []
+    decision = decide(view)
+    if decision.recipe is None or decision.outcome in (Outcome.UP_TO_DATE, Outcome.FAILED, Outcome.CANCELLED):
+        return []
+    runs = _earlier_runs(_without_idle_acceptance(view), decision.recipe)
+    return [run.id for run in runs if _inputs_differ(run, decision.recipe)]
 
 
 def change_reasons(
@@ -776,7 +828,7 @@ def _other_changes(
     """[old, new] of configuration and environment keys, references and the software version."""
     found: dict[str, Any] = {}
     if "configuration" in parts and view.compared_config is not None:
-        found["config"] = config_changes(view.compared_config, dict(view.policy.config))
+        found["config"] = config_changes(dict(view.compared_config), dict(view.policy.config))
         environment = config_changes(dict(view.compared_environment or {}), dict(view.policy.environment))
         found |= {"environment": environment} if environment else {}
     if "references" in parts:

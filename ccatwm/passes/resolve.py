@@ -31,6 +31,7 @@ from ccatwm.core.gap import (
     SubGroupView,
     changed_config,
     decide,
+    earlier_to_compare,
     plan_trial,
 )
 from ccatwm.core.model import (
@@ -272,7 +273,7 @@ def _decide_on(
 ) -> list[Decided]:
     """What is decided now; nothing is written yet."""
     excluded = exclusions.read(connection)
-    views = _build_views(frame, connection, step, rows, excluded)
+    views = _with_earlier_inputs(connection, _build_views(frame, connection, step, rows, excluded))
     return [
         Decided(row, _decide_with_files(frame, connection, views[row.id]), views[row.id].observed_at) for row in rows
     ]
@@ -362,6 +363,18 @@ def _build_views(
                       compared[row.id], inputs, frozen, accepted.get(row.id, {}), companions[row.key])
         for row in rows
     }  # fmt: skip
+
+
+def _with_earlier_inputs(connection: sa.Connection, views: Mapping[int, SubGroupView]) -> dict[int, SubGroupView]:
+    """The inputs of earlier runs, too, where one of these may do: by one query for all of the views."""
+    wanted = {group: found for group, view in views.items() if (found := earlier_to_compare(view))}
+    if not wanted:
+        return dict(views)
+    inputs = runs.list_inputs(connection, sorted({run_id for found in wanted.values() for run_id in found}))
+    return {
+        group: replace(view, earlier_inputs={run_id: inputs[run_id] for run_id in wanted.get(group, ())})
+        for group, view in views.items()
+    }
 
 
 def _compared_run(row: SubGroupRow, facts: Sequence[RunFacts]) -> int | None:

@@ -435,8 +435,9 @@ def _up_to_date(facts: Facts) -> Words:
 
 
 def _restored(facts: Facts) -> Words:
-    run_id = facts.details.get("run")
-    text = f"run {run_id} was made from what is wanted now: its products are current again"
+    run_id, ignored = facts.details.get("run"), facts.details.get("not_counted")
+    but = f" but for {', '.join(ignored)} (the step's staleness policy ignores that)" if ignored else ""
+    text = f"run {run_id} was made from what is wanted now{but}: its products are current again"
     return text, _wanting_more(facts)
 
 

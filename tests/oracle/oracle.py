@@ -469,6 +469,7 @@ class Oracle:
         decision = (
             self._existing(group, recipe)
             or self._tolerated(group, recipe)
+            or self._an_earlier_one_does(group, recipe)
             or self._waits_for_companions(group, now)
             or self._gap(group, recipe, now)
         )
@@ -657,6 +658,18 @@ class Oracle:
         if current is None or self._counted(group, current, recipe):
             return None
         return Decision("up-to-date", points_to=current, supersedes=stoppable(group), tolerates=True)
+
+    def _an_earlier_one_does(self, group: Group, recipe: Mapping[str, Any]) -> Decision | None:
+        """Of the last ten that were completed before, the newest that differs in what does not count only."""
+        if not self.step(group.step).get("staleness") or self._asked(group) is not None:
+            return None
+        before = [run for run in group.counted if run.status == "COMPLETED" and run is not group.current]
+        for run in before[: -10 - 1 : -1]:
+            if self._good(run) and not self._counted(group, run, recipe):
+                run.missing = run.lost
+                if not run.missing:
+                    return Decision("restored", points_to=run, supersedes=stoppable(group), tolerates=True)
+        return None
 
     def _counted(self, group: Group, run: Run, recipe: Mapping[str, Any]) -> list[str]:
         """For which reasons a run's product would not do, the weightiest first."""

@@ -11,6 +11,7 @@ from ccatwm.errors import UsageError
 from ccatwm.upkeep.exclude import Act, accept, exclude, include, list_exclusions
 from ccatwm.upkeep.publish import publish as freeze
 from ccatwm.upkeep.requests import request_runs
+from ccatwm.views.explain import build_explain, explain_lines
 from ccatwm.views.lineage import build_lineage, lineage_lines
 from ccatwm.views.products import build_products
 from tests.crash.campaign import write_campaign
@@ -322,6 +323,48 @@ def test_a_change_that_does_not_count_is_not_told_as_the_reason(observatory):
     assert told == {"config-changed: mode hot_cold -> cold; besides, ignored: plots (not set) -> {'dpi': 300}"}
     details = as_json(observatory.runs("calibrate")[-1]["reason_details"])["changes"]
     assert (list(details["config"]), list(details["ignored"]["config"])) == (["mode"], ["plots"])
+
+
+def test_there_and_back_makes_no_third_run_though_a_key_that_does_not_count_is_another(observatory):
+    observatory.edit("config: {mode: hot_cold", "staleness: {ignore_config: [plots]}, config: {mode: hot_cold, plots: 1")
+    observatory.until_quiet()
+    observatory.edit("mode: hot_cold, plots: 1", "mode: cold, plots: 1")
+    observatory.until_quiet()
+    observatory.edit("mode: cold, plots: 1", "mode: hot_cold, plots: 2")
+    observatory.run_pass("trigger")
+    report = observatory.run_pass("resolve")
+    told = sorted(item.reason for item in report.items if item.step == "calibrate")
+    assert told == ["run 1; not counted: config-changed", "run 2; not counted: config-changed"]
+    assert {item.outcome for item in report.items if item.step == "calibrate"} == {"restored"}
+    document = build_explain(observatory.context().database, "otf", "calibrate", now=observatory.context().clock.now())
+    assert "but for config-changed (the step's staleness policy ignores that): its products" in str(explain_lines(document))
+    observatory.until_quiet()
+    group = observatory.sub_group("calibrate")
+    assert len(observatory.runs("calibrate")) == 4
+    assert (group["current_run_id"], group["stale"]) == (1, None)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_so_it_is_with_inputs_that_do_not_count(observatory, gone):
+    path = observatory.folder / "pipeline.yaml"
+    more = "staleness: {ignore: [input-added]}, config: {order: 1}"
+    path.write_text(path.read_text() + f"      - {{name: map, software: cal, group_by: [source], {more}}}\n")
+    observatory.apply()
+    observatory.until_quiet()
+    observatory.edit("order: 1", "order: 2")
+    observatory.until_quiet()
+    observatory.arrive("late.yaml")
+    observatory.until_quiet()
+    first, second = (run["id"] for run in observatory.runs("map"))
+    if gone:
+        (found,) = [p for p in observatory.rows("data_product") if p["run_id"] == first and p["type"] == "SCIENCE"]
+        (observatory.base / found["full_path"]).unlink()
+    observatory.edit("order: 2", "order: 1")
+    observatory.until_quiet()
+    group = observatory.sub_group("map")
+    assert len(observatory.runs("map")) == (3 if gone else 2)
+    assert (group["current_run_id"] == first, group["stale"]) == (not gone, None)
+    assert group["current_run_id"] != second
 
 
 def test_what_does_not_count_is_no_occasion_for_a_newer_version(observatory):

@@ -16,6 +16,7 @@ from ccatwm.core.gap import (
     SubGroupView,
     UpstreamGroup,
     decide,
+    earlier_to_compare,
     plan_trial,
 )
 from ccatwm.core.model import InputKind, InputRole, ReferenceVersion, RunInput, SoftwareVersion
@@ -73,6 +74,12 @@ def product(name="cube.fits", checksum="sha256:1", group="g1", run=7):
 
 def upstream(group="g1", settled=True, failed=False, known_at=NOW, has_product=True, state="up-to-date"):
     return UpstreamGroup("p", "calibrate", group, known_at, state, settled, failed, has_product)
+
+
+def loads(*names, lacking=(), required=True, excluded=(), checksum="sha256:9"):
+    packages = tuple(Candidate(name, name, checksum, 10, "all", name, NOW) for name in names)
+    targets = tuple(Target(name, "all", NOW, (name,)) for name in lacking)
+    return Chosen("loads", required, packages, targets, tuple(excluded))
 
 
 # --- reasons to run ---------------------------------------------------------------------------------------------
@@ -168,6 +175,85 @@ def test_where_nothing_was_made_yet_an_ignored_change_is_a_reason():
     failed = made(view(), status=RunStatus.FAILED, blocking=True)
     decision = decide(view(policy=policy, runs=[failed], compared_config={"order": 1}))
     assert (decision.outcome, decision.reason) == (Outcome.RUN, "config-changed")
+
+
+# --- earlier runs that do --------------------------------------------------------------------------------------------
+
+
+def made_from(run_id, policy=POLICY, **changes):
+    """(a completed run of its own, its inputs)"""
+    seen = view(policy=policy, **changes)
+    return made(seen, run_id, config=policy.config, environment=policy.environment), decide(seen).inputs
+
+
+def with_runs(policy, *found, **changes):
+    """The last of the runs is the current one; the inputs of those that are asked for are read."""
+    (current, inputs) = found[-1]
+    seen = view(policy=policy, runs=[run for run, _ in found], current_run_id=current.id, compared_inputs=inputs,
+                compared_config=current.config, compared_environment=current.environment, **changes)  # fmt: skip
+    by_id = {run.id: read for run, read in found}
+    return replace(seen, earlier_inputs={run_id: by_id[run_id] for run_id in earlier_to_compare(seen)})
+
+
+def plots(order, dpi, **changes):
+    return ignoring(keys=["plots"], config={"order": order, "plots": {"dpi": dpi}}, **changes)
+
+
+def test_an_earlier_product_that_differs_in_what_is_ignored_only_counts_again():
+    seen = with_runs(plots(3, 200), made_from(1, plots(3, 100)), made_from(2, plots(4, 100)))
+    decision = decide(seen)
+    assert (decision.outcome, decision.current_run_id, decision.stale) == (Outcome.RESTORED, 1, None)
+    assert decision.details == {"run": 1, "not_counted": ["config-changed"]}
+    assert seen.earlier_inputs == {}, "its inputs are those that are wanted"
+    assert decide(replace(seen, current_run_id=1, compared_config=seen.runs[0].config)).outcome is Outcome.UP_TO_DATE
+
+
+@pytest.mark.parametrize(
+    ("ignored", "then", "now"),
+    [
+        ("input-added", {"members": [member()]}, {"members": [member(), member("b")]}),
+        ("input-withdrawn", {"members": [member(), member("b")]}, {"members": [member()]}),
+        ("reference-changed", {"references": []}, {"references": [REFERENCE]}),
+        ("companion-changed", {"companions": [loads("c1")]}, {"companions": [loads("c2")]}),
+    ],
+)
+def test_so_it_does_for_every_change_that_is_ignored_and_for_no_other(ignored, then, now):
+    policy, other = ignoring(ignored, config={"order": 3}), ignoring("upstream-changed", "input-changed", config={"order": 3})
+    found = [made_from(1, policy, **then), made_from(2, replace(policy, config={"order": 4}), **now)]
+    decision = decide(with_runs(policy, *found, **now))
+    assert (decision.outcome, decision.details.get("not_counted")) == (Outcome.RESTORED, [ignored])
+    assert decide(with_runs(other, *found, **now)).outcome is Outcome.RUN
+
+
+def test_of_several_earlier_products_the_newest_counts_and_one_that_is_just_so_before_it():
+    several = [made_from(1, plots(3, 100)), made_from(2, plots(3, 150)), made_from(3, plots(4, 100))]
+    assert decide(with_runs(plots(3, 200), *several)).current_run_id == 2
+    just_so = decide(with_runs(plots(3, 100), *several))
+    assert (just_so.current_run_id, just_so.details) == (1, {"run": 1})
+
+
+@pytest.mark.parametrize("bad", [{"files_present": False}, {"excluded": "bad"}, {"version": "2.0.0"}])
+def test_an_earlier_product_that_is_not_good_or_that_differs_in_more_does_not_count_again(bad):
+    run, inputs = made_from(1, plots(3, 100))
+    if "version" in bad:
+        run, inputs = made_from(1, plots(3, 100), versions=[V2])
+    seen = with_runs(plots(3, 200), (replace(run, **bad), inputs), made_from(2, plots(4, 100)))
+    assert (decide(seen).outcome, decide(seen).reason) == (Outcome.RUN, "config-changed")
+
+
+def test_who_asks_for_a_run_gets_one_though_an_earlier_product_would_do():
+    seen = with_runs(plots(3, 200), made_from(1, plots(3, 100)), made_from(2, plots(4, 100)))
+    assert decide(replace(seen, request=Request())).outcome is Outcome.RUN
+
+
+def test_inputs_of_earlier_runs_are_asked_for_only_where_one_may_do():
+    policy = ignoring("input-added", config={"order": 3})
+    first, second = made_from(1, policy), made_from(2, replace(policy, config={"order": 4}))
+    both = {"members": [member(), member("b")]}
+    assert earlier_to_compare(with_runs(policy, first, second, **both)) == [1]
+    assert earlier_to_compare(with_runs(replace(policy, config={"order": 4}), first, second, **both)) == []
+    assert earlier_to_compare(with_runs(replace(policy, config={"order": 5}), first, second, **both)) == []
+    assert earlier_to_compare(with_runs(replace(policy, staleness={}), first, second, **both)) == []
 
 
 def test_resources_never_make_a_run():
@@ -394,12 +480,6 @@ def test_an_upstream_product_made_again_alike_changes_nothing():
 
 
 # --- companions -----------------------------------------------------------------------------------------------------
-
-
-def loads(*names, lacking=(), required=True, excluded=(), checksum="sha256:9"):
-    packages = tuple(Candidate(name, name, checksum, 10, "all", name, NOW) for name in names)
-    targets = tuple(Target(name, "all", NOW, (name,)) for name in lacking)
-    return Chosen("loads", required, packages, targets, tuple(excluded))
 
 
 def test_companions_are_inputs_of_their_own_kind():

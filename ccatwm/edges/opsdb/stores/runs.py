@@ -364,6 +364,8 @@ def _facts(row: Any) -> RunFacts:
         files_present=not row.gone,
         failure_class=row.failure_class,
         message=row.message,
+        config=row.resolved_step["config"],
+        environment=row.resolved_step["environment"],
     )
 
 
