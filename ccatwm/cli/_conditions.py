@@ -81,7 +81,7 @@ def _clock(at: datetime) -> str:
 
 
 def tell_news(state_dir: Path, reports: Sequence[PassReport], now: datetime) -> list[str]:
-    """Lines to print for these reports: conditions, runs that failed for good, copies that are bad."""
+    """Lines to print for these reports: conditions, runs that failed for good, bad copies, what was missed."""
     seen = [r.pass_name for r in reports if r.skipped != "locked"]
     met = {r.pass_name: _conditions(r) for r in reports}
     with _alone(state_dir):
@@ -90,7 +90,7 @@ def tell_news(state_dir: Path, reports: Sequence[PassReport], now: datetime) -> 
         lines, remembered = plan_news(known, met, seen, now)
         if remembered != known:
             _write(memory, remembered)
-    return lines + [line for r in reports for line in (*_bad_copies(r), *_failed_for_good(r))]
+    return lines + [line for r in reports for line in (*_told_once(r), *_failed_for_good(r))]
 
 
 def tell_health(state_dir: Path, conditions: Mapping[str, str], now: datetime) -> list[str]:
@@ -164,9 +164,9 @@ def _failed_for_good(report: PassReport) -> list[str]:
     ]
 
 
-def _bad_copies(report: PassReport) -> list[str]:
+def _told_once(report: PassReport) -> list[str]:
     return [
-        f"ccatwm: {report.pass_name}: {item.reason}" for item in report.items if item.outcome == "bad-copy"
+        f"ccatwm: {report.pass_name}: {item.reason}" for item in report.items if item.news or item.outcome == "bad-copy"
     ]
 
 

@@ -24,14 +24,16 @@ FACTS = (
 class MembershipChange:
     """Member rows to remove (ids) and insert, and the keys of the sub-groups that changed, with their dims.
 
-    `packages`: how many packages that concerns; `left`: ids of those that are no longer in the sub-group where they were.
+    `left`: ids of packages that are no longer in the sub-group where they were. `changed` and `gone` are names: of those
+    that are members now, and of those that are members no more.
     """
 
     remove: tuple[int, ...]
     insert: tuple[Mapping[str, Any], ...]
     keys: Mapping[str, Any]
-    packages: int = 0
     left: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.remove or self.insert)
@@ -44,18 +46,20 @@ def membership_change(
     remove: list[int] = []
     insert: list[Mapping[str, Any]] = []
     keys: dict[str, Any] = {}
-    packages = 0
+    changed: list[str] = []
+    gone: list[str] = []
     left: list[str] = []
     for package_id in package_ids:
         before, after = old.get(package_id), new.get(package_id)
         if before is not None and after is not None and all(before[f] == after[f] for f in FACTS):
             continue
-        packages += before is not None or after is not None
         if before is not None:
             remove.append(before["id"])
             left += [package_id] if after is None or after["key"] != before["key"] else []
             keys[before["key"]] = before["dims"]
+            gone += [before["package_name"]] if after is None else []
         if after is not None:
             insert.append(after)
+            changed.append(after["package_name"])
             keys[after["key"]] = after["dims"]
-    return MembershipChange(tuple(remove), tuple(insert), keys, packages, tuple(left))
+    return MembershipChange(tuple(remove), tuple(insert), keys, tuple(left), tuple(changed), tuple(gone))

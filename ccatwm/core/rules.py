@@ -71,6 +71,13 @@ def parse_since(text: Any) -> timedelta | None:
 # --- value shapes: what an operator takes, None where the value is right --------------------------
 
 
+def goes_by_time(raw: object) -> bool:
+    """Whether rules as they are written select less as time goes by, though nothing changes."""
+    if isinstance(raw, Mapping):
+        return raw.get("operator") == "since" or any(goes_by_time(part) for part in raw.values())
+    return isinstance(raw, list) and any(goes_by_time(part) for part in raw)
+
+
 def is_scalar(value: Any) -> bool:
     """Whether a database can compare with it: no NUL, no lone surrogate, no NaN, integers of 64 bits."""
     if isinstance(value, str):

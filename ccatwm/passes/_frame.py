@@ -42,7 +42,7 @@ class PassItem:
     """What a pass did with one run (or sub-group): `outcome` is a word, `reason` a sentence.
 
     `needs_you`: nothing more happens to the run until a person acts. `count`: how many runs it stands for.
-    `intended`: people have set it so, there is no news in it.
+    `intended`: people have set it so, there is no news in it. `news`: people are told of it, also under cron.
     """
 
     outcome: str
@@ -54,6 +54,7 @@ class PassItem:
     needs_you: bool = False
     count: int = 1
     intended: bool = False
+    news: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -103,10 +104,11 @@ class PassReport:
         """Count `item` as `done`, `waiting` or `failed`."""
         setattr(self, kind, getattr(self, kind) + item.count)
         self.items.append(item)
-        if not log.isEnabledFor(_LEVELS[kind]):
+        level = logging.WARNING if item.news else _LEVELS[kind]
+        if not log.isEnabledFor(level):
             return
         log.log(
-            _LEVELS[kind],
+            level,
             "%s: %s%s",
             _subject(item),
             item.outcome,

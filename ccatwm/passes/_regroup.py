@@ -8,12 +8,14 @@ may serve as a companion fall due too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.members import membership_change
+from ccatwm.core.members import MembershipChange, membership_change
+from ccatwm.core.rules import goes_by_time
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.exclusions import find_excluded
 from ccatwm.edges.opsdb.grouping import GroupedPackage
@@ -24,6 +26,7 @@ from ccatwm.passes._frame import PassFrame, PassItem, location
 
 CHANGED_PER_CHUNK = 500
 PACKAGES_PER_PAGE = 5000
+SHOWN_NAMES = 3
 MOST_KEYS = 500_000  # are remembered of those that fell due: memory stays the same however many there are
 
 
@@ -52,7 +55,7 @@ def _regroup_changed(frame: PassFrame) -> None:
 
 def _regroup_packages(
     frame: PassFrame, connection: sa.Connection, scope: Scope, package_ids: Sequence[str]
-) -> int:
+) -> MembershipChange:
     grouped = frame.context.grouping.members(
         connection, scope.rules, scope.group_by, now=frame.now, package_ids=package_ids
     )
@@ -68,8 +71,8 @@ def _compare(
     *,
     fresh: bool = False,
     due: DueKeys | None = None,
-) -> int:
-    """Member rows of these packages become what they are grouped as now; how many packages were not so.
+) -> MembershipChange:
+    """Member rows of these packages become what they are grouped as now; what was not so.
 
     `fresh`: none of them is a member yet. `due`: which keys fell due in this comparison already.
     """
@@ -83,7 +86,7 @@ def _compare(
         sub_groups.mark_fed_due(connection, scope.id, change.left, frame.now)
         excluded = partial(find_excluded, connection, frame.context.grouping, frame.now)
         mark_concerned(connection, scope.id, old, change, excluded, frame.now)
-    return change.packages
+    return change
 
 
 class DueKeys:
@@ -125,19 +128,66 @@ def _regroup_scope(frame: PassFrame, scope: Scope) -> bool:
         with frame.context.database.read() as connection:
             fresh = not sub_groups.has_members(connection, scope.id)
         progress = {"digest": scope.digest, "phase": "add", "after": None, "fresh": fresh}
-    if progress["phase"] == "add":
-        # Between two passes packages that changed may have become members.
-        if not _add_new_members(frame, scope, progress, fresh=progress["fresh"] and not resumed):
+    repaired = _begin_repair(frame, scope)
+    try:
+        if progress["phase"] == "add":
+            # Between two passes packages that changed may have become members.
+            if not _add_new_members(frame, scope, progress, repaired, fresh=progress["fresh"] and not resumed):
+                return False
+            progress = {**progress, "phase": "drop", "after": 0}
+        if not progress["fresh"] and not _drop_old_members(frame, scope, progress, repaired):
             return False
-        progress = {**progress, "phase": "drop", "after": 0}
-    if not progress["fresh"] and not _drop_old_members(frame, scope, progress):
-        return False
+    finally:
+        if scope.resolved_digest is None and not progress["fresh"]:  # nothing is told of new rules, and of what is new
+            _report_repaired(frame, scope, repaired)
     with frame.context.database.write() as connection:
         sub_groups.settle_scope(connection, scope.id, scope.digest)
     return True
 
 
-def _add_new_members(frame: PassFrame, scope: Scope, progress: dict[str, Any], *, fresh: bool) -> bool:
+@dataclass
+class _Repaired:
+    """Names of packages of a scope that no change-driven pass had seen change, or go."""
+
+    place: str
+    news: bool  # whether people are told: where `trigger --full` was needed something was missed
+    changed: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+
+    def add(self, change: MembershipChange) -> None:
+        self.changed += change.changed
+        self.gone += change.gone
+
+
+def _begin_repair(frame: PassFrame, scope: Scope) -> _Repaired:
+    with frame.context.database.read() as connection:
+        steps = sub_groups.step_names(connection, scope.id)
+        asked = triggers.is_compared_in_full(connection)
+    dims = ", ".join(d if isinstance(d, str) else str(d["name"]) for d in scope.group_by)
+    place = f"data grouping {scope.name} by [{dims}]" + (f" ({_some(steps)})" if steps else "")
+    return _Repaired(place, asked and not frame.dry_run)
+
+
+def _report_repaired(frame: PassFrame, scope: Scope, repaired: _Repaired) -> None:
+    """One line; of what rules select no more because time went by, which is no news, another."""
+    by_time = goes_by_time(scope.rules)
+    for names, what, news in (
+        (repaired.changed + ([] if by_time else repaired.gone), "had changed unnoticed", repaired.news),
+        (repaired.gone if by_time else [], "had gone, unnoticed or as time went by", False),
+    ):
+        if names:
+            why = f"{count_text(len(names), 'package')} of {repaired.place} {what}: {_some(names)}"
+            frame.report.add("done", PassItem("repaired", why, count=len(names), news=news))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more
+
+
+def _add_new_members(
+    frame: PassFrame, scope: Scope, progress: dict[str, Any], repaired: _Repaired, *, fresh: bool
+) -> bool:
     """Page through the packages that the rules select; False when the time is up."""
     after: str | None = progress["after"]
     due = DueKeys(scope.id, location(frame.context))
@@ -151,24 +201,16 @@ def _add_new_members(frame: PassFrame, scope: Scope, progress: dict[str, Any], *
                 return True
             package_ids = [grouped.package_id for grouped in page]
             after = package_ids[-1]
-            repaired = _compare(frame, connection, scope, package_ids, page, fresh=fresh, due=due)
+            change = _compare(frame, connection, scope, package_ids, page, fresh=fresh, due=due)
             if not fresh:
                 keys = {grouped.key: grouped.dims for grouped in page}
                 sub_groups.add_missing(connection, scope.id, keys, frame.now)
             sub_groups.record_progress(connection, scope.id, {**progress, "after": after})
-        _report_repaired(frame, scope, progress, repaired)
+        repaired.add(change)
     return False
 
 
-def _report_repaired(frame: PassFrame, scope: Scope, progress: dict[str, Any], packages: int) -> None:
-    """Tell of packages that no change-driven pass had seen change; not of new rules, and not of what is new."""
-    if packages and scope.resolved_digest is None and not progress["fresh"]:
-        dims = ", ".join(d if isinstance(d, str) else str(d["name"]) for d in scope.group_by)
-        why = f"{count_text(packages, 'package')} of data grouping {scope.name} by [{dims}] had changed unnoticed"
-        frame.report.add("done", PassItem("repaired", why, count=packages))
-
-
-def _drop_old_members(frame: PassFrame, scope: Scope, progress: dict[str, Any]) -> bool:
+def _drop_old_members(frame: PassFrame, scope: Scope, progress: dict[str, Any], repaired: _Repaired) -> bool:
     """Page through the members that were there; those the rules no longer select go. False when the time is up."""
     after: int = progress["after"]
     while not frame.time_is_up():
@@ -178,7 +220,7 @@ def _drop_old_members(frame: PassFrame, scope: Scope, progress: dict[str, Any]) 
             if not page:
                 return True
             after = page[-1][0]
-            repaired = _regroup_packages(frame, connection, scope, [package_id for _, package_id in page])
+            change = _regroup_packages(frame, connection, scope, [package_id for _, package_id in page])
             sub_groups.record_progress(connection, scope.id, {**progress, "after": after})
-        _report_repaired(frame, scope, progress, repaired)
+        repaired.add(change)
     return False

@@ -236,13 +236,15 @@ def test_a_full_comparison_says_what_it_repaired(sites: MakeSites, kind: str) ->
     with sites(clock, [kind, kind]) as (driven, full):
         twins = Twins(Sky.with_first_rows(START), clock, driven, full)
         twins.begin(first_definitions(0, 0, (0, 0), 0, False))
-        twins.sky.withdraw(twins.sky.pick("raw_data_package", 0))
+        gone = twins.sky.pick("raw_data_package", 0)
+        name = twins.sky.tables["raw_data_package"][gone]["name"]
+        twins.sky.withdraw(gone)
         twins.write()
         assert passes(driven) == [], "nothing says when a row went"
         repaired = [item for item in passes(driven, full=True) if item.outcome == "repaired"]
         assert [(item.count, item.reason) for item in repaired] == [
-            (1, "1 package of data grouping otf by [executed_obs_unit] had changed unnoticed"),
-            (1, "1 package of data grouping otf by [] had changed unnoticed"),
+            (1, f"1 package of data grouping otf by [executed_obs_unit] (otf/calibrate) had changed unnoticed: {name}"),
+            (1, f"1 package of data grouping otf by [] (otf/grid) had changed unnoticed: {name}"),
         ]
         with driven.context.database.write() as connection:
             connection.execute(sa.update(t.sub_group_member).values(observed_at=START - timedelta(days=1)))

@@ -24,7 +24,7 @@ def test_what_is_as_before_changes_nothing():
 def test_a_package_that_moved_changes_both_sub_groups():
     there = row(key="b", dims={"k": "b"})
     change = membership_change(["p"], {"p": row()}, {"p": there})
-    assert (change.remove, change.insert, change.packages) == ((7,), (there,), 1)
+    assert (change.remove, change.insert, change.changed, change.gone) == ((7,), (there,), (there["package_name"],), ())
     assert change.keys == {"a": {"k": "a"}, "b": {"k": "b"}}
     assert change.left == ("p",), "what sub-group a feeds must be looked at"
 
@@ -32,4 +32,9 @@ def test_a_package_that_moved_changes_both_sub_groups():
 def test_another_time_of_observation_is_a_change():
     later = row(observed_at=BEGAN.replace(day=2))
     change = membership_change(["p"], {"p": row()}, {"p": later})
-    assert (change.insert, change.keys, change.packages) == ((later,), {"a": {"k": "a"}}, 1)
+    assert (change.insert, change.keys, change.changed) == ((later,), {"a": {"k": "a"}}, (later["package_name"],))
+
+
+def test_what_is_grouped_no_more_is_gone_by_name():
+    change = membership_change(["p", "q"], {"p": row(package_name="scan-1")}, {"q": row(package_name="scan-2")})
+    assert (change.changed, change.gone) == (("scan-2",), ("scan-1",))

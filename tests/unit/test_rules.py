@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ccatwm.core.rules import AllOf, AnyOf, Not, ParsedRules, Rule, parse_rules, parse_since
+from ccatwm.core.rules import AllOf, AnyOf, Not, ParsedRules, Rule, goes_by_time, parse_rules, parse_since
 
 pytestmark = pytest.mark.quick
 
@@ -205,3 +205,13 @@ def test_durations_are_a_number_and_a_unit(text: str, duration: timedelta) -> No
 @pytest.mark.parametrize("text", ["30", "d", "-3d", "3.5d", "30D", "1y", "٣d", "", None, 30])
 def test_other_texts_are_no_durations(text: Any) -> None:
     assert parse_since(text) is None
+
+
+@pytest.mark.parametrize(
+    "nested",
+    [lambda rule: [rule], lambda rule: [{"any_of": [{"not": rule}]}], lambda rule: {"all_of": [rule]}],
+)
+def test_rules_go_by_time_where_one_of_them_says_since(nested):
+    rule = {"table": "ExecutedObsUnit", "column": "start_time", "operator": "since", "value": "30d"}
+    assert goes_by_time(nested(rule))
+    assert not goes_by_time(nested({**rule, "operator": "eq", "value": "since"}))

@@ -162,6 +162,14 @@ def step_locations(connection: sa.Connection, scope_id: int) -> dict[int, str]:
     return {row[0]: row[1] for row in connection.execute(query.where(step.c.scope_id == scope_id))}
 
 
+def step_names(connection: sa.Connection, scope_id: int) -> list[str]:
+    """`pipeline/step` of the steps of a scope."""
+    step, pipeline = t.reduction_step, t.pipeline
+    query = sa.select(pipeline.c.name, step.c.name).join(pipeline, pipeline.c.id == step.c.pipeline_id)
+    rows = connection.execute(query.where(step.c.scope_id == scope_id))
+    return sorted(f"{row[0]}/{row[1]}" for row in rows)
+
+
 def add_missing(connection: sa.Connection, scope_id: int, keys: Mapping[str, Any], now: datetime) -> None:
     """Sub-groups of steps that were defined after the members of these keys (key -> dims) had been found."""
     for step_id, chunk, known in _known_keys(connection, scope_id, keys):

@@ -99,6 +99,13 @@ def list_open_events(connection: sa.Connection, step_ids: Collection[int] | None
     return found if step_ids is None else [e for e in found if e.step_id in set(step_ids)]
 
 
+def is_compared_in_full(connection: sa.Connection) -> bool:
+    """Whether a person, or cron by `trigger --full`, has asked for that and it is not done yet."""
+    event = t.trigger_event
+    query = sa.select(event.c.id).where(event.c.closed_at.is_(None), event.c.kind == "full")
+    return connection.execute(query.limit(1)).first() is not None
+
+
 def open_event(
     connection: sa.Connection,
     step_id: int,
