@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -65,7 +65,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The companions of a sub-group of one name. `lacking`: for which of its obs units there is none at all."""
+    """The companions of a sub-group of one name. `lacking`: for which of its obs units there is none at all.
+
+    `served`: names of the sub-group's packages for which each was chosen, by its package id. `shared`: they are the same
+    for all with the same key.
+    """
 
     name: str
     required: bool
@@ -74,6 +78,8 @@ class Chosen:
     excluded: tuple[str, ...] = ()  # names of those that would have served what is lacking
     known: bool = True  # False: its packages are being grouped, nothing can be said yet
     within: timedelta | None = None  # how far away they may be
+    served: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,18 +118,25 @@ def choose(
 ) -> Chosen:
     """The companions of a sub-group whose members' ids are `own`: these are never its companions."""
     chosen: dict[str, Candidate] = {}
+    served: dict[str, list[str]] = {}  # by package id, or by key where all of a key serve the same
     lacking: list[Target] = []
     excluded: set[str] = set()
     for target in targets:
         alike = candidates.get(target.key, Alike())
         found = _nearest(rule, target, alike.units, own) if rule.nearest else _usable(alike.candidates, own)
         chosen |= {c.package_id: c for c in found}
+        for place in {c.package_id if rule.nearest else c.key for c in found}:
+            served.setdefault(place, []).extend(target.packages)
         if not found:
             lacking.append(target)
             others = (c for c in alike.candidates if c.excluded is not None and c.package_id not in own)
             excluded |= {c.name for c in others if _in_reach(rule, target, c)}
     packages = tuple(sorted(chosen.values(), key=lambda c: (c.name, c.package_id)))
-    return Chosen(rule.name, rule.required, packages, tuple(lacking), tuple(sorted(excluded)), within=rule.within)
+    names = {place: tuple(sorted(set(found))) for place, found in served.items()}
+    return Chosen(
+        rule.name, rule.required, packages, tuple(lacking), tuple(sorted(excluded)), within=rule.within,
+        served={c.package_id: names[c.package_id if rule.nearest else c.key] for c in packages}, shared=not rule.nearest,
+    )  # fmt: skip
 
 
 def _usable(candidates: Iterable[Candidate], own: Collection[str]) -> list[Candidate]:

@@ -82,7 +82,10 @@ def _lacking(companion: Mapping[str, Any]) -> str:
 
 def companion_texts(changes: Mapping[str, Any]) -> list[str]:
     """Which companions came, went or are others."""
-    words = (("added", "added"), ("withdrawn", "gone"), ("changed", "changed"))
+    words = (
+        ("added", "added"), ("withdrawn", "gone"), ("changed", "changed"),
+        ("added_too", "added with it"), ("withdrawn_too", "gone with it"),
+    )  # fmt: skip
     return [
         f"companion {_some(changes[f'companions_{key}'])} {word}" for key, word in words if changes.get(f"companions_{key}")
     ]

@@ -465,13 +465,17 @@ def _wanted_inputs(view: SubGroupView) -> tuple[RunInput, ...]:
 
 
 def _companion_inputs(view: SubGroupView) -> list[RunInput]:
-    return [
-        RunInput(
-            InputKind.PACKAGE, InputRole.COMPANION, c.name, c.package_id, c.checksum, c.size_bytes, companion=chosen.name
-        )
-        for chosen in view.companions
-        for c in chosen.packages
-    ]
+    found: list[RunInput] = []
+    for chosen in view.companions:
+        told: set[str] = set()  # keys: what all of one key serve is said once
+        for c in chosen.packages:
+            serves = () if chosen.shared and c.key in told else chosen.served.get(c.package_id, ())
+            told.add(c.key)
+            found.append(RunInput(
+                InputKind.PACKAGE, InputRole.COMPANION, c.name, c.package_id, c.checksum, c.size_bytes,
+                companion=chosen.name, serves=serves, same=c.key if chosen.shared else None,
+            ))  # fmt: skip
+    return found
 
 
 def _missing_version_details(view: SubGroupView) -> dict[str, Any]:
@@ -768,6 +772,8 @@ _INPUT_REASONS = {
 
 
 _CHANGE_REASONS = _INPUT_REASONS | {
+    "companions_withdrawn_too": "input-withdrawn",  # with all members that they served
+    "companions_added_too": "input-added",
     "upstream_added": "upstream-changed",
     "upstream_withdrawn": "upstream-changed",
     "upstream_changed": "upstream-changed",
@@ -813,7 +819,17 @@ def _changes(
     changes: dict[str, Any] = {"compared_with_run": compared.id, "parts": list(parts)}
     old = {_place(i): _what(i) for i in view.compared_inputs}
     new = {_place(i): _what(i) for i in inputs}
-    return {**changes, **_input_changes(old, new), **_other_changes(view, compared, parts, inputs)}
+    served = _served(view.compared_inputs), _served(inputs)
+    return {**changes, **_input_changes(old, new, *served), **_other_changes(view, compared, parts, inputs)}
+
+
+def _served(inputs: Iterable[RunInput]) -> dict[str, frozenset[str]]:
+    """For which members companions are there, by their names as changes have them."""
+    companions = [i for i in inputs if i.role is InputRole.COMPANION]
+    shared: dict[tuple[str | None, str | None], frozenset[str]] = {
+        (i.companion, i.same): frozenset(i.serves) for i in companions if i.same is not None and i.serves
+    }  # fmt: skip
+    return {_place(i)[1]: shared.get((i.companion, i.same)) or frozenset(i.serves) for i in companions}
 
 
 def _what(item: RunInput) -> tuple[Any, ...]:
@@ -850,8 +866,14 @@ def _place(item: RunInput) -> tuple[str, str]:
     return ("inputs" if item.kind is InputKind.PACKAGE else item.kind.value), item.name
 
 
-def _input_changes(old: dict[Any, Any], new: dict[Any, Any]) -> dict[str, Any]:
+def _input_changes(
+    old: dict[Any, Any], new: dict[Any, Any], served: Mapping[str, frozenset[str]], serving: Mapping[str, frozenset[str]]
+) -> dict[str, Any]:
+    """What came, went and changed. A companion that served nothing but members that went goes with them, and so it comes:
+    that is no change of its own.
+    """
     changes: dict[str, Any] = {}
+    members: dict[str, list[str]] = {}
     for prefix in ("inputs", "companions", "upstream"):
         before = {name: c for (kind, name), c in old.items() if kind == prefix}
         after = {name: c for (kind, name), c in new.items() if kind == prefix}
@@ -860,6 +882,14 @@ def _input_changes(old: dict[Any, Any], new: dict[Any, Any]) -> dict[str, Any]:
             f"{prefix}_withdrawn": sorted(before.keys() - after.keys()),
             f"{prefix}_changed": sorted(n for n in after.keys() & before.keys() if after[n] != before[n]),
         }
+        if prefix == "inputs":
+            members = found
+        if prefix == "companions":
+            for way, said in (("withdrawn", served), ("added", serving)):
+                moved = set(members[f"inputs_{way}"])
+                found[f"companions_{way}_too"] = [n for n in found[f"companions_{way}"] if said[n] and said[n] <= moved]
+                apart = set(found[f"companions_{way}_too"])
+                found[f"companions_{way}"] = [n for n in found[f"companions_{way}"] if n not in apart]
         changes |= {key: names[:MAX_NAMES] for key, names in found.items() if names}
     return changes
 

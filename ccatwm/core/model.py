@@ -189,6 +189,8 @@ class RunInput(NamedTuple):
     stands_on: tuple[str, ...] = ()  # names of the raw packages a product stands on
     companions: tuple[str, ...] = ()  # those of `stands_on` that came as companions only
     companion: str | None = None  # what a package of role `companion` is to the step: the name that the step gives it
+    serves: tuple[str, ...] = ()  # for which members it was chosen
+    same: str | None = None  # of several with the same one, which serve the same, only the first says so
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,15 @@ Row = Mapping[str, Any]  # a package and all that stands around it: `Table.colum
 
 @dataclass(frozen=True)
 class Companions:
-    """Those of one name. `lacking`: names of the packages of obs units that have none."""
+    """Those of one name. `lacking`: names of the packages of obs units that have none.
+
+    `serves`: for which packages each is there, by name; it is known by its id.
+    """
 
     name: str
     packages: tuple[Row, ...]
     lacking: frozenset[str]
+    serves: Mapping[int, frozenset[str]]
 
 
 def companions_of(
@@ -34,14 +38,18 @@ def companions_of(
     for row in reduced:
         parts.setdefault((scan_of(row), key_of(row, wanted["same"], timezone)), []).append(row)
     chosen: dict[int, Row] = {}
+    serves: dict[int, set[str]] = {}
     lacking: set[str] = set()
     for (scan, key), rows in parts.items():
         alike = [row for row in those if key_of(row, wanted["same"], timezone) == key]
         found = nearest(wanted["nearest"], scan[0], alike) if "nearest" in wanted else alike
         chosen |= {row["RawDataPackage.id"]: row for row in found}
+        for row in found:
+            serves.setdefault(row["RawDataPackage.id"], set()).update(r["RawDataPackage.name"] for r in rows)
         if not found:
             lacking |= {row["RawDataPackage.name"] for row in rows}
-    return Companions(wanted["name"], tuple(chosen.values()), frozenset(lacking))
+    return Companions(wanted["name"], tuple(chosen.values()), frozenset(lacking),
+                      {one: frozenset(names) for one, names in serves.items()})  # fmt: skip
 
 
 def scan_of(row: Row) -> tuple[datetime | None, str]:

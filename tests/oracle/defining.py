@@ -53,6 +53,7 @@ POLICIES: list[dict[str, Any]] = [
     {"staleness": {"ignore": ["input-added", "upstream-changed"]}},
     {"staleness": {"ignore_config": ["plots"]}},
     {"staleness": {"ignore": ["companion-changed", "input-withdrawn"], "ignore_config": ["plots", "mode"]}},
+    {"staleness": {"ignore": ["input-withdrawn"]}, "cooldown_seconds": 1800},
     {"requires": 0.6, "deadline_hours": 1},
     {"on_upstream_failure": "skip", "requires": 0.5, "cooldown_seconds": 600},
 ]

@@ -84,6 +84,7 @@ class Run:
     lost: bool = False  # its files are gone
     missing: bool = False  # and somebody has looked
     backfill: int | None = None  # for which it was made
+    serves: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)  # names of members, by companion
 
     @property
     def open(self) -> bool:
@@ -105,6 +106,7 @@ class Inputs:
     members: tuple[Member, ...]
     companions: tuple[tuple[str, Member], ...]
     products: tuple[Product, ...]
+    serves: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.members or self.products)
@@ -448,6 +450,7 @@ class Oracle:
         run = Run(group.step, group.key, len(group.runs), decision.recipe, decision.reason, now,
                   0 if trial else group.decision, read.members, read.companions, read.products,
                   trial.get("config", self.step(group.step)["config"]), decision.version, trial=bool(trial))  # fmt: skip
+        run.serves = read.serves
         group.runs.append(run)
         return run
 
@@ -552,13 +555,17 @@ class Oracle:
 
     def _inputs(self, group: Group) -> Inputs:
         """A step without upstream steps gets archived packages, one with them products only."""
-        companions = [(c.name, self._member(group.step, p)) for c in self.companions(group) for p in c.packages]
+        found = self.companions(group)
+        companions = [(c.name, self._member(group.step, p)) for c in found for p in c.packages]
+        serves = {
+            (c.name, p["RawDataPackage.name"]): c.serves[p["RawDataPackage.id"]] for c in found for p in c.packages
+        }
         ordered = tuple(sorted(companions, key=lambda c: (c[0], c[1].id)))
         if self.step(group.step).get("depends_on"):
-            return Inputs((), ordered, self.products(group))
+            return Inputs((), ordered, self.products(group), serves)
         excluded = self.excluded_packages(PIPELINES[group.step])
         members = [m for m in self.members_of(group) if m.state == "archived" and m.id not in excluded]
-        return Inputs(tuple(members), ordered, ())
+        return Inputs(tuple(members), ordered, (), serves)
 
     def references(self, group: Group) -> list[tuple[str, str]]:
         newest = sorted(self.definitions["references"], key=number_of)[-1]
@@ -757,8 +764,14 @@ def changes(run: Run, recipe: Mapping[str, Any], inputs: Inputs) -> list[str]:
         kept = before.keys() & after.keys()
         found += ["input-withdrawn"] if before.keys() - after.keys() else []
         found += ["input-changed"] if any(before[name] != after[name] for name in kept) else []
-        with_it, with_it_now = ({(n, m.id, m.content) for n, m in r.companions} for r in (run, inputs))
-        found += ["companion-changed"] if with_it != with_it_now else []
+        went, came = before.keys() - after.keys(), after.keys() - before.keys()
+        then, now = ({(n, m.name): (m.id, m.content) for n, m in r.companions} for r in (run, inputs))
+        others = any(then[c] != now[c] for c in then.keys() & now.keys())
+        gone = [run.serves[c] for c in then.keys() - now.keys()]
+        new = [inputs.serves[c] for c in now.keys() - then.keys()]
+        # What served nothing but members that went goes with them, and what serves new ones only comes with them.
+        if others or any(not for_whom <= went for for_whom in gone) or any(not for_whom <= came for for_whom in new):
+            found.append("companion-changed")
         found += ["input-added"] if after.keys() - before.keys() else []
     return found + [reason for part, reason in PARTS.items() if run.recipe[part] != recipe[part]]
 

@@ -22,7 +22,7 @@ ACTS = st.lists(st.tuples(st.sampled_from(NAMES), NUMBER, NUMBER, NUMBER), **SIZ
 POLICY = st.integers(0, len(POLICIES) - 1)
 COMPANIONS = st.sampled_from([0, 0, 0, 1, 2, 3, 4])
 TRIGGER = st.integers(0, len(TRIGGERS) - 1)
-MORE = st.tuples(COMPANIONS, TRIGGER, TRIGGER, st.sampled_from([0, 0, *range(1, 16)]))
+MORE = st.tuples(COMPANIONS, TRIGGER, TRIGGER, st.sampled_from([0, 0, *range(1, len(POLICIES))]))
 DEFINITIONS = st.builds(
     first_definitions, NUMBER, NUMBER, st.tuples(POLICY, POLICY), st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5]), st.booleans(),
     MORE,

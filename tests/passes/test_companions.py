@@ -259,6 +259,28 @@ def test_a_step_says_whether_companions_make_its_products_stale(nights, ignore):
     assert as_json(group["details"]).get("not_counted") == (["companion-changed"] if ignore else None)
 
 
+@pytest.mark.parametrize("nearest", [True, False])
+def test_a_withdrawal_that_does_not_count_takes_its_companion_with_it(nights, nearest):
+    file = nights.observatory.folder / "pipeline.yaml"
+    text = file.read_text().replace(
+        "        companions:", "        staleness: {ignore: [input-withdrawn]}\n        companions:"
+    )
+    file.write_text(text if nearest else text.replace("            nearest: {before: 1, after: 1, within_hours: 2}\n", ""))
+    nights.observe("scan", 30, modules=("LFA", "HFA"))
+    nights.observe("load", 0, modules=("LFA",))
+    nights.observe("load", 20, modules=("HFA",))
+    reduce(nights)
+    nights.say({"kind": "raw_data_package", "name": "scan-30-LFA", "state": "failed"})
+    nights.observatory.until_quiet()
+    group = nights.observatory.sub_group("calibrate")
+    assert (len(nights.observatory.runs("calibrate")), group["outcome"], group["stale"]) == (1, "up-to-date", None)
+    assert as_json(group["details"])["not_counted"] == ["input-withdrawn"]
+    nights.say({"kind": "raw_data_package", "name": "load-20-HFA", "state": "failed"})
+    nights.observe("load", 40, modules=("HFA",))
+    nights.observatory.until_quiet()
+    assert made(nights.observatory, 1)[0][0] == "companion-changed"
+
+
 def test_a_package_may_be_two_things_to_one_step(nights):
     """It is staged once, and each of the two is an input of its own."""
     file = nights.observatory.folder / "pipeline.yaml"

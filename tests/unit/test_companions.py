@@ -202,3 +202,22 @@ def test_clusters_hold_every_time_and_leave_gaps_between(found):
     assert all(any(first <= time <= last for first, last in ends) for time in times)
     assert all(b[0] - a[1] > timedelta(hours=1) for a, b in pairwise(ends))
     assert {end for pair in ends for end in pair} <= times
+
+
+# --- for whom ---------------------------------------------------------------------------------------------------
+
+
+def test_each_companion_is_known_to_serve_the_packages_for_which_it_was_chosen():
+    found = choose(NEAREST, [target(5), target(25), target(26, "HFA")],
+                   [candidate(1, 0), candidate(2, 20), candidate(3, 30), candidate(4, 20, key="HFA")])  # fmt: skip
+    assert found.served == {
+        "1": ("scan-5",), "2": ("scan-25", "scan-5"), "3": ("scan-25",), "4": ("scan-26",),
+    }  # fmt: skip
+    assert not found.shared
+
+
+def test_without_nearest_all_of_a_key_serve_the_same():
+    found = choose(CompanionRule("flats"), [target(5), target(25), target(9, "HFA")],
+                   [candidate(1, 0), candidate(2, 20), candidate(3, 30, key="HFA")])  # fmt: skip
+    assert found.served == {"1": ("scan-25", "scan-5"), "2": ("scan-25", "scan-5"), "3": ("scan-9",)}
+    assert found.shared

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ccatwm.core.companions import Candidate, Chosen, Target
+from ccatwm.core.decision_text import decision_text
 from ccatwm.core.gap import (
     Member,
     Outcome,
@@ -74,6 +75,12 @@ def product(name="cube.fits", checksum="sha256:1", group="g1", run=7):
 
 def upstream(group="g1", settled=True, failed=False, known_at=NOW, has_product=True, state="up-to-date"):
     return UpstreamGroup("p", "calibrate", group, known_at, state, settled, failed, has_product)
+
+
+def serving(shared=False, **served):
+    """Companions by name, each with the members that it serves."""
+    packages = tuple(Candidate(name, name, "sha256:9", 10, "all", name, NOW) for name in served)
+    return Chosen("loads", required=True, packages=packages, served=served, shared=shared)
 
 
 def loads(*names, lacking=(), required=True, excluded=(), checksum="sha256:9"):
@@ -515,6 +522,46 @@ def test_another_companion_is_a_reason_of_its_own_which_no_cooldown_holds_back(n
 def test_of_several_reasons_the_companion_comes_before_an_added_input_only(members, reason):
     seen = done(view(companions=[loads("c1")]))
     assert decide(replace(seen, members=members, companions=[loads("c2")])).reason == reason
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_companion_that_served_withdrawn_members_only_is_withdrawn_with_them(shared):
+    policy = ignoring("input-withdrawn", config={"order": 1})
+    both = [member("a"), member("b")]
+    seen = done(view(policy=policy, members=both, companions=[serving(shared, c1=("b",), c2=("b",))]))
+    seen = replace(seen, members=[member("a")], companions=[serving(shared)])
+    assert decide(seen).details == {"run": 1, "not_counted": ["input-withdrawn"]}
+    counted = decide(replace(seen, policy=replace(policy, staleness={})))
+    assert counted.reason == "input-withdrawn"
+    found = counted.details["changes"]
+    assert (found["companions_withdrawn_too"], "companions_withdrawn" in found) == (["loads/c1", "loads/c2"], False)
+    assert "companion loads/c1, loads/c2 gone with it" in decision_text(counted)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"c1": ("a", "b")}, {}),  # it served one that is there still
+        ({"c1": ("b",), "c2": ("a",)}, {}),
+        ({"c1": ("b",)}, {"c2": ("a",)}),  # another came for one that is there still
+        ({"c1": ()}, {}),  # nothing was kept of whom it served
+    ],
+)
+def test_a_companion_of_a_member_that_is_there_still_counts_for_itself(before, after):
+    policy = ignoring("input-withdrawn", config={"order": 1})
+    seen = done(view(policy=policy, members=[member("a"), member("b")], companions=[serving(**before)]))
+    decision = decide(replace(seen, members=[member("a")], companions=[serving(**after)]))
+    assert (decision.outcome, decision.reason) == (Outcome.RUN, "companion-changed")
+    assert decision.details["changes"]["ignored"]["inputs_withdrawn"] == ["b"]
+
+
+def test_a_companion_that_comes_with_a_new_member_is_held_back_with_it_by_a_cooldown():
+    seen = done(view(policy=replace(POLICY, cooldown_seconds=7200), companions=[serving(c1=("a",))]))
+    both = [member("a"), member("b")]
+    decision = decide(replace(seen, members=both, companions=[serving(c1=("a",), c2=("b",))]))
+    assert (decision.outcome, decision.reason) == (Outcome.COOLING_DOWN, "input-added")
+    decision = decide(replace(seen, members=both, companions=[serving(c1=("a",), c2=("a", "b"))]))
+    assert (decision.outcome, decision.reason) == (Outcome.RUN, "companion-changed")
 
 
 def test_a_changed_companion_that_does_not_count_is_told():

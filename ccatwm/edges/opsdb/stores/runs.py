@@ -161,7 +161,8 @@ def _input_row(run_id: int, item: RunInput) -> tuple[Any, ...]:
 
 
 def _input_details(item: RunInput) -> dict[str, Any]:
-    return {
+    serves = {"serves": list(item.serves), "same": item.same} if item.role is InputRole.COMPANION else {}
+    return serves | {
         "upstream_run_id": item.upstream_run_id,
         "upstream_pipeline": item.upstream_pipeline,
         "upstream_step": item.upstream_step,
@@ -191,7 +192,7 @@ def list_inputs(connection: sa.Connection, run_ids: Collection[int]) -> dict[int
 
 def _input(row: Any) -> RunInput:
     details = dict(row.details or {})
-    for names in ("stands_on", "companions"):
+    for names in ("stands_on", "companions", "serves"):
         details[names] = tuple(details.get(names) or ())
     return RunInput(
         InputKind(row.kind),
