@@ -276,7 +276,8 @@ def promote(
     from ccatwm.upkeep import exclude as upkeep
 
     context = _open(common)
-    _frame.show_report(common, upkeep.promote(context.database, run, _as_act(context, reason, False, True)))
+    act = _as_act(context, reason, False, True)
+    _frame.show_report(common, upkeep.promote(context.database, context.grouping, run, act))
     return 0
 
 

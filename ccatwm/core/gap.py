@@ -106,6 +106,7 @@ class RunFacts:
     excluded_itself: bool = False  # somebody named this very run: made again, the same would come of it
     config: Mapping[str, Any] | None = None  # what it froze of its step
     environment: Mapping[str, str] | None = None
+    tried_out: bool = False  # it was a trial until it was promoted
 
     @property
     def good(self) -> bool:
@@ -557,8 +558,15 @@ def _existing(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) ->
     completed = [run for run in same if run.good]
     if completed:
         return _completed(view, completed)
-    blocking = next((run for run in reversed(same) if run.blocking or run.excluded_itself), None)
+    blocking = next((run for run in reversed(same) if run.blocking or _given_up(view, run)), None)
     return _blocked(view, recipe, blocking) if blocking is not None else None
+
+
+def _given_up(view: SubGroupView, run: RunFacts) -> bool:
+    """Whether it is excluded itself. A trial that was promoted and does not count holds nothing back, as if it were
+    still one: nobody has asked for what was made with it but to try it out.
+    """
+    return run.excluded_itself and not (run.tried_out and run.id != view.current_run_id)
 
 
 def _accepted(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Decision | None:

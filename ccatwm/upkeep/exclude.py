@@ -14,7 +14,14 @@ from ccatwm.core.gap import EXCLUDED
 from ccatwm.core.selection import Selection, suggest
 from ccatwm.core.wording import count_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.exclusions import Impact, end_exclusions, find_impact, impact_of
+from ccatwm.edges.opsdb.exclusions import (
+    Impact,
+    end_exclusions,
+    find_excluded,
+    find_impact,
+    impact_of,
+    why_excluded,
+)
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import exclusions as store
 from ccatwm.edges.opsdb.stores import triggers, views
@@ -425,10 +432,10 @@ class PromoteReport:
         ]
 
 
-def promote(database: Database, run_id: int, act: Act) -> PromoteReport:
+def promote(database: Database, grouping: GroupingEngine, run_id: int, act: Act) -> PromoteReport:
     """End a trial: its run is an ordinary one, and counts where its recipe is wanted.
 
-    Errors: UsageError without a reason, and for a run that is no completed trial.
+    Errors: UsageError without a reason, for a run that is no completed trial, and for one that is excluded.
     """
     require_reason(act.reason, "it is kept in the change log")
     with database.write() as connection:
@@ -437,10 +444,29 @@ def promote(database: Database, run_id: int, act: Act) -> PromoteReport:
             raise UsageError(f"run {run_id} is no trial", next="`ccatwm show` says what a run was made for")
         if run["status"] != "COMPLETED":
             raise UsageError(f"run {run_id} is {run['status']}", next="only a completed trial can be promoted")
+        _refuse_excluded(connection, grouping, run_id, run["pipeline_name"], act.now)
         wanted = store.end_trial(connection, run_id)
         mark_due(connection, [run["sub_group_id"]], act.now)
         _log(connection, "promote", [f"run {run_id}"], act, {"wanted": wanted})
     return PromoteReport(run_id, f"{run['pipeline_name']}/{run['step_name']}", wanted)
+
+
+def _refuse_excluded(
+    connection: sa.Connection, grouping: GroupingEngine, run_id: int, pipeline: str, now: datetime
+) -> None:
+    """Errors: UsageError for a run that is not to be used, with the exclusions that name it."""
+    excluded = find_excluded(connection, grouping, now)
+    why = why_excluded(connection, excluded, {run_id: pipeline})[run_id] if excluded else None
+    if why is None:
+        return
+    naming = [
+        str(row.exclusion.id)
+        for row in store.list_exclusions(connection)
+        if row.exclusion.selection.get("run") == run_id and row.exclusion.pipeline in (None, pipeline)
+    ]
+    first = "" if naming else "`ccatwm exclude --list` shows by what; "
+    include = f"`ccatwm include {' '.join(naming) or 'NUMBER'} --reason TEXT`"
+    raise UsageError(f"run {run_id} is excluded: {why}", next=f"{first}{include} brings it back; promote it then")
 
 
 def _groups(

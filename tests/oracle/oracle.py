@@ -78,6 +78,7 @@ class Run:
     config: Mapping[str, Any]
     version: str
     trial: bool = False
+    promoted: bool = False  # it was a trial
     status: str = "PENDING"  # SUBMITTED once it was handed over
     blocking: bool = False
     superseded: bool = False
@@ -639,7 +640,9 @@ class Oracle:
                     return self._existing(group, recipe)
             counts = group.current if here else completed[-1]
             return Decision("up-to-date" if here else "restored", points_to=counts, supersedes=stoppable(group))
-        blocking = [run for run in alike if (run.blocking and not run.superseded) or self.named(run, PIPELINES[run.step])]
+        named = [run for run in alike if self.named(run, PIPELINES[run.step])]
+        given_up = [run for run in named if not run.promoted or run is group.current]
+        blocking = [run for run in alike if (run.blocking and not run.superseded) or run in given_up]
         if blocking:
             outcome = "failed" if blocking[-1].status == "FAILED" else "cancelled"
             return Decision(outcome, supersedes=stoppable(group))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
+
 from ccatwm.core.backfill import BackfillState
 from ccatwm.edges.opsdb import tables as t
+from ccatwm.errors import UsageError
 from ccatwm.upkeep.backfill import Asked, pause_backfill, resume_backfill, start_backfill
 from ccatwm.upkeep.control import Wanted, cancel, hold, release, retry
 from ccatwm.upkeep.exclude import Act, accept, exclude, include, promote
@@ -87,9 +91,14 @@ class People(Defining):
         tried = [(group, run) for group, run in self.runs() if run.trial and run.status == "COMPLETED"]
         if tried:
             group, run = tried[number % len(tried)]
+            excluded = self.oracle.excluded(run, PIPELINES[run.step])
             for site in self.sites:
-                promote(site.context.database, site.run_id(run.step, run.key, run.number), self._act())
-            run.trial = False
+                world = site.context.database, site.context.grouping
+                with pytest.raises(UsageError, match="is excluded") if excluded else nullcontext():
+                    promote(*world, site.run_id(run.step, run.key, run.number), self._act())
+            if excluded:
+                return
+            run.trial, run.promoted = False, True
             group.touch(self.now)
 
     def _lose(self, number: int, _b: int, _c: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ccatwm.errors import UsageError
-from ccatwm.upkeep.exclude import Act, promote
+from ccatwm.upkeep.exclude import Act, exclude, include, promote
 from ccatwm.upkeep.requests import request_runs
 from ccatwm.views.compare import build_compare, compare_rows
 
@@ -88,7 +88,7 @@ def test_a_promoted_trial_counts_when_its_configuration_is_wanted_without_anothe
     (trial,) = trials(quiet)
     context = quiet.context()
     act = Act("it is better", "me", "h", context.clock.now())
-    assert promote(context.database, trial["id"], act).wanted is False
+    assert promote(context.database, context.grouping, trial["id"], act).wanted is False
     quiet.until_quiet()
     assert quiet.sub_group("calibrate", "executed_obs_unit=1")["current_run_id"] != trial["id"]
     quiet.edit("mode: hot_cold", "mode: cold")
@@ -97,7 +97,55 @@ def test_a_promoted_trial_counts_when_its_configuration_is_wanted_without_anothe
     assert group["current_run_id"] == trial["id"]
     assert len(quiet.runs("calibrate")) == 4, "one new run, for the other scan"
     with pytest.raises(UsageError, match="is no trial"):
-        promote(context.database, trial["id"], act)
+        promote(context.database, context.grouping, trial["id"], act)
+
+
+def tried(observatory):
+    """(the trial of the first scan, what an act needs)."""
+    ask(observatory, "config.mode=cold", sub_group="executed_obs_unit=1")
+    observatory.until_quiet()
+    (trial,) = trials(observatory)
+    context = observatory.context()
+    return trial["id"], (context.database, context.grouping), Act("bad", "me", "h", context.clock.now())
+
+
+def test_a_trial_that_is_excluded_is_not_promoted(quiet):
+    trial, world, act = tried(quiet)
+    exclude(*world, [f"run:{trial}"], act)
+    with pytest.raises(UsageError, match=f"run {trial} is excluded: bad") as caught:
+        promote(*world, trial, act)
+    assert "`ccatwm include 1 --reason TEXT`" in caught.value.next
+    include(*world, ["1"], act)
+    assert promote(*world, trial, act).run == trial
+
+
+def test_a_trial_made_from_what_is_excluded_is_not_promoted(quiet):
+    trial, world, act = tried(quiet)
+    exclude(*world, ["software:cal@1.0.0"], act)
+    with pytest.raises(UsageError, match=f"run {trial} is excluded: bad") as caught:
+        promote(*world, trial, act)
+    assert "`ccatwm exclude --list`" in caught.value.next
+
+
+def test_a_promoted_trial_that_is_excluded_before_it_counts_holds_nothing_back(quiet):
+    trial, world, act = tried(quiet)
+    promote(*world, trial, act)
+    exclude(*world, [f"run:{trial}"], act)
+    quiet.edit("mode: hot_cold", "mode: cold")
+    quiet.until_quiet()
+    group = quiet.sub_group("calibrate", "executed_obs_unit=1")
+    assert (group["outcome"], group["current_run_id"] > trial, group["stale"]) == ("up-to-date", True, None)
+
+
+def test_a_promoted_trial_that_counts_and_is_excluded_then_is_not_made_again(quiet):
+    trial, world, act = tried(quiet)
+    promote(*world, trial, act)
+    quiet.edit("mode: hot_cold", "mode: cold")
+    quiet.until_quiet()
+    exclude(*world, [f"run:{trial}"], act)
+    quiet.until_quiet()
+    group = quiet.sub_group("calibrate", "executed_obs_unit=1")
+    assert (group["outcome"], group["current_run_id"]) == ("cancelled", trial)
 
 
 def test_what_cannot_be_tried_is_said(quiet):

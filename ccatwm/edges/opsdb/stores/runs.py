@@ -342,6 +342,7 @@ def list_run_facts(connection: sa.Connection, sub_group_ids: Collection[int]) ->
                 runs.c.id, runs.c.sub_group_id, runs.c.status, runs.c.is_open, runs.c.blocking, runs.c.recipe,
                 runs.c.recipe_parts, runs.c.resolved_step, runs.c.created_at, runs.c.failure_class, runs.c.message,
                 runs.c.superseded, gone.label("gone"),
+                runs.c.reason_details["trial"].as_string().is_not(None).label("tried_out"),
             )
             .where(runs.c.sub_group_id.in_(chunk), sa.not_(runs.c.trial))
             .order_by(runs.c.id)
@@ -367,6 +368,7 @@ def _facts(row: Any) -> RunFacts:
         message=row.message,
         config=row.resolved_step["config"],
         environment=row.resolved_step["environment"],
+        tried_out=bool(row.tried_out),
     )
 
 
