@@ -23,6 +23,7 @@ from ccatwm.edges.opsdb.stores.definitions import Concerned, list_concerned
 from ccatwm.edges.opsdb.stores.past_runs import past_core_hours
 from ccatwm.edges.opsdb.stores.requests import keys_at_rest, list_steps
 from ccatwm.errors import Problem, UsageError
+from ccatwm.upkeep._disabled import list_disabled
 from ccatwm.upkeep._estimate import Estimate, core_hours_of
 from ccatwm.upkeep._reason import require_reason
 from ccatwm.upkeep.exclude import Act
@@ -165,8 +166,7 @@ def _read_asked(asked: Asked, now: datetime) -> tuple[datetime, datetime]:
 
 
 def _refuse_idle(connection: sa.Connection, pipeline: Mapping[str, Any], since: datetime, until: datetime) -> None:
-    if not pipeline["enabled"]:
-        raise UsageError(f"pipeline {pipeline['name']} is disabled", next="`ccatwm apply FILE` with `enabled: true`")
+    list_disabled(connection, pipeline["name"], [name for _, name in list_steps(connection, pipeline["id"])])
     same = store.find_same(connection, pipeline["id"], since, until)
     if same is not None:
         raise UsageError(

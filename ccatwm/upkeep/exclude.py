@@ -29,6 +29,7 @@ from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.due import mark_downstream_due, mark_due
 from ccatwm.edges.opsdb.stores.requests import find_pipeline
 from ccatwm.errors import CcatwmError, Problem, UsageError
+from ccatwm.upkeep._disabled import list_disabled
 from ccatwm.upkeep._reason import require_reason
 
 SHOWN = 20
@@ -380,6 +381,7 @@ def accept(database: Database, pipeline: str, step: str, key: str | None, act: A
     require_reason(act.reason, "it is kept with the acceptance")
     with database.write() as connection:
         step_id, groups = _groups(connection, pipeline, step, key)
+        list_disabled(connection, pipeline, [step])
         report = AcceptReport([], [])
         for group in groups:
             if group["current_run_id"] is None:

@@ -25,6 +25,7 @@ from ccatwm.edges.opsdb.stores.requests import (
     sub_group_keys,
 )
 from ccatwm.errors import Problem, UsageError
+from ccatwm.upkeep._disabled import list_disabled
 from ccatwm.upkeep._estimate import Estimate, estimate_runs
 from ccatwm.upkeep._reason import require_reason
 from ccatwm.upkeep._yaml import parse_yaml
@@ -43,12 +44,14 @@ class RequestReport:
     force: bool
     follows: Estimate | None  # None: it is one sub-group
     trial: dict[str, Any] | None = None  # version, config
+    disabled: tuple[str, ...] = ()  # steps that were left out
 
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": "ccatwm.request/1",
             "pipeline": self.pipeline,
             "steps": list(self.steps),
+            "disabled": list(self.disabled),
             "sub_group": self.sub_group,
             "force": self.force,
             "trial": self.trial,
@@ -59,7 +62,8 @@ class RequestReport:
         """For people."""
         follows = f"{self.follows.text('are')}; " if self.follows is not None else ""
         kind = "trial runs" if self.trial else "runs"
-        asked = f"asked for {kind} of {self.pipeline}: {', '.join(self.steps)}"
+        left_out = f" (without {', '.join(self.disabled)}: disabled)" if self.disabled else ""
+        asked = f"asked for {kind} of {self.pipeline}: {', '.join(self.steps)}{left_out}"
         return [f"{asked}; {follows}`ccatwm resolve` decides on them next"]
 
 
@@ -80,8 +84,8 @@ def request_runs(
 ) -> RequestReport:
     """Ask for a pipeline's runs: of all steps or one, of all sub-groups or one; `force` also where all is up to date.
 
-    Errors: UsageError without a reason; for a pipeline, step or sub-group that is not there, naming what is; above
-    `confirm_runs` without `yes`.
+    Errors: UsageError without a reason; for a pipeline, step or sub-group that is not there, naming what is; for what is
+    disabled; above `confirm_runs` without `yes`.
 
     `trial`: `version=1.3.0`, `config.KEY=VALUE`; runs of one step that never count.
     """
@@ -91,7 +95,9 @@ def request_runs(
         follows = None
         if sub_group is not None:
             steps = _with_sub_group(connection, pipeline, steps, sub_group)
-        else:
+        disabled = list_disabled(connection, pipeline, [name for _, name in steps])
+        steps = [(step_id, name) for step_id, name in steps if name not in disabled]
+        if sub_group is None:
             step_ids = [step_id for step_id, _ in steps]
             follows = _estimate(connection, grouping, step_ids, force or bool(trial), now)
             follows.confirm(confirm_runs, yes=yes, next="ask for one --step or --sub-group, or say --yes")
@@ -102,7 +108,8 @@ def request_runs(
         for step_id, _ in steps:
             kind = "manual" if changes is None else "trial"
             triggers.open_event(connection, step_id, kind, reason, now=now, actor=actor, scope=scope)
-        report = RequestReport(pipeline, tuple(name for _, name in steps), sub_group, force, follows, changes)
+        names = tuple(name for _, name in steps)
+        report = RequestReport(pipeline, names, sub_group, force, follows, changes, disabled)
         record_change(
             connection, at=now, actor=actor, host=socket.gethostname(), act="trigger", target=pipeline, reason=reason,
             details=report.to_json(),
