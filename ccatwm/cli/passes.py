@@ -68,6 +68,8 @@ def trigger(
 ) -> int:
     """Find which steps are due; with --pipeline, ask for runs by hand."""
     if pipeline is not None:
+        said = {"--full": full, "--limit": limit is not None, "--wait": wait, "--max-seconds": max_seconds is not None}
+        _refuse_of_the_pass([option for option in said if said[option]])
         return _request(common, pipeline, step, sub_group, force, reason, dry_run, yes, trial or [])
     if step or sub_group or force or reason or yes or trial:
         raise UsageError(
@@ -239,6 +241,15 @@ def _request(
     )
     _frame.show_report(common, report)
     return 0
+
+
+def _refuse_of_the_pass(options: list[str]) -> None:
+    if options:
+        do = "does" if len(options) == 1 else "do"
+        raise UsageError(
+            f"--pipeline asks for runs; {', '.join(options)} {do} not go with it: that is for the pass",
+            next=f"leave {', '.join(options)} out; say it to `ccatwm trigger` without --pipeline",
+        )
 
 
 def _tell_left(common: Common, context: Context) -> dict[str, Any]:

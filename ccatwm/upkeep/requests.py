@@ -84,12 +84,15 @@ def request_runs(
 ) -> RequestReport:
     """Ask for a pipeline's runs: of all steps or one, of all sub-groups or one; `force` also where all is up to date.
 
-    Errors: UsageError without a reason; for a pipeline, step or sub-group that is not there, naming what is; for what is
-    disabled; above `confirm_runs` without `yes`.
+    Errors: UsageError without a reason; for options that contradict each other; for a pipeline, step or sub-group that
+    is not there, naming what is; for what is disabled; above `confirm_runs` without `yes`.
 
     `trial`: `version=1.3.0`, `config.KEY=VALUE`; runs of one step that never count.
     """
     require_reason(reason, "it is kept with every run that is made for it")
+    if force and trial:
+        what = "--force and --trial do not go together: a trial is made in any case, and never counts"
+        raise UsageError(what, next="leave --force out")
     with database.write() as connection:
         steps = _wanted_steps(connection, pipeline, step)
         follows = None
@@ -123,7 +126,7 @@ def _read_trial(
     """{"version", "config"} of what was typed. Errors: UsageError with all mistakes at once."""
     if len(steps) != 1:
         raise UsageError("a trial is of one step: --step NAME", next=f"steps: {', '.join(n for _, n in steps)}")
-    problems: list[Problem] = []
+    problems = _contradictions(texts)
     found: dict[str, Any] = {}
     versions = step_versions(connection, steps[0][0])
     for text in texts:
@@ -139,6 +142,21 @@ def _read_trial(
     if problems:
         raise UsageError("the trial is wrong", problems=problems)
     return found
+
+
+def _contradictions(texts: Sequence[str]) -> list[Problem]:
+    """Changes of which one would undo the other: of the same key, or of a key and one below it."""
+    keys = {text: text.partition("=")[0] for text in texts}
+    return [
+        Problem(f"--trial {first} --trial {second}", "contradict each other", "say one of them")
+        for n, first in enumerate(keys)
+        for second in list(keys)[n + 1 :]
+        if _is_within(keys[first], keys[second]) or _is_within(keys[second], keys[first])
+    ]
+
+
+def _is_within(key: str, other: str) -> bool:
+    return f"{key}.".startswith(f"{other}.")
 
 
 def _read_value(text: str, value: str, problems: list[Problem]) -> Any:

@@ -118,6 +118,14 @@ def test_a_run_is_asked_for_with_a_reason_only(world, cli):
     assert cli("trigger", "--pipeline", "otf", "--force", "--reason", "new flat").code == 0
 
 
+@pytest.mark.parametrize("options", [("--full",), ("--limit", "3"), ("--wait", "--full"), ("--max-seconds", "5")])
+def test_what_is_said_to_the_pass_does_not_go_with_a_request(world, cli, options):
+    refused = cli("trigger", "--pipeline", "otf", "--reason", "new flat", *options)
+    assert refused.code == 2
+    assert all(option in refused.err for option in ("--pipeline", *options) if option.startswith("--"))
+    assert world.rows(t.trigger_event) == []
+
+
 def test_a_cycle_until_idle_says_last_what_is_left(world, cli):
     answer = cli("cycle", "--until-idle")
     assert (answer.code, answer.out.splitlines()[-1]) == (0, "left: 1 run needs you: ccatwm show 1")

@@ -148,6 +148,32 @@ def test_a_promoted_trial_that_counts_and_is_excluded_then_is_not_made_again(qui
     assert (group["outcome"], group["current_run_id"]) == ("cancelled", trial)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("config.order=9", "config.order=8"),
+        ("config.plots=9", "config.plots.dpi=8"),
+        ("config.plots.dpi=8", "config.plots={dpi: 9}"),
+        ("version=1.0.0", "version=9"),
+    ],
+)
+def test_changes_of_which_one_undoes_the_other_are_refused(observatory, first, second):
+    with pytest.raises(UsageError) as caught:
+        ask(observatory, first, "config.other=1", second)
+    told = [(p.where, p.what) for p in caught.value.problems if "version" not in p.what]
+    assert told == [(f"--trial {first} --trial {second}", "contradict each other")]
+
+
+def test_keys_that_begin_alike_are_two(observatory):
+    report = ask(observatory, "config.plot=1", "config.plots=2", "config.plots_dpi=3")
+    assert report.trial == {"config": {"plot": 1, "plots": 2, "plots_dpi": 3}}
+
+
+def test_a_trial_is_not_forced(observatory):
+    with pytest.raises(UsageError, match="--force and --trial do not go together"):
+        ask(observatory, "config.mode=cold", force=True)
+
+
 def test_what_cannot_be_tried_is_said(quiet):
     with pytest.raises(UsageError) as caught:
         ask(quiet, "version=9", "mode=cold", "config.a=[")
