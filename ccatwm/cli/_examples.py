@@ -84,7 +84,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ccatwm exclude --list", "what is excluded, since when, by whom"),
     ),
     "include": (("ccatwm include 3 --reason 'was fine'", "by the number that `exclude --list` shows"),),
-    "accept": (("ccatwm accept maps grid --reason 'differs in a comment only'", "no run is made of it"),),
+    "accept": (
+        ("ccatwm accept maps grid --dry-run", "what differs, and in how many sub-groups"),
+        ("ccatwm accept maps grid --reason 'differs in a comment only'", "no run is made of it"),
+    ),
     "promote": (("ccatwm promote 42 --reason 'order 3 is better'", "a trial counts from now on"),),
     "publish": (
         ("ccatwm publish chai-dr1 17 run:5 --contact maps@example.org", "frozen from now on"),

@@ -256,13 +256,14 @@ def accept(
     step: Annotated[str, typer.Argument(metavar="STEP")],
     sub_group: Annotated[str | None, typer.Argument(metavar="[KEY]", help="One sub-group; else all.")] = None,
     reason: Reason = None,
+    dry_run: DryRun = False,
 ) -> int:
     """Declare present products good for what is wanted now: no run is made for the change."""
     from ccatwm.upkeep import exclude as upkeep
 
     context = _open(common)
-    act = _as_act(context, reason, False, True)
-    report = upkeep.accept(context.database, pipeline, step, sub_group, act)
+    act = _as_act(context, reason, dry_run, True)
+    report = upkeep.accept(context.database, context.grouping, pipeline, step, sub_group, act)
     _frame.show_report(common, report)
     return int(bool(report.refused))
 

@@ -116,12 +116,11 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Request:
-    """What a person (or a forcing cron tick) asked for. `accept`: no run, the present product is good as it is."""
+    """What a person (or a forcing cron tick) asked for."""
 
     reason: str = "requested"  # requested | scheduled
     text: str = ""
     force: bool = False
-    accept: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,12 +194,11 @@ class Decision:
     current_run_id: int | None = None  # the completed run that this decision points to
     stale: str | None = None
     keeps_request: bool = False
-    accepts: bool = False  # from now on `current_run_id` is good for `recipe`
 
 
 def decide(view: SubGroupView) -> Decision:
     """The decision for one sub-group."""
-    decision = _decide(_without_idle_acceptance(view))
+    decision = _decide(view)
     without = _passed_without(view)
     if without:
         decision = replace(decision, details={**decision.details, "without": without})
@@ -218,13 +216,6 @@ def _stale_as_before(view: SubGroupView) -> str | None:
     """Nothing is known of what is wanted now: the product is as stale as it was."""
     before = view.stale
     return None if before is not None and before.startswith(EXCLUDED) else before
-
-
-def _without_idle_acceptance(view: SubGroupView) -> SubGroupView:
-    """Nobody can accept a product that is not there."""
-    if view.request is None or not view.request.accept or (view.current is not None and view.current.good):
-        return view
-    return replace(view, request=None)
 
 
 def _decide(view: SubGroupView) -> Decision:
@@ -277,6 +268,37 @@ def plan_trial(view: SubGroupView, trial: Mapping[str, Any]) -> Decision:
     )
 
 
+def plan_acceptance(view: SubGroupView) -> Decision:
+    """What is accepted by declaring the current product, which is good, to be what is wanted now.
+
+    What is wanted is told by what is known now; it waits for nothing. `accepted`: for `recipe`, which differs by
+    `changes`, and was accepted before if `already`; `up-to-date`: nothing differs; else nothing is wanted.
+    """
+    current, free = view.current, replace(view, request=None)  # as the next decision sees it: this ends a request
+    assert current is not None
+    inputs = _wanted_inputs(free)
+    if not inputs:
+        return Decision(Outcome.NO_INPUTS, details=_no_inputs_details(free))
+    software = _wanted_software(free, inputs)
+    if software is None or (software.image is not None and software.image_digest is None):
+        return Decision(Outcome.WAITING_FOR_IMAGE, details=_no_trial_details(free, software, None))
+    recipe = _recipe(free, inputs, software)
+    if recipe.digest == current.recipe_digest:
+        return Decision(Outcome.UP_TO_DATE, recipe=recipe, current_run_id=current.id)
+    details = {"changes": _changes(free, current, recipe, inputs), "already": _accepted_before(view, recipe) is current}
+    return Decision(Outcome.ACCEPTED, details=details, recipe=recipe, current_run_id=current.id)
+
+
+def why_not_good(view: SubGroupView) -> str | None:
+    """Why the current product cannot be declared good for anything; None: it can."""
+    current = view.current
+    if current is None:
+        return "it has no product yet"
+    if current.excluded is not None:
+        return f"its product is {EXCLUDED}{current.excluded}"
+    return None if current.good else "the files of its product are gone"
+
+
 def _no_trial_details(view: SubGroupView, software: SoftwareVersion | None, wanted: str | None) -> dict[str, Any]:
     if software is not None:
         return {"software": software.software, "version": software.version, "image": software.image}
@@ -323,7 +345,7 @@ def _is_over(view: SubGroupView) -> bool:
     return deadline is not None and deadline <= view.now
 
 
-def _given_up(view: SubGroupView, *keys: str) -> bool:
+def _is_done_without(view: SubGroupView, *keys: str) -> bool:
     """Whether a deadline has passed without it: it is not waited for again until it has come once."""
     return view.policy.deadline_hours is not None and any(key in view.without for key in keys)
 
@@ -338,7 +360,7 @@ def _passed_without(view: SubGroupView) -> list[str]:
         _companion_key(c, name) for c in view.companions if c.required for t in c.lacking for name in t.packages
     )
     lacking |= {key: (key,) for key in of_companions}
-    return sorted(key for key, same in lacking.items() if _is_over(view) or _given_up(view, *same))
+    return sorted(key for key, same in lacking.items() if _is_over(view) or _is_done_without(view, *same))
 
 
 def _package_key(member: Member) -> str:
@@ -375,7 +397,7 @@ def _awaited_upstream(view: SubGroupView) -> tuple[list[UpstreamGroup], int]:
 
 def _unready_data(view: SubGroupView) -> Decision | None:
     """`waiting-for-data` while packages of the sub-group are on their way or their obs unit has not ended."""
-    awaited = [m for m in _lacking_members(view) if not _given_up(view, _package_key(m))]
+    awaited = [m for m in _lacking_members(view) if not _is_done_without(view, _package_key(m))]
     if not awaited or _is_over(view):
         return None
     deadline = _deadline(view)
@@ -389,7 +411,7 @@ def _unready_data(view: SubGroupView) -> Decision | None:
 def _unready_upstream(view: SubGroupView) -> Decision | None:
     """`waiting-for-upstream` until what was known when the sub-group fell due has settled (or enough of it)."""
     unsettled, known = _awaited_upstream(view)
-    awaited = [u for u in unsettled if not _given_up(view, *_upstream_keys(u))]
+    awaited = [u for u in unsettled if not _is_done_without(view, *_upstream_keys(u))]
     if not awaited or _is_over(view) or _enough(view.policy.requires, known - len(unsettled), known):
         return None
     deadline = _deadline(view)
@@ -411,7 +433,7 @@ def _unknown_companions(view: SubGroupView) -> Decision | None:
 
 def _unready_companions(view: SubGroupView, recipe: Recipe) -> Decision | None:
     """`waiting-for-data` while an obs unit has none of its required companions; what exists already needs no more."""
-    lacking = [_lacking_json(c) for c in map(partial(_not_given_up, view), view.companions) if c.required and c.lacking]
+    lacking = [_lacking_json(c) for c in map(partial(_still_awaited, view), view.companions) if c.required and c.lacking]
     if not lacking or _is_over(view):
         return None
     deadline = _deadline(view)
@@ -421,12 +443,12 @@ def _unready_companions(view: SubGroupView, recipe: Recipe) -> Decision | None:
     )  # fmt: skip
 
 
-def _not_given_up(view: SubGroupView, chosen: Chosen) -> Chosen:
+def _still_awaited(view: SubGroupView, chosen: Chosen) -> Chosen:
     """What lacks companions, without that for which a deadline has passed."""
     if view.policy.deadline_hours is None or not view.without:
         return chosen
     left = [
-        replace(t, packages=tuple(name for name in t.packages if not _given_up(view, _companion_key(chosen, name))))
+        replace(t, packages=tuple(name for name in t.packages if not _is_done_without(view, _companion_key(chosen, name))))
         for t in chosen.lacking
     ]
     return replace(chosen, lacking=tuple(target for target in left if target.packages))
@@ -577,14 +599,13 @@ def _accepted(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) ->
     current = view.current
     if _forced(view) or (current is not None and current.good and current.recipe_digest == recipe.digest):
         return None
-    now = view.request is not None and view.request.accept
-    run = current if now else _accepted_before(view, recipe)
+    run = _accepted_before(view, recipe)
     if run is None:
         return None
     changes = _changes(view, run, recipe, inputs) if run is current else _changed_since(run, recipe)
     return Decision(
         Outcome.ACCEPTED, details={"run": run.id, "changes": changes}, current_run_id=run.id,
-        supersede_run_id=_superseded(view), accepts=now,
+        supersede_run_id=_superseded(view),
     )  # fmt: skip
 
 
@@ -658,7 +679,7 @@ def earlier_to_compare(view: SubGroupView) -> list[int]:
     decision = decide(view)
     if decision.recipe is None or decision.outcome in (Outcome.UP_TO_DATE, Outcome.FAILED, Outcome.CANCELLED):
         return []
-    runs = _earlier_runs(_without_idle_acceptance(view), decision.recipe)
+    runs = _earlier_runs(view, decision.recipe)
     return [run.id for run in runs if _inputs_differ(run, decision.recipe)]
 
 

@@ -1,4 +1,4 @@
-"""Writes what was decided on sub-groups of one step: decisions, runs with their inputs, acceptances.
+"""Writes what was decided on sub-groups of one step: decisions, and runs with their inputs.
 
 Touches: the ops-db. A chunk of decisions is written together, within the transaction that read what they stand on.
 """
@@ -21,7 +21,6 @@ from ccatwm.core.retries import with_learned
 from ccatwm.core.states import RunEvent
 from ccatwm.edges.opsdb.bulk import JsonText, json_text
 from ccatwm.edges.opsdb.stores import runs, sub_groups
-from ccatwm.edges.opsdb.stores.exclusions import insert_acceptance
 from ccatwm.edges.opsdb.stores.steps import StepRecord
 from ccatwm.edges.opsdb.stores.sub_groups import SubGroupRow
 
@@ -56,9 +55,6 @@ def carry_out(
             one.decision = Decision(Outcome.BUSY, details={"run": older}, recipe=one.decision.recipe,
                                     stale=one.decision.stale, keeps_request=True)  # fmt: skip
     make_runs(connection, step, decided, now, backfill=backfill)
-    for one in decided:
-        if one.decision.accepts:
-            _record_acceptance(connection, one, now)
     columns = {one.row.id: _columns(one, now) for one in decided}
     if backfill is not None:
         for one in decided:
@@ -72,15 +68,6 @@ def _supersede(connection: sa.Connection, run_id: int, now: datetime) -> bool:
     return runs.record_event(
         connection, run_id, RunEvent.CANCELLED, expected=run.status, now=now, by_pass="resolve",
         message="superseded: its recipe is no longer wanted", superseded=True, due_at=None,
-    )  # fmt: skip
-
-
-def _record_acceptance(connection: sa.Connection, one: Decided, now: datetime) -> None:
-    row, decision = one.row, one.decision
-    assert row.requested is not None and decision.recipe is not None and decision.current_run_id is not None
-    insert_acceptance(
-        connection, row.id, decision.recipe.digest, decision.current_run_id, reason=str(row.requested.get("text") or ""),
-        actor=str(row.requested.get("actor") or ""), now=now,
     )  # fmt: skip
 
 
@@ -102,7 +89,7 @@ def _says_the_same(row: SubGroupRow, decision: Decision) -> bool:
 
     The run that it points to must have the newest number: else an older one that ends later would win.
     """
-    if decision.outcome is Outcome.RUN or decision.accepts:
+    if decision.outcome is Outcome.RUN:
         return False
     current = decision.current_run_id
     if not same_outcome(row, decision) or (row.reason, row.stale) != (decision.reason, decision.stale):

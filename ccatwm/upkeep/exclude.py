@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,8 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.decision_text import changes_text, decision_text
 from ccatwm.core.exclusions import Excluded, Target, parse_target
-from ccatwm.core.gap import EXCLUDED
+from ccatwm.core.gap import EXCLUDED, Decision, Outcome, plan_acceptance, why_not_good
 from ccatwm.core.selection import Selection, suggest
 from ccatwm.core.wording import count_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
@@ -28,12 +30,17 @@ from ccatwm.edges.opsdb.stores import triggers, views
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.due import mark_downstream_due, mark_due
 from ccatwm.edges.opsdb.stores.requests import find_pipeline
+from ccatwm.edges.opsdb.stores.steps import get_step_record
+from ccatwm.edges.opsdb.stores.sub_groups import list_after
+from ccatwm.edges.opsdb.sub_group_views import build_views
 from ccatwm.errors import CcatwmError, Problem, UsageError
 from ccatwm.upkeep._disabled import list_disabled
 from ccatwm.upkeep._reason import require_reason
 
 SHOWN = 20
 ALREADY = "accepted already"
+UNCHANGED = "it has what is wanted now"
+SUB_GROUPS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -346,68 +353,118 @@ def list_exclusions(database: Database) -> dict[str, Any]:
 class AcceptReport:
     """Sub-groups whose present product was declared good; the next `resolve` carries it out."""
 
-    accepted: list[str]
-    refused: list[tuple[str, str]]
+    dry_run: bool = False
+    accepted: dict[str, dict[str, Any]] = field(default_factory=dict)  # what differs, by sub-group
     already: list[str] = field(default_factory=list)  # of the accepted ones: somebody had said so before
+    unchanged: list[str] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": "ccatwm.accept/1",
+            "dry_run": self.dry_run,
             "accept": [
-                {"sub_group": key, "accepted": True, "why": ALREADY if key in self.already else None}
-                for key in self.accepted
+                {"sub_group": key, "accepted": True, "why": ALREADY if key in self.already else None, "changes": changes}
+                for key, changes in self.accepted.items()
             ]
-            + [{"sub_group": key, "accepted": False, "why": why} for key, why in self.refused],
+            + [{"sub_group": key, "accepted": False, "why": UNCHANGED, "changes": {}} for key in self.unchanged]
+            + [{"sub_group": key, "accepted": False, "why": why, "changes": {}} for key, why in self.refused],
         }
 
     def lines(self) -> list[str]:
         """For people."""
         said = [f"{key}: {why}" for key, why in self.refused[:SHOWN]]
-        new = len(self.accepted) - len(self.already)
+        if self.unchanged:
+            verb = "has" if len(self.unchanged) == 1 else "have"
+            said.append(f"{count_text(len(self.unchanged), 'sub-group')} {verb} what is wanted now: nothing to accept")
         if self.already:
             were = f"{count_text(len(self.already), 'sub-group')} {'was' if len(self.already) == 1 else 'were'} {ALREADY}"
-            said.append(f"{were}: that holds, with this reason from now on")
-        if new or not self.already:
-            said.append(f"{count_text(new, 'sub-group')}: the present product is good for what is wanted next; "
-                        "`ccatwm resolve` carries it out")  # fmt: skip
-        return said
+            said.append(f"{were}: that holds" + ("" if self.dry_run else ", with this reason from now on"))
+        new = len(self.accepted) - len(self.already)
+        if new:
+            verb, then = ("would be", "") if self.dry_run else ("is", "; `ccatwm resolve` carries it out")
+            said.append(f"{count_text(new, 'sub-group')}: the present product {verb} good for what is wanted now{then}")
+        return said + self._changes()
+
+    def _changes(self) -> list[str]:
+        """What differs, and in how many sub-groups, the most frequent first."""
+        texts = Counter(changes_text({"changes": changes}) for changes in self.accepted.values())
+        most = texts.most_common(SHOWN)
+        lines = [f"  {text or 'what it was made with'}: {count_text(count, 'sub-group')}" for text, count in most]
+        more = len(texts) - SHOWN
+        return [*lines, f"  and {more} more; --json lists all"] if more > 0 else lines
 
 
-def accept(database: Database, pipeline: str, step: str, key: str | None, act: Act) -> AcceptReport:
-    """Declare the current products of a step's sub-groups good for the recipe that is wanted when `resolve` next decides.
+def accept(
+    database: Database, grouping: GroupingEngine, pipeline: str, step: str, key: str | None, act: Act
+) -> AcceptReport:
+    """Declare the current products of a step's sub-groups good for what is wanted of them now.
 
-    Errors: UsageError without a reason, for what is not there, and where nothing has a product.
+    That is told by what is known at this moment: what passes have grouped, and the definitions that are applied. What
+    comes later is wanted, too, and is not accepted.
+
+    Errors: UsageError without a reason, for what is not there and what is disabled; CcatwmError where nothing has a
+    product.
     """
-    require_reason(act.reason, "it is kept with the acceptance")
-    with database.write() as connection:
-        step_id, groups = _groups(connection, pipeline, step, key)
+    if not act.dry_run:
+        require_reason(act.reason, "it is kept with the acceptance")
+    report = AcceptReport(act.dry_run)
+    with database.write() if not act.dry_run else database.read() as connection:
+        step_id = _find_step(connection, pipeline, step, key)
         list_disabled(connection, pipeline, [step])
-        report = AcceptReport([], [])
-        for group in groups:
-            if group["current_run_id"] is None:
-                report.refused.append((group["key"], "it has no product yet"))
-            elif (group["stale"] or "").startswith(EXCLUDED):
-                report.refused.append((group["key"], f"its product is {group['stale']}"))
-            else:
-                report.accepted.append(group["key"])
-                if _is_accepted(group):
-                    report.already.append(group["key"])
-        if not report.accepted:
+        planned = _plan_acceptances(connection, grouping, step_id, key, act, report)
+        if not (planned or report.unchanged):
+            none = (f"{pipeline}/{step}", "it has no sub-groups yet")
             raise CcatwmError(
-                f"nothing of {pipeline}/{step} can be accepted: {report.refused[0][1]}",
+                f"nothing of {pipeline}/{step} can be accepted: {(report.refused or [none])[0][1]}",
                 next=f"`ccatwm explain {pipeline} {step}` says what each sub-group waits for",
             )
-        request = {"reason": "requested", "text": act.reason, "force": False, "accept": True, "actor": act.actor}
-        store.request_acceptance(connection, step_id, report.accepted, request, act.now)
-        triggers.open_event(connection, step_id, "accept", act.reason, now=act.now, actor=act.actor, scope={})
-        _log(connection, "accept", ["/".join((pipeline, step, *([key] if key else [])))], act, report.to_json())
+        if planned and not act.dry_run:
+            for sub_group_id, decision in planned.items():
+                assert decision.recipe is not None and decision.current_run_id is not None
+                store.insert_acceptance(
+                    connection, sub_group_id, decision.recipe.digest, decision.current_run_id, reason=act.reason,
+                    actor=act.actor, now=act.now,
+                )  # fmt: skip
+            store.open_accepted(connection, planned, act.now)
+            triggers.open_event(connection, step_id, "accept", act.reason, now=act.now, actor=act.actor, scope={})
+            _log(connection, "accept", ["/".join((pipeline, step, *([key] if key else [])))], act, report.to_json())
     return report
 
 
-def _is_accepted(group: dict[str, Any]) -> bool:
-    """Whether it is accepted, and nothing has touched it since, or it is about to be."""
-    about_to_be = bool((group["requested"] or {}).get("accept"))
-    return about_to_be or (group["outcome"] == "accepted" and group["due_at"] is None)
+def _find_step(connection: sa.Connection, pipeline: str, step: str, key: str | None) -> int:
+    views.check_selection(connection, Selection(pipeline=pipeline, step=step, sub_group=key))
+    found: int = next(s["id"] for s in views.list_steps(connection, pipeline) if s["step"] == step)
+    return found
+
+
+def _plan_acceptances(
+    connection: sa.Connection, grouping: GroupingEngine, step_id: int, key: str | None, act: Act, report: AcceptReport
+) -> dict[int, Decision]:
+    """What is accepted, by sub-group; the report is told of all of them."""
+    record, excluded = get_step_record(connection, step_id), find_excluded(connection, grouping, act.now)
+    planned: dict[int, Decision] = {}
+    after = 0
+    while rows := list_after(connection, step_id, after, SUB_GROUPS_AT_ONCE, key, lock=not act.dry_run):
+        after = rows[-1].id
+        seen = build_views(connection, record, rows, excluded, act.now)
+        for row in rows:
+            why_not = why_not_good(seen[row.id])
+            decision = plan_acceptance(seen[row.id]) if why_not is None else None
+            if decision is None or decision.outcome not in (Outcome.ACCEPTED, Outcome.UP_TO_DATE):
+                report.refused.append((row.key, why_not or _nothing_wanted(decision)))
+            elif decision.outcome is Outcome.UP_TO_DATE:
+                report.unchanged.append(row.key)
+            else:
+                planned[row.id] = decision
+                report.accepted[row.key] = decision.details["changes"]
+                report.already += [row.key] if decision.details["already"] else []
+    return planned
+
+
+def _nothing_wanted(decision: Decision | None) -> str:
+    text = decision_text(decision) if decision is not None else ""
+    return f"nothing can be made of it now{f': {text}' if text else ''}"
 
 
 # --- trials ---------------------------------------------------------------------------------------------------
@@ -469,17 +526,6 @@ def _refuse_excluded(
     first = "" if naming else "`ccatwm exclude --list` shows by what; "
     include = f"`ccatwm include {' '.join(naming) or 'NUMBER'} --reason TEXT`"
     raise UsageError(f"run {run_id} is excluded: {why}", next=f"{first}{include} brings it back; promote it then")
-
-
-def _groups(
-    connection: sa.Connection, pipeline: str, step: str, key: str | None
-) -> tuple[int, list[dict[str, Any]]]:
-    views.check_selection(connection, Selection(pipeline=pipeline, step=step, sub_group=key))
-    row = next(s for s in views.list_steps(connection, pipeline) if s["step"] == step)
-    groups = views.list_sub_groups(connection, [row["id"]], key)
-    if not groups:
-        raise UsageError(f"{pipeline}/{step} has no sub-groups yet", next="`ccatwm cycle` finds them")
-    return row["id"], groups
 
 
 def _log(

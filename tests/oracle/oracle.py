@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -124,7 +124,6 @@ class Decision:
     keeps_request: bool = False
     supersedes: Run | None = None
     points_to: Run | None = None
-    accepts: bool = False
     tolerates: bool = False
     awaits: frozenset[str] = frozenset()  # names of packages, keys of upstream sub-groups
     without: frozenset[str] = frozenset()  # lacking still, and a deadline has passed without it
@@ -423,7 +422,7 @@ class Oracle:
     def _says_the_same(self, group: Group, decision: Decision) -> bool:
         """Whether the decision is the one before, as far as is known here; what it points to must be the newest."""
         before, points_to = group.decided, decision.points_to
-        if before is None or decision.accepts or (points_to is not None and points_to.decision != group.decision):
+        if before is None or (points_to is not None and points_to.decision != group.decision):
             return False
         told = ("outcome", "reason", "points_to", "awaits", "without")
         if any(getattr(before, name) != getattr(decision, name) for name in told):
@@ -438,9 +437,6 @@ class Oracle:
         anyway = decision.tolerates or decision.outcome == "accepted"
         if anyway and decision.points_to is not None and decision.recipe is not None:
             group.good_anyway = (decision.points_to, decision.recipe)
-        if decision.accepts:
-            assert decision.recipe is not None and decision.points_to is not None
-            group.accepted.append((decision.recipe, decision.points_to, len(group.runs)))
         if decision.outcome == "run":
             self._make_run(group, decision, now).backfill = backfill
 
@@ -615,14 +611,30 @@ class Oracle:
             return False
         return not self.excluded(run, PIPELINES[run.step])
 
-    def _asked(self, group: Group) -> dict[str, Any] | None:
-        """Nobody can accept a product that is not there."""
-        if group.request is not None and group.request.get("accept") and not self._good(group.current):
-            return None
-        return group.request
+    def acceptable(self, group: Group) -> str:
+        """`accepted`: its product can be declared good for what is wanted of it by what is known; else why not."""
+        if not self._good(group.current) or self._wanted(group) is None:
+            return "refused"
+        assert group.current is not None
+        return "unchanged" if self._wanted(group) == group.current.recipe else "accepted"
+
+    def accept(self, group: Group, now: datetime) -> None:
+        recipe, current = self._wanted(group), group.current
+        assert recipe is not None and current is not None
+        group.accepted.append((recipe, current, len(group.runs)))
+        group.request = None
+        self.open(group, now)
+
+    def _wanted(self, group: Group) -> Mapping[str, Any] | None:
+        """The recipe that is wanted, were nothing asked for and nothing to be waited for."""
+        free = replace(group, request=None)
+        inputs = self._inputs(free)
+        version = self._version(free, inputs) if inputs else None
+        absent = version is None or version in self.definitions["absent"]
+        return None if absent or version is None else self._recipe(group.step, inputs, version)
 
     def _existing(self, group: Group, recipe: Mapping[str, Any]) -> Decision | None:
-        asked = self._asked(group) or {}
+        asked = group.request or {}
         accepted = self._accepted(group, recipe)
         if accepted is not None:
             return accepted
@@ -649,13 +661,9 @@ class Oracle:
         return None
 
     def _accepted(self, group: Group, recipe: Mapping[str, Any]) -> Decision | None:
-        current, asked = group.current, self._asked(group)
-        if self._good(current) and current is not None and current.recipe == recipe:
+        current = group.current
+        if group.request is not None or (self._good(current) and current is not None and current.recipe == recipe):
             return None
-        if asked is not None:
-            if not asked.get("accept") or asked.get("force"):
-                return None
-            return Decision("accepted", points_to=current, supersedes=stoppable(group), accepts=True)
         said = [(run, before) for wanted, run, before in group.accepted if wanted == recipe]
         if not said or any(run.recipe == recipe and run.number >= said[-1][1] for run in group.counted):
             return None
@@ -663,7 +671,7 @@ class Oracle:
 
     def _tolerated(self, group: Group, recipe: Mapping[str, Any]) -> Decision | None:
         current = group.current
-        if not self.step(group.step).get("staleness") or not self._good(current) or self._asked(group) is not None:
+        if not self.step(group.step).get("staleness") or not self._good(current) or group.request is not None:
             return None
         if current is None or self._counted(group, current, recipe):
             return None
@@ -671,7 +679,7 @@ class Oracle:
 
     def _an_earlier_one_does(self, group: Group, recipe: Mapping[str, Any]) -> Decision | None:
         """Of the last ten that were completed before, the newest that differs in what does not count only."""
-        if not self.step(group.step).get("staleness") or self._asked(group) is not None:
+        if not self.step(group.step).get("staleness") or group.request is not None:
             return None
         before = [run for run in group.counted if run.status == "COMPLETED" and run is not group.current]
         for run in before[: -10 - 1 : -1]:
@@ -699,7 +707,7 @@ class Oracle:
         return Decision("run", reason, supersedes=stoppable(group))
 
     def _reason(self, group: Group, recipe: Mapping[str, Any]) -> str:
-        asked = self._asked(group)
+        asked = group.request
         compared = group.current or (group.counted[-1] if group.counted else None)
         if asked is not None:
             return str(asked.get("reason", "requested"))
@@ -716,7 +724,7 @@ class Oracle:
     def _held_back(self, group: Group, reason: str, now: datetime) -> Decision | None:
         step = self.step(group.step)
         quiet = group.changed_at + timedelta(seconds=step.get("settle_seconds", 0))
-        if step.get("settle_seconds") and quiet > now and not (self._asked(group) or {}).get("force"):
+        if step.get("settle_seconds") and quiet > now and not (group.request or {}).get("force"):
             return Decision("settling", reason, due_at=quiet, keeps_request=True)
         if reason in ("input-added", "upstream-changed") and group.current is not None:
             newest = max(run.created_at for run in group.counted)

@@ -139,20 +139,22 @@ class People(Defining):
     def _accept(self, step: int, group: int, _c: int) -> None:
         name = self._step_name(step)
         key, groups = self._groups_of(name, group)
-        good = [
-            g
-            for g in groups
-            if g.current is not None and not self.oracle.excluded(g.current, PIPELINES[name])
-        ]
-        if not good:
+        wanted: dict[str, list[str]] = {"accepted": [], "unchanged": [], "refused": []}
+        for one in groups:
+            wanted[self.oracle.acceptable(one)].append(one.key)
+        if not (wanted["accepted"] or wanted["unchanged"]):
             return
         for site in self.sites:
-            report = accept(site.context.database, PIPELINES[name], name, key, self._act("fine"))
-            assert sorted(report.accepted) == sorted(g.key for g in good), site.kind
-        for one in good:
-            one.request = {"accept": True}
-            self.oracle.open(one, self.now)
-        self.accepting.add(name)
+            world = site.context.database, site.context.grouping
+            report = accept(*world, PIPELINES[name], name, key, self._act("fine"))
+            refused = [key for key, _ in report.refused]
+            told = {"accepted": report.accepted, "unchanged": report.unchanged, "refused": refused}
+            assert {why: sorted(keys) for why, keys in told.items()} == wanted, site.kind
+        for one in groups:
+            if one.key in wanted["accepted"]:
+                self.oracle.accept(one, self.now)
+        if wanted["accepted"]:
+            self.accepting.add(name)
 
     def _try_out(self, step: int, mode: int, version: int) -> None:
         name = self._step_name(step)

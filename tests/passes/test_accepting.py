@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from ccatwm.upkeep.exclude import Act, accept
+from ccatwm.upkeep.exclude import AcceptReport, Act, accept
 from ccatwm.upkeep.requests import request_runs
 from ccatwm.views.explain import build_explain
 from tests.passes.conftest import Observatory
@@ -19,7 +22,7 @@ def accepted(observatory: Observatory) -> Observatory:
     observatory.edit("mode: hot_cold", "mode: cold")
     context = observatory.context()
     act = Act("only a name", "ada", "h", context.clock.now())
-    accept(context.database, "otf", "calibrate", None, act)
+    accept(context.database, context.grouping, "otf", "calibrate", None, act)
     observatory.until_quiet()
     assert group(observatory)["outcome"] == "accepted"
     return observatory
@@ -74,3 +77,83 @@ def test_who_asks_for_a_run_ends_it(accepted: Observatory) -> None:
         accepted.until_quiet()
     again = group(accepted)
     assert (again["outcome"] in ("restored", "up-to-date"), again["current_run_id"]) == (True, made)
+
+
+# --- of what is known when it is said --------------------------------------------------------------------------
+
+
+def late_package(observatory: Observatory) -> None:
+    """Another package of the first scan comes in; no pass has seen it yet."""
+    packages = (observatory.folder / "late.yaml").read_text().partition("raw_data_packages:")
+    text = "".join(packages[1:]).replace("scan-3-LFA", "late-1").replace("unit: scan-3", "unit: scan-1")
+    (observatory.folder / "one-more.yaml").write_text(text)
+    observatory.arrive("one-more.yaml")
+
+
+def say(observatory: Observatory, key: str | None = None, **changes: Any) -> AcceptReport:
+    context = observatory.context()
+    act = replace(Act("only a name", "ada", "h", context.clock.now()), **changes)
+    return accept(context.database, context.grouping, "otf", "calibrate", key, act)
+
+
+def test_what_no_pass_has_grouped_when_it_is_said_is_not_accepted(observatory: Observatory) -> None:
+    observatory.until_quiet()
+    before = group(observatory)["current_run_id"]
+    observatory.edit("mode: hot_cold", "mode: cold")
+    late_package(observatory)
+    report = say(observatory)
+    assert list(report.accepted) == ["executed_obs_unit=1", "executed_obs_unit=2"]
+    observatory.until_quiet()
+    (made,) = observatory.runs("calibrate")[2:]
+    assert (made["sub_group_key"], made["reason"]) == (SCAN, "input-added")
+    assert group(observatory)["current_run_id"] == made["id"] != before
+    assert observatory.sub_group("calibrate", "executed_obs_unit=2")["outcome"] == "accepted"
+
+
+def test_a_definition_that_comes_later_is_not_accepted(observatory: Observatory) -> None:
+    observatory.until_quiet()
+    observatory.edit("mode: hot_cold", "mode: cold")
+    say(observatory)
+    observatory.edit("mode: cold", "mode: sky")
+    observatory.until_quiet()
+    assert [run["reason"] for run in observatory.runs("calibrate")[2:]] == ["config-changed"] * 2
+    observatory.edit("mode: sky", "mode: cold")
+    observatory.until_quiet()
+    assert group(observatory)["outcome"] == "accepted", "what was accepted is, whenever it is wanted"
+
+
+def test_it_is_told_what_is_accepted_and_a_dry_run_only_tells(observatory: Observatory) -> None:
+    observatory.until_quiet()
+    observatory.edit("mode: hot_cold", "mode: cold")
+    would = say(observatory, dry_run=True, reason="")
+    assert would.lines() == [
+        "2 sub-groups: the present product would be good for what is wanted now",
+        "  mode hot_cold -> cold: 2 sub-groups",
+    ]
+    assert (observatory.rows("acceptance"), bool(group(observatory)["asked"])) == ([], False)
+    say(observatory, SCAN)
+    assert say(observatory).lines() == [
+        "1 sub-group was accepted already: that holds, with this reason from now on",
+        "1 sub-group: the present product is good for what is wanted now; `ccatwm resolve` carries it out",
+        "  mode hot_cold -> cold: 2 sub-groups",
+    ]
+    row = say(observatory).to_json()["accept"][0]
+    assert row["changes"]["config"] == {"mode": ["hot_cold", "cold"]}
+
+
+def test_where_nothing_differs_nothing_is_accepted(observatory: Observatory) -> None:
+    observatory.until_quiet()
+    report = say(observatory)
+    assert report.lines() == ["2 sub-groups have what is wanted now: nothing to accept"]
+    told = [(row["accepted"], row["why"]) for row in report.to_json()["accept"]]
+    assert told == [(False, "it has what is wanted now")] * 2
+    assert observatory.rows("acceptance") == []
+    assert "accept" not in {event["kind"] for event in observatory.rows("trigger_event")}
+
+
+def test_a_product_whose_files_are_gone_is_not_accepted(observatory: Observatory) -> None:
+    observatory.until_quiet()
+    observatory.edit("mode: hot_cold", "mode: cold")
+    run = group(observatory)["current_run_id"]
+    observatory.execute(f"UPDATE {{schema}}data_product SET status = 'missing' WHERE run_id = {run}")
+    assert say(observatory).refused == [(SCAN, "the files of its product are gone")]

@@ -27,7 +27,7 @@ def ask(observatory: Observatory, step: str | None = None, **options):
 
 def say_accept(observatory: Observatory, step: str):
     context = observatory.context()
-    return accept(context.database, "otf", step, None, Act("fine", "me", "h", context.clock.now()))
+    return accept(context.database, context.grouping, "otf", step, None, Act("fine", "me", "h", context.clock.now()))
 
 
 def say_backfill(observatory: Observatory):

@@ -259,7 +259,7 @@ def test_an_accepted_product_is_good_for_the_new_configuration_until_another_is_
     observatory.until_quiet()
     observatory.edit("mode: hot_cold", "mode: cold_hot")
     context = observatory.context()
-    accept(context.database, "otf", "calibrate", None, act(observatory, reason="the mode is only a name"))
+    accept(context.database, context.grouping, "otf", "calibrate", None, act(observatory, reason="the mode is only a name"))
     observatory.until_quiet()
     assert len(observatory.runs()) == 3
     group = observatory.sub_group("calibrate")
@@ -280,7 +280,7 @@ def test_accepting_stops_a_run_that_was_not_handed_over(observatory):
     observatory.run_pass("trigger")
     observatory.run_pass("resolve")
     context = observatory.context()
-    accept(context.database, "otf", "calibrate", "executed_obs_unit=1", act(observatory))
+    accept(context.database, context.grouping, "otf", "calibrate", "executed_obs_unit=1", act(observatory))
     observatory.until_quiet()
     made = [(run["sub_group_key"], run["status"]) for run in observatory.runs("calibrate")[2:]]
     assert sorted(made) == [("executed_obs_unit=1", "CANCELLED"), ("executed_obs_unit=2", "COMPLETED")]
@@ -291,7 +291,7 @@ def test_what_has_no_product_cannot_be_accepted(observatory):
     observatory.run_pass("resolve")
     context = observatory.context()
     with pytest.raises(Exception, match="has no product yet"):
-        accept(context.database, "otf", "calibrate", None, act(observatory))
+        accept(context.database, context.grouping, "otf", "calibrate", None, act(observatory))
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,17 @@ def fail(observatory: Observatory) -> str:
     return run
 
 
+def changed(observatory: Observatory) -> str:
+    observatory.edit("mode: hot_cold", "mode: cold")
+    return "calibrate"
+
+
 ACTS = {
     "trigger": lambda o: ("trigger", "--pipeline", "otf", "--step", "grid", "--force"),
     "hold": lambda o: ("hold", "otf/grid"),
     "hold-run": lambda o: ("hold", completed(o)),
     "exclude": lambda o: ("exclude", "package:scan-1-LFA"),
-    "accept": lambda o: ("accept", "otf", "grid"),
+    "accept": lambda o: ("accept", "otf", changed(o)),
     "retry": lambda o: ("retry", fail(o)),
     "backfill": lambda o: ("backfill", "otf", "--since", "2026-02-01", "--until", "2026-04-01"),
     "pause": lambda o: ("pause",),

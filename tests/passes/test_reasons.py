@@ -125,7 +125,7 @@ def accepted(sky: Observatory) -> None:
     sky.edit("fit: {order: 1}", "fit: {order: 2}")
     context = sky.context()
     act = Act("good enough", "ada", "h", context.clock.now())
-    accept(context.database, "otf", "map", None, act)
+    accept(context.database, context.grouping, "otf", "map", None, act)
 
 
 def cooled(sky: Observatory) -> None:

@@ -38,16 +38,16 @@ def test_including_asks_above_confirm_runs_as_excluding_does_and_a_wrong_number_
 def test_what_was_accepted_already_is_told_so(observatory: Observatory) -> None:
     observatory.until_quiet()
     observatory.edit("mode: hot_cold", "mode: cold")
-    database = observatory.context().database
-    first = accept(database, "otf", "calibrate", None, act(observatory))
+    context = observatory.context()
+    world = context.database, context.grouping
+    first = accept(*world, "otf", "calibrate", None, act(observatory))
     assert first.already == []
-    again = accept(database, "otf", "calibrate", None, act(observatory))
-    assert again.lines() == ["2 sub-groups were accepted already: that holds, with this reason from now on"]
+    again = accept(*world, "otf", "calibrate", None, act(observatory))
+    assert again.lines()[0] == "2 sub-groups were accepted already: that holds, with this reason from now on"
     observatory.until_quiet()
-    later = accept(database, "otf", "calibrate", "executed_obs_unit=1", act(observatory))
-    assert later.to_json()["accept"] == [
-        {"sub_group": "executed_obs_unit=1", "accepted": True, "why": "accepted already"}
-    ]
+    later = accept(*world, "otf", "calibrate", "executed_obs_unit=1", act(observatory))
+    (row,) = later.to_json()["accept"]
+    assert (row["sub_group"], row["accepted"], row["why"]) == ("executed_obs_unit=1", True, "accepted already")
 
 
 def test_the_period_and_the_priority_of_a_backfill_are_checked_at_once(observatory: Observatory) -> None:

@@ -364,14 +364,12 @@ def mark_stale(connection: sa.Connection, sub_group_ids: Collection[int], text: 
         mark_where_due(connection, t.sub_group.c.id.in_(chunk), now, stale=text)
 
 
-def request_acceptance(
-    connection: sa.Connection, step_id: int, keys: Collection[str], request: Mapping[str, Any], now: datetime
-) -> None:
-    """The next decision on these sub-groups accepts their present products."""
-    group = t.sub_group
-    for chunk in chunks(sorted(keys)):
-        where = sa.and_(group.c.step_id == step_id, group.c.key.in_(chunk))
-        mark_where_due(connection, where, now, requested=dict(request), asked=True, backfill_id=None)
+def open_accepted(connection: sa.Connection, sub_group_ids: Collection[int], now: datetime) -> None:
+    """These sub-groups are decided on next; a run that was asked for and not made yet is wanted no more."""
+    for chunk in chunks(sorted(sub_group_ids)):
+        mark_where_due(
+            connection, t.sub_group.c.id.in_(chunk), now, requested=sa.null(), asked=True, backfill_id=None
+        )
 
 
 def end_trial(connection: sa.Connection, run_id: int) -> bool:

@@ -241,13 +241,14 @@ def list_due(
 
 
 def list_after(
-    connection: sa.Connection, step_id: int, after: int, limit: int, key: str | None = None
+    connection: sa.Connection, step_id: int, after: int, limit: int, key: str | None = None, *, lock: bool = False
 ) -> list[SubGroupRow]:
-    """A page of the sub-groups of a step, or the one with `key`."""
+    """A page of the sub-groups of a step, or the one with `key`. `lock`: nobody decides on them meanwhile (PostgreSQL)."""
     query = sa.select(sub_group).where(sub_group.c.step_id == step_id, sub_group.c.id > after)
     if key is not None:
         query = query.where(sub_group.c.key == key)
-    return rows_of(connection, query.order_by(sub_group.c.id).limit(limit))
+    query = query.order_by(sub_group.c.id).limit(limit)
+    return rows_of(connection, query.with_for_update() if lock else query)
 
 
 def rows_of(connection: sa.Connection, query: sa.Select[Any]) -> list[SubGroupRow]:
