@@ -674,7 +674,8 @@ def _inputs_differ(run: RunFacts, recipe: Recipe) -> bool:
 
 def earlier_to_compare(view: SubGroupView) -> list[int]:
     """Ids of the earlier runs that may do instead of a new one: the decision reads `earlier_inputs` of them."""
-    if not _ignores_inputs(view.policy) or len(view.runs) < 2:
+    others = any(run.good and run.id != view.current_run_id for run in view.runs)
+    if not (others and _ignores_inputs(view.policy)):
         return []
     decision = decide(view)
     if decision.recipe is None or decision.outcome in (Outcome.UP_TO_DATE, Outcome.FAILED, Outcome.CANCELLED):
