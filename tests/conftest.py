@@ -20,6 +20,12 @@ hypothesis.settings.register_profile("busy", hypothesis.settings(), deadline=Non
 hypothesis.settings.load_profile("busy")
 
 
+def pytest_configure() -> None:
+    """Programs that tests start heed SIGINT, also where the tests themselves are started in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     check_use_of_cluster(items)
     items.sort(key=lambda item: turn(item.nodeid))

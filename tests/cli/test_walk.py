@@ -95,6 +95,7 @@ DIFFERS = (
     (r"SQLite\d+\.\d+\.\d+", "SQLite"),
     (r"[a-z2-7]{8}\.\.\.|(?<=job)[a-z2-7]{26}", "JOB"),
     (r"product\d+ofrun|(?<=/)run-\d+", "NUMBER"),  # whose job ends first when two are at work
+    (r"(?<=sha256file)\d+(?=8SCIENCE)|(?<=-product)\d+(?=,nightly)", "NUMBER"),  # the same, where it is published
     (r"trying:thesamewithoutnetwork\.\.\.|(?:ok|skipped)network.*?(?=(?:ok|skipped)left-running)", ""),
     (r"(?:ok|skipped)term.*?(?=nothingbreaks)|(?<=thecontract),\d+notchecked", ""),  # a program may end before TERM comes
 )  # fmt: skip

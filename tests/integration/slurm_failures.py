@@ -50,11 +50,13 @@ class Commands:
 
     def __init__(self) -> None:
         self.given: list[str] = []
+        self.said: list[str] = []  # each as it was typed
 
     @contextmanager
     def around(self, name: str, detail: str = "") -> Iterator[None]:
         if name.startswith("slurm."):
             self.given.append(name.removeprefix("slurm."))
+            self.said.append(detail)
         yield
 
 

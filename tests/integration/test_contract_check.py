@@ -237,7 +237,7 @@ def test_mistakes_in_the_step_are_told_at_once_with_their_lines(kit: Kit) -> Non
         (["--command", "true", "--input", "nowhere"], 2, "is no folder"),
         (["--command", "true", "--skip", "colour"], 2, "no point colour"),
         (["--command", "true", "--reference", "beam=/nowhere"], 2, "no reference data: beam"),
-        (["--command", "true", "--runtime", "docker"], 2, "is none of apptainer"),
+        (["--command", "true", "--runtime", "docker"], 2, "--runtime 'docker' is unknown"),
         (["--command", "true", "--runtime", "apptainer"], 2, "which image?"),
         (["/bin/true.sif", "--command", "true"], 3, ""),
     ],

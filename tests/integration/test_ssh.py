@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -181,7 +182,7 @@ def test_a_key_with_a_passphrase_is_used_through_the_agent_only(
 def test_a_certificate_opens_where_the_key_alone_does_not(site: Site, tmp_path: Path) -> None:
     ca, key = site.key("ca"), site.key("certified")
     run("ssh-keygen", "-q", "-s", ca, "-I", "me", "-n", site.user, "-V", "-1m:+1h", f"{key}.pub")
-    certificate = key.with_name("certified-cert.pub").rename(tmp_path / "certificate.pub")
+    certificate = Path(shutil.move(key.with_name("certified-cert.pub"), tmp_path / "certificate.pub"))
     with Server(site, "certified", options=[f"TrustedUserCAKeys {ca}.pub"]) as server:
         with pytest.raises(LoginError, match="refused the login"):
             answer(site, server.settings(key), tmp_path)

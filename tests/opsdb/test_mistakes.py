@@ -223,7 +223,7 @@ def test_a_wrong_rule_of_a_preset_is_told_where_it_stands_and_once(database, tmp
         (
             "group_by: []",
             "group_by: [], trigger: {type: MANUAL, cron: x}, retry: {lost: {times: -1}, luck: {}}, requires: 2",
-            ["no cron expression", "retry.luck", "times is -1", "nor a fraction"],
+            ["a cron expression has five fields", "retry.luck", "times is -1", "nor a fraction"],
         ),
     ],
 )  # fmt: skip

@@ -38,11 +38,15 @@ forward() { [ -z "$pid" ] || kill -s "$1" "$pid" 2>/dev/null; }
 start_killer() {
     [ -n "$pid" ] && [ -z "$killer" ] || return 0
     (
-        trap 'kill "$nap" 2>/dev/null; exit 0' TERM
+        nap=
+        stopped=
+        # It may come before the number of `sleep` is known: nothing of this is left running.
+        trap 'stopped=1; [ -z "$nap" ] || kill "$nap" 2>/dev/null' TERM
         sleep "$kill_after" &
         nap=$!
+        [ -z "$stopped" ] || kill "$nap" 2>/dev/null
         wait "$nap"
-        kill -s KILL "$pid" 2>/dev/null
+        [ -n "$stopped" ] || kill -s KILL "$pid" 2>/dev/null
     ) </dev/null >/dev/null 2>&1 &
     killer=$!
 }
