@@ -545,8 +545,7 @@ def show_report(common: Common, report: Any) -> None:
     if common.json:
         emit_json(report.to_json())
     elif not common.quiet:
-        for line in report.lines():
-            print(printable(line))
+        print_lines(report.lines())
 
 
 def print_lines(lines: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ccatwm.core.gap import Decision, Outcome
 from ccatwm.core.policy import version_key
+from ccatwm.core.wording import some_text
 
 SHOWN_NAMES = 3
 Details = Mapping[str, Any]
@@ -176,8 +177,7 @@ def _ended_badly(details: Details) -> str:
 
 
 def _some(names: Sequence[str], shown: int = SHOWN_NAMES) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return some_text(names, shown)
 
 
 _WORDS: Mapping[Outcome, Callable[[Details], str]] = {

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from ccatwm.core.members import MembershipChange, membership_change
 from ccatwm.core.rules import goes_by_time
-from ccatwm.core.wording import count_text
+from ccatwm.core.wording import count_text, some_text
 from ccatwm.edges.opsdb.exclusions import find_excluded
 from ccatwm.edges.opsdb.grouping import GroupedPackage
 from ccatwm.edges.opsdb.stores import sub_groups, triggers
@@ -181,8 +181,7 @@ def _report_repaired(frame: PassFrame, scope: Scope, repaired: _Repaired) -> Non
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(names[:SHOWN_NAMES]) + more
+    return some_text(names, SHOWN_NAMES)
 
 
 def _add_new_members(

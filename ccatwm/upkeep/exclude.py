@@ -420,12 +420,11 @@ def accept(
                 next=f"`ccatwm explain {pipeline} {step}` says what each sub-group waits for",
             )
         if planned and not act.dry_run:
+            good: list[tuple[int, str, int]] = []
             for sub_group_id, decision in planned.items():
                 assert decision.recipe is not None and decision.current_run_id is not None
-                store.insert_acceptance(
-                    connection, sub_group_id, decision.recipe.digest, decision.current_run_id, reason=act.reason,
-                    actor=act.actor, now=act.now,
-                )  # fmt: skip
+                good.append((sub_group_id, decision.recipe.digest, decision.current_run_id))
+            store.insert_acceptances(connection, good, reason=act.reason, actor=act.actor, now=act.now)
             store.open_accepted(connection, planned, act.now)
             triggers.open_event(connection, step_id, "accept", act.reason, now=act.now, actor=act.actor, scope={})
             _log(connection, "accept", ["/".join((pipeline, step, *([key] if key else [])))], act, report.to_json())
@@ -515,7 +514,7 @@ def _refuse_excluded(
 ) -> None:
     """Errors: UsageError for a run that is not to be used, with the exclusions that name it."""
     excluded = find_excluded(connection, grouping, now)
-    why = why_excluded(connection, excluded, {run_id: pipeline})[run_id] if excluded else None
+    why = why_excluded(connection, excluded, {run_id: pipeline})[run_id]
     if why is None:
         return
     naming = [

@@ -21,7 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.digests import DIGITS, split_checksum
-from ccatwm.core.wording import short_text, utc_text
+from ccatwm.core.wording import short_text, some_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import observations as store
 from ccatwm.edges.opsdb.stores.change_log import record_change
@@ -329,8 +329,7 @@ class IngestReport:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = len(names) - 5
-    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
+    return some_text(names, 5)
 
 
 def ingest_files(

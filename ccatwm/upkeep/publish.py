@@ -89,8 +89,7 @@ def _check(
     act: Act,
 ) -> None:
     pipelines = {row["run"]: row["pipeline"] for row in members}
-    excluded = find_excluded(connection, grouping, act.now)
-    why = why_excluded(connection, excluded, pipelines) if excluded else {}
+    why = why_excluded(connection, find_excluded(connection, grouping, act.now), pipelines)
     trials = [row["run"] for row in members if row["trial"]]
     forbidden, doubtful = check_members(named, members, why, trials)
     problems = [*forbidden, *([] if act.yes else doubtful)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ccatwm.core.gap import config_changes
-from ccatwm.core.wording import number_text, size_text
+from ccatwm.core.wording import number_text, size_text, some_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
 
@@ -118,5 +118,4 @@ def _pair(pair: Sequence[object]) -> tuple[object, object]:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (", ".join(names[:3]) + more) or "-"
+    return some_text(names, 3) or "-"

@@ -25,7 +25,15 @@ from ccatwm.core.gap import UpstreamGroup
 from ccatwm.core.model import Resources
 from ccatwm.core.selection import Selection
 from ccatwm.core.triggers import StepTrigger, effective_trigger, next_tick
-from ccatwm.core.wording import clock_text, count_text, number_text, span_text, until_text, utc_text
+from ccatwm.core.wording import (
+    clock_text,
+    count_text,
+    number_text,
+    some_text,
+    span_text,
+    until_text,
+    utc_text,
+)
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import backfills, leases, views
 from ccatwm.edges.opsdb.stores.companions import Far, find_nearest, list_links
@@ -648,8 +656,7 @@ _OUTCOMES: dict[str, Callable[[Facts], Words]] = {
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(names[:SHOWN_NAMES]) + more
+    return some_text(names, SHOWN_NAMES)
 
 
 def _excluded_text(details: Mapping[str, Any] | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.gap import EXCLUDED
 from ccatwm.core.publishing import notice_lines
 from ccatwm.core.selection import suggest
 from ccatwm.core.wording import count_text, size_text, utc_text
@@ -63,20 +64,18 @@ def _judge(
 ) -> list[dict[str, Any]]:
     """Sets with why each product is excluded now, None where it is not, and what takes its place."""
     pipelines = {item["run"]: item["pipeline"] for row in sets for item in row["products"]}
-    why: dict[int, str | None] = {}
-    if pipelines and active_ids(connection):
-        why = why_excluded(connection, find_excluded(connection, grouping, now), pipelines)
+    why = why_excluded(connection, find_excluded(connection, grouping, now), pipelines) if pipelines else {}
     instead = _find_instead(connection, {run for run, reason in why.items() if reason})
     return [_set(row, why, instead) for row in sets]
 
 
 def _find_instead(connection: sa.Connection, run_ids: set[int]) -> dict[tuple[int, str], dict[str, Any]]:
-    """Good products of the same sub-group under the same name, by (run, name in its output)."""
+    """Good products of the same sub-group under the same name, by (run, path)."""
     beside = {run: now for run, now in store.current_runs_beside(connection, run_ids).items() if now not in (None, run)}
     old = views.list_products_of_runs(connection, beside)
     new: dict[tuple[int, str], dict[str, Any]] = {}
     for row in views.list_products_of_runs(connection, {run for run in beside.values() if run is not None}):
-        if row["status"] == "present" and not (row["stale"] or "").startswith("excluded"):
+        if row["status"] == "present" and not (row["stale"] or "").startswith(EXCLUDED):
             new[row["run"], row["name"]] = row
     found = {}
     for row in old:

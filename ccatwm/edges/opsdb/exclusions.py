@@ -172,6 +172,8 @@ def why_excluded(
     connection: sa.Connection, excluded: Excluded, runs: Mapping[int, str]
 ) -> dict[int, str | None]:
     """Why the products of runs are not to be used in a pipeline (run -> pipeline); None where they are."""
+    if not excluded:
+        return dict.fromkeys(runs)
     versions, behind = store.versions_of(connection, runs), store.versions_behind(connection, runs)
     stands_on = packages_of_runs(connection, sorted(runs))
     return {

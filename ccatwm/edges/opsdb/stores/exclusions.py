@@ -384,14 +384,14 @@ def end_trial(connection: sa.Connection, run_id: int) -> bool:
 # --- acceptances ----------------------------------------------------------------------------------------------
 
 
-def insert_acceptance(
-    connection: sa.Connection, sub_group_id: int, recipe: str, run_id: int, *, reason: str, actor: str, now: datetime
+def insert_acceptances(
+    connection: sa.Connection, good: Iterable[tuple[int, str, int]], *, reason: str, actor: str, now: datetime
 ) -> None:
-    connection.execute(
-        sa.insert(t.acceptance).values(
-            sub_group_id=sub_group_id, recipe=recipe, run_id=run_id, reason=reason, actor=actor, created_at=now
-        )
-    )
+    """`good`: (sub-group, recipe, run that is good for it)."""
+    connection.execute(sa.insert(t.acceptance), [
+        {"sub_group_id": group, "recipe": recipe, "run_id": run, "reason": reason, "actor": actor, "created_at": now}
+        for group, recipe, run in good
+    ])  # fmt: skip
 
 
 def list_acceptances(connection: sa.Connection, sub_group_ids: Iterable[int]) -> dict[int, dict[str, Acceptance]]:
