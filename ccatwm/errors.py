@@ -146,6 +146,10 @@ class MissingCopyError(CcatwmError):
     """A copy of a raw data package is not where the ops-db says."""
 
 
+class CopyUnavailableError(CcatwmError):
+    """The place of a copy does not answer (an object store that is away): another copy is tried, else the run waits."""
+
+
 class ConflictError(CcatwmError):
     """Somebody else changed the row first: a compare-and-swap found another value."""
 

@@ -183,8 +183,9 @@ def build_storages(settings: Settings, effects: Effects, remote: RemoteCalls | N
 
         return {"disk": SshDiskStorage(remote, settings.path_map)}
     from ccatwm.edges.storage.disk import DiskStorage
+    from ccatwm.edges.storage.s3 import S3Storage
 
-    return {"disk": DiskStorage(effects)}
+    return {"disk": DiskStorage(effects), "s3": S3Storage(settings.locations, os.environ, effects)}
 
 
 def _host_files(

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 HEALTH = "health"  # among the passes: who met a condition
 AGAIN_AFTER = timedelta(days=1)
-HELD_BACK = {"no-space": "no space", "throttled": "the batch system takes no more"}  # by outcome of items
+HELD_BACK = {  # by outcome of items
+    "no-space": "no space",
+    "throttled": "the batch system takes no more",
+    "unavailable": "their data cannot be reached",
+}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import string
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 from ccatwm.core.model import InputKind, ResolvedStep, RunInput
@@ -62,7 +62,22 @@ def products_of(inputs: Sequence[RunInput]) -> list[RunInput]:
     return [item for item in inputs if item.kind is InputKind.PRODUCT]
 
 
-def copy_order(location: str, priority: int, path: str, *, here: str, known_bad: Collection[tuple[str, str]],
-               tries: Mapping[str, int] | None = None) -> tuple[bool, bool, int, str, str]:  # fmt: skip
-    """Sort key of a physical copy: good before reported bad, already here first, then larger priority."""
-    return ((location, path) in known_bad, location != here, -priority, location, path)
+COST = {"disk": 0, "s3": 1}  # of reading; all else (tape) is dearer
+
+
+def copy_order(location: str, storage: str, priority: int, path: str, *, here: str,
+               known_bad: Collection[tuple[str, str]]) -> tuple[bool, bool, int, int, str, str]:  # fmt: skip
+    """Sort key of a physical copy: good before reported bad, already here first, larger priority, then what costs less."""
+    return ((location, path) in known_bad, location != here, -priority, COST.get(storage, 9), location, path)
+
+
+def not_readable_here(storage: str, location: str) -> str:
+    """Why a copy of this storage type cannot be read by `stage`, and what can be done."""
+    if storage == "tape":
+        return f"it lies on tape at {location}: data transfer has to bring it; ask for that with STAGING_MODE = \"request\""
+    if storage == "s3":
+        return (
+            f"it lies in the object store {location}, which the processing host does not read by itself; "
+            'let data transfer bring it: STAGING_MODE = "request"'
+        )
+    return f"storage {storage!r} at {location} cannot be read here"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import PurePosixPath
 
@@ -18,6 +18,7 @@ from ccatwm.core.staging import (
     cache_directory,
     copy_order,
     input_path,
+    not_readable_here,
     packages_of,
     products_of,
     workspace_path,
@@ -27,7 +28,14 @@ from ccatwm.core.throttle import WaitingRun, admit
 from ccatwm.core.wording import count_text, size_text
 from ccatwm.edges.opsdb.stores import products, runs, staged, throttles
 from ccatwm.edges.storage.receiving import receive_copy
-from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, CorruptCopyError, MissingCopyError, NoSpaceError
+from ccatwm.errors import (
+    NO_FAULT_OF_A_RUN,
+    CcatwmError,
+    CopyUnavailableError,
+    CorruptCopyError,
+    MissingCopyError,
+    NoSpaceError,
+)
 from ccatwm.interfaces import Bar, FileWrite, PackageCopy, Received
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import fail_run
@@ -45,7 +53,8 @@ from ccatwm.passes._frame import (
 from ccatwm.passes._throttled import report_throttled, waiting_item
 
 CLAIM_HOURS = 6  # a claim whose process cannot be looked at (another host) ends after this
-SPACE_WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
+UNAVAILABLE = "unavailable"  # outcome of a run that waits for a data location to answer
+WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
 MARKER = ".ccatwm-run.json"
 RUNS_AT_ONCE = 20  # that begin, and end, in one transaction
 TELL_AFTER_SECONDS = 1.0  # that a run is staged is not kept back longer while others take their time
@@ -66,6 +75,7 @@ class _Tally:
     bar: Bar
     packages: int = 0
     size_bytes: int = 0
+    away: dict[str, str] = field(default_factory=dict)  # what was met at data locations that do not answer now
 
     def add(self, received: Received) -> None:
         self.packages += 1
@@ -146,7 +156,10 @@ def _stage_run(frame: PassFrame, run: Run, inputs: Sequence[RunInput], tally: _T
     except ClaimedElsewhereError as error:
         frame.report.add("waiting", _item(run, "waiting", error.message))
     except NoSpaceError as error:
-        _wait_for_space(frame, run, error)
+        message = f"{error.message}; {error.next}" if error.next else error.message
+        _wait(frame, run, FailureClass.NO_SPACE.value, message, failure_class=FailureClass.NO_SPACE.value)
+    except CopyUnavailableError as error:
+        _wait(frame, run, UNAVAILABLE, error.message)
     except StagingError as error:
         fail_run(frame, run, RunStatus.STAGING_DATA, error.failure, error.message, by_pass="stage")
     except NO_FAULT_OF_A_RUN:
@@ -185,19 +198,12 @@ def _finish(frame: PassFrame, ready: Sequence[Run]) -> None:
             frame.report.add("done", _item(run, "staged"))
 
 
-def _wait_for_space(frame: PassFrame, run: Run, error: NoSpaceError) -> None:
+def _wait(frame: PassFrame, run: Run, outcome: str, message: str, **values: str) -> None:
     """No attempt is charged: the run is looked at again in a while."""
-    due_at = frame.now + timedelta(seconds=SPACE_WAIT_SECONDS)
-    message = f"{error.message}; {error.next}" if error.next else error.message
+    due_at = frame.now + timedelta(seconds=WAIT_SECONDS)
     with frame.context.database.write() as connection:
-        runs.update_run(
-            connection,
-            run.id,
-            due_at=due_at,
-            failure_class=FailureClass.NO_SPACE.value,
-            message=message,
-        )
-    frame.report.add("waiting", _item(run, FailureClass.NO_SPACE.value, message))
+        runs.update_run(connection, run.id, due_at=due_at, message=message, **values)
+    frame.report.add("waiting", _item(run, outcome, message))
 
 
 # --- one run ------------------------------------------------------------------------------------------------------
@@ -316,7 +322,7 @@ def _bring_package(frame: PassFrame, run: Run, package: RunInput, tally: _Tally,
     if row is not None and row.state == "PRESENT":
         context.workfiles.remove_trees([directory])  # it was there, but is no longer what was staged
     try:
-        received = _receive_best(frame, run, sought)
+        received = _receive_best(frame, run, sought, tally.away)
     except CcatwmError:
         with context.database.write() as connection:
             staged.release_claim(connection, place, str(directory), sought.claim)
@@ -356,8 +362,8 @@ def _claimant_is_gone(claim: str) -> bool:
     return boot == boot_id() and boot != "unknown" and process_start(int(pid)) != start
 
 
-def _receive_best(frame: PassFrame, run: Run, sought: _Sought) -> Received:
-    """Read the package from its best copy; where one is bad, say so and try the next."""
+def _receive_best(frame: PassFrame, run: Run, sought: _Sought, away: dict[str, str]) -> Received:
+    """Read the package from its best copy; where one is bad or its place is away, say so and try the next."""
     context, package = frame.context, sought.package
     with context.database.read() as connection:
         copies = context.grouping.copies(connection, [package.identity]).get(package.identity, [])
@@ -366,13 +372,18 @@ def _receive_best(frame: PassFrame, run: Run, sought: _Sought) -> Received:
     if not copies:
         raise StagingError(f"package {package.name}: the ops-db knows no copy of it at an active location")
     copies.sort(
-        key=lambda c: copy_order(c.location, c.priority, c.path, here=location(context), known_bad=bad)
+        key=lambda c: copy_order(c.location, c.storage, c.priority, c.path, here=location(context), known_bad=bad)
     )
     _require_space(context, package)
     findings = []
     for copy in copies:
+        if copy.location in away:
+            continue
         try:
             received = _receive(context, sought, copy, files)
+        except CopyUnavailableError as error:
+            away[copy.location] = error.message
+            continue
         except (CorruptCopyError, MissingCopyError) as error:
             finding = "corrupt" if isinstance(error, CorruptCopyError) else "missing"
             findings.append(f"{copy.location}: {finding} ({error.message})")
@@ -383,6 +394,9 @@ def _receive_best(frame: PassFrame, run: Run, sought: _Sought) -> Received:
             with context.database.write() as connection:
                 staged.forget_copy_report(connection, package.identity, copy.location, copy.path)
         return received
+    waited_for = [away[copy.location] for copy in copies if copy.location in away]
+    if waited_for:
+        raise CopyUnavailableError(f"package {package.name}: {'; '.join([*waited_for, *findings])}")
     raise StagingError(f"package {package.name}: no good copy: {'; '.join(findings)}")
 
 
@@ -402,7 +416,7 @@ def _receive(
 ) -> Received:
     storage = context.storages.get(copy.storage)
     if storage is None:
-        raise MissingCopyError(f"storage {copy.storage!r} cannot be read here")
+        raise MissingCopyError(not_readable_here(copy.storage, copy.location))
     package = sought.package
     with context.progress.begin(package.name, package.size_bytes, "bytes") as bar:
         return receive_copy(

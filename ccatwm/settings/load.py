@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ccatwm.core.flags import flag_problem
+from ccatwm.core.objects import SCHEME, object_place
 from ccatwm.core.rules import parse_since
 from ccatwm.errors import Problem, SettingsError
 from ccatwm.settings.find import MARK_FILE, PREFIX, SETTINGS_FILE, Site, find_site, user_state_folder
@@ -342,12 +343,31 @@ class _Check:
         return kind(**{name: content for name, content in given.items() if content is not None})
 
     def _locations(self, key: str, value: Any) -> dict[str, LocationSettings] | None:
+        names = [field.name for field in dataclasses.fields(LocationSettings)]
         found = {}
         for name, content in self._table(key, value, None).items():
-            place = self._table(f"{key}.{name}", content, ["root"])
-            root = self._path(f"{key}.{name}.root", place["root"]) if place.get("root") is not None else None
-            found[str(name)] = LocationSettings(str(root) if root else None)
+            place = self._table(f"{key}.{name}", content, names)
+            given = {
+                part: self._location_part(f"{key}.{name}.{part}", part, value)
+                for part, value in place.items()
+                if part in names and value is not None
+            }
+            found[str(name)] = LocationSettings(**{part: text for part, text in given.items() if text})
         return found
+
+    def _location_part(self, key: str, part: str, value: Any) -> str | None:
+        if part == "credentials_file" or (part == "root" and not str(value).startswith(SCHEME)):
+            path = self._path(key, value)
+            return str(path) if path else None
+        text = self._text(key, value)
+        if text and part == "root":
+            try:
+                object_place(text, "any")
+            except ValueError as error:
+                self._wrong(key, str(error), "a folder, or s3://BUCKET/PREFIX")
+        if text and part == "endpoint_url" and not text.startswith(("https://", "http://")):
+            self._wrong(key, f"{text!r} is no address", "https://HOST[:PORT]")
+        return text
 
     def _table(self, key: str, value: Any, names: list[str] | None) -> dict[str, Any]:
         if not isinstance(value, dict):

@@ -16,9 +16,17 @@ from ccatwm.core.path_map import path_there
 
 @dataclass(frozen=True)
 class LocationSettings:
-    """Where a data location lies for this site: `root` on disk (other storage types get more later)."""
+    """Where a data location lies for this site: `root` is a folder, or `s3://bucket/prefix` of an object store.
+
+    The others are for object stores: `endpoint_url` where it is not Amazon's, and who one is there: `credentials_file` is
+    as the AWS tools have it, `profile` the section in it.
+    """
 
     root: str | None = None
+    endpoint_url: str = ""
+    region: str = ""
+    credentials_file: str = ""
+    profile: str = "default"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ccatwm.core.staging import (
     cache_directory,
     copy_order,
     input_path,
+    not_readable_here,
     packages_of,
     products_of,
     workspace_path,
@@ -63,7 +64,7 @@ def list_wanted(
             bad = staged.known_bad_copies(connection, item.identity)
             outside = sorted(
                 (copy.at_root(settings.root_of(copy.location)) for copy in copies.get(item.identity, [])),
-                key=lambda c: copy_order(c.location, c.priority, c.path, here=place, known_bad=bad),
+                key=lambda c: copy_order(c.location, c.storage, c.priority, c.path, here=place, known_bad=bad),
             )
             here = _here(base, run, input_path(item), cache)
             wanted.append(
@@ -140,7 +141,7 @@ def _bring_one(
     for source in wanted.sources:
         storage = storages.get(source.storage)
         if storage is None:
-            findings.append(f"{source.location}: storage {source.storage!r} cannot be read here")
+            findings.append(f"{source.location}: {not_readable_here(source.storage, source.location)}")
             continue
         try:
             storage.form(source)  # whether it is there: what is told comes from there

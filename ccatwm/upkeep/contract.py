@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ccatwm.core import contract
+from ccatwm.core.archives import without_tar_ending
 from ccatwm.core.checkup import Finding
 from ccatwm.core.commands import (
     CONTRACT_VERSION,
@@ -57,7 +58,6 @@ SUB_GROUP = "all"
 MADE_UP = b"made up by `ccatwm contract check`: no data were given\n"
 NONSENSE_BYTES = 1 << 16
 LOG_BYTES = 1 << 16
-TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 LONGEST_START_SECONDS = 2.0
 NOT_FOUND = (126, 127)
 FEEDING = (ProductType.SCIENCE, ProductType.INTERMEDIATE)  # what steps get of those upstream
@@ -310,7 +310,7 @@ class _Run:
 
     def _stage_package(self, path: Path, companion: str | None) -> None:
         role = InputRole.MEMBER if companion is None else InputRole.COMPANION
-        name = _without_ending(path.name) if path.is_file() else path.name
+        name = without_tar_ending(path.name) if path.is_file() else path.name
         number = str(len(self.inputs) + 1)
         item = RunInput(InputKind.PACKAGE, role, name, number, None, None, companion=companion)
         received = self._receive(path, self.directory / input_path(item))
@@ -472,10 +472,6 @@ def _below(opened: Iterable[Path] | None, tops: Sequence[Path]) -> frozenset[str
 def _entries(folder: Path) -> list[Path]:
     """What lies directly in a folder and is not hidden; nothing where there is none."""
     return sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
-
-
-def _without_ending(name: str) -> str:
-    return next((name[: -len(end)] for end in TAR_ENDINGS if name.lower().endswith(end)), name)
 
 
 def _sha256(content: bytes) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from ccatwm.core.archives import TAR_MAGIC, TAR_MAGIC_OFFSET, is_tar_name
 from ccatwm.core.names import encode_name
 from ccatwm.errors import (
     CorruptCopyError,
@@ -20,8 +21,6 @@ from ccatwm.errors import (
 )
 from ccatwm.interfaces import Effects, PackageCopy
 
-TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
-MAGIC_OFFSET, MAGIC = 257, b"ustar"
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 BLOCK = 1 << 20
 
@@ -40,7 +39,7 @@ class DiskStorage:
                 return "directory"
             if not stat.S_ISREG(found.st_mode):
                 raise CorruptCopyError(f"{_where(copy)} is neither a file nor a folder")
-            if copy.path.lower().endswith(TAR_ENDINGS) or _has_magic(path):
+            if is_tar_name(copy.path) or _has_magic(path):
                 return "tar"
         return "file"
 
@@ -170,5 +169,5 @@ def _names(root: Path, copy: PackageCopy) -> Iterator[str]:
 
 def _has_magic(path: Path) -> bool:
     with path.open("rb") as stream:
-        stream.seek(MAGIC_OFFSET)
-        return stream.read(len(MAGIC)) == MAGIC
+        stream.seek(TAR_MAGIC_OFFSET)
+        return stream.read(len(TAR_MAGIC)) == TAR_MAGIC
