@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from tests.crash.rig import (
     rebase,
     snapshot,
 )
+from tests.crash.states import Ended, Trail
 from tests.integration.cluster import CANNOT
 
 MODES = ("before", "after", "fail")
@@ -139,6 +141,7 @@ class Recording:
     names: tuple[str, ...]
     stops: tuple[Stop, ...]
     raw: str
+    ended: Ended | None = None  # None: every point goes to its own end
 
     @property
     def effects(self) -> int:
@@ -201,7 +204,17 @@ def record(root: Path, campaign: Campaign = WHOLE, store: Store | None = None) -
     assert not wrong, "; ".join(wrong)
     names.seek(0)
     lines = tuple(line.decode().strip() for line in names)
-    return Recording(campaign, store, lines[: world.counter.get()], tuple(stops), raw)
+    return Recording(
+        campaign, store, lines[: world.counter.get()], tuple(stops), raw, _make_ended(root, campaign, store)
+    )
+
+
+def _make_ended(root: Path, campaign: Campaign, store: Store) -> Ended | None:
+    """Where the same follows from the same: jobs that are processes take their time."""
+    if campaign.backend != "fake" or campaign.scripts or not isinstance(store, SqliteStore):
+        return None
+    (root / "ended").mkdir()
+    return Ended(root / "ended")
 
 
 def _keep(root: Path, world: World, store: Store, late: bool) -> Stop:
@@ -228,15 +241,24 @@ def run_point(recording: Recording, k: int, mode: str) -> list[str]:
         if not stop.late:  # the late scan's story begins from the very state that this must end in
             world.wanted, world.scans = dict(recording.campaign.wanted_before), 2
         world.counter.set(stop.effects)
-        world.until_quiet()
-        if world.counter.get() < k:
-            return [f"effect {k} was not reached"]
-        return check(world, recording.raw) + _second_cycle(world)
+        return _follow(world, recording)
     except AssertionError as error:
         return [str(error)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         recording.store.drop(url)
+
+
+def _follow(world: World, recording: Recording) -> list[str]:
+    """To the end, or to a state that another point came through; what does not hold."""
+    trail = Trail(world, recording.ended) if recording.ended else None
+    came_to_its_end = world.until_quiet(is_known=trail.joins_another if trail else lambda: False)
+    if world.kill_at is not None and world.counter.get() < world.kill_at:
+        return [f"effect {world.kill_at} was not reached"]
+    wrong = check(world, recording.raw) + _second_cycle(world) if came_to_its_end else []
+    if trail and not wrong:
+        trail.end_well()
+    return wrong
 
 
 def _second_cycle(world: World) -> list[str]:
@@ -260,9 +282,15 @@ def run_points(
 ) -> dict[tuple[int, str], list[str]]:
     """What does not hold, by point; only points with something wrong."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
-        futures = {point: pool.submit(run_point, recording, *point) for point in wanted}
+        futures = {point: pool.submit(run_point, recording, *point) for point in _far_apart(wanted, jobs)}
         results = {point: future.result() for point, future in futures.items()}
     return {point: wrong for point, wrong in results.items() if wrong}
+
+
+def _far_apart(wanted: Sequence[tuple[int, str]], jobs: int) -> list[tuple[int, str]]:
+    """In an order in which those that are run side by side have little in common."""
+    share = max(1, math.ceil(len(wanted) / jobs))
+    return [point for n in range(share) for point in wanted[n::share]]
 
 
 def main() -> int:
@@ -281,6 +309,10 @@ def main() -> int:
     parser.add_argument(
         "--mode", choices=(*MODES, *sorted({*over_ssh.MODES} - {*MODES})), help="only this fault"
     )
+    parser.add_argument(
+        "--alone", action="store_true",
+        help="follow every point to its own end, as --all does, even where another point came through its state",
+    )  # fmt: skip
     parser.add_argument("--names", action="store_true", help="list the effects of a faultless run")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -311,6 +343,8 @@ def _run(root: Path, options: argparse.Namespace, store: Store, database: str) -
     campaign = {"whole": WHOLE, "local": LOCAL, "twice": TWICE}[options.campaign]
     try:
         recording = record(root, campaign, store)
+        if options.all or options.alone:
+            recording = replace(recording, ended=None)
     except AssertionError as error:
         print(f"wrong without any fault: {error}")
         return 1

@@ -209,15 +209,17 @@ class World:
         """All six passes in one process; False if it was killed: then it is over, the next cycle goes on."""
         return self.in_child(run_all)
 
-    def until_quiet(self, rounds: int = 30) -> None:
-        """Cycles and jobs until nothing changes any more."""
+    def until_quiet(self, rounds: int = 30, is_known: Callable[[], bool] = lambda: False) -> bool:
+        """Cycles and jobs until nothing changes any more; False if they stopped before, because what follows is known."""
         before = None
         for _ in range(rounds):
             came_to_its_end = self.cycle()
             self.jobs()
+            if is_known():
+                return False
             now = snapshot(self.url)
             if now == before and came_to_its_end:  # a cycle that was killed tells nothing of what is left to do
-                return
+                return True
             before = now
         raise AssertionError(f"not quiet after {rounds} rounds")
 
