@@ -376,6 +376,32 @@ def test_a_payload_is_given_its_time_after_term(attempt: Attempt) -> None:
     assert attempt.signalled(signal.SIGTERM) == 7
 
 
+def test_a_payload_that_ends_at_once_at_term_is_not_waited_for_longer(tmp_path: Path) -> None:
+    for number in range(12):  # without care each of them takes its three seconds with one chance in two
+        attempt = Attempt(tmp_path / str(number))
+        attempt.limits(3)
+        attempt.payload("touch ../output/ready; exec sleep 30")
+        process = attempt.start()
+        wait_for((attempt.folder / "output" / "ready").exists)
+        told = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+        assert time.monotonic() - told < 2
+
+
+def test_a_term_that_comes_before_the_payload_begins_lets_none_begin(attempt: Attempt, tmp_path: Path) -> None:
+    slow = tmp_path / "bin" / "env"  # the last program that is called before
+    slow.parent.mkdir()
+    slow.write_text('#!/bin/sh\ntouch ../asked; sleep 0.3\nexec /usr/bin/env "$@"\n')
+    slow.chmod(0o755)
+    attempt.payload("trap '' TERM; sleep 1; touch ../output/done")
+    process = attempt.start(environment={"PATH": f"{slow.parent}:{os.environ['PATH']}"})
+    wait_for((attempt.folder.parent / "asked").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert (attempt.record()["reason"], (attempt.folder / "output" / "done").exists()) == ("signalled", False)
+
+
 def test_term_twice_is_survived(attempt: Attempt) -> None:
     body = "n=0; while [ $n -lt 20 ]; do sleep 0.05; n=$((n+1)); done; exit 9"
     attempt.payload(f"trap 'echo term' TERM; touch ../output/ready; {body}")

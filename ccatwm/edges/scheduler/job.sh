@@ -33,7 +33,26 @@ quoted_or_null() { if [ -n "$1" ]; then printf '"%s"' "$1"; else printf null; fi
 
 # --- signals: passed on to the payload, which alone decides when it ends, until its time is up ---
 
-forward() { [ -z "$pid" ] || kill -s "$1" "$pid" 2>/dev/null; }
+# Whether the payload is still the copy of this shell that it begins as: it then has this script's command line.
+has_not_begun() {
+    own_argv=
+    payload_argv=
+    { IFS= read -r own_argv <"/proc/$$/cmdline"; } 2>/dev/null
+    { IFS= read -r payload_argv <"/proc/$pid/cmdline"; } 2>/dev/null
+    [ -n "$own_argv" ] && [ "$payload_argv" = "$own_argv" ]
+}
+
+# A copy of a shell takes a signal that the shell traps and forgets it, until it has put its traps away; so the payload is
+# let begin first, for a second at most.
+forward() {
+    [ -n "$pid" ] || return 0
+    tries=50
+    while [ "$tries" -gt 0 ] && has_not_begun; do
+        sleep 0.02
+        tries=$((tries - 1))
+    done
+    kill -s "$1" "$pid" 2>/dev/null
+}
 
 start_killer() {
     [ -n "$pid" ] && [ -z "$killer" ] || return 0
@@ -41,7 +60,7 @@ start_killer() {
         nap=
         stopped=
         # It may come before the number of `sleep` is known: nothing of this is left running.
-        trap 'stopped=1; [ -z "$nap" ] || kill "$nap" 2>/dev/null' TERM
+        trap 'stopped=1; [ -z "$nap" ] || kill "$nap" 2>/dev/null' USR2
         sleep "$kill_after" &
         nap=$!
         [ -z "$stopped" ] || kill "$nap" 2>/dev/null
@@ -138,9 +157,11 @@ wait_until_gone() {
     done
 }
 
+# By a signal that this script does not trap: it ends a killer that has not come to its own trap yet, where TERM would be
+# lost on the copy of this shell, and its whole time would be waited for.
 stop_killer() {
     [ -n "$killer" ] || return 0
-    kill -s TERM "$killer" 2>/dev/null
+    kill -s USR2 "$killer" 2>/dev/null
     wait "$killer" 2>/dev/null
     killer=
 }
@@ -402,10 +423,6 @@ fi
 
 write_record started.json "$(printf '{"format":1,"token":"%s","host":"%s","pid":%d,"boot_id":"%s","restart":%d,"started_at":"%s"}' \
     "$token" "$host" "$$" "$boot_id" "$restart" "$started_at")"
-if [ -n "$signal" ]; then
-    ended_at=$(now)
-    finish 143 signalled null
-fi
 
 # A shell starts background programs with INT ignored; `env --default-signal` (coreutils 8.31) undoes that.
 if env --default-signal=INT true 2>/dev/null; then
@@ -416,6 +433,10 @@ fi
 find_oom_counter
 read_oom_kills
 kills_before=$kills
+if [ -n "$signal" ]; then
+    ended_at=$(now)
+    finish 143 signalled null
+fi
 # shellcheck disable=SC2086
 (
     trap - TERM INT HUP USR1
