@@ -305,7 +305,7 @@ class HoldReport:
         before = f" (it was held: {self.before})" if self.before else ""
         lines = [first + before, *(self.retried.lines() if self.retried and self.retried.runs else [])]
         if self.act == "hold":
-            return [*lines, f"`ccatwm release {shlex.quote(self.target)}` ends it"]
+            return [*lines, f"`ccatwm release {shlex.quote(self.target.removeprefix('run '))}` ends it"]
         return [*lines, "the next passes go on with it; `ccatwm cycle` runs them by hand"] if self.changed else lines
 
 

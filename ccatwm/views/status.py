@@ -110,6 +110,7 @@ def _step(row: Mapping[str, Any], counts: Mapping[str, Mapping[int, Any]]) -> di
         "step": row["step"],
         "enabled": bool(row["enabled"] and row["pipeline_enabled"]),
         "held": row["held"] or row["pipeline_held"],
+        "held_targets": _held_targets(row),
         "tripped": row["tripped"],
         "trigger": row["trigger_type"] or row["pipeline_trigger_type"],
         "processing_location": row["processing_location"],
@@ -122,6 +123,12 @@ def _step(row: Mapping[str, Any], counts: Mapping[str, Mapping[int, Any]]) -> di
         "throttled": counts["throttled"].get(row["id"]),
         "without_image": counts["without_image"].get(row["id"]),
     }
+
+
+def _held_targets(row: Mapping[str, Any]) -> list[str]:
+    """What a person has to release before the step goes on, as `release` takes it."""
+    targets = [row["pipeline"]] if row["pipeline_held"] else []
+    return [*targets, f"{row['pipeline']}/{row['step']}"] if row["held"] else targets
 
 
 def _pass(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,14 +166,14 @@ def _next(document: Mapping[str, Any], now: datetime) -> list[str]:
         place = f"{step['pipeline']}/{step['step']}"
         if step["tripped"]:
             commands.append(f"ccatwm release {place} --retry --reason TEXT")
-        elif step["held"]:
-            commands.append(f"ccatwm release {place} --reason TEXT")
+        targets = [target for target in step["held_targets"] if target != place or not step["tripped"]]
+        commands += [f"ccatwm release {target} --reason TEXT" for target in targets]
     commands += [f"ccatwm publish {row['name']}" for row in document["affected_sets"]]
     if any(step["without_image"] for step in document["status"]):
         commands.append("ccatwm apply FILE")
     if _work_waits(document) and not _passes_are_recent(document["passes"], now):
         commands.append("ccatwm cycle")
-    return commands
+    return list(dict.fromkeys(commands))  # steps of one pipeline are held by one word
 
 
 def _for_attention(attention: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 from typing import Any
 
@@ -275,6 +276,13 @@ def test_a_run_is_held_by_its_number(world):
     run = world.run(world.sub_group("grid", "all"), "PENDING")
     assert hold(world.database, str(run), reason="wait", **BY).target == f"run {run}"
     assert run_row(world, run)["held"] == "wait"
+
+
+@pytest.mark.parametrize("target", ["otf", "otf/grid", "otf/grid/all", "1"])
+def test_what_is_printed_to_end_a_hold_ends_it(world, target):
+    world.run(world.sub_group("grid", "all"), "PENDING")
+    printed = hold(world.database, target, reason="wait", **BY).lines()[-1].split("`")[1]
+    assert release(world.database, shlex.split(printed)[-1], reason="done", **BY).changed
 
 
 def found_by_stage(world: World) -> list[int]:

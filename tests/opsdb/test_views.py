@@ -328,6 +328,13 @@ def test_brakes_show_first_and_say_how_they_are_taken_off(world):
     assert "tripped: timeout" in step_cells(document["status"][1])[-1]
 
 
+def test_a_pipeline_that_is_held_is_released_once_and_by_its_own_name(world):
+    world.update(t.pipeline, world.pipeline, held="upgrade")
+    world.update(t.reduction_step, world.steps["grid"], held="bad beam")
+    commands = [command for command in status(world)["next"] if "release" in command]
+    assert commands == ["ccatwm release otf --reason TEXT", "ccatwm release otf/grid --reason TEXT"]
+
+
 def test_status_shows_who_holds_a_lease_and_the_latest_passes(world):
     world.insert(
         t.pass_lease,
