@@ -153,7 +153,7 @@ def _retry_run(connection: sa.Connection, row: Row, wanted: Wanted, now: datetim
         if not changed:
             return _acted(row, "refused", "it changed at this moment; look again")
         sub_groups.mark_due(connection, [row["sub_group_id"]], now)
-    return _acted(row, "done", _retry_note(row))
+    return _acted(row, "done", "; ".join(filter(None, [_retry_note(row), _hold_note(connection, row["run"])])))
 
 
 def _why_no_retry(connection: sa.Connection, row: Row) -> str:
@@ -175,6 +175,14 @@ def _retry_note(row: Row) -> str:
     if row["wanted_recipe"] in (None, row["recipe"]):
         return ""
     return "what it was made for may no longer be wanted: `ccatwm resolve` then supersedes it"
+
+
+def _hold_note(connection: sa.Connection, run_id: int) -> str:
+    """What has to be released before passes go on with it."""
+    return "; ".join(
+        f"nothing goes on with it until `ccatwm release {shlex.quote(target)} --reason TEXT`: {reason}"
+        for target, reason in control.list_holds(connection, run_id).items()
+    )
 
 
 # --- cancel -------------------------------------------------------------------------------------------------

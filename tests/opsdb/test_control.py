@@ -285,6 +285,15 @@ def test_what_is_printed_to_end_a_hold_ends_it(world, target):
     assert release(world.database, shlex.split(printed)[-1], reason="done", **BY).changed
 
 
+@pytest.mark.parametrize("target", ["otf", "otf/grid", "otf/grid/all", "1"])
+def test_who_retries_a_run_that_is_held_is_told_what_to_release(world, target):
+    run = world.run(world.sub_group("grid", "all"), "FAILED", blocking=True, is_open=False)
+    hold(world.database, target, reason="bad beam", **BY)
+    (acted,) = retry(world.database, wanted(run), now=NOW).runs
+    told = f"nothing goes on with it until `ccatwm release {target} --reason TEXT`: bad beam"
+    assert (acted.outcome, acted.reason) == ("done", told)
+
+
 def found_by_stage(world: World) -> list[int]:
     with world.database.read() as connection:
         found = list_open_runs(connection, "local", (RunStatus.PENDING,), due_by=NOW)

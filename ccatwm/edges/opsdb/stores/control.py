@@ -165,6 +165,28 @@ def set_held(connection: sa.Connection, target: Holdable, reason: str | None) ->
     return True
 
 
+def list_holds(connection: sa.Connection, run_id: int) -> dict[str, str]:
+    """What keeps passes from going on with a run, as `get_holdable` takes it, and why: what is held, and a step that tripped."""
+    query = (
+        sa.select(
+            t.pipeline.c.name.label("pipeline"), t.reduction_step.c.name.label("step"), sub_group.c.key,
+            t.pipeline.c.held.label("pipeline_held"), t.reduction_step.c.held.label("step_held"),
+            t.reduction_step.c.tripped, sub_group.c.held.label("sub_group_held"), runs.c.held,
+        )
+        .join(sub_group, sub_group.c.id == runs.c.sub_group_id)
+        .join(t.reduction_step, t.reduction_step.c.id == runs.c.step_id)
+        .join(t.pipeline, t.pipeline.c.id == t.reduction_step.c.pipeline_id)
+        .where(runs.c.id == run_id)
+    )  # fmt: skip
+    row = connection.execute(query).one()
+    step = f"{row.pipeline}/{row.step}"
+    reasons = {
+        row.pipeline: row.pipeline_held, step: row.step_held or row.tripped, f"{step}/{row.key}": row.sub_group_held,
+        str(run_id): row.held,
+    }  # fmt: skip
+    return {target: reason for target, reason in reasons.items() if reason}
+
+
 def list_braked_sub_groups(connection: sa.Connection, target: Holdable) -> list[int]:
     """Sub-groups below it whose last decision was a brake: they are to be decided on again."""
     if target.kind == "run":
