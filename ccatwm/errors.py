@@ -64,6 +64,10 @@ class MissingRightError(SettingsError):
     """The account or role may not do what was asked. A person gives the right, or acts as another."""
 
 
+class OpsDbUnusableError(SettingsError):
+    """No waiting makes it an ops-db: there is no such database or role, the password is wrong, the file is damaged."""
+
+
 class BaseDirError(SettingsError):
     """The base directory is not prepared, or belongs to another ops-db: nothing is done there. A person acts."""
 

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 from ccatwm.core.model import PASSES as PASSES
 from ccatwm.core.wording import count_text
-from ccatwm.errors import ObservationTablesError, SchemaVersionError, SettingsError, UsageError, WorldError
+from ccatwm.errors import (
+    ObservationTablesError,
+    OpsDbUnusableError,
+    SchemaVersionError,
+    SettingsError,
+    UsageError,
+    WorldError,
+)
 from ccatwm.interfaces import (
     INTERFACE_VERSION,
     NO_PROGRESS,
@@ -75,7 +82,7 @@ def _settled(context: Context, *, looks: bool) -> Context:
         if not context.settings.files_over_ssh:  # else at their first use: an idle pass opens no connection
             check_base_dir(context.settings, context.database)
         context.settings = settle_location(context.settings, context.database, context.grouping)
-    except (WorldError, SchemaVersionError):
+    except (WorldError, SchemaVersionError, OpsDbUnusableError):  # each pass tells it in its report
         pass
     except ObservationTablesError:
         if not looks:

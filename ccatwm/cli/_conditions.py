@@ -117,7 +117,7 @@ def _is_told(key: str, told: Sequence[Condition]) -> bool:
         return any(name in old.passes for old in told)
     if kind == "throttled":
         return any(old.key.endswith(" throttled") for old in told)
-    return kind == "ops-db" and any(old.key.startswith("OpsDbUnavailableError") for old in told)
+    return kind == "ops-db" and any(old.key.startswith(("OpsDbUnavailableError", "OpsDbUnusableError")) for old in told)
 
 
 @contextmanager

@@ -22,8 +22,8 @@ def register(app: typer.Typer) -> None:
 def health(common: Common) -> int:
     """Say whether passes run, and what lasts that somebody should know, each with the command to type next.
 
-    Exit code 0 if all is well, 1 if something is wrong, 4 if something did not answer and all else is well. Under cron
-    it is silent but for what begins, lasts for a day, or ends.
+    Exit code 0 if all is well, 1 if something is wrong, 3 if the ops-db cannot be used until a person acts, 4 if
+    something did not answer and all else is well. Under cron it is silent but for what begins, lasts for a day, or ends.
     """
     from ccatwm.core.health import exit_code
     from ccatwm.core.wording import utc_text

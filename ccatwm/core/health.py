@@ -13,7 +13,8 @@ from ccatwm.core.checkup import Finding, Judgement, away, ok, warning, wrong
 from ccatwm.core.model import PASSES as PASSES
 from ccatwm.core.wording import clock_text, count_text, span_text
 
-EXIT_HEALTHY, EXIT_WRONG, EXIT_AWAY = 0, 1, 4
+EXIT_HEALTHY, EXIT_WRONG, EXIT_UNUSABLE, EXIT_AWAY = 0, 1, 3, 4
+OPS_DB = "ops-db"  # of the finding that there is none to ask
 CRON = "is cron at work? ccatwm doctor --as-cron checks what it has; ccatwm cycle runs all passes by hand"
 COLLECTING = "COLLECTING_RESULTS"
 
@@ -103,8 +104,10 @@ def judge_health(facts: HealthFacts, patience: Patience, now: datetime) -> list[
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """What a person must do outweighs what may pass by itself."""
+    """What a person must do outweighs what may pass by itself; an ops-db that is none is 3, as for every command."""
     bad = [finding for finding in findings if finding.state is Judgement.WRONG]
+    if any(finding.name == OPS_DB and not finding.away for finding in bad):
+        return EXIT_UNUSABLE
     if any(not finding.away for finding in bad):
         return EXIT_WRONG
     return EXIT_AWAY if bad else EXIT_HEALTHY

@@ -18,7 +18,14 @@ import sqlalchemy as sa
 from ccatwm.edges.journal import belonging
 from ccatwm.edges.opsdb.stores import leases
 from ccatwm.edges.opsdb.stores.leases import Holder, Lease
-from ccatwm.errors import CcatwmError, ConflictError, SchemaVersionError, WorldError
+from ccatwm.errors import (
+    CcatwmError,
+    ConflictError,
+    MissingRightError,
+    OpsDbUnusableError,
+    SchemaVersionError,
+    WorldError,
+)
 from ccatwm.passes._context import Context
 
 log = logging.getLogger("ccatwm.passes")
@@ -247,8 +254,8 @@ def _run_framed(
             report.skipped = "paused"  # that is what the pause is for
         else:
             report.error = error
-    except WorldError as error:
-        report.error = error
+    except (WorldError, OpsDbUnusableError, MissingRightError) as error:
+        report.error = error  # also what a person must mend: told once, not by every pass that cron starts
     report.seconds = context.clock.monotonic() - begun
     report.scheduler_calls = context.scheduler_calls - calls_before
     if isinstance(report.error, WorldError):

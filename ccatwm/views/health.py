@@ -16,7 +16,7 @@ from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import health as store
 from ccatwm.edges.opsdb.stores import leases, pausing, triggers, views
 from ccatwm.edges.workfiles.local import space_at
-from ccatwm.errors import CcatwmError, WorldError
+from ccatwm.errors import CcatwmError, OpsDbUnusableError, WorldError
 from ccatwm.interfaces import WorkFiles
 from ccatwm.settings.schema import Settings
 from ccatwm.views.copies import list_bad_copies
@@ -31,8 +31,8 @@ def examine_health(
     try:
         facts = read_facts(settings, database, grouping, now=now)
         found = health.judge_health(facts, patience, now)
-    except WorldError as error:
-        found = error_findings("ops-db", error)
+    except (WorldError, OpsDbUnusableError) as error:
+        found = error_findings(health.OPS_DB, error)
     return [*found, *_disks(settings, open_files)]
 
 

@@ -17,7 +17,7 @@ TOP = Path(__file__).resolve().parents[2]
 # Errors that say by their class that a person acts, and the plain one, which is 1 for people's commands.
 FOR_PEOPLE = {
     "CcatwmError", "UsageError", "SettingsError", "MissingRightError", "BaseDirError", "ObservationTablesError",
-    "DefinitionsError", "SchemaVersionError", "HostKeyError",
+    "DefinitionsError", "SchemaVersionError", "OpsDbUnusableError", "HostKeyError",
 }  # fmt: skip
 # Where it is no message to a person at a command, and why.
 ELSEWHERE = {

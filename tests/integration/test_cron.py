@@ -122,6 +122,23 @@ def test_an_ops_db_that_is_away_ends_with_4_and_is_told_once_by_all_together(sit
     assert done.returncode == 4 and "Traceback" not in done.stderr
 
 
+def test_an_ops_db_that_a_person_must_mend_ends_with_3_and_is_told_once(site: Path) -> None:
+    file = site / "opsdb.sqlite"
+    good = file.read_bytes()
+    file.write_bytes(b"no database" * 1000)
+    done = [as_cron("--site", site, name, home=site.parent) for name in ("trigger", "cycle", "cycle")]
+    assert [(d.returncode, d.stdout) for d in done] == [(3, "")] * 3
+    assert "damaged" in done[0].stderr and "next: restore it from a backup" in done[0].stderr
+    assert [d.stderr for d in done[1:]] == ["", ""]
+    done = [as_cron("--site", site, "health", home=site.parent)]
+    assert (done[0].returncode, done[0].stdout, done[0].stderr) == (3, "", ""), "passes have told it"
+    done = [as_cron("--site", site, "status", home=site.parent)]
+    assert done[0].returncode == 3 and "damaged" in done[0].stderr and "Traceback" not in done[0].stderr
+    file.write_bytes(good)
+    done = [as_cron("--site", site, "cycle", home=site.parent)]
+    assert done[0].returncode == 0 and "over since" in done[0].stderr
+
+
 def test_passes_that_have_stopped_are_told_by_health_once_and_when_they_run_again(site: Path) -> None:
     done = as_cron("--site", site, "health", home=site.parent)
     assert done.returncode == 1 and "no pass has ever run for local" in done.stdout

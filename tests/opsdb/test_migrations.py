@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.upgrade import list_differences, read_revisions, upgrade_tables
-from ccatwm.errors import OpsDbUnavailableError, SchemaVersionError
+from ccatwm.errors import OpsDbUnavailableError, OpsDbUnusableError, SchemaVersionError
 from ccatwm.upkeep.schema_versions import BranchVersion, check_schema, upgrade_schema
 from tests.opsdb.databases import memory_folder, open_server
 
@@ -221,7 +221,7 @@ def test_a_file_that_is_no_database_is_for_a_person_to_restore(tmp_path: Path, d
     (tmp_path / "a.sqlite").write_text(damage)
     database = Database(f"sqlite:///{tmp_path}/a.sqlite")
     for look in (database.check_schema, lambda: check_schema(database), lambda: upgrade_schema(database)):
-        with pytest.raises(SchemaVersionError, match=r"damaged, or no SQLite database.*\n.*restore it"):
+        with pytest.raises(OpsDbUnusableError, match=r"damaged, or no SQLite database.*\n.*restore it"):
             look()
     assert (tmp_path / "a.sqlite").read_text() == damage
 
@@ -232,8 +232,41 @@ def test_a_database_or_role_that_does_not_exist_is_told_as_such(server: str, par
     url = sa.make_url(server).set(drivername="postgresql+psycopg2", **part)
     database = Database(url.render_as_string(hide_password=False))
     for look in (database.check_schema, lambda: check_schema(database), lambda: upgrade_schema(database)):
-        with pytest.raises(SchemaVersionError, match=rf"the {kind} .* does not exist\n.*(createdb|createuser)"):
+        with pytest.raises(OpsDbUnusableError, match=rf"the {kind} .* does not exist\n.*(createdb|createuser)"):
             look()
+
+
+@pytest.mark.postgres
+def test_a_role_that_may_not_log_in_is_for_a_person_to_mend(server: str) -> None:
+    owner = Database(server)
+    with owner.write() as connection:
+        connection.execute(sa.text("CREATE ROLE shut_out NOLOGIN"))
+    owner.dispose()
+    url = sa.make_url(server).set(drivername="postgresql+psycopg2", username="shut_out")
+    database = Database(url.render_as_string(hide_password=False))
+    with pytest.raises(OpsDbUnusableError, match=r"does not let this role in.*\n.*OPSDB_URL"), database.read():
+        pass
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "said, unusable",
+    [
+        ('FATAL:  password authentication failed for user "ada"', True),
+        ("fe_sendauth: no password supplied", True),
+        ('FATAL:  no pg_hba.conf entry for host "10.0.0.7", user "ada", database "ops", no encryption', True),
+        ('FATAL:  permission denied for database "ops"', True),
+        ("FATAL:  the database system is starting up", False),
+        ("FATAL:  sorry, too many clients already", False),
+        ("could not translate host name \"db\" to address: Temporary failure in name resolution", False),
+        ("Connection refused", False),
+    ],
+)
+def test_what_a_server_will_say_again_is_told_from_what_passes_by_itself(said: str, unusable: bool) -> None:
+    """Texts of PostgreSQL 15 (src/backend/libpq/auth.c, utils/init/postinit.c) and libpq."""
+    database = Database("postgresql://ada@127.0.0.1:1/ops")
+    error = sa.exc.OperationalError("SELECT 1", {}, Exception(f'connection to server at "db", port 5432 failed: {said}'))
+    assert isinstance(database._explain(error), OpsDbUnusableError if unusable else OpsDbUnavailableError)
 
 
 @pytest.mark.quick

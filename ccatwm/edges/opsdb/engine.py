@@ -33,6 +33,7 @@ from ccatwm.errors import (
     ConflictError,
     MissingRightError,
     OpsDbUnavailableError,
+    OpsDbUnusableError,
     SchemaVersionError,
     UsageError,
 )
@@ -56,7 +57,12 @@ POSTGRESQL_CONNECT = {
 
 
 _NO_TABLE = ("42P01", "3F000")  # undefined_table, invalid_schema_name (PostgreSQL manual, appendix A)
+# A refused connection has no SQLSTATE in psycopg2, only what the server, or libpq, said.
 _REFUSED_NAME = re.compile(r'FATAL:\s+(database|role) "([^"]+)" does not exist')
+_REFUSED_LOGIN = re.compile(
+    r"authentication failed for user|no password supplied|no pg_hba\.conf entry|is not permitted to log in"
+    r"|FATAL:\s+permission denied for database"
+)
 
 
 class Database:
@@ -159,9 +165,12 @@ class Database:
             raise self._explain(error) from error
 
     def _explain(self, error: sa.exc.DBAPIError) -> CcatwmError:
-        """A missing right, which a person gives, or the world's silence, which the next pass outlasts."""
+        """What a person must make, mend or allow, or the world's silence, which the next pass outlasts."""
         if _is_denied(error):
             return _missing_right(self.url, self.safe_url, error)
+        unusable = self._unusable(error)
+        if unusable is not None:
+            return unusable
         return OpsDbUnavailableError(f"the ops-db did not answer: {_first_line(error)}", where=self.safe_url)
 
     @property
@@ -170,33 +179,44 @@ class Database:
         return mask_url(self.url.render_as_string(hide_password=False))
 
     def check_answers(self) -> None:
-        """Refuse what no waiting makes an ops-db. Errors: SchemaVersionError, OpsDbUnavailableError."""
+        """Refuse what no waiting makes an ops-db. Errors: OpsDbUnusableError, OpsDbUnavailableError."""
         try:
             with self.engine.connect() as connection:
                 # Reads the file's first page: opening it alone tells nothing.
                 probe = "SELECT count(*) FROM sqlite_master" if self.dialect == "sqlite" else "SELECT 1"
                 connection.execute(sa.text(probe))
         except sa.exc.DBAPIError as error:
-            raise self._unusable(error) or self._explain(error) from error
+            raise self._explain(error) from error
 
-    def _unusable(self, error: sa.exc.DBAPIError) -> SchemaVersionError | None:
-        """What a person must make or restore, when an ops-db is first looked at."""
+    def _unusable(self, error: sa.exc.DBAPIError) -> OpsDbUnusableError | None:
+        """What a person must make, restore or let in; None where it may pass by itself."""
+        if self.dialect == "postgresql":
+            return self._refused(str(error.orig), _first_line(error))
         if getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-            return SchemaVersionError(
+            return OpsDbUnusableError(
                 f"the file is damaged, or no SQLite database: {_first_line(error)}",
                 where=self.safe_url,
                 next="restore it from a backup, or correct OPSDB_URL",
             )
-        # A refused connection has no SQLSTATE in psycopg2, only what the server said.
-        missing = _REFUSED_NAME.search(str(error.orig)) if self.dialect == "postgresql" else None
-        if missing is None:
+        return None
+
+    def _refused(self, said: str, first_line: str) -> OpsDbUnusableError | None:
+        """What PostgreSQL will say again however often it is asked."""
+        missing = _REFUSED_NAME.search(said)
+        if missing is not None:
+            kind, name = missing.groups()
+            command = "createdb" if kind == "database" else "createuser"
+            return OpsDbUnusableError(
+                f"the {kind} {name!r} does not exist",
+                where=self.safe_url,
+                next=f"make it (`{command} {name}` on the server), ask its administrator to, or correct OPSDB_URL",
+            )
+        if _REFUSED_LOGIN.search(said) is None:
             return None
-        kind, name = missing.groups()
-        command = "createdb" if kind == "database" else "createuser"
-        return SchemaVersionError(
-            f"the {kind} {name!r} does not exist",
+        return OpsDbUnusableError(
+            f"the server does not let this role in: {first_line}",
             where=self.safe_url,
-            next=f"make it (`{command} {name}` on the server), ask its administrator to, or correct OPSDB_URL",
+            next="correct role and password in OPSDB_URL or OPSDB_URL_FILE, or ask the server's administrator to let it in",
         )
 
     def check_schema(self, *, observations: str = "managed") -> None:
@@ -215,7 +235,7 @@ class Database:
                 raise SchemaVersionError(
                     "the ops-db has no ccatwm tables", where=self.safe_url, next="run `ccatwm db upgrade`"
                 ) from error
-            raise self._unusable(error) or self._explain(error) from error
+            raise self._explain(error) from error
         for branch, revisions in wanted.items():
             mine = {revision for revision in found if revision.startswith(branch)}
             if not mine & revisions:
