@@ -155,6 +155,7 @@ def release(
     target: Target,
     reason: Reason = None,
     retry_failed: Annotated[bool, typer.Option("--retry", help="Also try its failed runs again.")] = False,
+    yes: Yes = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="With --retry: watch until the passes have carried it out.")
     ] = False,
@@ -176,6 +177,8 @@ def release(
         host=socket.gethostname(),
         now=context.clock.now(),
         retry_failed=retry_failed,
+        yes=yes,
+        confirm_runs=context.settings.confirm_runs,
     )
     if not wait or report.retried is None:
         _frame.show_report(common, report)

@@ -87,7 +87,7 @@ def _count_failure(frame: PassFrame, connection: Any, run: Run, failure: Failure
     most = frame.context.settings.trip_after
     if streaks.count_failure(connection, run.step_id, failure.value, most):
         text = f"its last {most} attempts all failed as {failure.value}; nothing more of it is started; once mended, "
-        text += f"`ccatwm release {run.pipeline}/{run.step} --retry`"
+        text += f"`ccatwm release {run.pipeline}/{run.step} --retry --reason TEXT`"
         frame.report.add("failed", PassItem("tripped", text, None, run.pipeline, run.step))
         frame.tripped.add(run.step_id)
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from ccatwm.core.model import PackageState, Resources
 from ccatwm.core.wording import count_text, size_text
 from ccatwm.edges.opsdb.grouping import GroupingEngine
+from ccatwm.edges.opsdb.stores import control, views
 from ccatwm.edges.opsdb.stores import definitions as store
 from ccatwm.edges.opsdb.stores.past_runs import past_core_hours
 from ccatwm.errors import UsageError
@@ -74,6 +75,22 @@ class Estimate:
         """Errors: UsageError where it is more than `confirm_runs` and nobody said `yes`."""
         if self.sub_groups > confirm_runs and not yes:
             raise UsageError(f"{self.text('would be')}, more than CONFIRM_RUNS ({confirm_runs})", next=next)
+
+
+def estimate_again(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> Estimate:
+    """What trying runs again costs. `rows`: `run` and `step_id` of each; its bytes are those of all their inputs."""
+    found = Estimate(bytes=control.sum_input_bytes(connection, [row["run"] for row in rows]))
+    past = past_core_hours(connection, {row["step_id"] for row in rows})
+    asked = {step["id"]: step["definition"].get("resources", {}) for step in views.list_steps(connection)}
+    for row in rows:
+        found.add(1, core_hours_of(asked[row["step_id"]], past.get(row["step_id"])))
+    return found
+
+
+def again_text(estimate: Estimate) -> str:
+    """`29 runs, 231 B of inputs, 29 core hours (by what is asked for)`."""
+    size = f", {size_text(estimate.bytes)} of inputs" if estimate.bytes else ""
+    return f"{count_text(estimate.sub_groups, 'run')}{size}, {estimate.cost}"
 
 
 def estimate_runs(

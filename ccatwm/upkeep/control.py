@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,12 +13,13 @@ import sqlalchemy as sa
 
 from ccatwm.core.selection import Selection
 from ccatwm.core.states import FINAL, RunEvent, RunStatus
-from ccatwm.core.wording import span_text
+from ccatwm.core.wording import count_text, span_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import control, runs, sub_groups, views
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.errors import CcatwmError, UsageError
 from ccatwm.interfaces import Clock
+from ccatwm.upkeep._estimate import Estimate, again_text, estimate_again
 from ccatwm.upkeep._reason import require_reason
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class ActReport:
     act: str
     runs: tuple[Acted, ...]
     dry_run: bool = False
+    follows: Estimate | None = None  # what trying them again costs
+    brakes: tuple[str, ...] = ()  # what keeps them from starting, each with the command that ends it
 
     @property
     def exit_code(self) -> int:
@@ -78,6 +81,8 @@ class ActReport:
             "schema": f"ccatwm.{self.act}/1",
             "dry_run": self.dry_run,
             "runs": [r.to_json() for r in self.runs],
+            "follows": self.follows.to_json() if self.follows else None,
+            "brakes": list(self.brakes),
         }
 
     def lines(self) -> list[str]:
@@ -89,9 +94,11 @@ class ActReport:
             + (f": {r.reason}" if r.reason else "")
             for r in self.runs
         ]
+        if self.follows is not None and self.done:
+            lines.append(again_text(self.follows))
         following = {"retry": "`ccatwm stage` goes on with them", "cancel": "`ccatwm poll` carries it out"}
         if self.done and not self.dry_run:
-            lines.append(following[self.act])
+            lines += self.brakes or (following[self.act],)
         return lines or ["no run is meant; `ccatwm runs` with the same options lists those that they select"]
 
 
@@ -119,8 +126,39 @@ def retry(database: Database, wanted: Wanted, *, now: datetime) -> ActReport:
 
     Errors: UsageError for no selection at all, unknown runs, or more than `confirm_runs` without `yes`.
     """
+    _check_wanted(wanted, "retry")
+    with database.write() as connection:
+        return _retry(connection, wanted, now)
+
+
+def _retry(connection: sa.Connection, wanted: Wanted, now: datetime) -> ActReport:
+    """As `retry`, inside a transaction of the caller."""
     statuses = wanted.selection.statuses or (RunStatus.FAILED.value,)
-    return _act(database, wanted, "retry", statuses, now, _retry_run)
+    rows = _rows_meant(connection, wanted, "retry", statuses)
+    # Reads only: before the rows change, and before anything is refused for its number.
+    cost = estimate_again(connection, rows)
+    _confirm(wanted, "retry", rows, again_text(cost))
+    acted = _act_on(connection, wanted, "retry", rows, now, _retry_run)
+    done = [row for row, item in zip(rows, acted, strict=True) if item.outcome == "done"]
+    follows = cost if len(done) == len(rows) else estimate_again(connection, done)
+    brakes = list_brakes(connection, {(row["pipeline"], row["step"]) for row in done})
+    return ActReport("retry", acted, wanted.dry_run, follows, brakes)
+
+
+def list_brakes(connection: sa.Connection, places: Collection[tuple[str, str]]) -> tuple[str, ...]:
+    """What keeps all runs of these steps (pipeline, step) from starting, each with the command that ends it."""
+    found: dict[str, None] = {}
+    for step in views.list_steps(connection) if places else ():
+        pipeline, place = step["pipeline"], f"{step['pipeline']}/{step['step']}"
+        if (pipeline, step["step"]) in places:
+            said = ((pipeline, "held", step["pipeline_held"]), (place, "held", step["held"]),
+                    (place, "tripped", step["tripped"]))  # fmt: skip
+            found |= {_brake_text(*brake): None for brake in said if brake[2]}
+    return tuple(found)
+
+
+def _brake_text(place: str, brake: str, why: str) -> str:
+    return f"{place} is {brake} ({why}): nothing of it starts before `ccatwm release {shlex.quote(place)} --reason TEXT`"
 
 
 def _retry_run(connection: sa.Connection, row: Row, wanted: Wanted, now: datetime) -> Acted:
@@ -193,7 +231,11 @@ def cancel(database: Database, wanted: Wanted, *, now: datetime) -> ActReport:
 
     Errors: as `retry`.
     """
-    return _act(database, wanted, "cancel", wanted.selection.statuses, now, _cancel_run)
+    _check_wanted(wanted, "cancel")
+    with database.write() as connection:
+        rows = _rows_meant(connection, wanted, "cancel", wanted.selection.statuses)
+        _confirm(wanted, "cancel", rows, f"{len(rows)} runs")
+        return ActReport("cancel", _act_on(connection, wanted, "cancel", rows, now, _cancel_run), wanted.dry_run)
 
 
 def _cancel_run(connection: sa.Connection, row: Row, wanted: Wanted, now: datetime) -> Acted:
@@ -213,27 +255,28 @@ def _acted(row: Row, outcome: str, reason: str = "") -> Acted:
     return Acted(row["run"], f"{row['pipeline']}/{row['step']}/{row['sub_group']}", outcome, reason)
 
 
-def _act(
-    database: Database,
+def _act_on(
+    connection: sa.Connection,
     wanted: Wanted,
     act: str,
-    statuses: Sequence[str],
+    rows: Sequence[Row],
     now: datetime,
     one: Callable[[sa.Connection, Row, Wanted, datetime], Acted],
-) -> ActReport:
-    """Do `one` for every run that is meant, newest first; with the change log, in one transaction."""
-    _check_wanted(wanted, act)
-    with database.write() as connection:
-        rows = _rows_meant(connection, wanted, act, statuses)
-        if len(rows) > wanted.confirm_runs and not (wanted.yes or wanted.dry_run):
-            raise UsageError(
-                f"{act} would concern {len(rows)} runs, more than {wanted.confirm_runs} (confirm_runs)",
-                next="look with --dry-run, then say --yes, or select fewer",
-            )
-        acted = tuple(one(connection, row, wanted, now) for row in rows)
-        if not wanted.dry_run:
-            _log(connection, act, acted, wanted, now)
-    return ActReport(act, acted, wanted.dry_run)
+) -> tuple[Acted, ...]:
+    """Do `one` for every run that is meant, newest first; with the change log, in the caller's transaction."""
+    acted = tuple(one(connection, row, wanted, now) for row in rows)
+    if not wanted.dry_run:
+        _log(connection, act, acted, wanted, now)
+    return acted
+
+
+def _confirm(wanted: Wanted, act: str, rows: Sequence[Row], concerned: str) -> None:
+    """Errors: UsageError where it is more than `confirm_runs` and nobody said `yes`."""
+    if len(rows) > wanted.confirm_runs and not (wanted.yes or wanted.dry_run):
+        raise UsageError(
+            f"{act} would concern {concerned}, more than CONFIRM_RUNS ({wanted.confirm_runs})",
+            next=f"look with `ccatwm {act} --dry-run` and the same selection, then say --yes, or select fewer",
+        )
 
 
 def _check_wanted(wanted: Wanted, act: str) -> None:
@@ -296,6 +339,9 @@ class HoldReport:
     before: str | None
     changed: bool
     retried: ActReport | None = None
+    tripped: str | None = None  # the failure class that had tripped it, and did not hold it
+    failed: int = 0  # its runs that failed for good and are not tried again
+    brakes: tuple[str, ...] = ()  # what still keeps all or some of it from starting
 
     def to_json(self) -> dict[str, Any]:
         retried = [item.to_json() for item in self.retried.runs] if self.retried else []
@@ -305,16 +351,30 @@ class HoldReport:
             "before": self.before,
             "changed": self.changed,
             "runs": retried,
+            "follows": self.retried.follows.to_json() if self.retried and self.retried.follows else None,
+            "brakes": list(self.brakes),
         }
 
     def lines(self) -> list[str]:
         word = {"hold": "held", "release": "released"}[self.act]
         first = f"{self.target}: {word}" if self.changed else f"{self.target}: nothing to {self.act}"
-        before = f" (it was held: {self.before})" if self.before else ""
-        lines = [first + before, *(self.retried.lines() if self.retried and self.retried.runs else [])]
+        was = "tripped" if self.tripped else "held"
+        before = f" (it was {was}: {self.before})" if self.before else ""
+        retried = self.retried if self.retried is not None and self.retried.runs else None
+        followed = replace(retried, brakes=self.brakes).lines() if retried is not None else self._left_lines()
+        lines = [first + before, *followed]
         if self.act == "hold":
             return [*lines, f"`ccatwm release {shlex.quote(self.target.removeprefix('run '))}` ends it"]
-        return [*lines, "the next passes go on with it; `ccatwm cycle` runs them by hand"] if self.changed else lines
+        lines += [brake for brake in self.brakes if brake not in lines]
+        goes_on = self.changed and not self.brakes
+        return [*lines, "the next passes go on with it; `ccatwm cycle` runs them by hand"] if goes_on else lines
+
+    def _left_lines(self) -> list[str]:
+        if not self.failed:
+            return []
+        stay = "stays" if self.failed == 1 else "stay"
+        return [f"{count_text(self.failed, 'run')} of it that failed {stay} so; `ccatwm release "
+                f"{shlex.quote(self.target.removeprefix('run '))} --retry --reason TEXT` tries them again"]  # fmt: skip
 
 
 def hold(database: Database, target: str, *, reason: str, actor: str, host: str, now: datetime) -> HoldReport:
@@ -346,8 +406,13 @@ def release(
     host: str,
     now: datetime,
     retry_failed: bool = False,
+    yes: bool = False,
+    confirm_runs: int = 500,
 ) -> HoldReport:
-    """Let go on what is held or tripped; with `retry_failed` its failed runs are tried again, too."""
+    """Let go on what is held or tripped; with `retry_failed` its failed runs are tried again, too.
+
+    Errors: UsageError for what is not there; for more than `confirm_runs` failed runs without `yes`: then nothing is done.
+    """
     with database.write() as connection:
         held = control.get_holdable(connection, target)
         changed = control.set_held(connection, held, None)
@@ -363,16 +428,24 @@ def release(
                 reason=reason,
                 details={"before": held.held, "tripped": held.tripped},
             )
-    retried = _retry_held(database, held, reason, actor, host, now) if retry_failed else None
-    return HoldReport("release", held.name, held.held or held.tripped, changed, retried)
+        run_ids = (held.id,) if held.kind == "run" else ()
+        wanted = Wanted(run_ids, held.selection, reason or "released", actor, host, yes=yes, confirm_runs=confirm_runs)
+        retried = _retry(connection, wanted, now) if retry_failed else None
+        failed = 0 if retry_failed or not held.tripped else len(_rows_meant(connection, wanted, "retry", ("FAILED",)))
+        brakes = list_brakes(connection, _places(connection, held))
+    tripped = None if held.held else held.tripped
+    return HoldReport("release", held.name, held.held or held.tripped, changed, retried, tripped, failed, brakes)
 
 
-def _retry_held(
-    database: Database, held: control.Holdable, reason: str, actor: str, host: str, now: datetime
-) -> ActReport:
-    run_ids = (held.id,) if held.kind == "run" else ()
-    wanted = Wanted(run_ids, held.selection, reason or "released", actor, host, yes=True)
-    return retry(database, wanted, now=now)
+def _places(connection: sa.Connection, held: control.Holdable) -> set[tuple[str, str]]:
+    """Pipeline and step of all that a target means."""
+    if held.kind == "run":
+        row = views.list_runs_by_id(connection, [held.id])[held.id]
+        return {(row["pipeline"], row["step"])}
+    steps = [held.selection.step] if held.selection.step is not None else [
+        step["step"] for step in views.list_steps(connection, held.selection.pipeline)
+    ]  # fmt: skip
+    return {(str(held.selection.pipeline), step) for step in steps}
 
 
 # --- waiting ------------------------------------------------------------------------------------------------

@@ -239,7 +239,8 @@ def test_a_run_that_is_not_there_is_refused_and_nothing_is_done(world, act):
 
 def test_more_than_confirm_runs_needs_yes(world):
     runs = [failed(world, f"executed_obs_unit={n}") for n in (1, 2, 3)]
-    with pytest.raises(UsageError, match="3 runs, more than 2") as caught:
+    cost = r"3 runs, 3 core hours \(by what is asked for\)"
+    with pytest.raises(UsageError, match=rf"{cost}, more than CONFIRM_RUNS \(2\)") as caught:
         retry(world.database, wanted(pipeline="otf", confirm_runs=2), now=NOW)
     assert "--yes" in caught.value.next
     assert {run_row(world, run)["status"] for run in runs} == {"FAILED"}
@@ -249,7 +250,7 @@ def test_more_than_confirm_runs_needs_yes(world):
 def test_a_dry_run_says_what_it_would_do_and_does_nothing(world):
     run = failed(world)
     report = retry(world.database, wanted(run, dry_run=True), now=NOW)
-    assert report.lines() == [f"run {run} otf/calibrate/executed_obs_unit=1: would be tried again"]
+    assert report.lines()[0] == f"run {run} otf/calibrate/executed_obs_unit=1: would be tried again"
     assert (run_row(world, run)["status"], said(world)) == ("FAILED", [])
 
 
@@ -314,6 +315,60 @@ def test_release_with_retry_takes_a_tripped_step_up_again(world):
     report = release(world.database, "otf/calibrate", reason="new limits", retry_failed=True, **BY)
     assert report.retried is not None and report.retried.done == [run]
     assert world.row(t.reduction_step, world.steps["calibrate"])["tripped"] is None
+
+
+def test_a_retry_tells_what_it_costs_by_what_is_asked_for_or_by_past_runs(world):
+    run = failed(world)
+    assert again(world, run).basis == "what is asked for"
+    done = world.sub_group("calibrate", "executed_obs_unit=2", outcome="up-to-date")
+    world.run(done, "COMPLETED", wall_seconds=7200.0)
+    assert again(world, run).basis == "past runs"
+
+
+def again(world: World, run: int) -> Any:
+    report = retry(world.database, wanted(run, dry_run=True), now=NOW)
+    assert report.follows is not None and report.follows.sub_groups == 1
+    assert report.follows.cost in report.lines()[-1]
+    return report.follows
+
+
+def test_a_retry_in_a_step_that_is_tripped_says_what_must_be_said_first(world):
+    run = failed(world)
+    world.update(t.reduction_step, world.steps["calibrate"], tripped="timeout")
+    report = retry(world.database, wanted(run), now=NOW)
+    assert "otf/calibrate is tripped (timeout)" in report.lines()[-1]
+    assert "ccatwm release otf/calibrate --reason TEXT" in report.lines()[-1]
+    assert report.to_json()["brakes"] == [report.lines()[-1]]
+
+
+def test_release_with_retry_of_more_than_confirm_runs_needs_yes_and_does_nothing_without(world):
+    runs = [failed(world, f"executed_obs_unit={n}") for n in (1, 2, 3)]
+    world.update(t.reduction_step, world.steps["calibrate"], tripped="timeout")
+    limited = {"reason": "new limits", "retry_failed": True, "confirm_runs": 2, **BY}
+    with pytest.raises(UsageError, match=r"3 runs.*more than CONFIRM_RUNS \(2\)"):
+        release(world.database, "otf/calibrate", **limited)
+    assert world.row(t.reduction_step, world.steps["calibrate"])["tripped"] == "timeout"
+    assert said(world) == []
+    done = release(world.database, "otf/calibrate", yes=True, **limited)
+    assert done.retried is not None and set(done.retried.done) == set(runs)
+
+
+def test_a_release_without_retry_says_that_it_was_tripped_and_how_many_runs_stay_failed(world):
+    failed(world)
+    world.update(t.reduction_step, world.steps["calibrate"], tripped="timeout")
+    lines = release(world.database, "otf/calibrate", reason="", **BY).lines()
+    assert lines[0] == "otf/calibrate: released (it was tripped: timeout)"
+    assert lines[1].startswith("1 run of it that failed stays so; `ccatwm release otf/calibrate --retry")
+
+
+def test_releasing_a_pipeline_leaves_its_tripped_steps_so_and_says_it(world):
+    run = failed(world)
+    world.update(t.reduction_step, world.steps["calibrate"], tripped="timeout")
+    report = release(world.database, "otf", reason="go on", retry_failed=True, **BY)
+    assert report.retried is not None and report.retried.done == [run]
+    assert "otf/calibrate is tripped (timeout)" in report.lines()[-1]
+    assert len([line for line in report.lines() if "is tripped" in line]) == 1
+    assert "go on with" not in " ".join(report.lines())
 
 
 def test_releasing_what_is_not_held_changes_nothing(world):

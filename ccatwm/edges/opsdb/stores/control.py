@@ -48,6 +48,7 @@ def lock_runs(
         sa.select(
             runs.c.id.label("run"),
             runs.c.sub_group_id,
+            runs.c.step_id,
             runs.c.pipeline_name.label("pipeline"),
             runs.c.step_name.label("step"),
             runs.c.sub_group_key.label("sub_group"),
@@ -68,6 +69,16 @@ def lock_runs(
         limited = query if chunk is None else query.where(runs.c.id.in_(chunk))
         found += [dict(row) for row in connection.execute(limited.where(*conditions)).mappings()]
     return found
+
+
+def sum_input_bytes(connection: sa.Connection, run_ids: Collection[int]) -> int:
+    """Of all inputs of these runs, as far as their sizes are known; one that several runs read counts once."""
+    sizes: dict[tuple[str, str], int] = {}
+    for chunk in chunks(list(run_ids)):
+        query = sa.select(t.run_input.c.kind, t.run_input.c.identity, t.run_input.c.size_bytes).distinct()
+        for kind, identity, size in connection.execute(query.where(t.run_input.c.run_id.in_(chunk))):
+            sizes[kind, identity] = size or 0
+    return sum(sizes.values())
 
 
 def find_other_open_run(connection: sa.Connection, sub_group_id: int, run_id: int) -> int | None:
