@@ -64,6 +64,7 @@ def run_json(row: dict[str, Any], now: datetime) -> dict[str, Any]:
         "message": row["message"],
         "host": row["host"],
         "held": row["held"],
+        "braked": brake_text(row),
         "superseded": row["superseded"],
         "trial": row["trial"],
         "backfill": row["backfill_id"],
@@ -96,6 +97,15 @@ def is_paused(row: Mapping[str, Any]) -> bool:
     return bool(row["is_open"]) and row["backfill_state"] == BackfillState.PAUSED and row["status"] in _WITHOUT_JOB
 
 
+def brake_text(row: Mapping[str, Any]) -> str | None:
+    """What keeps an open run without a job from being handed over, said of more than itself: `tripped: timeout`."""
+    if not row["is_open"] or row["status"] not in _WITHOUT_JOB:
+        return None
+    if row["tripped"]:
+        return f"tripped: {row['tripped']}"
+    return f"held: {row['held_above']}" if row["held_above"] else None
+
+
 def run_state(row: dict[str, Any], now: datetime) -> str:
     """The status with what is to be expected: `FAILED (retry 2 of 3 in 4 min)`, `FAILED (needs you)`."""
     note = _note(row, now)
@@ -107,6 +117,9 @@ def _note(row: dict[str, Any], now: datetime) -> str:
         return "to be cancelled"
     if row["is_open"] and row["held"]:
         return "held"
+    brake = brake_text(row)
+    if brake is not None:
+        return brake.partition(":")[0]
     if is_paused(row):
         return f"backfill {row['backfill_id']} is paused"
     if row["superseded"]:

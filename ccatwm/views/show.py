@@ -193,6 +193,8 @@ def next_commands(row: dict[str, Any]) -> list[str]:
         commands.append(f"ccatwm cancel {run} --reason TEXT")
     if row["status"] == "COMPLETED":
         commands.append(_products_command(row))
+    if row["is_open"] and row["tripped"]:
+        commands.insert(0, f"ccatwm release {shlex.quote(row['pipeline'] + '/' + row['step'])} --retry --reason TEXT")
     return [*commands, f"ccatwm explain {place}"]
 
 
@@ -258,6 +260,8 @@ def _trouble_lines(run: Mapping[str, Any]) -> list[str]:
         lines.append(f"  message    {run['message']}")
     if run["held"]:
         lines.append(f"  held       {run['held']}")
+    if run["braked"]:
+        lines.append(f"  brake      {run['braked']} (nothing of it starts before somebody releases it)")
     if run["cancel_requested_at"]:
         lines.append(
             f"  cancel     asked for at {_short(run['cancel_requested_at'])}: {run['cancel_reason']}"

@@ -752,3 +752,30 @@ def test_a_key_that_does_not_exist_is_answered_with_close_ones(world):
     with pytest.raises(UsageError) as caught:
         explain(world, key="executed_obs_unit=71")
     assert "executed_obs_unit=17" in caught.value.next
+
+
+# --- brakes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_a_tripped_step_keeps_back_says_so_and_what_to_type(world):
+    run = world.run(world.sub_group("grid", "all"), "PENDING")
+    world.update(t.reduction_step, world.steps["grid"], tripped="timeout")
+    (row,) = build_runs(world.database, Selection(), now=NOW)["runs"]
+    assert (row["state"], row["braked"], row["held"]) == ("PENDING (tripped)", "tripped: timeout", None)
+    shown = build_show(world.database, LocalWorkFiles(Path("/nowhere"), PlainEffects()), run, now=NOW)
+    assert any(line.startswith("  brake      tripped: timeout") for line in show_lines(shown))
+    assert shown["next"][0] == "ccatwm release otf/grid --retry --reason TEXT"
+
+
+def test_a_run_whose_pipeline_is_held_says_so(world):
+    world.run(world.sub_group("grid", "all"), "PENDING")
+    world.update(t.pipeline, world.row(t.reduction_step, world.steps["grid"])["pipeline_id"], held="bad weather")
+    (row,) = build_runs(world.database, Selection(), now=NOW)["runs"]
+    assert (row["state"], row["braked"]) == ("PENDING (held)", "held: bad weather")
+
+
+def test_a_job_that_runs_on_in_a_tripped_step_is_not_kept_back(world):
+    world.run(world.sub_group("grid", "all"), "RUNNING")
+    world.update(t.reduction_step, world.steps["grid"], tripped="timeout")
+    (row,) = build_runs(world.database, Selection(), now=NOW)["runs"]
+    assert (row["state"], row["braked"]) == ("RUNNING", None)

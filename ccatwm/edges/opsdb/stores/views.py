@@ -112,6 +112,16 @@ def list_steps(connection: sa.Connection, pipeline: str | None = None) -> list[R
 
 # --- runs ---------------------------------------------------------------------------------------------------
 
+_group, _step, _owner = t.sub_group.alias(), t.reduction_step.alias(), t.pipeline.alias()
+
+
+def _of_its_step(column: Any, label: str) -> sa.Label[Any]:
+    """A column of a run's sub-group, step and pipeline, by a query of its own: whatever the one around it joins."""
+    query = sa.select(column).select_from(_group).join(_step, _step.c.id == _group.c.step_id)
+    query = query.join(_owner, _owner.c.id == _step.c.pipeline_id).where(_group.c.id == runs.c.sub_group_id)
+    return query.correlate(runs).scalar_subquery().label(label)
+
+
 _LISTED = (
     runs.c.id.label("run"),
     runs.c.pipeline_name.label("pipeline"),
@@ -133,6 +143,8 @@ _LISTED = (
     runs.c.backfill_id,
     sa.select(t.backfill.c.state).where(t.backfill.c.id == runs.c.backfill_id).scalar_subquery().label("backfill_state"),
     runs.c.held,
+    _of_its_step(sa.func.coalesce(_group.c.held, _step.c.held, _owner.c.held), "held_above"),
+    _of_its_step(_step.c.tripped, "tripped"),
     runs.c.due_at,
     runs.c.retries_used,
     runs.c.free_retries_used,
