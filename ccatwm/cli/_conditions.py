@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from ccatwm.core.wording import count_text
 
 if TYPE_CHECKING:
-    from ccatwm.passes._frame import PassReport
+    from ccatwm.passes._frame import PassItem, PassReport
 
 HEALTH = "health"  # among the passes: who met a condition
 AGAIN_AFTER = timedelta(days=1)
+NAMED_RUNS = 5  # of a step, that failed for good in one pass
 HELD_BACK = {  # by outcome of items
     "no-space": "no space",
     "throttled": "the batch system takes no more",
@@ -156,16 +157,31 @@ def _conditions(report: PassReport) -> dict[str, str]:
 
 
 def _failed_for_good(report: PassReport) -> list[str]:
-    return [
-        f"ccatwm: {report.pass_name}: run {item.run} ({item.pipeline}/{item.step}/{item.sub_group}) failed: "
-        f"{item.reason}"
-        for item in report.items
-        if item.needs_you
-    ] + [
+    """Each run with what to type, of many of a step the first few; then what is tripped."""
+    needing: dict[tuple[str | None, str | None], list[PassItem]] = {}
+    for item in report.items:
+        if item.needs_you:
+            needing.setdefault((item.pipeline, item.step), []).append(item)
+    lines = [line for items in needing.values() for line in _failed_lines(report.pass_name, items)]
+    return lines + [
         f"ccatwm: {report.pass_name}: step {item.pipeline}/{item.step} is tripped: {item.reason}"
         for item in report.items
         if item.outcome == "tripped" and item.run is None and not item.sub_group  # not the decisions that follow from it
     ]
+
+
+def _failed_lines(pass_name: str, items: Sequence[PassItem]) -> list[str]:
+    """Of one step. A mail of a thousand lines hides the other steps' single ones."""
+    named = items if len(items) <= NAMED_RUNS + 1 else items[:NAMED_RUNS]
+    lines = [
+        f"ccatwm: {pass_name}: run {item.run} ({item.pipeline}/{item.step}/{item.sub_group}) failed: {item.reason}"
+        for item in named
+    ]
+    if len(named) < len(items):
+        pipeline, step = items[0].pipeline, items[0].step
+        lines.append(f"ccatwm: {pass_name}: {len(items) - len(named)} more runs of {pipeline}/{step} failed for good\n"
+                     f"  next: ccatwm runs --pipeline {pipeline} --step {step} --status FAILED")  # fmt: skip
+    return lines
 
 
 def _told_once(report: PassReport) -> list[str]:

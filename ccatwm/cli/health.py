@@ -56,10 +56,13 @@ def _show(common: Common, findings: list[Finding]) -> None:
 
 
 def _tell(common: Common, context: Context, findings: list[Finding]) -> None:
-    """What began, lasts since a day, or ended; what passes on this host tell is not told twice."""
+    """What began, lasts since a day, or ended; what passes on this host tell is not told twice. What `-q` keeps back is
+    left to be told.
+    """
+    if common.quiet:
+        return
     from ccatwm.cli._conditions import tell_health
     from ccatwm.core.health import conditions
 
     for line in tell_health(context.settings.state_dir, conditions(findings), context.clock.now()):
-        if not common.quiet:
-            print(_frame.printable(line, lines=True))
+        print(_frame.printable(line, lines=True))

@@ -343,10 +343,11 @@ def _waits(context: Context) -> str:
 
 def _show(common: Common, report: PassReport, dry_run: bool) -> None:
     """On a terminal, or where somebody asked for it by -v or --dry-run."""
-    if common.quiet or not (common.terminal or common.verbose or dry_run):
-        return
-    if report.error is not None and (common.terminal or common.verbose):
+    watched = common.terminal or bool(common.verbose)
+    if report.error is not None and watched:  # also under -q: it is an error
         print(f"{report.pass_name}: {_frame.printable(str(report.error), lines=True)}", file=sys.stderr)
+        return
+    if common.quiet or not (watched or dry_run):
         return
     print(_summary(report, dry_run))
     if dry_run or common.verbose:
@@ -388,11 +389,10 @@ def _calm_logs(common: Common) -> None:
 
 
 def _tell_conditions(common: Common, context: Context, reports: list[PassReport]) -> None:
-    """Where nobody watches, say what began, lasts since a day, or ended."""
-    if common.terminal or common.json or any(r.skipped == "locked" for r in reports if len(reports) == 1):
+    """Where nobody watches, say what began, lasts since a day, or ended. What `-q` keeps back is left to be told."""
+    if common.terminal or common.json or common.quiet or any(r.skipped == "locked" for r in reports if len(reports) == 1):
         return
     from ccatwm.cli._conditions import tell_news
 
     for line in tell_news(context.settings.state_dir, reports, context.clock.now()):
-        if not common.quiet:
-            print(_frame.printable(line, lines=True), file=sys.stderr)
+        print(_frame.printable(line, lines=True), file=sys.stderr)

@@ -268,6 +268,18 @@ def test_runs_that_wait_for_a_ceiling_are_no_news_and_those_of_a_full_queue_are_
     assert report.waiting == 32
 
 
+def test_of_many_runs_of_a_step_that_fail_for_good_the_first_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+    report = PassReport("poll", "site", NOON)
+    for number in range(1, 31):
+        report.add("failed", PassItem("failed", "it broke", number, "p", "s", f"k={number}", needs_you=True))
+    report.add("failed", PassItem("failed", "another", 31, "p", "t", "all", needs_you=True))
+    lines = tell_news(tmp_path, [report], NOON)
+    assert [line for line in lines if "run 5 (p/s/k=5)" in line] and not [line for line in lines if "run 6 " in line]
+    more = "25 more runs of p/s failed for good\n  next: ccatwm runs --pipeline p --step s --status FAILED"
+    assert f"ccatwm: poll: {more}" in lines
+    assert lines[-1].startswith("ccatwm: poll: run 31 (p/t/all) failed")
+
+
 def test_a_condition_is_not_over_while_one_pass_still_meets_it() -> None:
     known = [Condition("away", "the ops-db is away", ("poll", "collect"), NOON, NOON)]
     lines, known = plan_news(known, {}, ["poll"], NOON)

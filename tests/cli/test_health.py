@@ -59,3 +59,12 @@ def test_what_passes_of_this_host_tell_is_not_told_twice(tmp_path: Path) -> None
 
 def test_what_passes_of_another_host_met_is_told(tmp_path: Path) -> None:
     assert len(tell_health(tmp_path, {"health error poll local": "poll at local was ended"}, NOON)) == 1
+
+
+def test_what_quiet_keeps_back_is_told_by_the_next_without_it(cli: Cli) -> None:
+    assert cli("init").code == 0
+    assert (cli("health", "-q").out, "no pass has ever run" in cli("health").out) == ("", True)
+    next(Path().rglob("opsdb.sqlite")).write_bytes(b"no database" * 1000)
+    quiet, told = cli("poll", "-q"), cli("poll")
+    assert (quiet.code, quiet.out, quiet.err) == (3, "", "")
+    assert told.code == 3 and "damaged" in told.err
