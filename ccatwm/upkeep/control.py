@@ -216,10 +216,10 @@ def _retry_note(row: Row) -> str:
 
 
 def _hold_note(connection: sa.Connection, run_id: int) -> str:
-    """What has to be released before passes go on with it."""
+    """What has to be released of this run alone; a step or pipeline is told once (`list_brakes`)."""
     return "; ".join(
         f"nothing goes on with it until `ccatwm release {shlex.quote(target)} --reason TEXT`: {reason}"
-        for target, reason in control.list_holds(connection, run_id).items()
+        for target, reason in control.list_own_holds(connection, run_id).items()
     )
 
 

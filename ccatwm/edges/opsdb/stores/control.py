@@ -176,25 +176,17 @@ def set_held(connection: sa.Connection, target: Holdable, reason: str | None) ->
     return True
 
 
-def list_holds(connection: sa.Connection, run_id: int) -> dict[str, str]:
-    """What keeps passes from going on with a run, as `get_holdable` takes it, and why: what is held, and a step that tripped."""
+def list_own_holds(connection: sa.Connection, run_id: int) -> dict[str, str]:
+    """Whether the run itself or its sub-group is held, as `get_holdable` takes them, and why."""
     query = (
         sa.select(
-            t.pipeline.c.name.label("pipeline"), t.reduction_step.c.name.label("step"), sub_group.c.key,
-            t.pipeline.c.held.label("pipeline_held"), t.reduction_step.c.held.label("step_held"),
-            t.reduction_step.c.tripped, sub_group.c.held.label("sub_group_held"), runs.c.held,
+            runs.c.pipeline_name, runs.c.step_name, sub_group.c.key, sub_group.c.held.label("sub_group_held"), runs.c.held
         )
         .join(sub_group, sub_group.c.id == runs.c.sub_group_id)
-        .join(t.reduction_step, t.reduction_step.c.id == runs.c.step_id)
-        .join(t.pipeline, t.pipeline.c.id == t.reduction_step.c.pipeline_id)
         .where(runs.c.id == run_id)
     )  # fmt: skip
     row = connection.execute(query).one()
-    step = f"{row.pipeline}/{row.step}"
-    reasons = {
-        row.pipeline: row.pipeline_held, step: row.step_held or row.tripped, f"{step}/{row.key}": row.sub_group_held,
-        str(run_id): row.held,
-    }  # fmt: skip
+    reasons = {f"{row.pipeline_name}/{row.step_name}/{row.key}": row.sub_group_held, str(run_id): row.held}
     return {target: reason for target, reason in reasons.items() if reason}
 
 
