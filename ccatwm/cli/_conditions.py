@@ -92,6 +92,8 @@ def tell_news(state_dir: Path, reports: Sequence[PassReport], now: datetime) -> 
     with _alone(state_dir):
         memory = state_dir / "conditions.json"
         known = _read(memory)
+        for report in reports:
+            met[report.pass_name] = _not_looked_at(report, known) | met[report.pass_name]
         lines, remembered = plan_news(known, met, seen, now)
         if remembered != known:
             _write(memory, remembered)
@@ -105,6 +107,8 @@ def tell_health(state_dir: Path, conditions: Mapping[str, str], now: datetime) -
         known = _read(memory)
         told = [old for old in known if set(old.passes) - {HEALTH}]
         met = {key: message for key, message in conditions.items() if not _is_told(key, told)}
+        if "health ops-db" in conditions:  # what it says of runs and passes was not seen: it is not over
+            met = {old.key: old.message for old in known if HEALTH in old.passes} | met
         lines, remembered = plan_news(known, {HEALTH: met}, [HEALTH], now)
         if remembered != known:
             _write(memory, remembered)
@@ -154,6 +158,14 @@ def _conditions(report: PassReport) -> dict[str, str]:
                 f"{report.pass_name}: {many} held back, {words}: {waiting[0].reason}"
             )
     return found
+
+
+def _not_looked_at(report: PassReport, known: Sequence[Condition]) -> dict[str, str]:
+    """What a pass that ended early met last time and cannot know to be over: the work that it held back."""
+    if report.error is None and report.skipped is None:
+        return {}
+    mine = [old for old in known if report.pass_name in old.passes]
+    return {old.key: old.message for old in mine if old.key.startswith(f"{report.pass_name} ")}
 
 
 def _failed_for_good(report: PassReport) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from ccatwm.cli._conditions import tell_health, tell_news
 from ccatwm.errors import OpsDbUnavailableError, SchedulerUnavailableError
-from ccatwm.passes._frame import PassReport
+from ccatwm.passes._frame import PassItem, PassReport
 from tests.cli.conftest import Cli
 
 pytestmark = pytest.mark.quick
@@ -68,3 +68,20 @@ def test_what_quiet_keeps_back_is_told_by_the_next_without_it(cli: Cli) -> None:
     quiet, told = cli("poll", "-q"), cli("poll")
     assert (quiet.code, quiet.out, quiet.err) == (3, "", "")
     assert told.code == 3 and "damaged" in told.err
+
+
+def test_what_cannot_be_seen_while_the_ops_db_is_away_is_not_over(tmp_path: Path) -> None:
+    assert len(tell_health(tmp_path, {"health tripped p/s": "p/s is tripped"}, NOON)) == 1
+    assert tell_health(tmp_path, {"health ops-db": "away"}, NOON + HOUR) == ["ccatwm: away"]
+    (line,) = tell_health(tmp_path, {"health tripped p/s": "p/s is tripped"}, NOON + 2 * HOUR)
+    assert "over since" in line and line.endswith(": away")
+
+
+def test_work_that_a_pass_held_back_is_not_over_when_it_is_ended_by_an_error(tmp_path: Path) -> None:
+    full = PassReport("poll", "x", NOON)
+    full.add("waiting", PassItem("no-space", "the disk is full", 1, "p", "s", "k"))
+    assert len(tell_news(tmp_path, [full], NOON)) == 1
+    (line,) = tell_news(tmp_path, [report(OpsDbUnavailableError("away"))], NOON + HOUR)
+    assert line.startswith("ccatwm: away")
+    lines = tell_news(tmp_path, [PassReport("poll", "x", NOON)], NOON + 2 * HOUR)
+    assert len(lines) == 2 and all("over since" in line for line in lines)
