@@ -14,10 +14,13 @@ import pytest
 from tests.opsdb.databases import postgresql_server as postgresql_server
 from tests.opsdb.databases import upgraded_sqlite as upgraded_sqlite
 from tests.spread import check_use_of_cluster, make_scheduler, turn
+from tests.statements import share_compiled_of_all
 
 # How long an example takes says nothing on a busy machine. All else is as hypothesis has it, in CI too.
 hypothesis.settings.register_profile("busy", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("busy")
+
+share_compiled_of_all()
 
 
 def pytest_configure() -> None:

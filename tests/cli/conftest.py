@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+
+from tests.command_line import call_ccatwm
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,12 @@ Cli = Callable[..., Answer]
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
     """Run `ccatwm ARGUMENT...` in an empty folder; what a person would see as a traceback is raised."""
-    from ccatwm.cli.main import app
-
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
 
     def run(*arguments: str | Path) -> Answer:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+        result = call_ccatwm(*arguments)
         return Answer(result.exit_code, result.stdout, result.stderr)
 
     logger = logging.getLogger("ccatwm")  # a command sets up logging for its process, which here is everybody's

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from typer.testing import CliRunner
 
 from ccatwm import wiring
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
+from tests.command_line import call_ccatwm
 from tests.crash.rig import rows
 from tests.integration.cluster import Cluster
 
@@ -142,13 +142,11 @@ class Site:
 
     def cli(self, *arguments: str | Path | int, check: bool = True) -> str:
         """What `ccatwm ARGUMENT...` prints."""
-        from ccatwm.cli.main import app
-
         argv = [str(argument) for argument in arguments]
         argv += [] if argv[0] == "init" else ["--site", str(self.folder)]
         loggers = [logging.getLogger(), logging.getLogger("ccatwm")]
         handlers = [list(logger.handlers) for logger in loggers]
-        result = CliRunner().invoke(app, argv, catch_exceptions=False)
+        result = call_ccatwm(*argv)
         for logger, before in zip(loggers, handlers, strict=True):
             logger.handlers[:] = before  # what the command logged to is closed now
         assert not check or result.exit_code == 0, (
