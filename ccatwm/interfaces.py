@@ -202,6 +202,11 @@ class WorkFiles(Protocol):
         """Make `link` a symbolic link to the relative `target`, atomically replacing an older link."""
         ...
 
+    def switch_links(self, links: Iterable[tuple[PurePosixPath, str | None]]) -> list[PurePosixPath]:
+        """`switch_link` of each to its target; with None the link is taken away. Nothing but links gives way: the
+        paths where something else is, which stays."""
+        ...
+
     def rename(self, source: PurePosixPath, target: PurePosixPath) -> bool:
         """Rename within the base directory; False if `target` was there already."""
         ...

@@ -143,7 +143,7 @@ def products(
     limit: Limit = None,
 ) -> int:
     """List data products that count now, newest first (200 unless --limit says otherwise)."""
-    from ccatwm.views.products import COLUMNS, DEFAULT_LIMIT, build_products, product_cells
+    from ccatwm.views.products import COLUMNS, DEFAULT_LIMIT, build_products, latest_line, product_cells
 
     context = _open(common)
     selection = read_selection(
@@ -155,6 +155,8 @@ def products(
     )
     cells = [product_cells(row, str(base_dir)) for row in document["products"]]
     _show_rows(common, document, "products", COLUMNS, cells, below=str(base_dir))
+    if not common.json and not common.quiet:
+        _frame.print_lines(latest_line(document["products"]))
     return 0
 
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from ccatwm.core.backfill import Backfill, has_to_wait
 from ccatwm.core.gap import Decision, Outcome
+from ccatwm.core.latest import is_usable
 from ccatwm.core.model import InputKind, InputRole, ResolvedStep, RunInput, SoftwareVersion, UpstreamStep
 from ccatwm.core.retries import with_learned
 from ccatwm.core.states import RunEvent
@@ -123,8 +124,12 @@ def _new_decision(one: Decided, now: datetime) -> dict[str, Any]:
     }
     if decision.recipe is not None:
         values["wanted_recipe"] = decision.recipe.digest
+    current = row.current_run_id
     if decision.current_run_id is not None:
-        values |= {"current_run_id": decision.current_run_id, "current_decision": number}
+        current = decision.current_run_id
+        values |= {"current_run_id": current, "current_decision": number}
+    if (current, is_usable(decision.stale)) != (row.current_run_id, is_usable(row.stale)):
+        values["latest_due"] = True
     return values
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.gap import EXCLUDED
+from ccatwm.core.latest import LatestLink
 from ccatwm.core.lineage import build_run_record, parse_sha256_list
 from ccatwm.core.model import Attempt, FailureClass, Run, RunInput
 from ccatwm.core.names import encode_name
@@ -23,7 +24,7 @@ from ccatwm.core.products import ProductPlan, plan_products
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.exclusions import find_excluded
-from ccatwm.edges.opsdb.stores import attempts, products, runs, sub_groups
+from ccatwm.edges.opsdb.stores import attempts, latest, products, runs, sub_groups
 from ccatwm.edges.opsdb.stores.exclusions import active_ids
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, FilesUnavailableError, NoSpaceError
 from ccatwm.interfaces import EntryKind, FileWrite, TreeEntry
@@ -37,6 +38,7 @@ RUNS_AT_ONCE = 20  # that are read, published and recorded together
 FILES_AT_ONCE = 2000  # of their outputs; where there are more, a run is taken alone
 CLEAN_UP_PER_PASS = 200
 CLEAN_UP_AT_ONCE = 50
+LINKS_AT_ONCE = 500
 
 
 class BadOutputError(CcatwmError):
@@ -98,6 +100,7 @@ def _body(frame: PassFrame) -> None:
         for item in frame.units(selected):
             frame.report.add("done", _item(item, "would be collected"))
         return
+    _switch_latest(frame)
     some: list[Run] = []
     at_once = 1
     for item in frame.units(selected):
@@ -108,6 +111,7 @@ def _body(frame: PassFrame) -> None:
             some = []
     if some:
         _collect_some(frame, some, newest, inputs)
+    _switch_latest(frame)
     _remove_inputs(frame)
 
 
@@ -328,6 +332,42 @@ def _excluded(frame: PassFrame, connection: sa.Connection, counted: Sequence[Run
         if why is not None:
             found[run.id] = f"{EXCLUDED}{why}"
     return found
+
+
+# --- the stable path ------------------------------------------------------------------------------------------------
+
+
+def _switch_latest(frame: PassFrame) -> None:
+    """Links `latest` whose run counts no more, or counts since now. They follow the ops-db: files first, then settled."""
+    while not frame.time_is_up():
+        frame.checkpoint()
+        with frame.context.database.read() as connection:
+            due = latest.list_links_due(connection, location(frame.context), LINKS_AT_ONCE)
+        if not due:
+            return
+        try:
+            in_the_way = set(_switched(frame.context, due))
+        except NoSpaceError as error:
+            frame.report.add("waiting", PassItem(FailureClass.NO_SPACE.value, error.message, count=0))
+            return
+        with frame.context.database.write() as connection:
+            settled = latest.settle_links(connection, due)
+        for link in due:
+            if link.path in in_the_way:
+                reason = f"{link.path} is no link of ours and stays; move it away, then `ccatwm doctor --reconcile`"
+                frame.report.tell(PassItem("no-latest", reason, None, link.pipeline, link.step, link.sub_group))
+        if settled < len(due):  # the rest changed meanwhile
+            return
+
+
+def _switched(context: Context, due: Sequence[LatestLink]) -> list[PurePosixPath]:
+    """Where something that is no link is in the way."""
+    try:
+        return context.workfiles.switch_links([(link.path, link.target) for link in due])
+    except (NoSpaceError, *NO_FAULT_OF_A_RUN):
+        raise
+    except CcatwmError as error:
+        raise FilesUnavailableError(error.message, next="see that the base directory can be written to") from error
 
 
 # --- cleaning up ------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import reconciling
 from ccatwm.edges.opsdb.stores.change_log import record_change
+from ccatwm.edges.opsdb.stores.latest import mark_all_links_due
 from ccatwm.errors import CcatwmError
 from ccatwm.interfaces import FoundJob, JobState, JobTask, Scheduler, WorkFiles
 from ccatwm.upkeep.run_folders import find_attempts, find_run_folders, find_tokens
@@ -142,6 +143,7 @@ def reconcile(
         released = not plan.waiting and len(let_be) == len(plan.left)
         if released:
             reconciling.block_submission(connection, None)
+            mark_all_links_due(connection)  # those on disk may lead to runs that were made after the backup
         report = ReconcileReport(plan, jobs, let_be, was_blocked, None if released else was_blocked, last)
         if was_blocked is not None or plan.live or plan.past or let_be:
             record_change(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from ccatwm.core.latest import LATEST, is_usable, latest_path
 from ccatwm.core.names import decode_name
 from ccatwm.core.selection import Selection
 from ccatwm.core.wording import size_text, utc_text
@@ -46,6 +48,7 @@ def product_json(row: dict[str, Any], base_dir: PurePosixPath) -> dict[str, Any]
         "run": row["run"],
         "type": row["type"],
         "path": absolute_path(base_dir, row["full_path"]),
+        "latest": latest_of(row, base_dir),
         "sha256": row["sha256"],
         "size": row["size"],
         "pipeline": row["pipeline"],
@@ -68,6 +71,19 @@ def product_json(row: dict[str, Any], base_dir: PurePosixPath) -> dict[str, Any]
 def absolute_path(base_dir: PurePosixPath, recorded: str) -> str:
     """Where a recorded path lies, below the base directory of its processing location."""
     return str(base_dir / decode_name(recorded))
+
+
+def latest_of(row: dict[str, Any], base_dir: PurePosixPath) -> str | None:
+    """The path that leads to the newest product of this name, whichever run makes it; None where this is not it."""
+    if not row["current"] or not is_usable(row["stale"]) or row["status"] != "present":
+        return None
+    return str(base_dir / latest_path(row["pipeline"], row["step"], row["sub_group"]) / decode_name(row["name"]))
+
+
+def latest_line(products: Sequence[dict[str, Any]]) -> list[str]:
+    """For people: the stable path of the first of them that has one."""
+    example = next((row["latest"] for row in products if row["latest"]), None)
+    return [] if example is None else [f"the newest is always at PIPELINE/STEP/SUB_GROUP/{LATEST}/..., such as {example}"]
 
 
 def product_cells(row: dict[str, Any], base_dir: str) -> tuple[object, ...]:

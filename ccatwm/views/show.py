@@ -8,13 +8,14 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
+from ccatwm.core.latest import latest_path
 from ccatwm.core.wording import number_text, role_text, size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
 from ccatwm.errors import FilesUnavailableError
 from ccatwm.interfaces import WorkFiles
 from ccatwm.views.logs import STREAMS, read_logs
-from ccatwm.views.products import product_json
+from ccatwm.views.products import latest_of, product_json
 from ccatwm.views.runs import NO_CEILING, needs_person, run_json
 from ccatwm.views.throttled import add_throttles
 
@@ -46,7 +47,7 @@ def build_show(
             "asked": _asked(full, attempts),
             "used": _used(full),
         },
-        "paths": _paths(base, full, listed, attempts),
+        "paths": {**_paths(base, full, listed, attempts), "latest": _latest(base, products)},
         "attempts": [_attempt(row, base) for row in attempts],
         "events": [_event(row) for row in events],
         "inputs": [input_json(row) for row in inputs],
@@ -99,6 +100,12 @@ def _paths(
         "output": str(base / full["output_directory"]) if full["output_directory"] else None,
         "logs": str(base / attempt_dir / "logs") if attempt_dir else None,
     }
+
+
+def _latest(base: PurePosixPath, products: list[dict[str, Any]]) -> str | None:
+    """The stable path, where it leads to this run."""
+    usable = next((row for row in products if latest_of(row, base) is not None), None)
+    return None if usable is None else str(base / latest_path(usable["pipeline"], usable["step"], usable["sub_group"]))
 
 
 def _attempt(row: dict[str, Any], base: PurePosixPath) -> dict[str, Any]:

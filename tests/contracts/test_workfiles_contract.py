@@ -130,6 +130,7 @@ ACTS: dict[str, Callable[[WorkFiles, PurePosixPath], object]] = {
     "link_trees_from": lambda work, path: work.link_trees([(path, P("new"))]),
     "link_trees_to": lambda work, path: work.link_trees([(P("old"), path)]),
     "switch_link": lambda work, path: work.switch_link(path, "x"),
+    "switch_links": lambda work, path: work.switch_links([(path, "x")]),
     "rename": lambda work, path: work.rename(P("old"), path),
     "remove_trees": lambda work, path: work.remove_trees([path]),
     "receive_tar": lambda work, path: work.receive_tar(
@@ -258,6 +259,29 @@ def test_a_link_is_switched(work: WorkFiles, base: Path) -> None:
 def test_a_link_does_not_lead_out(work: WorkFiles, target: str) -> None:
     with pytest.raises(ValueError, match="not a path below"):
         work.switch_link(P("output"), target)
+
+
+def test_links_are_switched_and_taken_away_together(work: WorkFiles, base: Path) -> None:
+    put(base, "old/run-1/output/x")
+    work.switch_links([(P("old/latest"), "run-1/output"), (P("new/latest"), "run-2/output"), (P("none/latest"), None)])
+    assert os.readlink(base / "old/latest") == "run-1/output"
+    assert work.switch_links([(P("old/latest"), None), (P("new/latest"), "run-3/output")]) == []
+    assert visible(base) == ["new", "new/latest", "old", "old/run-1", "old/run-1/output", "old/run-1/output/x"]
+    assert os.readlink(base / "new/latest") == "run-3/output"
+
+
+def test_nothing_but_a_link_gives_way_to_a_link(work: WorkFiles, base: Path) -> None:
+    put(base, "a/latest/mine")
+    put(base, "b/latest")
+    links = [(P("a/latest"), "x"), (P("b/latest"), None), (P("c/latest"), "x")]
+    assert work.switch_links(links) == [P("a/latest"), P("b/latest")]
+    assert visible(base) == ["a", "a/latest", "a/latest/mine", "b", "b/latest", "c", "c/latest"]
+
+
+@pytest.mark.parametrize("target", ["/etc", "../../x"])
+def test_one_of_many_links_does_not_lead_out(work: WorkFiles, target: str) -> None:
+    with pytest.raises(ValueError, match="below the base"):
+        work.switch_links([(P("output"), target)])
 
 
 def test_renaming_never_replaces(work: WorkFiles, base: Path) -> None:

@@ -333,6 +333,7 @@ def check(world: World, raw_before: str) -> list[str]:
         _check_runs(world, runs)
         + _check_executions(world)
         + _check_products(world, runs)
+        + _check_latest(world, runs)
         + _check_cache(world)
     )
     if raw_digest(world.folder) != raw_before:
@@ -414,6 +415,25 @@ def _published(world: World, run: dict) -> list[str]:
     output = folder / "output"
     if not output.is_symlink() or output.resolve() != (world.base / run["output_directory"]).resolve():
         wrong.append("output does not lead to the winning attempt")
+    return wrong
+
+
+def _check_latest(world: World, runs: list[dict]) -> list[str]:
+    """Where `latest` does not lead to what counts, or the ops-db says that it may not."""
+    by_id = {run["id"]: run for run in runs}
+    wrong = []
+    for group in rows(world.url, "sub_group"):
+        run = by_id.get(group["current_run_id"])
+        if group["latest_due"]:
+            wrong.append(f"the link of sub-group {group['id']} is due still")
+        if run is None:
+            continue
+        link = world.base / run["pipeline_name"] / run["step_name"] / run["sub_group_key"] / "latest"
+        out = (group["stale"] or "").startswith("excluded: ")
+        if out and link.is_symlink():
+            wrong.append(f"{link} leads to what is excluded")
+        if not out and link.resolve() != (world.base / run["output_directory"]).resolve():
+            wrong.append(f"{link} does not lead to run {run['id']}")
     return wrong
 
 

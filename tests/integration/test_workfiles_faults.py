@@ -296,6 +296,7 @@ def test_what_is_done_already_takes_no_effect(base: Path):
         work.make_exclusive(P("x/z"))
         work.link_trees([(P("s"), P("t"))])
         work.switch_link(P("l"), "t")
+        work.switch_links([(P("l"), "t"), (P("never"), None)])
         work.remove_trees([P("gone")])
 
     act()
@@ -352,6 +353,9 @@ ACTS: dict[str, Callable[[LocalWorkFiles], None]] = {
         + [FileWrite(P("old"), b"new")]
     ),
     "switch_link": lambda work: work.switch_link(P("run/output"), "attempt-2/output"),
+    "switch_links": lambda work: (
+        work.switch_links([(P("run/output"), "attempt-2/output"), (P("run/former"), None)]), None
+    )[1],
     "remove_trees": lambda work: work.remove_trees([P("rubbish")]),
     "rename": lambda work: (work.rename(P("source"), P("moved/there")), None)[1],
 }
@@ -363,7 +367,7 @@ def prepare(base: Path) -> None:
     rubbish = [FileWrite(P("rubbish") / name, b"x") for name in ("a", "d/b", "d/c")]
     work.write_files([*old, *rubbish, FileWrite(P("old"), b"old")])
     work.make_trees([P("run"), P("x"), P("moved"), P("cache"), P("run/input")])
-    work.switch_link(P("run/output"), "attempt-1/output")
+    work.switch_links([(P("run/output"), "attempt-1/output"), (P("run/former"), "x")])
 
 
 def shown(base: Path) -> dict[str, bytes | None]:

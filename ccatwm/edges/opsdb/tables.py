@@ -381,6 +381,7 @@ sub_group = _table(
     Column("current_run_id", Id, index=True),  # no foreign key: runs refer to sub-groups
     Column("current_decision", Integer, nullable=False, server_default="0"),
     Column("stale", Text),  # why the current product is stale, or None
+    Column("latest_due", Boolean, nullable=False, server_default=sa.false()),  # its link `latest` is to be looked at
     Column("held", Text),
     Column("requested", Json),  # {"reason","text","force","actor"} until a decision carried it out
     Column(
@@ -390,6 +391,7 @@ sub_group = _table(
     sa.UniqueConstraint("step_id", "key"),
     Index("ix_sub_group_outcome", "step_id", "outcome", "current_run_id"),  # what is counted of all
     _partial_index("ix_sub_group_stale", "step_id", where="stale IS NOT NULL"),
+    _partial_index("ix_sub_group_latest", "step_id", where="latest_due", sqlite="latest_due = 1"),
     _partial_index("ix_sub_group_backfill", "backfill_id", "step_id", where="backfill_id IS NOT NULL"),
     _partial_index("ix_sub_group_due", "step_id", "due_at", where="due_at IS NOT NULL"),
 )

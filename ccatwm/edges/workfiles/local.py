@@ -172,22 +172,47 @@ class LocalWorkFiles:
 
     def switch_link(self, link: PurePosixPath, target: str) -> None:
         _parts(PurePosixPath(target))
-        above, name = _split(link)
         with self._folders() as folders, self._at(link):
-            parent = folders.make(above)
-            if _link_target(parent, name) == target:
-                return
-            Sweeper(self._effects).sweep(parent, above, name)
-            hidden = hidden_name(name)
-            with self._effects.around("file.symlink", str(link)):
-                os.symlink(target, hidden, dir_fd=parent)
-            try:
-                with self._effects.around("file.rename", str(link)):
-                    os.replace(hidden, name, src_dir_fd=parent, dst_dir_fd=parent)
-            except BaseException:
-                self._discard(parent, hidden)
-                raise
-            self._sync(parent, above)
+            self._put_link(folders.make(_split(link)[0]), link, target)
+
+    def switch_links(self, links: Iterable[tuple[PurePosixPath, str | None]]) -> list[PurePosixPath]:
+        in_the_way = []
+        with self._folders() as folders:
+            for link, target in links:
+                above, name = _split(link)
+                with self._at(link):
+                    parent = folders.find(above) if target is None else folders.make(above)
+                    found = None if parent is None else find_status(parent, name)
+                    if found is not None and not stat.S_ISLNK(found.st_mode):
+                        in_the_way.append(link)
+                    elif target is not None:
+                        _parts(PurePosixPath(target))
+                        self._put_link(folders.get(above), link, target)
+                    elif found is not None:
+                        self._take_link(folders.get(above), link)
+        return in_the_way
+
+    def _put_link(self, parent: int, link: PurePosixPath, target: str) -> None:
+        above, name = _split(link)
+        if _link_target(parent, name) == target:
+            return
+        Sweeper(self._effects).sweep(parent, above, name)
+        hidden = hidden_name(name)
+        with self._effects.around("file.symlink", str(link)):
+            os.symlink(target, hidden, dir_fd=parent)
+        try:
+            with self._effects.around("file.rename", str(link)):
+                os.replace(hidden, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            self._discard(parent, hidden)
+            raise
+        self._sync(parent, above)
+
+    def _take_link(self, parent: int, link: PurePosixPath) -> None:
+        above, name = _split(link)
+        with self._effects.around("file.unlink", str(link)), suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=parent)
+        self._sync(parent, above)
 
     def rename(self, source: PurePosixPath, target: PurePosixPath) -> bool:
         (old_above, old), (new_above, new) = _split(source), _split(target)

@@ -59,6 +59,12 @@ class SshWorkFiles:
     def switch_link(self, link: PurePosixPath, target: str) -> None:
         self._call("switch_link", link=link, target=target)
 
+    def switch_links(self, links: Iterable[tuple[PurePosixPath, str | None]]) -> list[PurePosixPath]:
+        in_the_way: list[PurePosixPath] = []
+        for some in _cut(links):
+            in_the_way += self._call("switch_links", links=some)
+        return in_the_way
+
     def rename(self, source: PurePosixPath, target: PurePosixPath) -> bool:
         return bool(self._call("rename", source=source, target=target))
 

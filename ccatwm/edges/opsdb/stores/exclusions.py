@@ -334,7 +334,7 @@ def unmark(connection: sa.Connection, sub_group_id: int, why: str | None) -> Non
     group = t.sub_group
     marked = sa.and_(group.c.id == sub_group_id, group.c.stale.startswith(EXCLUDED, autoescape=True))
     stale = f"{EXCLUDED}{why}" if why is not None else _stale_else(connection, sub_group_id)
-    connection.execute(sa.update(group).where(marked).values(stale=stale))
+    connection.execute(sa.update(group).where(marked).values(stale=stale, latest_due=True))
 
 
 def _stale_else(connection: sa.Connection, sub_group_id: int) -> str | None:
@@ -361,7 +361,7 @@ _SEEN_AS_GOOD = (Outcome.UP_TO_DATE, Outcome.RESTORED, Outcome.ACCEPTED)
 def mark_stale(connection: sa.Connection, sub_group_ids: Collection[int], text: str, now: datetime) -> None:
     """The current products of these sub-groups are not to be used, from this moment on."""
     for chunk in chunks(sorted(sub_group_ids)):
-        mark_where_due(connection, t.sub_group.c.id.in_(chunk), now, stale=text)
+        mark_where_due(connection, t.sub_group.c.id.in_(chunk), now, stale=text, latest_due=True)
 
 
 def open_accepted(connection: sa.Connection, sub_group_ids: Collection[int], now: datetime) -> None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores._chunks import chunks
+from ccatwm.edges.opsdb.stores.latest import mark_links_due
 
 product = t.data_product
 
@@ -45,4 +46,5 @@ def paths_of_run(connection: sa.Connection, run_id: int) -> dict[int, str]:
 def record_missing(connection: sa.Connection, product_ids: Collection[int]) -> None:
     """Products whose files are gone though nobody here removed them."""
     for chunk in chunks(sorted(product_ids)):
-        connection.execute(sa.update(product).where(product.c.id.in_(chunk)).values(status="missing"))
+        gone = sa.update(product).where(product.c.id.in_(chunk)).values(status="missing")
+        mark_links_due(connection, set(connection.execute(gone.returning(product.c.run_id)).scalars()))

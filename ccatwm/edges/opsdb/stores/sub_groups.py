@@ -479,7 +479,9 @@ def set_current_run(
     changed = connection.execute(
         sa.update(sub_group)
         .where(sub_group.c.id == sub_group_id, sub_group.c.current_decision < decision)
-        .values(current_run_id=run_id, current_decision=decision, stale=as_decided if stale is None else stale)
+        .values(
+            current_run_id=run_id, current_decision=decision, stale=as_decided if stale is None else stale, latest_due=True
+        )
     ).rowcount
     return bool(changed == 1)
 

@@ -580,6 +580,7 @@ def upgrade() -> None:
         sa.Column("current_run_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("current_decision", sa.Integer(), server_default="0", nullable=False),
         sa.Column("stale", sa.Text(), nullable=True),
+        sa.Column("latest_due", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("held", sa.Text(), nullable=True),
         sa.Column("requested", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.Column("asked", sa.Boolean(), server_default=sa.false(), nullable=False),
@@ -613,6 +614,15 @@ def upgrade() -> None:
         schema="ccatwm",
         sqlite_where=sa.text("due_at IS NOT NULL"),
         postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_sub_group_latest",
+        "sub_group",
+        ["step_id"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("latest_due = 1"),
+        postgresql_where=sa.text("latest_due"),
     )
     op.create_index(
         "ix_sub_group_outcome",
