@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     JsonValue,
     StringConstraints,
     WithJsonSchema,
@@ -25,6 +26,7 @@ from ccatwm.core.commands import RESERVED
 from ccatwm.core.flags import flag_problem
 from ccatwm.core.model import LARGEST_PRIORITY
 from ccatwm.core.policy import version_problem
+from ccatwm.core.retention import KEEP, LARGEST_LIMIT
 from ccatwm.core.wording import short_text
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -131,6 +133,14 @@ def _requires(value: Any) -> str | float:
     raise ValueError("is neither all nor a fraction such as 0.8")
 
 
+def _limit(value: Any) -> str | float:
+    if value == KEEP:
+        return KEEP
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST_LIMIT:
+        return float(value)
+    raise ValueError(f"is neither {KEEP} nor a number from 0 to {LARGEST_LIMIT}")
+
+
 def _cron(text: str) -> str:
     check_cron(text)
     return text
@@ -178,6 +188,11 @@ Requires = Annotated[
             "default": "all",
         }
     ),
+]
+Limit = Annotated[
+    float | str,
+    BeforeValidator(_limit),
+    WithJsonSchema({"anyOf": [{"const": KEEP}, {"type": "number", "minimum": 0, "maximum": LARGEST_LIMIT}]}),
 ]
 ExitCode = Annotated[int, Field(ge=1, le=254), AfterValidator(_exit_code)]
 
@@ -328,8 +343,22 @@ class CompanionDefinition(Strict):
 
 
 class RetentionDefinition(Strict):
-    keep_days: Annotated[float, Field(ge=0, le=100 * 366)] | None = None
-    keep_versions: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """What may go of a step's files and when; what is absent goes by the site's settings. `keep` alone: nothing goes."""
+
+    intermediate_days: Limit | None = None
+    superseded_days: Limit | None = None
+    scratch_days: Limit | None = None
+    log_days: Limit | None = None
+    log_max_gb: Limit | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_kept(cls, value: Any) -> Any:
+        return dict.fromkeys(cls.model_fields, KEEP) if value == KEEP else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"const": KEEP}, handler(schema)]}
 
 
 class StalenessDefinition(Strict):
@@ -398,6 +427,7 @@ class StepDefinition(Strict):
         data["role"] = role
         data["complete"] = self.complete or ("executed_obs_unit" if by_unit else "none")
         data["raw_inputs"] = self.raw_inputs if self.raw_inputs is not None else not self.depends_on
+        data["retention"] = self.retention.model_dump(exclude_none=True) if self.retention else {}
         data["retry"] = {k: v.model_dump(exclude_none=True) for k, v in self.retry.items()}
         return data
 

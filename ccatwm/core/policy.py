@@ -38,7 +38,7 @@ class StepPolicy:
     raw_inputs: bool = True
     max_concurrent: int | None = None
     order: str = "newest"
-    retention: Mapping[str, Any] | None = None
+    retention: Mapping[str, Any] = field(default_factory=dict)  # core.retention; what is absent goes by the site's settings
     companions: tuple[Mapping[str, Any], ...] = ()
     staleness: Mapping[str, Any] = field(default_factory=dict)  # ignore, ignore_config
     scratch: str = "run"

@@ -19,6 +19,7 @@ from typing import Any
 
 from ccatwm.core.flags import flag_problem
 from ccatwm.core.objects import SCHEME, object_place
+from ccatwm.core.retention import KEEP
 from ccatwm.core.rules import parse_since
 from ccatwm.errors import Problem, SettingsError
 from ccatwm.settings.find import MARK_FILE, PREFIX, SETTINGS_FILE, Site, find_site, user_state_folder
@@ -47,7 +48,9 @@ PATHS_OF_SSH = {"SSH.key_file", "SSH.certificate_file", "SSH.known_hosts"}  # on
 BUILT_IN_BACKENDS = ("local", "slurm")
 MAY_BE_ZERO = {
     "MIN_FREE_GB", "KEEP_FAILED_INPUTS_HOURS", "RETRY_BASE_SECONDS", "GRACE_SECONDS", "CONFIRM_RUNS",
-    "RECORD_WAIT_SECONDS", "CHANGE_OVERLAP_SECONDS", "MAX_SECONDS", "MAX_SECONDS_STAGE",
+    "RECORD_WAIT_SECONDS", "CHANGE_OVERLAP_SECONDS", "MAX_SECONDS", "MAX_SECONDS_STAGE", "TRASH_GRACE_HOURS",
+    "RETENTION_INTERMEDIATE_DAYS", "RETENTION_SUPERSEDED_DAYS", "RETENTION_SCRATCH_DAYS", "RETENTION_LOG_DAYS",
+    "RETENTION_LOG_MAX_GB",
 }  # fmt: skip
 
 
@@ -234,6 +237,7 @@ class _Check:
             "int": self._whole_number,
             "float": self._number,
             "float | None": self._number,
+            "float | str": self._limit,
             "Path": self._path,
             "Path | None": self._path,
             "bool": self._truth,
@@ -294,6 +298,10 @@ class _Check:
             self._wrong(key, f"{value!r} is too small", f"{allowed}, {lowest}")
             return None
         return number
+
+    def _limit(self, key: str, value: Any) -> float | str | None:
+        """A number, or that nothing goes."""
+        return KEEP if value == KEEP else self._number(key, value, f"{KEEP}, or a number")
 
     def _path(self, key: str, value: Any) -> Path | None:
         """Relative paths are relative to the folder of the site; in the environment, to where we are."""

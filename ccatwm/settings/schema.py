@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ccatwm.core.path_map import path_there
+from ccatwm.core.retention import KEEP, Retention
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,12 @@ class Settings:
     cache_max_gb: float | None = None
     min_free_gb: float = 1.0
     keep_failed_inputs_hours: float = 48.0
+    retention_intermediate_days: float | str = KEEP  # of steps whose `retention` does not say it, as are the next four
+    retention_superseded_days: float | str = KEEP
+    retention_scratch_days: float | str = 7.0
+    retention_log_days: float | str = KEEP
+    retention_log_max_gb: float | str = KEEP
+    trash_grace_hours: float = 48.0  # how long what `gc` takes away can be brought back
     grace_seconds: int = 900
     lease_seconds: int = 300
     retry_base_seconds: int = 60
@@ -139,6 +146,12 @@ class Settings:
         """Where this site has a data location, which wins over what the ops-db says; None where it says nothing."""
         setting = self.locations.get(location)
         return None if setting is None else setting.root
+
+    @property
+    def retention(self) -> Retention:
+        """What may go of the files of steps that say nothing else."""
+        said = {key: getattr(self, f"retention_{key}") for key in Retention.__dataclass_fields__}
+        return Retention().with_said(said)
 
     @property
     def files_over_ssh(self) -> bool:

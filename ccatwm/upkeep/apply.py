@@ -175,7 +175,7 @@ def _location_types(connection: sa.Connection, engine: GroupingEngine) -> dict[s
     return {key: place.location_type for place in found for key in (place.id, place.name)}
 
 
-IDLE = ("retention", "scratch")  # keys of a step that nothing acts on in this release
+IDLE = ("scratch",)  # keys of a step that nothing acts on in this release
 
 
 def _idle_warnings(defined: Defined) -> list[str]:
@@ -425,7 +425,20 @@ def _put_step(
     )  # fmt: skip
     store.put_companions(connection, step_id, pipeline.data_grouping, [_companion(c) for c in step.companions], now)
     _note(report, changed, _difference(f"step {pipeline.name}/{step.name}", old, values))
-    return step_id, changed
+    return step_id, changed and _decides_otherwise(old, values)
+
+
+UNDECIDED = ("retention",)  # keys of a step that no decision reads
+
+
+def _decides_otherwise(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
+    """Whether another decision may come of it: what only says how long files stay is no reason to look at sub-groups."""
+    if old is None:
+        return True
+    before, after = (
+        {**row, "definition": {k: v for k, v in row["definition"].items() if k not in UNDECIDED}} for row in (old, new)
+    )
+    return any(before[key] != after[key] for key in new)
 
 
 def _companion(item: CompanionDefinition) -> store.CompanionRow:

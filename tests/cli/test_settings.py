@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ccatwm.core.retention import Retention
 from ccatwm.errors import SettingsError
 from ccatwm.settings import load, schema
 from ccatwm.settings.find import PREFIX
@@ -320,3 +321,21 @@ def test_every_key_of_a_table_is_documented_and_nothing_else_is() -> None:
     tables = {"slurm": schema.SlurmSettings, "ssh": schema.SshSettings}
     known = {f"{name}.{field.name}" for name, table in tables.items() for field in dataclasses.fields(table)}
     assert {name for name in documented() if "." in name} == known
+
+
+# --- retention ----------------------------------------------------------------------------------------------
+
+
+def test_a_site_keeps_products_and_logs_and_scratch_for_a_week(tmp_path: Path) -> None:
+    assert load_site(write_site(tmp_path / "s")).retention == Retention(scratch_days=7)
+
+
+def test_a_site_says_how_long_what_stays(tmp_path: Path) -> None:
+    text = 'RETENTION_SCRATCH_DAYS = "keep"\nRETENTION_LOG_DAYS = 0\nRETENTION_SUPERSEDED_DAYS = 90\n'
+    settings = load_site(write_site(tmp_path / "s", text))
+    assert settings.retention == Retention(superseded_days=90, log_days=0)
+
+
+def test_a_retention_that_is_no_number_is_a_mistake_that_says_what_is_allowed(tmp_path: Path) -> None:
+    [text] = problems(write_site(tmp_path / "s", 'RETENTION_LOG_DAYS = "a while"\n'))
+    assert "RETENTION_LOG_DAYS: 'a while' is no number; allowed: keep, or a number, 0 or more" in text

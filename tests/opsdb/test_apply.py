@@ -117,6 +117,14 @@ def test_a_changed_configuration_is_shown_and_its_sub_groups_fall_due(apply, row
     assert rows(t.sub_group.c.due_at) == [LATER, LATER]
 
 
+def test_another_retention_is_shown_and_is_no_reason_to_look_at_anything(apply, rows, database):
+    apply(GOOD)
+    grouped(database, "a", ["x"])
+    report = apply(GOOD.replace("{name: a,", "{name: a, retention: {superseded_days: 9},"), now=LATER)
+    assert report.changes == ["~ step otf/a: retention.superseded_days (absent) -> 9.0"]
+    assert (report.follows.sub_groups, rows(t.sub_group.c.due_at)) == (0, [None])
+
+
 def test_a_new_version_makes_the_sub_groups_of_its_users_due(apply, rows, database):
     apply(GOOD)
     grouped(database, "b", ["all"])
@@ -430,7 +438,7 @@ def test_a_ceiling_of_none_is_no_ceiling_but_a_mistake(apply, wrong):
 
 
 def test_what_nothing_acts_on_is_told(apply):
-    idle = "retention: {keep_days: 9}, scratch: node, group_by: []"
+    idle = "scratch: node, group_by: []"
     report = apply(GOOD.replace("group_by: []", idle))
-    told = "otf/b: retention, scratch: kept, but nothing acts on it in this release"
+    told = "otf/b: scratch: kept, but nothing acts on it in this release"
     assert [text for text in report.warnings if "nothing acts" in text] == [told]

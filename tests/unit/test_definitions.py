@@ -234,3 +234,19 @@ def test_all_that_is_wrong_between_the_fields_of_a_step_is_told():
 def test_numbers_beyond_all_reason_are_refused(values):
     with pytest.raises(ValidationError):
         step(**values)
+
+
+def test_a_step_may_keep_everything_in_one_word():
+    kept = dict.fromkeys(("intermediate_days", "superseded_days", "scratch_days", "log_days", "log_max_gb"), "keep")
+    assert policy(retention="keep").retention == kept
+
+
+def test_a_step_says_of_each_kind_how_long_it_stays():
+    retention = policy(retention={"intermediate_days": 3, "log_days": "keep"}).retention
+    assert retention == {"intermediate_days": 3, "log_days": "keep"}
+
+
+@pytest.mark.parametrize("value", [-1, 40000, "a week", True])
+def test_a_retention_that_is_neither_number_nor_keep_is_refused(value):
+    with pytest.raises(ValidationError, match="neither keep nor a number"):
+        step(retention={"log_days": value})
