@@ -133,6 +133,17 @@ class Space:
     free_inodes: int
 
 
+@dataclass(frozen=True)
+class TreeSize:
+    """What lies in a folder, itself counted. Freed is what the file system has back when it is removed: not files that have
+    another name elsewhere (a hard link), whose bytes stay with that."""
+
+    size_bytes: int
+    inodes: int
+    freed_bytes: int
+    freed_inodes: int
+
+
 class WorkFiles(Protocol):
     """Everything below PIPELINE_BASE_DIR. All paths are PurePosixPath relative to it; `..` is refused.
 
@@ -186,6 +197,11 @@ class WorkFiles(Protocol):
 
     def list_folders(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
         """Names of the folders in each folder, sorted; nothing below them is read. None in what is no folder."""
+        ...
+
+    def measure_trees(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, TreeSize | None]:
+        """How large folders are, links not followed; None for what is no folder. A file with names in several of them is
+        freed with the last: they are thought to be removed in this order."""
         ...
 
     def hash_files(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, tuple[int, str] | None]:

@@ -19,7 +19,7 @@ from ccatwm.edges.storage.ssh import SshDiskStorage
 from ccatwm.edges.workfiles.local import LocalWorkFiles
 from ccatwm.edges.workfiles.ssh import SshWorkFiles
 from ccatwm.errors import CcatwmError, CorruptCopyError, FilesUnavailableError
-from ccatwm.interfaces import EntryKind, FileWrite, PackageCopy, PlainEffects, Received, WorkFiles
+from ccatwm.interfaces import EntryKind, FileWrite, PackageCopy, PlainEffects, Received, TreeSize, WorkFiles
 from tests.fakes.pipe import PipeCalls
 
 pytestmark = pytest.mark.quick
@@ -520,3 +520,28 @@ def test_what_was_not_verified_gives_way_to_what_is_received(work: WorkFiles, ba
     raw = tar_of("a")
     work.receive_tar(io.BytesIO(raw), P("p"), size_bytes=None, checksum=None)
     assert visible(base) == ["p", "p/a"]
+
+
+# --- how much it is --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_measured_with_all_that_is_in_it(work, base):
+    put(base, "a/one", b"123")
+    put(base, "a/b/two", b"45")
+    (base / "a" / "link").symlink_to("one")
+    found = work.measure_trees([P("a"), P("a/one"), P("nowhere")])
+    assert found == {P("a"): TreeSize(5, 5, 5, 5), P("a/one"): None, P("nowhere"): None}
+
+
+def test_a_file_with_another_name_elsewhere_frees_nothing(work, base):
+    put(base, "a/one", b"123")
+    (base / "kept").hardlink_to(base / "a" / "one")
+    assert work.measure_trees([P("a")]) == {P("a"): TreeSize(3, 2, 0, 1)}
+
+
+def test_a_file_with_names_in_several_folders_is_freed_with_the_last(work, base):
+    put(base, "a/one", b"123")
+    put(base, "b/two", b"1")
+    (base / "b" / "one").hardlink_to(base / "a" / "one")
+    (base / "b" / "again").hardlink_to(base / "a" / "one")
+    assert work.measure_trees([P("a"), P("b")]) == {P("a"): TreeSize(3, 2, 0, 1), P("b"): TreeSize(4, 3, 4, 3)}

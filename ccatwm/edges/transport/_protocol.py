@@ -10,9 +10,18 @@ from typing import Any
 
 from ccatwm import errors
 from ccatwm.core.wire import Codec
-from ccatwm.interfaces import CommandResult, EntryKind, FileWrite, PackageCopy, Received, Space, TreeEntry
+from ccatwm.interfaces import (
+    CommandResult,
+    EntryKind,
+    FileWrite,
+    PackageCopy,
+    Received,
+    Space,
+    TreeEntry,
+    TreeSize,
+)
 
-CODEC = Codec((CommandResult, EntryKind, FileWrite, PackageCopy, Received, Space, TreeEntry, errors.Problem))
+CODEC = Codec((CommandResult, EntryKind, FileWrite, PackageCopy, Received, Space, TreeEntry, TreeSize, errors.Problem))
 
 GREETING = "CCATWM-AGENT"  # then a nonce and the version of Python, on a line of their own
 OLDEST_PYTHON = (3, 11)

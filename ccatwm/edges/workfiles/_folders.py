@@ -188,6 +188,22 @@ def walk(folder: int, below: PurePosixPath = PurePosixPath(), depth: int = 0) ->
                 yield from _walk_into(folder, entry.name, path, depth + 1)
 
 
+def statuses(folder: int, depth: int = 0) -> Iterator[os.stat_result]:
+    """lstat(2) of all that is below, as far as `DEEPEST` levels."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            found = find_status(folder, entry.name)
+            if found is None:
+                continue
+            yield found
+            inner = find_folder(folder, entry.name) if stat.S_ISDIR(found.st_mode) and depth < DEEPEST else None
+            if inner is not None:
+                try:
+                    yield from statuses(inner, depth + 1)
+                finally:
+                    os.close(inner)
+
+
 def names_of_folders(folder: int) -> Iterator[str]:
     """Of the folders in this one, links left out."""
     with os.scandir(folder) as entries:

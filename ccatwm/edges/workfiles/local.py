@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ from ccatwm.edges.workfiles._folders import (
     hidden_name,
     names_of_folders,
     remove_entry,
+    statuses,
     walk,
 )
 from ccatwm.edges.workfiles._receive import TreeWriter, receive_file_into, receive_tree_into
@@ -42,7 +44,7 @@ from ccatwm.edges.workfiles._system import (
 )
 from ccatwm.edges.workfiles._tar import receive_tar_into
 from ccatwm.errors import CcatwmError
-from ccatwm.interfaces import Effects, FileWrite, Received, Space, TreeEntry
+from ccatwm.interfaces import Effects, FileWrite, Received, Space, TreeEntry, TreeSize
 
 T = TypeVar("T")
 MANY = 16  # files from which on whole file systems are flushed
@@ -264,6 +266,16 @@ class LocalWorkFiles:
 
     def list_trees(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[TreeEntry] | None]:
         return {path: self.list_tree(path) for path in paths}
+
+    def measure_trees(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, TreeSize | None]:
+        answers: dict[PurePosixPath, TreeSize | None] = {}
+        names: Counter[tuple[int, int]] = Counter()  # of files with several: how many were met
+        with self._folders() as folders:
+            for path in paths:
+                with self._at(path):
+                    folder = folders.find(_parts(path))
+                    answers[path] = None if folder is None else _measure(folder, names)
+        return answers
 
     def list_folders(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
         answers: dict[PurePosixPath, list[str]] = {}
@@ -528,6 +540,22 @@ def _link_target(parent: int, name: str) -> str | None:
         return os.readlink(name, dir_fd=parent)
     except OSError:
         return None
+
+
+def _measure(folder: int, names: Counter[tuple[int, int]]) -> TreeSize:
+    """Each file once, freed with the last of its names; `names` are those that were met before."""
+    size, inodes, freed_size, freed_inodes = 0, 1, 0, 1
+    here: set[tuple[int, int]] = set()
+    for found in statuses(folder):
+        is_folder, one = stat.S_ISDIR(found.st_mode), (found.st_dev, found.st_ino)
+        length = found.st_size if stat.S_ISREG(found.st_mode) else 0
+        names[one] += not is_folder and found.st_nlink > 1
+        if one not in here:
+            size, inodes = size + length, inodes + 1
+        if is_folder or names[one] == found.st_nlink or found.st_nlink == 1:
+            freed_size, freed_inodes = freed_size + length, freed_inodes + 1
+        here.add(one)
+    return TreeSize(size, inodes, freed_size, freed_inodes)
 
 
 def _read(parent: int, name: str, max_bytes: int, *, tail: bool) -> bytes | None:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
 from ccatwm.errors import MissingCopyError
-from ccatwm.interfaces import CopyThere, FileWrite, Received, RemoteCalls, Space, TreeEntry
+from ccatwm.interfaces import CopyThere, FileWrite, Received, RemoteCalls, Space, TreeEntry, TreeSize
 
 T = TypeVar("T")
 Members = Mapping[str, tuple[int, str | None]]
@@ -102,6 +102,9 @@ class SshWorkFiles:
         for some in _cut(paths, lambda _: TOGETHER_BYTES // TREES_TOGETHER):
             answers |= self._call("list_trees", paths=some)
         return answers
+
+    def measure_trees(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, TreeSize | None]:
+        return self._each("measure_trees", paths)
 
     def list_folders(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
         answers: dict[PurePosixPath, list[str]] = {}
