@@ -93,6 +93,10 @@ def companion_texts(changes: Mapping[str, Any]) -> list[str]:
 
 
 def _waiting_for_upstream(details: Details) -> str:
+    if details.get("removed"):
+        again = _some([f"{u['step']} {u['sub_group']}: {u['state']}" for u in details["upstream"]])
+        then = f", then {details['then']}" if details.get("then") else ""
+        return "; ".join(part for part in (f"{again}{then}", changes_text(details)) if part)
     return _some([f"{u['step']} {u['sub_group']} is {u['state']}" for u in details.get("upstream") or ()])
 
 

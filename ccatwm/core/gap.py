@@ -74,7 +74,10 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class UpstreamGroup:
-    """An upstream sub-group that feeds this one. `failed`: its newest recipe failed or was cancelled for good."""
+    """An upstream sub-group that feeds this one. `failed`: its newest recipe failed or was cancelled for good.
+
+    `removed`: the files of its product were (retention); `enabled`: it can be asked to make them again.
+    """
 
     pipeline: str
     step: str
@@ -84,6 +87,9 @@ class UpstreamGroup:
     settled: bool
     failed: bool
     has_product: bool
+    id: int | None = None
+    removed: bool = False
+    enabled: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,8 @@ class RunFacts:
     version: str
     created_at: datetime
     software: str = ""
-    files_present: bool = True
+    files_present: bool = True  # none of them is missing
+    removed: bool = False  # retention took them: it counts while it is current, and is never restored
     failure_class: str | None = None
     message: str | None = None
     excluded: str | None = None  # why it, or what it was made from, is not to be used
@@ -111,6 +118,11 @@ class RunFacts:
     @property
     def good(self) -> bool:
         """Completed, with its files, and nothing of it excluded."""
+        return self.answers and not self.removed
+
+    @property
+    def answers(self) -> bool:
+        """The same, or without the files because they are not needed: all that is to be known of them is."""
         return self.status is RunStatus.COMPLETED and self.files_present and self.excluded is None
 
 
@@ -194,6 +206,7 @@ class Decision:
     current_run_id: int | None = None  # the completed run that this decision points to
     stale: str | None = None
     keeps_request: bool = False
+    asks: tuple[int, ...] = ()  # upstream sub-groups that are to make again what was removed
 
 
 def decide(view: SubGroupView) -> Decision:
@@ -243,6 +256,7 @@ def _decide(view: SubGroupView) -> Decision:
         or _unready_companions(view, recipe)
         or _gap(view, recipe, inputs)
     )
+    decision = _with_files(view, decision)
     return replace(decision, recipe=recipe, software=software, inputs=inputs)
 
 
@@ -260,6 +274,9 @@ def plan_trial(view: SubGroupView, trial: Mapping[str, Any]) -> Decision:
     )
     if software is None or (software.image is not None and software.image_digest is None):
         return Decision(Outcome.WAITING_FOR_IMAGE, details=_no_trial_details(view, software, wanted))
+    removed = _removed_upstream(view)
+    if removed:
+        return Decision(Outcome.WAITING_FOR_UPSTREAM, details=_removed_details(removed))
     policy = replace(view.policy, config=changed_config(view.policy.config, trial.get("config") or {}))
     recipe = _recipe(replace(view, policy=policy, fixed=None), inputs, software)
     text = view.request.text if view.request is not None else ""
@@ -296,7 +313,7 @@ def why_not_good(view: SubGroupView) -> str | None:
         return "it has no product yet"
     if current.excluded is not None:
         return f"its product is {EXCLUDED}{current.excluded}"
-    return None if current.good else "the files of its product are gone"
+    return None if current.answers else "the files of its product are gone"
 
 
 def _no_trial_details(view: SubGroupView, software: SoftwareVersion | None, wanted: str | None) -> dict[str, Any]:
@@ -563,6 +580,11 @@ def _compatible_version(
 # --- what exists, and the gap --------------------------------------------------------------------------------------
 
 
+def _counts(view: SubGroupView, run: RunFacts) -> bool:
+    """Whether a run can be what is wanted: with its files, or without them while it is current and nobody asks for it."""
+    return run.good or (run.answers and run.id == view.current_run_id and view.request is None)
+
+
 def _existing(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Decision | None:
     """A run that already answers the wanted recipe: accepted for it, open, completed with its files, or blocking it."""
     accepted = _accepted(view, recipe, inputs)
@@ -577,7 +599,7 @@ def _existing(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) ->
         )
     if _forced(view):
         return None
-    completed = [run for run in same if run.good]
+    completed = [run for run in same if _counts(view, run)]
     if completed:
         return _completed(view, completed)
     blocking = next((run for run in reversed(same) if run.blocking or _given_up(view, run)), None)
@@ -597,7 +619,7 @@ def _accepted(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) ->
     Asking for a run ends it: what is made then counts.
     """
     current = view.current
-    if _forced(view) or (current is not None and current.good and current.recipe_digest == recipe.digest):
+    if _forced(view) or (current is not None and _counts(view, current) and current.recipe_digest == recipe.digest):
         return None
     run = _accepted_before(view, recipe)
     if run is None:
@@ -615,7 +637,7 @@ def _accepted_before(view: SubGroupView, recipe: Recipe) -> RunFacts | None:
         return None
     if any(run.recipe_digest == recipe.digest and run.created_at > said.at for run in view.runs):
         return None
-    return next((run for run in view.runs if run.id == said.run_id and run.good), None)
+    return next((run for run in view.runs if run.id == said.run_id and _counts(view, run)), None)
 
 
 def _changed_since(run: RunFacts, recipe: Recipe) -> dict[str, Any]:
@@ -626,7 +648,9 @@ def _changed_since(run: RunFacts, recipe: Recipe) -> dict[str, Any]:
 def _tolerated(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Decision | None:
     """`up-to-date` where all that changed since the current product is what the step's staleness policy ignores."""
     current, ignored = view.current, view.policy.ignored_changes
-    if current is None or not current.good or view.request is not None or not (ignored or view.policy.ignored_config):
+    if current is None or view.request is not None or not (ignored or view.policy.ignored_config):
+        return None
+    if not _counts(view, current):
         return None
     reasons = change_reasons(view, current, recipe, inputs)
     return None if reasons - ignored else _good_anyway(view, Outcome.UP_TO_DATE, current, reasons)
@@ -739,6 +763,42 @@ def _gap(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Deci
     if view.request and view.request.text:
         details["request"] = view.request.text
     return Decision(Outcome.RUN, reason, details, stale=stale, supersede_run_id=_superseded(view))
+
+
+def _removed_upstream(view: SubGroupView) -> list[UpstreamGroup]:
+    return [group for group in view.upstream if group.has_product and group.removed]
+
+
+def _with_files(view: SubGroupView, decision: Decision) -> Decision:
+    """A run that would read what was removed waits until that is made again, and asks for it.
+
+    One that failed for good is not asked again: a person says how it goes on.
+    """
+    removed = _removed_upstream(view)
+    if decision.outcome is not Outcome.RUN or not removed:
+        return decision
+    details = _removed_details(removed) | {"then": decision.reason, **decision.details}
+    return replace(
+        decision, outcome=Outcome.WAITING_FOR_UPSTREAM, reason=None, details=details, keeps_request=True,
+        asks=tuple(u.id for u in removed if u.id is not None and u.enabled and not u.failed),
+    )  # fmt: skip
+
+
+def _removed_details(removed: Sequence[UpstreamGroup]) -> dict[str, Any]:
+    """Which upstream sub-groups have no files, and what is in the way of making them again."""
+    return {
+        "removed": True,
+        "upstream": [
+            {"pipeline": u.pipeline, "step": u.step, "sub_group": u.sub_group, "state": _state_of_removed(u)}
+            for u in removed
+        ],
+    }
+
+
+def _state_of_removed(group: UpstreamGroup) -> str:
+    if not group.enabled:
+        return "files removed, and disabled"
+    return "files removed, and failed" if group.failed else "files removed"
 
 
 def _superseded(view: SubGroupView) -> int | None:

@@ -61,6 +61,22 @@ def carry_out(
         for one in decided:
             columns[one.row.id]["backfill_id"] = backfill.id if has_to_wait(one.decision) else None
     sub_groups.record_decisions(connection, columns)
+    _record_replaced(connection, decided, now)
+    _ask_again(connection, step, decided, now)
+
+
+def _record_replaced(connection: sa.Connection, decided: Sequence[Decided], now: datetime) -> None:
+    pairs = ((one.row.current_run_id, one.decision.current_run_id) for one in decided)
+    replaced = {old: new for old, new in pairs if old is not None and new is not None and old != new}
+    runs.record_replaced(connection, replaced, now)
+
+
+def _ask_again(connection: sa.Connection, step: StepRecord, decided: Sequence[Decided], now: datetime) -> None:
+    """What was removed upstream and is to be read is made again: in the transaction that lets the reader wait for it."""
+    for one in decided:
+        if one.decision.asks:
+            text = f"its files were removed, and {step.pipeline}/{step.name} {one.row.key} needs them"
+            sub_groups.ask_again(connection, one.decision.asks, text, now)
 
 
 def _supersede(connection: sa.Connection, run_id: int, now: datetime) -> bool:
@@ -160,6 +176,7 @@ def make_runs(
         one.run_id = run_id
         inputs[run_id] = [*one.decision.inputs, *references]
     runs.insert_inputs(connection, inputs)
+    runs.refuse_gone_inputs(connection, (item for items in inputs.values() for item in items))
 
 
 class _Frozen:

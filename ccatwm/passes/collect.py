@@ -299,7 +299,9 @@ def _record(frame: PassFrame, good: Sequence[Collected]) -> None:
         counted = [collected.run for collected in recorded if not collected.run.trial]
         stale = _excluded(frame, connection, counted)
         for item in counted:
-            sub_groups.set_current_run(connection, item.sub_group_id, item.id, item.decision, stale.get(item.id))
+            sub_groups.set_current_run(
+                connection, item.sub_group_id, item.id, item.decision, stale.get(item.id), now=frame.now
+            )
         sub_groups.mark_due(connection, [item.sub_group_id for item in counted], frame.now)
     for collected in recorded:
         warnings = f", {count_text(len(collected.warnings), 'warning')}" if collected.warnings else ""

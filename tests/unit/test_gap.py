@@ -689,3 +689,72 @@ def test_a_lower_bound_is_kept():
     decision = decide(view(policy=policy, versions=[V2, V1]))
     assert decision.outcome is Outcome.WAITING_FOR_IMAGE
     assert (decision.details["at_least"], decision.details["versions"]) == ("3.0", ["1.0.0", "2.0.0"])
+
+
+# --- files that were removed --------------------------------------------------------------------------------------
+
+
+REQUEST = Request(text="for the map")
+
+
+def removed(seen: SubGroupView) -> SubGroupView:
+    return replace(seen, runs=[replace(run, removed=True) for run in seen.runs])
+
+
+def test_a_current_product_that_was_removed_still_answers_its_recipe():
+    assert decide(removed(done(view()))).outcome is Outcome.UP_TO_DATE
+
+
+def test_a_request_makes_again_what_was_removed():
+    decision = decide(replace(removed(done(view())), request=REQUEST))
+    assert (decision.outcome, decision.reason, decision.stale) == (Outcome.RUN, "requested", None)
+
+
+def test_a_request_changes_nothing_where_the_files_are_there():
+    assert decide(replace(done(view()), request=REQUEST)).outcome is Outcome.UP_TO_DATE
+
+
+def test_an_earlier_product_that_was_removed_is_not_restored():
+    seen = removed(done(view()))
+    assert decide(replace(seen, current_run_id=None)).outcome is Outcome.RUN
+    assert decide(replace(done(view()), current_run_id=None)).outcome is Outcome.RESTORED
+
+
+def test_a_missing_product_answers_nothing():
+    seen = done(view())
+    gone = replace(seen, runs=[replace(run, files_present=False) for run in seen.runs])
+    assert decide(gone).outcome is Outcome.RUN
+
+
+def without_files(**changes):
+    return replace(upstream(), id=5, removed=True, **changes)
+
+
+def reading(group, **changes):
+    policy = replace(POLICY, depends_on=("calibrate",), raw_inputs=False)
+    return view(policy=policy, upstream=[group], products=[product()], **changes)
+
+
+def test_a_run_that_would_read_what_was_removed_waits_and_asks_for_it():
+    decision = decide(reading(without_files(), request=REQUEST))
+    assert (decision.outcome, decision.asks, decision.keeps_request) == (Outcome.WAITING_FOR_UPSTREAM, (5,), True)
+    assert decision.details["then"] == "requested"
+    assert decision.details["upstream"][0]["state"] == "files removed"
+
+
+def test_what_is_there_already_needs_no_files():
+    seen = reading(without_files())
+    assert decide(done(replace(seen, upstream=[upstream()]))).outcome is Outcome.UP_TO_DATE
+    assert decide(replace(done(replace(seen, upstream=[upstream()])), upstream=[without_files()])).outcome is Outcome.UP_TO_DATE
+
+
+@pytest.mark.parametrize(("change", "state"), [({"failed": True}, "and failed"), ({"enabled": False}, "and disabled")])
+def test_who_cannot_make_it_again_is_not_asked(change, state):
+    seen = reading(without_files(**change))
+    decision = decide(replace(seen, policy=replace(seen.policy, on_upstream_failure="skip")))
+    assert (decision.outcome, decision.asks) == (Outcome.WAITING_FOR_UPSTREAM, ())
+    assert state in decision.details["upstream"][0]["state"]
+
+
+def test_no_trial_is_made_of_what_was_removed():
+    assert plan_trial(reading(without_files()), {}).outcome is Outcome.WAITING_FOR_UPSTREAM

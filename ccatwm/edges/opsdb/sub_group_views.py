@@ -90,7 +90,7 @@ def _without_excluded(
 
 
 def _emptied(feed: Feed) -> Feed:
-    return replace(feed, group=replace(feed.group, has_product=False), current_run_id=None)
+    return replace(feed, group=replace(feed.group, has_product=False, removed=False), current_run_id=None)
 
 
 def _marked_members(step: StepRecord, members: Sequence[Member], excluded: Excluded) -> list[Member]:

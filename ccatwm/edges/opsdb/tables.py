@@ -459,6 +459,7 @@ executed_reduction_step = _table(
     Column("exit_code", Integer),
     Column("output_directory", Text),  # of the winning attempt, below the base directory
     Column("inputs_removed_at", UtcDateTime),
+    Column("replaced_at", UtcDateTime),  # when another run became the current one instead
     Column("created_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
     CheckConstraint(
@@ -552,9 +553,30 @@ data_product = _table(
     Column("sha256", Text, nullable=False),  # hex; of a directory its tree digest
     Column("dims", Json),
     Column("quality", Json),
-    Column("status", Text, nullable=False),  # present, deletion_possible, deleted, missing
+    Column("status", Text, nullable=False),  # present, removed (by `gc`), missing (gone, nobody of ours did it)
     Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("run_id", "path"),
+    _partial_index("ix_data_product_gone", "run_id", "status", where="status <> 'present'"),
+)
+trash = _table(
+    # what `gc` took away: first the row, then the rename into .trash/ID, then nothing at all
+    "trash",
+    Column("kind", Text, nullable=False),  # products, scratch, logs
+    _ours("run_id", "executed_reduction_step"),
+    Column("path", Text, nullable=False, index=True),  # where it was, below the base directory
+    Column("trash_path", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("inodes", BigInteger, nullable=False),
+    Column("freed_bytes", BigInteger, nullable=False),  # without what has other names (hard links)
+    Column("rule", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("doomed_at", UtcDateTime, nullable=False),
+    Column("trashed_at", UtcDateTime),
+    Column("emptying_at", UtcDateTime),  # from here on nothing brings it back
+    Column("deleted_at", UtcDateTime),
+    Column("undone_at", UtcDateTime),
+    _partial_index("ix_trash_open", "id", where="deleted_at IS NULL AND undone_at IS NULL"),
 )
 staged_package = _table(
     # the shared cache at the processing location

@@ -26,6 +26,7 @@ from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.bulk import insert_rows, json_text, new_ids
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.due import mark_downstream_due
+from ccatwm.errors import ConflictError
 
 runs = t.executed_reduction_step
 
@@ -176,6 +177,27 @@ def _input_details(item: RunInput) -> dict[str, Any]:
 
 
 _NO_DETAILS = json_text(_input_details(RunInput(InputKind.PACKAGE, InputRole.MEMBER, "", "", None, None)))
+
+
+def refuse_gone_inputs(connection: sa.Connection, inputs: Iterable[RunInput]) -> None:
+    """No run is made of products that were removed since they were chosen: said after its inputs were written, which
+    keeps them from being removed until this transaction ends. Errors: ConflictError.
+    """
+    product = t.data_product
+    products = sorted({int(item.identity) for item in inputs if item.kind is InputKind.PRODUCT})
+    for chunk in chunks(products):
+        query = sa.select(product.c.id).where(product.c.id.in_(chunk), product.c.status != "present").limit(1)
+        gone = connection.execute(query).scalar()
+        if gone is not None:
+            raise ConflictError(f"the files of product {gone} were removed while a run was made of them")
+
+
+def record_replaced(connection: sa.Connection, replaced: Mapping[int, int], now: datetime) -> None:
+    """Runs that are current no more, and the ones that are instead."""
+    for chunk in chunks(sorted(replaced)):
+        connection.execute(sa.update(runs).where(runs.c.id.in_(chunk)).values(replaced_at=now))
+        again = [replaced[run_id] for run_id in chunk]
+        connection.execute(sa.update(runs).where(runs.c.id.in_(again)).values(replaced_at=None))
 
 
 def list_inputs(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, list[RunInput]]:
@@ -331,17 +353,17 @@ def _run(row: Any) -> Run:
 def list_run_facts(connection: sa.Connection, sub_group_ids: Collection[int]) -> dict[int, list[RunFacts]]:
     """The runs of sub-groups as `core.gap` wants them, oldest first; trials are left out."""
     found: dict[int, list[RunFacts]] = {sub_group_id: [] for sub_group_id in sub_group_ids}
-    gone = (
-        sa.select(t.data_product.c.run_id)
-        .where(t.data_product.c.run_id == runs.c.id, t.data_product.c.status != "present")
-        .exists()
+    gone = sa.select(t.data_product.c.run_id).where(
+        t.data_product.c.run_id == runs.c.id, t.data_product.c.status != "present"  # the condition of an index
     )
+    removed = t.data_product.c.status == "removed"
     for chunk in chunks(list(sub_group_ids)):
         query = (
             sa.select(
                 runs.c.id, runs.c.sub_group_id, runs.c.status, runs.c.is_open, runs.c.blocking, runs.c.recipe,
                 runs.c.recipe_parts, runs.c.resolved_step, runs.c.created_at, runs.c.failure_class, runs.c.message,
-                runs.c.superseded, gone.label("gone"),
+                runs.c.superseded, gone.where(sa.not_(removed)).exists().label("missing"),
+                gone.where(removed).exists().label("removed"),
                 runs.c.reason_details["trial"].as_string().is_not(None).label("tried_out"),
             )
             .where(runs.c.sub_group_id.in_(chunk), sa.not_(runs.c.trial))
@@ -363,7 +385,8 @@ def _facts(row: Any) -> RunFacts:
         version=row.resolved_step["software"]["version"],
         software=row.resolved_step["software"]["software"],
         created_at=row.created_at,
-        files_present=not row.gone,
+        files_present=not row.missing,
+        removed=bool(row.removed),
         failure_class=row.failure_class,
         message=row.message,
         config=row.resolved_step["config"],

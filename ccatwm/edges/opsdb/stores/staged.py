@@ -20,6 +20,13 @@ def read_staged(connection: sa.Connection, location: str, directory: str) -> Any
     ).first()
 
 
+def cache_bytes(connection: sa.Connection, location: str) -> int:
+    """What the packages in the cache have together, unpacked."""
+    query = sa.select(sa.func.coalesce(sa.func.sum(staged.c.size_bytes), 0))
+    present = query.where(staged.c.processing_location == location, staged.c.state == "PRESENT")
+    return int(connection.execute(present).scalar_one())
+
+
 def claim_package(
     connection: sa.Connection,
     location: str,

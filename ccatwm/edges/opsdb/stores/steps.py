@@ -26,6 +26,7 @@ class Upstream:
     scope_id: int
     same_group_by: bool
     continuous: bool
+    enabled: bool = True  # with its pipeline
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def _list_upstream(connection: sa.Connection, step_id: int, group_by_digest: str
             step.c.scope_id,
             scope.c.group_by_digest,
             sa.func.coalesce(step.c.trigger_type, pipeline.c.trigger_type).label("trigger_type"),
+            sa.and_(step.c.enabled, pipeline.c.enabled).label("enabled"),
         )
         .join(dependency, dependency.c.upstream_step_id == step.c.id)
         .join(pipeline, pipeline.c.id == step.c.pipeline_id)
@@ -148,6 +150,7 @@ def _list_upstream(connection: sa.Connection, step_id: int, group_by_digest: str
             row.scope_id,
             row.group_by_digest == group_by_digest,
             row.trigger_type == TriggerType.CONTINUOUS,
+            bool(row.enabled),
         )
         for row in connection.execute(query)
     )

@@ -297,8 +297,9 @@ def list_feeds(
     for upstream in step.upstream:
         rows = _feeding_rows(connection, step.scope_id, upstream, keys)
         opened = _open_statuses(connection, {row.id for row in rows})
+        removed = removed_runs(connection, {row.current_run_id for row in rows if row.current_run_id is not None})
         for row in rows:
-            group = _upstream_group(row, upstream, opened.get(row.id), now)
+            group = _upstream_group(row, upstream, opened.get(row.id), now, row.current_run_id in removed)
             current = row.current_run_id if group.has_product else None
             found[row.down_key].append(Feed(row.down_key, group, current, upstream))
     return found
@@ -337,7 +338,21 @@ def _open_statuses(connection: sa.Connection, sub_group_ids: Collection[int]) ->
     return found
 
 
-def _upstream_group(row: Any, upstream: Upstream, open_status: str | None, now: datetime) -> UpstreamGroup:
+def removed_runs(connection: sa.Connection, run_ids: Collection[int]) -> set[int]:
+    """Of these runs those whose files were removed."""
+    product = t.data_product
+    found: set[int] = set()
+    for chunk in chunks(sorted(run_ids)):
+        query = sa.select(product.c.run_id).where(
+            product.c.run_id.in_(chunk), product.c.status != "present", product.c.status == "removed"
+        )  # both: the one is the condition of the index
+        found |= set(connection.execute(query.distinct()).scalars())
+    return found
+
+
+def _upstream_group(
+    row: Any, upstream: Upstream, open_status: str | None, now: datetime, removed: bool
+) -> UpstreamGroup:
     """A step by cron or by hand is not decided on again when its run ends: its run itself tells."""
     to_be_looked_at = upstream.continuous and row.due_at is not None and row.due_at <= now
     ended = open_status is None and row.outcome == "run"
@@ -354,13 +369,17 @@ def _upstream_group(row: Any, upstream: Upstream, open_status: str | None, now: 
         has_product=row.current_run_id is not None
         and row.outcome != "no-inputs"
         and not (row.stale or "").startswith(EXCLUDED),
+        id=row.id,
+        removed=removed,
+        enabled=upstream.enabled,
     )
 
 
 def list_feeding_products(
     connection: sa.Connection, feeds: Iterable[Feed], member_names: Mapping[str, Collection[str]]
 ) -> dict[str, list[RunInput]]:
-    """Current products (SCIENCE and INTERMEDIATE) of upstream sub-groups, as inputs by downstream key.
+    """Current products (SCIENCE and INTERMEDIATE) of upstream sub-groups, as inputs by downstream key; also removed ones:
+    what they were is known.
 
     `member_names`: the package names of each downstream sub-group; a product that stands on others too is `outside`.
     """
@@ -384,7 +403,7 @@ def _products_of(connection: sa.Connection, run_ids: Sequence[int]) -> dict[int,
     found: dict[int, list[Any]] = {run_id: [] for run_id in run_ids}
     for chunk in chunks(run_ids):
         query = sa.select(product).where(
-            product.c.run_id.in_(chunk), product.c.type.in_(FEEDING_TYPES), product.c.status == "present"
+            product.c.run_id.in_(chunk), product.c.type.in_(FEEDING_TYPES), product.c.status.in_(("present", "removed"))
         )
         for row in connection.execute(query.order_by(product.c.id)):
             found[row.run_id].append(row)
@@ -457,6 +476,24 @@ def record_decisions(connection: sa.Connection, decisions: Mapping[int, Mapping[
         update_rows(connection, sub_group, columns, rows)
 
 
+def ask_again(connection: sa.Connection, sub_group_ids: Collection[int], text: str, now: datetime) -> None:
+    """These sub-groups are to make again what was removed of them, unless they are asked for a run already."""
+    for chunk in chunks(sorted(sub_group_ids)):
+        query = sa.select(sub_group.c.id, sub_group.c.requested).where(sub_group.c.id.in_(chunk))
+        free = [row.id for row in connection.execute(query.with_for_update()) if row.requested is None]
+        request = {"reason": "requested", "text": text, "force": False, "actor": None, "removed": True}
+        mark_where_due(connection, sub_group.c.id.in_(free), now, requested=request, asked=True)
+
+
+def ask_no_more(connection: sa.Connection, sub_group_ids: Collection[int], now: datetime) -> None:
+    """What was removed of them is there again: who asked for it is answered, and who waits is looked at."""
+    for chunk in chunks(sorted(sub_group_ids)):
+        query = sa.select(sub_group.c.id, sub_group.c.requested).where(sub_group.c.id.in_(chunk))
+        asked = [row.id for row in connection.execute(query.with_for_update()) if (row.requested or {}).get("removed")]
+        connection.execute(sa.update(sub_group).where(sub_group.c.id.in_(asked)).values(requested=sa.null(), asked=False))
+    mark_downstream_due(connection, sub_group_ids, now, waiting_only=True)
+
+
 def next_decision(connection: sa.Connection, sub_group_id: int) -> int:
     """The number of a decision that a person makes now."""
     query = sa.update(sub_group).where(sub_group.c.id == sub_group_id).values(decision=sub_group.c.decision + 1)
@@ -464,12 +501,15 @@ def next_decision(connection: sa.Connection, sub_group_id: int) -> int:
 
 
 def set_current_run(
-    connection: sa.Connection, sub_group_id: int, run_id: int, decision: int, stale: str | None = None
+    connection: sa.Connection, sub_group_id: int, run_id: int, decision: int, stale: str | None = None, *, now: datetime
 ) -> bool:
     """Make a completed run the current one unless a newer decision already has one; True if it did.
 
     Not what was wanted last, it is stale at once: a step by hand or by cron is not decided on when its run ends.
     """
+    here = sa.and_(sub_group.c.id == sub_group_id, sub_group.c.current_decision < decision)
+    before = sa.select(sub_group.c.current_run_id).where(here).scalar_subquery()
+    connection.execute(sa.update(runs).where(runs.c.id == before).values(replaced_at=now))
     recipe = sa.select(runs.c.recipe).where(runs.c.id == run_id).scalar_subquery()
     as_decided = sa.case(
         (sub_group.c.outcome == Outcome.NO_INPUTS.value, "input-withdrawn"),
@@ -478,7 +518,7 @@ def set_current_run(
     )
     changed = connection.execute(
         sa.update(sub_group)
-        .where(sub_group.c.id == sub_group_id, sub_group.c.current_decision < decision)
+        .where(here)
         .values(
             current_run_id=run_id, current_decision=decision, stale=as_decided if stale is None else stale, latest_due=True
         )

@@ -17,6 +17,7 @@ from ccatwm.core.subgroups import natural_key
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores._chunks import chunks
+from ccatwm.edges.opsdb.stores.trash import removed_products
 from ccatwm.errors import UsageError
 
 runs = t.executed_reduction_step
@@ -318,7 +319,8 @@ def list_products(
 ) -> list[Row]:
     """Products, newest first: current ones that are there and not made from excluded input, or all."""
     query = _select_products().where(*_where_product(selection, all_of_them))
-    return [_product(row) for row in _rows(connection, query.order_by(product.c.id.desc()).limit(limit))]
+    found = [_product(row) for row in _rows(connection, query.order_by(product.c.id.desc()).limit(limit))]
+    return _with_removals(connection, found)
 
 
 def count_products(connection: sa.Connection, selection: Selection, *, all_of_them: bool = False) -> int:
@@ -344,6 +346,14 @@ def _where_product(selection: Selection, all_of_them: bool) -> list[sa.ColumnEle
     return conditions
 
 
+def _with_removals(connection: sa.Connection, rows: list[Row]) -> list[Row]:
+    """Of those whose files were removed also `removed`: the row of the trash."""
+    found = removed_products(connection, {row["run"] for row in rows if row["status"] == "removed"})
+    for row in rows:
+        row["removed"] = found.get(row["run"]) if row["status"] == "removed" else None
+    return rows
+
+
 def _product(row: Row) -> Row:
     return {**row, "current": bool(row["current"]), "warnings": list(row["warnings"] or [])}
 
@@ -353,7 +363,7 @@ def list_products_of_runs(connection: sa.Connection, run_ids: Collection[int]) -
     for chunk in chunks(sorted(run_ids)):
         query = _select_products().where(product.c.run_id.in_(chunk)).order_by(product.c.id)
         found += [_product(row) for row in _rows(connection, query)]
-    return found
+    return _with_removals(connection, found)
 
 
 def list_products_by_id(connection: sa.Connection, product_ids: Collection[int]) -> dict[int, Row]:
@@ -361,6 +371,7 @@ def list_products_by_id(connection: sa.Connection, product_ids: Collection[int])
     for chunk in chunks(sorted(product_ids)):
         query = _select_products().where(product.c.id.in_(chunk))
         found |= {row["product"]: _product(row) for row in _rows(connection, query)}
+    _with_removals(connection, list(found.values()))
     return found
 
 

@@ -711,6 +711,7 @@ def upgrade() -> None:
         sa.Column("exit_code", sa.Integer(), nullable=True),
         sa.Column("output_directory", sa.Text(), nullable=True),
         sa.Column("inputs_removed_at", UtcDateTime(), nullable=True),
+        sa.Column("replaced_at", UtcDateTime(), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("ended_at", UtcDateTime(), nullable=True),
         sa.CheckConstraint(
@@ -844,6 +845,15 @@ def upgrade() -> None:
         schema="ccatwm",
         sqlite_autoincrement=True,
     )
+    op.create_index(
+        "ix_data_product_gone",
+        "data_product",
+        ["run_id", "status"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("status <> 'present'"),
+        postgresql_where=sa.text("status <> 'present'"),
+    )
     op.create_index(op.f("ix_data_product_run_id"), "data_product", ["run_id"], unique=False, schema="ccatwm")
     op.create_table(
         "run_attempt",
@@ -914,6 +924,43 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_run_event_run_id"), "run_event", ["run_id"], unique=False, schema="ccatwm")
+    op.create_table(
+        "trash",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("run_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("trash_path", sa.Text(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("inodes", sa.BigInteger(), nullable=False),
+        sa.Column("freed_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("rule", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("doomed_at", UtcDateTime(), nullable=False),
+        sa.Column("trashed_at", UtcDateTime(), nullable=True),
+        sa.Column("emptying_at", UtcDateTime(), nullable=True),
+        sa.Column("deleted_at", UtcDateTime(), nullable=True),
+        sa.Column("undone_at", UtcDateTime(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["run_id"],
+            ["ccatwm.executed_reduction_step.id"],
+        ),
+        sa.PrimaryKeyConstraint("id"),
+        schema="ccatwm",
+        sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_trash_open",
+        "trash",
+        ["id"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("deleted_at IS NULL AND undone_at IS NULL"),
+        postgresql_where=sa.text("deleted_at IS NULL AND undone_at IS NULL"),
+    )
+    op.create_index(op.f("ix_trash_path"), "trash", ["path"], unique=False, schema="ccatwm")
+    op.create_index(op.f("ix_trash_run_id"), "trash", ["run_id"], unique=False, schema="ccatwm")
     op.create_table(
         "run_input",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
