@@ -142,6 +142,10 @@ class NoSpaceError(CcatwmError):
     """The disk (bytes or inodes) or a quota is full. Work waits, no attempt is charged."""
 
 
+class IncompleteTreeError(CcatwmError):
+    """A folder that was to be linked has lost files, or is gone: a purge, or an eviction that was faster."""
+
+
 class CorruptCopyError(CcatwmError):
     """A copy of a raw data package does not have the size, checksum or form it should have."""
 

@@ -208,10 +208,17 @@ class WorkFiles(Protocol):
         """(size, sha256 hex) by path, read without following links; None where absent or not a regular file."""
         ...
 
-    def link_trees(self, links: Iterable[tuple[PurePosixPath, PurePosixPath]], *, hard: bool = True) -> None:
+    def link_trees(
+        self,
+        links: Iterable[tuple[PurePosixPath, PurePosixPath]],
+        *,
+        hard: bool = True,
+        whole: Mapping[PurePosixPath, tuple[int, int]] | None = None,
+    ) -> None:
         """For each (source, target): make `target` a copy of the file or tree `source` by hard link, else
         reflink, else copy; never half-done visible (made under a hidden name, renamed once). A target that is
-        there stays as it is. `hard=False` forbids hard links (a program without a container could write through)."""
+        there stays as it is. `hard=False` forbids hard links (a program without a container could write through).
+        `whole` says how many files and bytes a source must have: `IncompleteTreeError` where it has not, or is gone."""
         ...
 
     def switch_link(self, link: PurePosixPath, target: str) -> None:

@@ -18,7 +18,7 @@ from ccatwm.core.digests import tree_digest
 from ccatwm.edges.storage.ssh import SshDiskStorage
 from ccatwm.edges.workfiles.local import LocalWorkFiles
 from ccatwm.edges.workfiles.ssh import SshWorkFiles
-from ccatwm.errors import CcatwmError, CorruptCopyError, FilesUnavailableError
+from ccatwm.errors import CcatwmError, CorruptCopyError, FilesUnavailableError, IncompleteTreeError
 from ccatwm.interfaces import EntryKind, FileWrite, PackageCopy, PlainEffects, Received, TreeSize, WorkFiles
 from tests.fakes.pipe import PipeCalls
 
@@ -545,3 +545,16 @@ def test_a_file_with_names_in_several_folders_is_freed_with_the_last(work, base)
     (base / "b" / "one").hardlink_to(base / "a" / "one")
     (base / "b" / "again").hardlink_to(base / "a" / "one")
     assert work.measure_trees([P("a"), P("b")]) == {P("a"): TreeSize(3, 2, 0, 1), P("b"): TreeSize(4, 3, 4, 3)}
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_a_tree_that_lost_files_is_not_linked_where_it_must_be_whole(work: WorkFiles, hard: bool) -> None:
+    work.write_files([FileWrite(P("s/a"), b"123"), FileWrite(P("s/d/b"), b"45")])
+    work.link_trees([(P("s"), P("t"))], hard=hard, whole={P("s"): (2, 5)})
+    assert work.read_files([P("t/d/b")]) == {P("t/d/b"): b"45"}
+    work.remove_trees([P("s/d/b")])
+    with pytest.raises(IncompleteTreeError, match="s has 1 files of 3 bytes, 2 of 5 bytes expected"):
+        work.link_trees([(P("s"), P("u"))], hard=hard, whole={P("s"): (2, 5)})
+    with pytest.raises(IncompleteTreeError, match="gone is gone, or lost files"):
+        work.link_trees([(P("gone"), P("v"))], hard=hard, whole={P("gone"): (2, 5)})
+    assert work.list_folders([P()])[P()] == ["s", "t"]

@@ -43,7 +43,7 @@ from ccatwm.edges.workfiles._system import (
     write_all,
 )
 from ccatwm.edges.workfiles._tar import receive_tar_into
-from ccatwm.errors import CcatwmError
+from ccatwm.errors import CcatwmError, IncompleteTreeError
 from ccatwm.interfaces import Effects, FileWrite, Received, Space, TreeEntry, TreeSize
 
 T = TypeVar("T")
@@ -305,7 +305,13 @@ class LocalWorkFiles:
 
     # --- linking -----------------------------------------------------------------------------------------------
 
-    def link_trees(self, links: Iterable[tuple[PurePosixPath, PurePosixPath]], *, hard: bool = True) -> None:
+    def link_trees(
+        self,
+        links: Iterable[tuple[PurePosixPath, PurePosixPath]],
+        *,
+        hard: bool = True,
+        whole: Mapping[PurePosixPath, tuple[int, int]] | None = None,
+    ) -> None:
         sweeper, made = Sweeper(self._effects), dict[Parts, None]()
         with self._folders() as olds, self._folders() as news:
             for source, target in links:
@@ -315,16 +321,17 @@ class LocalWorkFiles:
                     if find_status(parent, name) is not None:
                         continue
                     sweeper.sweep(parent, above, name)
-                with self._at(source):
+                with self._at(source), _whole_or_not(source, (whole or {}).get(source)) as count:
                     old_parent = olds.get(old_above)
-                    self._link(old_parent, old, parent, name, hard)
+                    self._link(old_parent, old, parent, name, hard, count)
                 made[above] = None
             self._sync_all(news, made)
 
-    def _link(self, old_parent: int, old: str, parent: int, name: str, hard: bool) -> None:
+    def _link(self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count) -> None:
         hidden = hidden_name(name)
         try:
-            self._link_entry(old_parent, old, parent, hidden, hard)
+            self._link_entry(old_parent, old, parent, hidden, hard, count)
+            count.compare()
             with self._effects.around("file.rename", name):
                 done = rename_new(parent, hidden, parent, name)
         except BaseException:
@@ -333,23 +340,28 @@ class LocalWorkFiles:
         if not done:  # somebody else was faster
             self._discard(parent, hidden)
 
-    def _link_entry(self, old_parent: int, old: str, parent: int, name: str, hard: bool) -> None:
+    def _link_entry(
+        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count
+    ) -> None:
         found = os.stat(old, dir_fd=old_parent, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
-            self._link_folder(old_parent, old, parent, name, hard)
+            self._link_folder(old_parent, old, parent, name, hard, count)
         elif stat.S_ISREG(found.st_mode):
             with self._effects.around("file.link", old):
                 link_or_copy(old_parent, old, parent, name, hard=hard)
+            count.add(found.st_size)
         else:
             raise CcatwmError(f"{encode_name(old)} is neither a file nor a folder: it cannot be an input")
 
-    def _link_folder(self, old_parent: int, old: str, parent: int, name: str, hard: bool) -> None:
+    def _link_folder(
+        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count
+    ) -> None:
         with self._effects.around("file.mkdir", old):
             os.mkdir(name, dir_fd=parent)
         with _opened(old_parent, old) as source, _opened(parent, name) as target:
             is_locked(target)
             for inner in sorted(os.listdir(source)):
-                self._link_entry(source, inner, target, inner, hard)
+                self._link_entry(source, inner, target, inner, hard, count)
             self._sync(target, (old,))
 
     # --- receiving ---------------------------------------------------------------------------------------------
@@ -486,6 +498,39 @@ class LocalWorkFiles:
         for parts in changed:
             with self._at(PurePosixPath(*parts)):
                 self._sync(folders.get(parts), parts)
+
+
+class _Count:
+    """Files and bytes of a tree while it is linked, and what it should have."""
+
+    def __init__(self, path: PurePosixPath, whole: tuple[int, int] | None) -> None:
+        self._path = path
+        self._whole = whole
+        self._files = self._bytes = 0
+
+    def add(self, size: int) -> None:
+        self._files += 1
+        self._bytes += size
+
+    def compare(self) -> None:
+        """Errors: IncompleteTreeError."""
+        if self._whole is not None and self._whole != (self._files, self._bytes):
+            files, size = self._whole
+            raise IncompleteTreeError(
+                f"{encode_name(str(self._path))} has {self._files} files of {self._bytes} bytes, {files} of {size} bytes "
+                "expected"
+            )
+
+
+@contextmanager
+def _whole_or_not(path: PurePosixPath, whole: tuple[int, int] | None) -> Iterator[_Count]:
+    """Counts what is linked inside; where it must be whole, what vanishes meanwhile makes it incomplete."""
+    try:
+        yield _Count(path, whole)
+    except FileNotFoundError as error:
+        if whole is None:
+            raise
+        raise IncompleteTreeError(f"{encode_name(str(path))} is gone, or lost files while it was linked") from error
 
 
 def _parts(path: PurePosixPath) -> Parts:

@@ -52,9 +52,17 @@ class SshWorkFiles:
         for some in _cut(files, lambda file: len(file.content)):
             self._call("write_files", files=some)
 
-    def link_trees(self, links: Iterable[tuple[PurePosixPath, PurePosixPath]], *, hard: bool = True) -> None:
+    def link_trees(
+        self,
+        links: Iterable[tuple[PurePosixPath, PurePosixPath]],
+        *,
+        hard: bool = True,
+        whole: Mapping[PurePosixPath, tuple[int, int]] | None = None,
+    ) -> None:
+        known = whole or {}
         for some in _cut(links):
-            self._call("link_trees", links=some, hard=hard)
+            counts = {source: tuple(known[source]) for source, _ in some if source in known}
+            self._call("link_trees", links=some, hard=hard, whole=counts)
 
     def switch_link(self, link: PurePosixPath, target: str) -> None:
         self._call("switch_link", link=link, target=target)
