@@ -28,6 +28,7 @@ HELD_BACK = {  # by outcome of items
     "throttled": "the batch system takes no more",
     "unavailable": "their data cannot be reached",
 }
+NO_ROOM = "no room"  # what holds back `stage`, whose items have the same outcome
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def _conditions(report: PassReport) -> dict[str, str]:
     for outcome, words in HELD_BACK.items():
         waiting = [item for item in report.items if item.outcome == outcome and not item.intended]
         if waiting:
+            words = NO_ROOM if (report.pass_name, outcome) == ("stage", "throttled") else words
             many = count_text(sum(item.count for item in waiting), "run")
             found[f"{report.pass_name} {outcome}"] = (
                 f"{report.pass_name}: {many} held back, {words}: {waiting[0].reason}"

@@ -69,8 +69,9 @@ def status(
     now = context.clock.now()
     selection = read_selection(now, pipeline, step, sub_group, None, None, None, None)
     document = build_status(
-        context.database, context.grouping, selection, now=now, limit=limit, site_most=_site_most(context)
-    )
+        context.database, context.grouping, selection, now=now, limit=limit, site_most=_site_most(context),
+        cache_at=context.settings.processing_location, cache_max_gb=context.settings.cache_max_gb,
+    )  # fmt: skip
     if common.json:
         _frame.emit_json(document)
     else:

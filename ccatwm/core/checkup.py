@@ -87,14 +87,22 @@ def error_findings(name: str, error: CcatwmError) -> list[Finding]:
 FEW_INODES = 10_000
 
 
-def judge_space(name: str, free_bytes: int, free_inodes: int, min_free_gb: float) -> Finding:
-    """Below `min_free_gb` staging waits; a file system out of inodes is as full as one out of bytes."""
+def judge_space(
+    name: str, free_bytes: int, free_inodes: int, min_free_gb: float, min_free_inodes: int = 0
+) -> Finding:
+    """Below `min_free_gb` and `min_free_inodes` staging waits; no inodes are as bad as no bytes."""
     free = f"{free_bytes / 2**30:.1f} GiB and {free_inodes} inodes are free"
     if free_bytes < min_free_gb * 2**30:
         return wrong(
             name,
             f"{free}, less than MIN_FREE_GB = {min_free_gb:g}: staging waits",
             "make room there, or lower MIN_FREE_GB",
+        )
+    if free_inodes < min_free_inodes:
+        return wrong(
+            name,
+            f"{free}, fewer than MIN_FREE_INODES = {min_free_inodes}: staging waits",
+            "remove files there, or lower MIN_FREE_INODES",
         )
     if free_inodes < FEW_INODES:
         return wrong(

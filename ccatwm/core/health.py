@@ -87,6 +87,7 @@ class HealthFacts:
     changed_since: datetime | None = None  # the first package that waits to be grouped again
     oldest: tuple[OldestRun, ...] = ()
     bad_copies: int = 0
+    cache: str = ""  # how full it is, where it has a limit
 
 
 def judge_health(facts: HealthFacts, patience: Patience, now: datetime) -> list[Finding]:
@@ -100,6 +101,7 @@ def judge_health(facts: HealthFacts, patience: Patience, now: datetime) -> list[
         *_area("changes", "changes of the observation tables are read", _lagging(facts, patience, now)),
         *_area("waiting", "no run waits for long", _oldest(facts.oldest, patience, now)),
         *_area("copies", "no copy of a raw data package is known to be bad", _copies(facts.bad_copies)),
+        *([ok("cache", facts.cache)] if facts.cache else []),
     ]
 
 

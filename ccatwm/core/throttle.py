@@ -76,6 +76,11 @@ class Throttle:
     ahead: int = 1
 
     @property
+    def until(self) -> str:
+        """What ends it."""
+        return "other runs end"
+
+    @property
     def figure(self) -> str:
         return f"{self.active} of {self.most * self.ahead}"
 

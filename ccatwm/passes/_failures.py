@@ -26,9 +26,13 @@ def fail_run(
     *,
     by_pass: str,
     exit_code: int | None = None,
+    for_good: bool = False,
     **changes: Any,
 ) -> bool:
-    """Record a failed attempt with the retry it gets; without one the recipe is blocked and the sub-group due."""
+    """Record a failed attempt with the retry it gets; without one the recipe is blocked and the sub-group due.
+
+    `for_good`: no retry would help.
+    """
     with frame.context.database.write() as connection:
         changed = record_failure(
             frame,
@@ -39,6 +43,7 @@ def fail_run(
             message,
             by_pass=by_pass,
             exit_code=exit_code,
+            for_good=for_good,
             **changes,
         )
     return changed
@@ -54,10 +59,11 @@ def record_failure(
     *,
     by_pass: str,
     exit_code: int | None = None,
+    for_good: bool = False,
     **changes: Any,
 ) -> bool:
     """As `fail_run`, inside a transaction of the caller."""
-    plan = plan_for(frame, run, failure, exit_code)
+    plan = RetryPlan(None) if for_good else plan_for(frame, run, failure, exit_code)
     values = _values(run, failure, message, exit_code, plan) | changes
     changed = runs.record_event(
         connection, run.id, RunEvent.ATTEMPT_FAILED, expected=expected, now=frame.now, by_pass=by_pass,

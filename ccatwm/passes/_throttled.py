@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ccatwm.core.cache import Shortage
+from ccatwm.core.model import Run
 from ccatwm.core.throttle import Throttle, WaitingRun
 from ccatwm.passes._frame import PassFrame, PassItem
 
@@ -26,6 +28,19 @@ def report_throttled(frame: PassFrame, throttled: Iterable[tuple[WaitingRun, Thr
 def report_queue_full(frame: PassFrame, held_back: Sequence[WaitingRun]) -> None:
     """Runs that the batch system does not take now."""
     _report(frame, held_back, "the batch system takes no more jobs now", intended=False)
+
+
+def report_short(frame: PassFrame, short: Sequence[tuple[Run, Shortage]]) -> None:
+    """Runs whose inputs have no room now."""
+    for run, shortage in short:
+        item = PassItem("throttled", shortage.reason, run.id, run.pipeline, run.step, run.sub_group)
+        item.intended = shortage.intended
+        frame.report.add("waiting", item)
+
+
+def report_behind(frame: PassFrame, behind: Sequence[WaitingRun], shortage: Shortage) -> None:
+    """Runs behind many that had no room."""
+    _report(frame, behind, f"behind runs that have no room: {shortage.reason}", intended=shortage.intended)
 
 
 def _report(frame: PassFrame, held_back: Sequence[WaitingRun], reason: str, *, intended: bool) -> None:

@@ -8,83 +8,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import PurePosixPath
 
+from ccatwm.core.cache import NOTHING, Amount, Shortage, never_fits, total
 from ccatwm.core.model import FailureClass, Run, RunInput
 from ccatwm.core.names import decode_name
-from ccatwm.core.staging import (
-    cache_directory,
-    copy_order,
-    input_path,
-    not_readable_here,
-    packages_of,
-    products_of,
-    workspace_path,
-)
+from ccatwm.core.staging import input_path, packages_of, products_of, workspace_path
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.throttle import WaitingRun, admit
-from ccatwm.core.wording import count_text, size_text
 from ccatwm.edges.opsdb.stores import products, runs, staged, throttles
-from ccatwm.edges.storage.receiving import receive_copy
 from ccatwm.errors import (
     NO_FAULT_OF_A_RUN,
     CcatwmError,
     CopyUnavailableError,
-    CorruptCopyError,
-    MissingCopyError,
+    IncompleteTreeError,
     NoSpaceError,
 )
-from ccatwm.interfaces import Bar, FileWrite, PackageCopy, Received
+from ccatwm.interfaces import FileWrite
+from ccatwm.passes._bring import Sought, Tally, claim, directory_of, look, receive, record, release, seek
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import fail_run
-from ccatwm.passes._frame import (
-    PassFrame,
-    PassItem,
-    PassOptions,
-    PassReport,
-    boot_id,
-    location,
-    process_start,
-    run_framed,
-    this_process,
-)
-from ccatwm.passes._throttled import report_throttled, waiting_item
+from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
+from ccatwm.passes._room import Room
+from ccatwm.passes._throttled import report_behind, report_short, report_throttled, waiting_item
+from ccatwm.passes._work import WorkQueue
 
-CLAIM_HOURS = 6  # a claim whose process cannot be looked at (another host) ends after this
 UNAVAILABLE = "unavailable"  # outcome of a run that waits for a data location to answer
 WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
 MARKER = ".ccatwm-run.json"
 RUNS_AT_ONCE = 20  # that begin, and end, in one transaction
+MOST_SHORT = 50  # runs without room that a pass looks at: behind them no others are
+MOST_TRIES = 2  # a package that a purge has taken files of is brought again, and linked again, in the same pass
 TELL_AFTER_SECONDS = 1.0  # that a run is staged is not kept back longer while others take their time
 
 
-class StagingError(CcatwmError):
-    """The inputs of a run cannot be had: this attempt fails."""
+class ClaimedElsewhereError(CcatwmError):
+    """Another process is bringing, or removing, the same package: this run waits."""
 
-    def __init__(self, message: str, failure: FailureClass = FailureClass.STAGING) -> None:
+    def __init__(self, package: str) -> None:
+        super().__init__(f"package {package} is being staged by another process")
+
+
+class StagingError(CcatwmError):
+    """The inputs of a run cannot be had: this attempt fails; for good where nothing but a person changes that."""
+
+    def __init__(self, message: str, failure: FailureClass = FailureClass.STAGING, *, for_good: bool = False) -> None:
         super().__init__(message)
         self.failure = failure
-
-
-@dataclass
-class _Tally:
-    """What was brought so far, for whoever watches."""
-
-    bar: Bar
-    packages: int = 0
-    size_bytes: int = 0
-    away: dict[str, str] = field(default_factory=dict)  # what was met at data locations that do not answer now
-
-    def add(self, received: Received) -> None:
-        self.packages += 1
-        self.size_bytes += received.size_bytes
-        self.bar.note(f"{count_text(self.packages, 'package')}, {size_text(self.size_bytes)}")
-
-
-class ClaimedElsewhereError(CcatwmError):
-    """Another stage process is bringing the same package: this run waits."""
+        self.for_good = for_good
 
 
 def run(context: Context, options: PassOptions) -> PassReport:
@@ -103,41 +77,7 @@ def _body(frame: PassFrame) -> None:
             frame.report.add("done", waiting_item(waiting, "would be staged"))
     elif admission.admitted:
         with frame.context.progress.begin("stage", len(admission.admitted), "runs") as bar:
-            _stage_in_turn(frame, admission.admitted, _Tally(bar))
-
-
-def _stage_in_turn(frame: PassFrame, admitted: Sequence[WaitingRun], tally: _Tally) -> None:
-    """Runs begin some at a time, and are written down as staged some at a time, no later than after a moment.
-
-    They are read shortly before it is their turn: many thousands may wait. The more goes well, the more begin at once:
-    of a step that trips none is left half-way.
-    """
-    clock = frame.context.clock
-    begun: dict[int, tuple[Run, list[RunInput]]] = {}
-    ready: list[Run] = []
-    at_once, next_begin, told_at = 1, 0, clock.monotonic()
-    try:
-        for count, waiting in enumerate(frame.units(admitted)):
-            if count == next_begin:
-                turn = admitted[count : count + at_once]
-                begun = _begin(frame, [w.id for w in turn if w.step_id not in frame.tripped])
-                next_begin, at_once = count + at_once, min(2 * at_once, RUNS_AT_ONCE)
-            if waiting.id not in begun or waiting.step_id in frame.tripped:
-                continue
-            run, inputs = begun[waiting.id]
-            is_staged = _stage_run(frame, run, inputs, tally)
-            tally.bar.advance(1)
-            if is_staged:
-                ready.append(run)
-            else:
-                at_once = 1
-            if len(ready) >= RUNS_AT_ONCE or clock.monotonic() - told_at > TELL_AFTER_SECONDS:
-                _finish(frame, ready)
-                ready, told_at = [], clock.monotonic()
-    except CcatwmError:  # a world that is away for one is no reason to stage the others again
-        _finish(frame, ready)
-        raise
-    _finish(frame, ready)
+            _Staging(frame, admission.admitted, Tally(bar)).stage_all()
 
 
 def _still_waits(run: Run) -> bool:
@@ -149,26 +89,264 @@ def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
     return PassItem(outcome, reason, run.id, run.pipeline, run.step, run.sub_group)
 
 
-def _stage_run(frame: PassFrame, run: Run, inputs: Sequence[RunInput], tally: _Tally) -> bool:
-    """Whether all is there that the run needs; its failure is its own, the pass goes on."""
-    try:
-        _bring_inputs(frame, run, inputs, tally)
-    except ClaimedElsewhereError as error:
+@dataclass
+class _RunStaged:
+    """A run whose inputs are on their way.
+
+    `missing`: packages that it waits for; `elsewhere`: one that another process brings.
+    """
+
+    run: Run
+    inputs: Sequence[RunInput]
+    missing: set[PurePosixPath] = field(default_factory=set)
+    whole: dict[PurePosixPath, tuple[int, int]] = field(default_factory=dict)
+    elsewhere: str | None = None
+    tries: int = 0
+
+
+@dataclass
+class _PackageWork:
+    """A package that is brought, and the runs that wait for it."""
+
+    context: Context
+    sought: Sought
+    waiting: list[_RunStaged]
+    away: dict[str, str]  # of the pass: what was met at data locations that do not answer now
+
+    @property
+    def coming(self) -> Amount:
+        return self.sought.coming
+
+    def work(self) -> None:
+        receive(self.context, self.sought, self.away)
+
+
+@dataclass
+class _LinkWork:
+    """The inputs of a run, linked into its folder."""
+
+    context: Context
+    staging: _RunStaged
+    links: Links
+    coming: Amount = NOTHING
+    error: CcatwmError | None = None
+
+    def work(self) -> None:
+        try:
+            self.links.make(self.context)
+        except CcatwmError as error:
+            self.error = error
+
+
+class _Staging:
+    """Stages runs in their turn.
+
+    Runs begin some at a time, and are written down as staged some at a time, no later than after a moment. They are read
+    shortly before it is their turn: many thousands may wait. The more goes well, the more begin at once: of a step that
+    trips none is left half-way.
+    """
+
+    def __init__(self, frame: PassFrame, admitted: Sequence[WaitingRun], tally: Tally) -> None:
+        self.frame = frame
+        self._admitted = admitted
+        self._tally = tally
+        self._away: dict[str, str] = {}
+        self._queue = WorkQueue()
+        self._room = Room(frame.context, [w.id for w in admitted], frame.now, lambda: self._queue.coming)
+        self._packages: dict[PurePosixPath, _PackageWork] = {}  # under way, each once
+        self._open: dict[int, _RunStaged] = {}
+        self._ready: list[_RunStaged] = []
+        self._short: list[tuple[Run, Shortage]] = []
+        self._at_once = 1
+        self._told_at = frame.context.clock.monotonic()
+
+    def stage_all(self) -> None:
+        try:
+            self._stage_in_turn()
+            while not self._queue.is_empty and not self.frame.time_is_up():
+                self._go_on()
+        except CcatwmError:  # a world that is away for one is no reason to stage the others again
+            with suppress(CcatwmError):
+                self._let_go()
+            self._finish()
+            raise
+        self._let_go()
+        self._finish()
+
+    def _stage_in_turn(self) -> None:
+        begun: dict[int, tuple[Run, list[RunInput]]] = {}
+        next_begin = 0
+        for count, waiting in enumerate(self.frame.units(self._admitted)):
+            if len(self._short) >= MOST_SHORT:
+                self._report_behind(self._admitted[count:])
+                return
+            if count == next_begin:
+                turn = self._admitted[count : count + self._at_once]
+                begun = _begin(self.frame, [w.id for w in turn if w.step_id not in self.frame.tripped])
+                next_begin, self._at_once = count + self._at_once, min(2 * self._at_once, RUNS_AT_ONCE)
+            if waiting.id in begun and waiting.step_id not in self.frame.tripped:
+                self._take(*begun[waiting.id])
+                while self._queue.is_full and not self.frame.time_is_up():
+                    self._go_on()
+
+    def _go_on(self) -> None:
+        """Some work is done, and what follows from it is said."""
+        self.frame.checkpoint()
+        for work in self._queue.do_some():
+            if isinstance(work, _PackageWork):
+                self._packages.pop(work.sought.directory)
+                self._package_done(work)
+            elif isinstance(work, _LinkWork):
+                self._linked(work)
+
+    def _let_go(self) -> None:
+        """What was not begun is left to others."""
+        dropped = [work.sought for work in self._queue.drop_waiting() if isinstance(work, _PackageWork)]
+        release(self.frame.context, dropped)
+
+    # --- one run -------------------------------------------------------------------------------------------------------
+
+    def _take(self, run: Run, inputs: Sequence[RunInput]) -> None:
+        """The next run has its turn: what it needs is on its way, or it waits, or has failed."""
+        staging = _RunStaged(run, inputs)
+        self._open[run.id] = staging
+        try:
+            _check_host_files(self.frame.context, run)
+            _make_run_directory(self.frame.context, run)
+            again = run.attempt > 0 and run.failure_class == FailureClass.STAGING
+            if again:  # the job found an input gone or changed: link everything anew
+                _remove_links(self.frame.context, run)
+            self._bring(staging, verify=again)
+        except CcatwmError as error:
+            self._ended(staging, error)
+
+    def _bring(self, staging: _RunStaged, *, verify: bool) -> None:
+        """Have what is missing brought, if there is room for it; where nothing is, link."""
+        staging.tries += 1
+        context, run = self.frame.context, staging.run
+        looked = look(context, packages_of(staging.inputs), verify=verify)
+        for folder, what in looked.lost.items():
+            self.frame.report.tell(_item(run, "lost-in-cache", f"{folder.name}: {what}; brought again"))
+        under_way = [p for p in looked.missing if directory_of(p) in self._packages]
+        sought = seek(context, [p for p in looked.missing if p not in under_way], looked.rows)
+        if not self._has_room(staging, sought):
+            return
+        staging.whole = looked.whole
+        staging.missing = {directory_of(package) for package in looked.missing}
+        for package in under_way:
+            self._packages[directory_of(package)].waiting.append(staging)
+        mine = claim(context, sought) if sought else []
+        context.workfiles.remove_trees([one.directory for one in mine if one.directory in looked.lost])
+        works = [_PackageWork(context, one, [staging], self._away) for one in mine]
+        self._packages |= {work.sought.directory: work for work in works}
+        self._queue.add(works)
+        for one in sought:
+            if one not in mine:
+                staging.elsewhere = one.package.name
+                staging.missing.discard(one.directory)
+        self._link_if_whole(staging)
+
+    def _has_room(self, staging: _RunStaged, sought: Sequence[Sought]) -> bool:
+        """Errors: StagingError for a run that never fits."""
+        need, run = total(one.amount for one in sought), staging.run
+        everything = Amount(sum(package.size_bytes or 0 for package in packages_of(staging.inputs)))
+        why = never_fits(everything, self._room.limits)
+        if why is not None:
+            raise StagingError(f"{why}, then `ccatwm retry {run.id} --reason TEXT`", for_good=True)
+        shortage = self._room.make(run.id, need)
+        if shortage is None:
+            return True
+        self._short.append((run, shortage))
+        self._open.pop(run.id)
+        self._tally.bar.advance(1)
+        return False
+
+    def _link_if_whole(self, staging: _RunStaged) -> None:
+        if staging.missing or staging.run.id not in self._open:
+            return
+        if staging.elsewhere is not None:
+            self._ended(staging, ClaimedElsewhereError(staging.elsewhere))
+        else:
+            links = plan_links(self.frame.context, staging.run, staging.inputs, staging.whole)
+            self._queue.add([_LinkWork(self.frame.context, staging, links)])
+
+    def _package_done(self, work: _PackageWork) -> None:
+        sought, waiting = work.sought, [s for s in work.waiting if s.run.id in self._open]
+        record(self.frame, sought, [s.run for s in work.waiting])
+        if sought.received is not None:
+            self._tally.add(sought.received)
+        for staging in waiting:
+            if sought.received is None:
+                assert sought.error is not None, "it came or it did not"
+                self._ended(staging, sought.error)
+            else:
+                staging.missing.discard(sought.directory)
+                staging.whole[sought.directory] = (sought.received.file_count, sought.received.unpacked_bytes)
+                self._link_if_whole(staging)
+
+    def _linked(self, work: _LinkWork) -> None:
+        staging = work.staging
+        if isinstance(work.error, IncompleteTreeError) and staging.tries < MOST_TRIES:
+            try:
+                self._bring(staging, verify=True)
+            except CcatwmError as error:
+                self._ended(staging, error)
+        else:
+            self._ended(staging, work.error)
+
+    def _ended(self, staging: _RunStaged, error: CcatwmError | None) -> None:
+        """All is there that the run needs, or its failure is its own: the pass goes on."""
+        run = staging.run
+        if isinstance(error, NO_FAULT_OF_A_RUN):
+            raise error
+        self._open.pop(run.id, None)
+        self._tally.bar.advance(1)
+        if error is None:
+            self._ready.append(staging)
+        else:
+            self._at_once = 1
+            _not_staged(self.frame, run, error)
+        clock = self.frame.context.clock
+        if len(self._ready) >= RUNS_AT_ONCE or clock.monotonic() - self._told_at > TELL_AFTER_SECONDS:
+            self._finish()
+            self._told_at = clock.monotonic()
+
+    # --- what came of them -----------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """Write down which runs are staged, and which wait for room."""
+        turn = {waiting.id: place for place, waiting in enumerate(self._admitted)} if self._ready else {}
+        ready, self._ready = sorted(self._ready, key=lambda s: turn[s.run.id]), []
+        _record_ready(self.frame, ready)
+        short = self._short[self._told_short :]
+        self._told_short = len(self._short)
+        if short:
+            with self.frame.context.database.write() as connection:
+                for run, shortage in short:
+                    runs.update_run(connection, run.id, room_figure=shortage.figure, room_reason=shortage.reason)
+            report_short(self.frame, short)
+
+    _told_short = 0
+
+    def _report_behind(self, behind: Sequence[WaitingRun]) -> None:
+        """So many did not fit that no more are looked at in this pass."""
+        report_behind(self.frame, behind, self._short[-1][1])
+
+
+def _not_staged(frame: PassFrame, run: Run, error: CcatwmError) -> None:
+    if isinstance(error, ClaimedElsewhereError | IncompleteTreeError):
         frame.report.add("waiting", _item(run, "waiting", error.message))
-    except NoSpaceError as error:
+    elif isinstance(error, NoSpaceError):
         message = f"{error.message}; {error.next}" if error.next else error.message
         _wait(frame, run, FailureClass.NO_SPACE.value, message, failure_class=FailureClass.NO_SPACE.value)
-    except CopyUnavailableError as error:
+    elif isinstance(error, CopyUnavailableError):
         _wait(frame, run, UNAVAILABLE, error.message)
-    except StagingError as error:
-        fail_run(frame, run, RunStatus.STAGING_DATA, error.failure, error.message, by_pass="stage")
-    except NO_FAULT_OF_A_RUN:
-        raise
-    except CcatwmError as error:
-        fail_run(frame, run, RunStatus.STAGING_DATA, FailureClass.STAGING, error.message, by_pass="stage")
+    elif isinstance(error, StagingError):
+        fail_run(
+            frame, run, RunStatus.STAGING_DATA, error.failure, error.message, by_pass="stage", for_good=error.for_good
+        )
     else:
-        return True
-    return False
+        fail_run(frame, run, RunStatus.STAGING_DATA, FailureClass.STAGING, error.message, by_pass="stage")
 
 
 def _begin(frame: PassFrame, run_ids: Sequence[int]) -> dict[int, tuple[Run, list[RunInput]]]:
@@ -178,23 +356,27 @@ def _begin(frame: PassFrame, run_ids: Sequence[int]) -> dict[int, tuple[Run, lis
         pending = [run.id for run in some.values() if run.status == RunStatus.PENDING]
         begun = runs.record_events(
             connection, pending, RunEvent.STAGE_STARTED, expected=RunStatus.PENDING, now=frame.now, by_pass="stage",
-            inputs_removed_at=None, ended_at=None,
+            inputs_removed_at=None, ended_at=None, room_figure=None, room_reason=None,
         )  # fmt: skip
         going_on = some.keys() - set(pending)
         inputs = runs.list_inputs(connection, sorted(begun | going_on))
     return {run_id: (some[run_id], found) for run_id, found in inputs.items()}
 
 
-def _finish(frame: PassFrame, ready: Sequence[Run]) -> None:
+def _record_ready(frame: PassFrame, ready: Sequence[_RunStaged]) -> None:
+    """Their packages have been used now, in the same transaction: those that were not are the first to leave the cache."""
     if not ready:
         return
+    by_id = {staging.run.id: staging.run for staging in ready}
+    used = sorted({str(folder) for staging in ready for folder in staging.whole})
     with frame.context.database.write() as connection:
         changed = runs.record_events(
-            connection, [run.id for run in ready], RunEvent.INPUTS_STAGED, expected=RunStatus.STAGING_DATA,
-            now=frame.now, by_pass="stage", due_at=None, failure_class=None,
+            connection, list(by_id), RunEvent.INPUTS_STAGED, expected=RunStatus.STAGING_DATA,
+            now=frame.now, by_pass="stage", due_at=None, failure_class=None, room_figure=None, room_reason=None,
         )  # fmt: skip
-    for run in ready:
-        if run.id in changed:
+        staged.touch_staged(connection, location(frame.context), used, frame.context.clock.now())
+    for run_id, run in by_id.items():
+        if run_id in changed:
             frame.report.add("done", _item(run, "staged"))
 
 
@@ -207,19 +389,6 @@ def _wait(frame: PassFrame, run: Run, outcome: str, message: str, **values: str)
 
 
 # --- one run ------------------------------------------------------------------------------------------------------
-
-
-def _bring_inputs(frame: PassFrame, run: Run, inputs: Sequence[RunInput], tally: _Tally) -> None:
-    context = frame.context
-    _check_host_files(context, run)
-    _make_run_directory(context, run)
-    again = run.attempt > 0 and run.failure_class == FailureClass.STAGING
-    if again:  # the job found an input gone or changed: link everything anew
-        folder = PurePosixPath(run.directory)
-        context.workfiles.remove_trees([folder / "input", folder / "workspace"])
-    for package in packages_of(inputs):
-        _bring_package(frame, run, package, tally, verify=again)
-    _link_inputs(context, run, inputs)
 
 
 def _check_host_files(context: Context, run: Run) -> None:
@@ -272,176 +441,49 @@ def _make_run_directory(context: Context, run: Run) -> None:
     context.workfiles.write_files([FileWrite(marker, json.dumps(content).encode())])
 
 
-def _link_inputs(context: Context, run: Run, inputs: Sequence[RunInput]) -> None:
+def _remove_links(context: Context, run: Run) -> None:
     folder = PurePosixPath(run.directory)
-    # Nothing keeps a program without a container from writing into its inputs: then never by hard link.
-    hard = context.settings.container_runtime != "none" and run.resolved_step.software.image is not None
-    links = [
-        (cache_directory(p.identity, p.name, p.checksum), folder / input_path(p)) for p in packages_of(inputs)
-    ]
+    context.workfiles.remove_trees([folder / "input", folder / "workspace"])
+
+
+@dataclass(frozen=True)
+class Links:
+    """What a run's folder gets from where: packages, of which it is known how whole they are, and upstream products."""
+
+    folders: Sequence[PurePosixPath]
+    packages: Sequence[tuple[PurePosixPath, PurePosixPath]]
+    products: Sequence[tuple[PurePosixPath, PurePosixPath]]
+    whole: dict[PurePosixPath, tuple[int, int]]
+    hard: bool
+
+    def make(self, context: Context) -> None:
+        """Errors: IncompleteTreeError for a package that lost files."""
+        context.workfiles.make_trees(self.folders)
+        context.workfiles.link_trees([*self.packages, *self.products], hard=self.hard, whole=self.whole)
+
+
+def plan_links(
+    context: Context, run: Run, inputs: Sequence[RunInput], whole: dict[PurePosixPath, tuple[int, int]]
+) -> Links:
+    folder = PurePosixPath(run.directory)
+    packages = [(directory_of(p), folder / input_path(p)) for p in packages_of(inputs)]
     upstream = products_of(inputs)
     paths: dict[int, str] = {}
     if upstream:
         with context.database.read() as connection:
             paths = products.product_paths(connection, [int(p.identity) for p in upstream])
-    for product in upstream:
-        source = decode_path(PurePosixPath(paths[int(product.identity)]))
-        links.append((source, folder / decode_path(workspace_path(run.resolved_step, product))))
-    context.workfiles.make_trees([folder / "input", folder / "workspace"])
-    context.workfiles.link_trees(links, hard=hard)
+    linked = [
+        (
+            decode_path(PurePosixPath(paths[int(product.identity)])),
+            folder / decode_path(workspace_path(run.resolved_step, product)),
+        )
+        for product in upstream
+    ]
+    # Nothing keeps a program without a container from writing into its inputs: then never by hard link.
+    hard = context.settings.container_runtime != "none" and run.resolved_step.software.image is not None
+    return Links([folder / "input", folder / "workspace"], packages, linked, whole, hard)
 
 
 def decode_path(path: PurePosixPath) -> PurePosixPath:
     """A recorded product path as it is on disk."""
     return PurePosixPath(decode_name(str(path)))
-
-
-# --- one package ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Sought:
-    """A package on its way into the cache."""
-
-    package: RunInput
-    directory: PurePosixPath
-    claim: str
-
-
-def _bring_package(frame: PassFrame, run: Run, package: RunInput, tally: _Tally, *, verify: bool) -> None:
-    """Have the package, verified and unpacked, in the shared cache."""
-    context = frame.context
-    directory = cache_directory(package.identity, package.name, package.checksum)
-    place = location(context)
-    with context.database.read() as connection:
-        row = staged.read_staged(connection, place, str(directory))
-    if row is not None and row.state == "PRESENT" and _is_whole(context, row, directory, verify=verify):
-        return
-    sought = _Sought(package, directory, this_process().token)
-    _claim(context, sought)
-    if row is not None and row.state == "PRESENT":
-        context.workfiles.remove_trees([directory])  # it was there, but is no longer what was staged
-    try:
-        received = _receive_best(frame, run, sought, tally.away)
-    except CcatwmError:
-        with context.database.write() as connection:
-            staged.release_claim(connection, place, str(directory), sought.claim)
-        raise
-    with context.database.write() as connection:
-        staged.record_staged(
-            connection, place, str(directory), now=context.clock.now(), size_bytes=received.unpacked_bytes,
-            file_count=received.file_count, tree_digest=received.tree_digest,
-        )  # fmt: skip
-    tally.add(received)
-
-
-def _is_whole(context: Context, row: object, directory: PurePosixPath, *, verify: bool) -> bool:
-    if not verify:
-        return context.workfiles.exists([directory])[directory]
-    entries = context.workfiles.list_tree(directory)
-    files = [e for e in entries or () if e.kind == "file"]
-    size, count = getattr(row, "size_bytes", None), getattr(row, "file_count", None)
-    return entries is not None and len(files) == count and sum(e.size_bytes for e in files) == size
-
-
-def _claim(context: Context, sought: _Sought) -> None:
-    now = context.clock.now()
-    with context.database.write() as connection:
-        mine = staged.claim_package(
-            connection, location(context), str(sought.directory),
-            package_id=sought.package.identity, package_name=sought.package.name, checksum=sought.package.checksum,
-            claim=sought.claim, now=now, until=now + timedelta(hours=CLAIM_HOURS), holder_is_gone=_claimant_is_gone,
-        )  # fmt: skip
-    if not mine:
-        raise ClaimedElsewhereError(f"package {sought.package.name} is being staged by another process")
-
-
-def _claimant_is_gone(claim: str) -> bool:
-    """Whether the process that made a claim certainly lives no more."""
-    boot, pid, start = claim.rsplit(":", 2)
-    return boot == boot_id() and boot != "unknown" and process_start(int(pid)) != start
-
-
-def _receive_best(frame: PassFrame, run: Run, sought: _Sought, away: dict[str, str]) -> Received:
-    """Read the package from its best copy; where one is bad or its place is away, say so and try the next."""
-    context, package = frame.context, sought.package
-    with context.database.read() as connection:
-        copies = context.grouping.copies(connection, [package.identity]).get(package.identity, [])
-        bad = staged.known_bad_copies(connection, package.identity)
-        files = context.grouping.file_list(connection, package.identity)
-    if not copies:
-        raise StagingError(f"package {package.name}: the ops-db knows no copy of it at an active location")
-    copies.sort(
-        key=lambda c: copy_order(c.location, c.storage, c.priority, c.path, here=location(context), known_bad=bad)
-    )
-    _require_space(context, package)
-    findings = []
-    for copy in copies:
-        if copy.location in away:
-            continue
-        try:
-            received = _receive(context, sought, copy, files)
-        except CopyUnavailableError as error:
-            away[copy.location] = error.message
-            continue
-        except (CorruptCopyError, MissingCopyError) as error:
-            finding = "corrupt" if isinstance(error, CorruptCopyError) else "missing"
-            findings.append(f"{copy.location}: {finding} ({error.message})")
-            news = (copy.location, copy.path) not in bad
-            _report_copy(frame, run, package, copy, finding, error.message, news=news)
-            continue
-        if (copy.location, copy.path) in bad:
-            with context.database.write() as connection:
-                staged.forget_copy_report(connection, package.identity, copy.location, copy.path)
-        return received
-    waited_for = [away[copy.location] for copy in copies if copy.location in away]
-    if waited_for:
-        raise CopyUnavailableError(f"package {package.name}: {'; '.join([*waited_for, *findings])}")
-    raise StagingError(f"package {package.name}: no good copy: {'; '.join(findings)}")
-
-
-def _require_space(context: Context, package: RunInput) -> None:
-    space = context.workfiles.space()
-    margin = context.settings.min_free_gb * 2**30
-    if space.free_bytes < (package.size_bytes or 0) + margin:
-        raise NoSpaceError(
-            f"package {package.name} needs {size_text(package.size_bytes or 0)} and {size_text(margin)} are to stay "
-            f"free, but {size_text(space.free_bytes)} are free at {context.workfiles.root()}",
-            next="free space there, or lower MIN_FREE_GB",
-        )
-
-
-def _receive(
-    context: Context, sought: _Sought, copy: PackageCopy, files: dict[str, tuple[int, str | None]]
-) -> Received:
-    storage = context.storages.get(copy.storage)
-    if storage is None:
-        raise MissingCopyError(not_readable_here(copy.storage, copy.location))
-    package = sought.package
-    with context.progress.begin(package.name, package.size_bytes, "bytes") as bar:
-        return receive_copy(
-            context.workfiles, storage, copy.at_root(context.settings.root_of(copy.location)), sought.directory,
-            size_bytes=package.size_bytes, checksum=package.checksum, members=files or None, read=bar.advance,
-        )  # fmt: skip
-
-
-def _report_copy(
-    frame: PassFrame,
-    run: Run,
-    package: RunInput,
-    copy: PackageCopy,
-    finding: str,
-    message: str,
-    *,
-    news: bool,
-) -> None:
-    """A bad copy is remembered, is a warning of the run that met it, and is told when it is first met."""
-    text = f"package {package.name}: its copy at {copy.location} ({copy.path}) is {finding}: {message}"
-    with frame.context.database.write() as connection:
-        staged.record_copy_report(
-            connection, package_id=package.identity, package_name=package.name, location=copy.location,
-            path=copy.path, finding=finding, message=message, now=frame.context.clock.now(),
-        )  # fmt: skip
-        runs.add_warning(connection, run.id, text)
-    if news:
-        frame.report.tell(_item(run, "bad-copy", text))

@@ -109,6 +109,7 @@ class Settings:
     staging_mode: str = "fetch"  # the one mode of this release
     cache_max_gb: float | None = None
     min_free_gb: float = 1.0
+    min_free_inodes: int = 10_000
     keep_failed_inputs_hours: float = 48.0
     retention_intermediate_days: float | str = KEEP  # of steps whose `retention` does not say it, as are the next four
     retention_superseded_days: float | str = KEEP

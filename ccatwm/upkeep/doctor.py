@@ -372,7 +372,7 @@ def _base_dir(site: Checked, probe: Probe, database: Database | None) -> Iterato
     yield checkup.judge_base_mount("base-dir-disk", real, mount)
     space = site.files.space()
     yield checkup.judge_space(
-        "base-dir-space", space.free_bytes, space.free_inodes, site.settings.min_free_gb
+        "base-dir-space", space.free_bytes, space.free_inodes, site.settings.min_free_gb, site.settings.min_free_inodes
     )
 
 

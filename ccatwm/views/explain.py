@@ -420,7 +420,7 @@ def _of_run(run: Mapping[str, Any] | None) -> list[str]:
     if waits_for_space(run):
         return [f"there is room: {run['message']}"]
     if run["throttle"]:
-        return [f"other runs end: {run['throttle'].reason}"]
+        return [f"{run['throttle'].until}: {run['throttle'].reason}"]
     if run["status"] in _NEXT_PASS:
         return [_NEXT_PASS[run["status"]]]
     if run["status"] == "FAILED":

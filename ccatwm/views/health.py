@@ -19,6 +19,7 @@ from ccatwm.edges.workfiles.local import space_at
 from ccatwm.errors import CcatwmError, OpsDbUnusableError, WorldError
 from ccatwm.interfaces import WorkFiles
 from ccatwm.settings.schema import Settings
+from ccatwm.views.cache import build_cache, cache_text
 from ccatwm.views.copies import list_bad_copies
 from ccatwm.views.throttled import list_throttled
 
@@ -61,6 +62,7 @@ def read_facts(settings: Settings, database: Database, grouping: GroupingEngine,
             changed_since=store.first_change_noted(connection),
             oldest=tuple(store.list_oldest_runs(connection, here, now)),
             bad_copies=len(list_bad_copies(connection, grouping)),
+            cache=_cache(connection, here, settings.cache_max_gb),
         )
 
 
@@ -73,6 +75,10 @@ def build_health(site: str, findings: list[Finding], now: str | None) -> dict[st
         "healthy": health.exit_code(findings) == health.EXIT_HEALTHY,
         "health": [finding.to_json() for finding in findings],
     }
+
+
+def _cache(connection: sa.Connection, here: str, cache_max_gb: float | None) -> str:
+    return "" if cache_max_gb is None else cache_text(build_cache(connection, here, cache_max_gb))
 
 
 def _place(step: Mapping[str, Any]) -> str:
@@ -119,7 +125,8 @@ def _disks(settings: Settings, open_files: Callable[[], WorkFiles]) -> list[Find
     """Room below the base directory, where it lies, and for STATE_DIR here."""
     try:
         space = open_files().space()
-        found = [judge_space("base-dir", space.free_bytes, space.free_inodes, settings.min_free_gb)]
+        floors = settings.min_free_gb, settings.min_free_inodes
+        found = [judge_space("base-dir", space.free_bytes, space.free_inodes, *floors)]
     except CcatwmError as error:
         found = error_findings("base-dir", error)
     state = settings.state_dir

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from ccatwm.core.backfill import BackfillState
+from ccatwm.core.cache import Shortage
 from ccatwm.core.model import FailureClass
 from ccatwm.core.retries import FREE
 from ccatwm.core.selection import Selection
@@ -44,7 +45,7 @@ def build_runs(
 
 def run_json(row: dict[str, Any], now: datetime) -> dict[str, Any]:
     """One run as scripts read it. `job_id` is text or null; `state` is for people."""
-    throttle: Throttle | None = row["throttle"]
+    throttle: Throttle | Shortage | None = row["throttle"]
     return {
         "run": row["run"],
         "pipeline": row["pipeline"],

@@ -15,6 +15,7 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import leases, pausing, views
 from ccatwm.views.backfills import backfill_line, list_open_backfills
+from ccatwm.views.cache import build_cache, cache_text
 from ccatwm.views.copies import list_bad_copies
 from ccatwm.views.published import affected_lines, list_affected
 from ccatwm.views.runs import NO_CEILING, run_json
@@ -34,8 +35,13 @@ def build_status(
     now: datetime,
     limit: int | None = None,
     site_most: Mapping[str, int] = NO_CEILING,
+    cache_at: str | None = None,
+    cache_max_gb: float | None = None,
 ) -> dict[str, Any]:
-    """The document `ccatwm.status/1`: a row per step, runs that need attention, bad copies, passes and brakes."""
+    """The document `ccatwm.status/1`: a row per step, runs that need attention, bad copies, passes and brakes.
+
+    `cache_at`: the processing location whose cache is told, and `cache_max_gb` the limit of it.
+    """
     with database.read() as connection:
         views.check_selection(connection, selection)
         paused, blocked = leases.read_brakes(connection)
@@ -54,6 +60,7 @@ def build_status(
         bad_copies = list_bad_copies(connection, grouping)
         backfills = list_open_backfills(connection, selection.pipeline)
         affected = list_affected(connection, grouping, now)
+        cache = None if cache_at is None else build_cache(connection, cache_at, cache_max_gb)
     document: dict[str, Any] = {
         "schema": "ccatwm.status/1",
         "at": utc_text(now),
@@ -66,6 +73,7 @@ def build_status(
         "bad_copies": bad_copies,
         "backfills": backfills,
         "affected_sets": affected,
+        "cache": cache,
         "unsettled": unsettled,
         "passes": [_pass(row) for row in records],
         "leases": [_lease(row) for row in held],
@@ -256,6 +264,8 @@ def other_lines(document: Mapping[str, Any]) -> list[str]:
     ]
     lines += [backfill_line(row) for row in document["backfills"]]
     lines += affected_lines(document["affected_sets"])
+    if document["cache"] and document["cache"]["limit_bytes"] is not None:
+        lines.append(f"cache: {cache_text(document['cache'])}")
     for row in document["status"]:
         if row["without_image"]:
             waiting_for = count_text(row["outcomes"][Outcome.WAITING_FOR_IMAGE], "sub-group")

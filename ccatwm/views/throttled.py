@@ -1,4 +1,7 @@
-"""Says which runs wait for a ceiling, as the next `stage` and `submit` would find it. Touches: the ops-db, reading only."""
+"""Says which runs wait for a ceiling, as the next `stage` and `submit` would find it, or for room.
+
+Touches: the ops-db, reading only.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.cache import Shortage
 from ccatwm.core.states import RunStatus
 from ccatwm.core.throttle import Throttle, admit
 from ccatwm.edges.opsdb.stores import throttles
@@ -28,10 +32,11 @@ def add_throttles(
 
 def list_throttled(
     connection: sa.Connection, places: Collection[str], now: datetime, site_most: Mapping[str, int]
-) -> dict[int, tuple[int, Throttle]]:
-    """Step and ceiling by run, at these locations."""
-    found: dict[int, tuple[int, Throttle]] = {}
+) -> dict[int, tuple[int, Throttle | Shortage]]:
+    """Step, and ceiling or shortage, by run, at these locations."""
+    found: dict[int, tuple[int, Throttle | Shortage]] = {}
     for place in sorted(places):
+        found |= throttles.list_short(connection, place, now)
         most = site_most.get(place)
         if not throttles.read_ceilings(connection, place, most):
             continue

@@ -445,6 +445,8 @@ executed_reduction_step = _table(
     Column("next_resources", Json),  # what the next attempt asks for, where experience says so
     Column("failure_class", Text),
     Column("message", Text),
+    Column("room_figure", Text),  # it waits for room for its inputs: how much there is
+    Column("room_reason", Text),
     Column(
         "blocking", Boolean, nullable=False, server_default=sa.false()
     ),  # FAILED for good, or CANCELLED by a person
@@ -595,6 +597,8 @@ staged_package = _table(
     Column("staged_at", UtcDateTime),
     Column("last_used_at", UtcDateTime),
     sa.UniqueConstraint("processing_location", "directory"),
+    Index("ix_staged_package_state", "processing_location", "state"),
+    Index("ix_staged_package_package", "package_id"),
 )
 copy_report = _table(
     # what stage found of physical copies: a corrupt or missing one is not tried first again

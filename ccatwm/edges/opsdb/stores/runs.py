@@ -456,6 +456,7 @@ def any_active_run(
         .where(
             runs.c.is_open,
             runs.c.processing_location == location,
+            runs.c.room_reason.is_(None),  # whoever makes room is on its way, or nobody is
             sa.true() if submits else runs.c.status != RunStatus.STAGED.value,
             sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= now, due_soon, retry),
             sa.or_(

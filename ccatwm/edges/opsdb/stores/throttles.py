@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from ccatwm.core.cache import Shortage
 from ccatwm.core.model import Resources
 from ccatwm.core.states import WITH_JOB, RunStatus
 from ccatwm.core.throttle import AHEAD, Active, Ceilings, WaitingRun
@@ -55,6 +56,14 @@ def read_for_submit(
     query = select_open(columns, location, (RunStatus.STAGED,)).where(is_due(now), nobody_holds())
     waiting = [_waiting(row, asks=resources) for row in connection.execute(query.order_by(*first_ones()))]
     return Demand(waiting, _count_jobs(connection, location), read_ceilings(connection, location, most))
+
+
+def list_short(connection: sa.Connection, location: str, now: datetime) -> dict[int, tuple[int, Shortage]]:
+    """Step and shortage, by run, of those for whose inputs the last `stage` that looked found no room."""
+    columns = (runs.c.id, runs.c.step_id, runs.c.room_figure, runs.c.room_reason)
+    query = select_open(columns, location, (RunStatus.PENDING, RunStatus.STAGING_DATA))
+    found = connection.execute(query.where(is_due(now), nobody_holds(), runs.c.room_reason.is_not(None)))
+    return {row.id: (row.step_id, Shortage("", row.room_figure, row.room_reason)) for row in found}
 
 
 def _count_jobs(connection: sa.Connection, location: str) -> list[Active]:

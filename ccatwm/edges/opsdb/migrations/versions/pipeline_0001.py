@@ -233,6 +233,16 @@ def upgrade() -> None:
         schema="ccatwm",
         sqlite_autoincrement=True,
     )
+    op.create_index(
+        "ix_staged_package_package", "staged_package", ["package_id"], unique=False, schema="ccatwm"
+    )
+    op.create_index(
+        "ix_staged_package_state",
+        "staged_package",
+        ["processing_location", "state"],
+        unique=False,
+        schema="ccatwm",
+    )
     op.create_table(
         "submission",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -699,6 +709,8 @@ def upgrade() -> None:
         sa.Column("next_resources", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.Column("failure_class", sa.Text(), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("room_figure", sa.Text(), nullable=True),
+        sa.Column("room_reason", sa.Text(), nullable=True),
         sa.Column("blocking", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("superseded", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("warnings", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),

@@ -1,0 +1,284 @@
+"""Brings raw data packages into the shared cache. Touches: the ops-db, storage, the cache.
+
+Whoever works beside others touches files only: all that is said to the ops-db is said by the pass itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import PurePosixPath
+from typing import Any
+
+from ccatwm.core.cache import Amount
+from ccatwm.core.model import EntryKind, Run, RunInput
+from ccatwm.core.staging import cache_directory, copy_order, not_readable_here
+from ccatwm.core.wording import count_text, size_text
+from ccatwm.edges.opsdb.stores import runs, staged
+from ccatwm.edges.storage.receiving import receive_copy
+from ccatwm.errors import CcatwmError, CopyUnavailableError, CorruptCopyError, MissingCopyError
+from ccatwm.interfaces import Bar, PackageCopy, Received
+from ccatwm.passes._context import Context
+from ccatwm.passes._frame import PassFrame, PassItem, location, this_process
+from ccatwm.passes._room import CLAIM_HOURS, claimant_is_gone
+
+Members = Mapping[str, tuple[int, str | None]]
+
+
+class NoGoodCopyError(CcatwmError):
+    """A package cannot be had anywhere."""
+
+
+@dataclass
+class Tally:
+    """What was brought so far, for whoever watches."""
+
+    bar: Bar
+    packages: int = 0
+    size_bytes: int = 0
+
+    def add(self, received: Received) -> None:
+        self.packages += 1
+        self.size_bytes += received.size_bytes
+        self.bar.note(f"{count_text(self.packages, 'package')}, {size_text(self.size_bytes)}")
+
+
+# --- what is there --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Packages of a run: `missing` are to be brought; `whole` (files, bytes) of each folder that is there.
+
+    `lost` says of which something was there and is not what was staged any more.
+    """
+
+    missing: list[RunInput]
+    whole: dict[PurePosixPath, tuple[int, int]]
+    lost: dict[PurePosixPath, str] = field(default_factory=dict)
+    rows: Mapping[str, Any] = field(default_factory=dict)
+
+
+def directory_of(package: RunInput) -> PurePosixPath:
+    return cache_directory(package.identity, package.name, package.checksum)
+
+
+def look(context: Context, packages: Sequence[RunInput], *, verify: bool) -> Looked:
+    """Which packages are in the cache; with `verify` their files are counted, else the folder is looked for."""
+    folders = {directory_of(package): package for package in packages}
+    with context.database.read() as connection:
+        rows = staged.list_staged(connection, location(context), [str(folder) for folder in folders])
+    present = [f for f in folders if (row := rows.get(str(f))) is not None and row.state == "PRESENT"]
+    whole = {folder: _counted(rows[str(folder)]) for folder in present}
+    lost = _verified(context, whole) if verify else _gone(context, present)
+    missing = [package for folder, package in folders.items() if folder not in whole or folder in lost]
+    return Looked(missing, {f: count for f, count in whole.items() if f not in lost}, lost, rows)
+
+
+def _counted(row: Any) -> tuple[int, int]:
+    return row.file_count, row.size_bytes
+
+
+def _gone(context: Context, folders: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
+    there = context.workfiles.exists(folders) if folders else {}
+    return {folder: "it is gone from the cache" for folder in folders if not there[folder]}
+
+
+def _verified(context: Context, whole: Mapping[PurePosixPath, tuple[int, int]]) -> dict[PurePosixPath, str]:
+    """What is wrong with folders that do not have the files they should have."""
+    trees = context.workfiles.list_trees(whole) if whole else {}
+    lost = {}
+    for folder, (count, size) in whole.items():
+        sizes = [e.size_bytes for e in trees[folder] or () if e.kind is EntryKind.FILE]
+        if trees[folder] is None:
+            lost[folder] = "it is gone from the cache"
+        elif (len(sizes), sum(sizes)) != (count, size):
+            lost[folder] = (
+                f"{len(sizes)} of its {count_text(count, 'file')} are in the cache, "
+                f"{size_text(sum(sizes))} of {size_text(size)}"
+            )
+    return lost
+
+
+# --- what is to come ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sought:
+    """A package on its way into the cache. `read`: bytes that were read so far."""
+
+    package: RunInput
+    directory: PurePosixPath
+    copies: list[PackageCopy]
+    known_bad: set[tuple[str, str]]
+    members: Members
+    amount: Amount
+    read: int = 0
+    received: Received | None = None
+    source: PackageCopy | None = None
+    findings: list[tuple[PackageCopy, CcatwmError]] = field(default_factory=list)
+    error: CcatwmError | None = None
+
+    @property
+    def coming(self) -> Amount:
+        """What is not on the disk yet."""
+        return Amount(max(0, self.amount.size_bytes - self.read), self.amount.inodes)
+
+
+def seek(context: Context, packages: Sequence[RunInput], rows: Mapping[str, Any]) -> list[Sought]:
+    """Where packages can be had, best copy first, and how much they are."""
+    ids = [package.identity for package in packages]
+    if not ids:
+        return []
+    with context.database.read() as connection:
+        copies = context.grouping.copies(connection, ids)
+        bad = {package_id: staged.known_bad_copies(connection, package_id) for package_id in ids}
+        files = {package_id: context.grouping.file_list(connection, package_id) for package_id in ids}
+    return [
+        Sought(
+            package, directory_of(package),
+            _in_order(context, copies.get(package.identity, []), bad[package.identity]),
+            bad[package.identity], files[package.identity],
+            _amount(package, files[package.identity], rows.get(str(directory_of(package)))),
+        )
+        for package in packages
+    ]  # fmt: skip
+
+
+def _in_order(context: Context, copies: Sequence[PackageCopy], bad: set[tuple[str, str]]) -> list[PackageCopy]:
+    here = location(context)
+    return sorted(copies, key=lambda c: copy_order(c.location, c.storage, c.priority, c.path, here=here, known_bad=bad))
+
+
+def _amount(package: RunInput, files: Members, row: Any) -> Amount:
+    """As it was the last time it was here, or as its list or its size lets one think."""
+    if row is not None and row.staged_at is not None and row.size_bytes is not None:
+        return Amount(row.size_bytes, row.file_count)
+    return Amount(package.size_bytes or sum(size for size, _ in files.values()), max(1, len(files)))
+
+
+def claim(context: Context, sought: Sequence[Sought]) -> list[Sought]:
+    """Those that nobody else is bringing or removing: they are ours now."""
+    now = context.clock.now()
+    with context.database.write() as connection:
+        return [
+            one
+            for one in sought
+            if staged.claim_package(
+                connection, location(context), str(one.directory),
+                package_id=one.package.identity, package_name=one.package.name, checksum=one.package.checksum,
+                amount=one.amount, claim=this_process().token, now=now, until=now + timedelta(hours=CLAIM_HOURS),
+                holder_is_gone=claimant_is_gone,
+            )
+        ]  # fmt: skip
+
+
+def release(context: Context, sought: Iterable[Sought]) -> None:
+    """They do not come (now)."""
+    directories = [str(one.directory) for one in sought]
+    if directories:
+        with context.database.write() as connection:
+            staged.release_claims(connection, location(context), directories, this_process().token)
+
+
+# --- bringing -------------------------------------------------------------------------------------------------------
+
+
+def receive(context: Context, sought: Sought, away: dict[str, str]) -> None:
+    """Read the package from its best copy; where one is bad, or its place does not answer, from the next.
+
+    What came of it is said in `sought`, and in `away` which data locations do not answer now: others need not ask them.
+    """
+    try:
+        for copy in sought.copies:
+            if copy.location in away:
+                continue
+            try:
+                sought.received = _receive(context, sought, copy)
+            except CopyUnavailableError as error:
+                away[copy.location] = error.message
+                sought.read = 0
+            except (CorruptCopyError, MissingCopyError) as error:
+                sought.findings.append((copy, error))
+                sought.read = 0
+            else:
+                sought.source = copy
+                return
+    except CcatwmError as error:
+        sought.error = error
+    else:
+        sought.error = _no_copy(sought, [away[c.location] for c in sought.copies if c.location in away])
+
+
+def _receive(context: Context, sought: Sought, copy: PackageCopy) -> Received:
+    storage = context.storages.get(copy.storage)
+    if storage is None:
+        raise MissingCopyError(not_readable_here(copy.storage, copy.location))
+    package = sought.package
+    with context.progress.begin(package.name, package.size_bytes, "bytes") as bar:
+
+        def note_read(count: int) -> None:
+            sought.read += count
+            bar.advance(count)
+
+        return receive_copy(
+            context.workfiles, storage, copy.at_root(context.settings.root_of(copy.location)), sought.directory,
+            size_bytes=package.size_bytes, checksum=package.checksum, members=sought.members or None, read=note_read,
+        )  # fmt: skip
+
+
+def _no_copy(sought: Sought, unanswered: Sequence[str]) -> CcatwmError:
+    name = sought.package.name
+    if unanswered:  # one of them may be good: no copy was found that is
+        return CopyUnavailableError(f"package {name}: {'; '.join(unanswered)}")
+    if not sought.findings:
+        return NoGoodCopyError(f"package {name}: the ops-db knows no copy of it at an active location")
+    findings = [f"{copy.location}: {_finding(error)} ({error.message})" for copy, error in sought.findings]
+    return NoGoodCopyError(f"package {name}: no good copy: {'; '.join(findings)}")
+
+
+def _finding(error: CcatwmError) -> str:
+    return "corrupt" if isinstance(error, CorruptCopyError) else "missing"
+
+
+def record(frame: PassFrame, sought: Sought, for_runs: Sequence[Run]) -> None:
+    """Say what came of it: where the package is, and which copies are bad."""
+    context = frame.context
+    told = [
+        (copy, error, f"package {sought.package.name}: its copy at {copy.location} ({copy.path}) is {_finding(error)}: "
+         f"{error.message}")
+        for copy, error in sought.findings
+    ]  # fmt: skip
+    with context.database.write() as connection:
+        for copy, error, text in told:
+            _record_finding(context, connection, sought, copy, error)
+            for run in for_runs:
+                runs.add_warning(connection, run.id, text)
+        if sought.received is None:
+            staged.release_claims(connection, location(context), [str(sought.directory)], this_process().token)
+        else:
+            _record_received(context, connection, sought, sought.received)
+    for copy, _, text in told:
+        if (copy.location, copy.path) not in sought.known_bad:
+            run = for_runs[0]
+            frame.report.tell(PassItem("bad-copy", text, run.id, run.pipeline, run.step, run.sub_group))
+
+
+def _record_finding(
+    context: Context, connection: Any, sought: Sought, copy: PackageCopy, error: CcatwmError
+) -> None:
+    staged.record_copy_report(
+        connection, package_id=sought.package.identity, package_name=sought.package.name, location=copy.location,
+        path=copy.path, finding=_finding(error), message=error.message, now=context.clock.now(),
+    )  # fmt: skip
+
+
+def _record_received(context: Context, connection: Any, sought: Sought, received: Received) -> None:
+    staged.record_staged(
+        connection, location(context), str(sought.directory), now=context.clock.now(),
+        size_bytes=received.unpacked_bytes, file_count=received.file_count, tree_digest=received.tree_digest,
+    )  # fmt: skip
+    source = sought.source
+    if source is not None and (source.location, source.path) in sought.known_bad:
+        staged.forget_copy_report(connection, sought.package.identity, source.location, source.path)
