@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ class Answer:
 
 
 Cli = Callable[..., Answer]
+MakeSite = Callable[[Path], None]
 
 
 @pytest.fixture
@@ -43,3 +45,15 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
     before = logger.handlers[:], logger.level, logger.propagate
     yield run
     logger.handlers[:], logger.level, logger.propagate = before
+
+
+@pytest.fixture
+def make_site(cli: Cli, upgraded_sqlite: Path) -> MakeSite:
+    """`ccatwm init FOLDER` where the tables are there already, as a copy: to make them is five sixths of its time."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        shutil.copy(upgraded_sqlite, folder / "opsdb.sqlite")
+        assert cli("init", folder).code == 0
+
+    return make

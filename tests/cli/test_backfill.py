@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, MakeSite
 
 pytestmark = pytest.mark.quick
 PERIOD = ("--since", "2026-03-01", "--until", "2026-03-02")
@@ -23,8 +23,8 @@ pipelines:
 
 
 @pytest.fixture
-def site(cli: Cli, tmp_path: Path) -> Path:
-    assert cli("init", tmp_path / "site").code == 0
+def site(cli: Cli, make_site: MakeSite, tmp_path: Path) -> Path:
+    make_site(tmp_path / "site")
     (tmp_path / "pipeline.yaml").write_text(PIPELINE)
     assert cli("--site", tmp_path / "site", "apply", tmp_path / "pipeline.yaml").code == 0
     return tmp_path / "site"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, MakeSite
 
 DEFINITIONS = """
 software:
@@ -28,10 +28,10 @@ pipelines:
 
 
 @pytest.fixture
-def site(cli: Cli, tmp_path: Path) -> Path:
+def site(cli: Cli, make_site: MakeSite, tmp_path: Path) -> Path:
     """A site with one pipeline and two packages, decided on once."""
     folder = tmp_path / "site"
-    assert cli("init", folder).code == 0
+    make_site(folder)
     (tmp_path / "pipelines.yaml").write_text(DEFINITIONS)
     lines = [f"- {{name: scan-{n}, location: local, path: scan-{n}.fits}}" for n in (1, 2)]
     (tmp_path / "packages.yaml").write_text("\n".join(["raw_data_packages:", *lines]))

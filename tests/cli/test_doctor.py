@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Answer, Cli
+from tests.cli.conftest import Answer, Cli, MakeSite
 
 pytestmark = pytest.mark.quick
 
 
 @pytest.fixture
-def site(cli: Cli, tmp_path: Path) -> Path:
+def site(make_site: MakeSite, tmp_path: Path) -> Path:
     folder = tmp_path / "site"
-    assert cli("init", folder).code == 0
+    make_site(folder)
     file = folder / "settings.toml"
     file.write_text(file.read_text().replace('CONTAINER_RUNTIME = "apptainer"', 'CONTAINER_RUNTIME = "none"'))
     return folder

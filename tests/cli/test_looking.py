@@ -11,7 +11,7 @@ from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.errors import CallBudgetError
 from ccatwm.passes._frame import PassReport
-from tests.cli.conftest import Cli
+from tests.cli.conftest import MakeSite
 from tests.opsdb.looked_at import World
 
 pytestmark = pytest.mark.quick
@@ -19,9 +19,9 @@ SITE = Path("ccatwm-data")
 
 
 @pytest.fixture
-def world(cli: Cli) -> Iterator[World]:
+def world(make_site: MakeSite) -> Iterator[World]:
     """A site with the pipeline `otf` and one failed run of it."""
-    assert cli("init").code == 0
+    make_site(SITE)
     database = Database(f"sqlite:///{SITE.resolve()}/opsdb.sqlite")
     with database.engine.connect() as connection:
         made = World(database, connection)
