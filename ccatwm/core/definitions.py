@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from ccatwm.core.commands import RESERVED
 from ccatwm.core.flags import flag_problem
 from ccatwm.core.model import LARGEST_PRIORITY
+from ccatwm.core.outputs import Verify
 from ccatwm.core.policy import version_problem
 from ccatwm.core.retention import KEEP, LARGEST_LIMIT
 from ccatwm.core.wording import short_text
@@ -361,6 +362,10 @@ class RetentionDefinition(Strict):
         return {"anyOf": [{"const": KEEP}, handler(schema)]}
 
 
+class CollectDefinition(Strict):
+    verify: Verify
+
+
 class StalenessDefinition(Strict):
     ignore: list[
         Literal[
@@ -395,6 +400,7 @@ class StepDefinition(Strict):
     retry: dict[Annotated[str, AfterValidator(_retry_class)], RetryDefinition] = {}
     partial_exit_codes: list[ExitCode] = []
     retention: RetentionDefinition | None = None
+    collect: CollectDefinition | None = None
     max_concurrent: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     order: Literal["newest", "oldest"] = "newest"
     role: Literal["intermediate", "final"] | None = None

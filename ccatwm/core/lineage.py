@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
 from ccatwm.core.model import Attempt, Run, RunInput
+
+PRODUCTS_AT_ONCE = 1000
+PRODUCT_COLUMNS = ("type", "path", "full_path", "is_directory", "size_bytes", "file_count", "sha256", "dims", "quality")
+# A tuple, because there may be 100,000 of them: type, path, full_path, is_directory, size_bytes, file_count, sha256, dims,
+# quality.
+ProductRow = tuple[str, str, str, bool, int, int, str, Mapping[str, Any] | None, Mapping[str, Any] | None]
 
 
 def parse_sha256_list(content: bytes) -> dict[PurePosixPath, str]:
@@ -21,10 +30,8 @@ def parse_sha256_list(content: bytes) -> dict[PurePosixPath, str]:
     return found
 
 
-def build_run_record(
-    run: Run, attempt: Attempt, inputs: Sequence[RunInput], products: Sequence[dict[str, Any]], *, uid: str
-) -> dict[str, Any]:
-    """The whole record of a run, as `run.json` beside its output."""
+def build_run_record(run: Run, attempt: Attempt, inputs: Sequence[RunInput], *, uid: str) -> dict[str, Any]:
+    """The whole record of a run but for its products, as in `run.json` beside its output."""
     step = run.resolved_step
     return {
         "schema": "ccatwm.run/1",
@@ -48,8 +55,36 @@ def build_run_record(
             "started_at": _text(attempt.started_at),
             "ended_at": _text(attempt.gone_at),
         },
-        "products": list(products),
     }
+
+
+def write_run_record(record: dict[str, Any], products: Iterable[ProductRow]) -> bytes:
+    """The record as JSON, its products last and one in a line."""
+    text = io.BytesIO()
+    text.write(json.dumps(record, indent=1, sort_keys=True).encode().removesuffix(b"\n}") + b',\n "products": [')
+    products, separator = iter(products), "\n  "
+    while some := list(itertools.islice(products, PRODUCTS_AT_ONCE)):
+        text.write((separator + ",\n  ".join(map(_product_line, some))).encode())
+        separator = ",\n  "
+    text.write(b"\n ]\n}")
+    return text.getvalue()
+
+
+def _product_line(row: ProductRow) -> str:
+    """JSON of one product; an encoder for each would take longer than everything else that is done with it."""
+    kind, path, full_path, is_directory, size_bytes, file_count, sha256, dims, quality = row
+    return (
+        f'{{"type": "{kind}", "path": {_QUOTED(path)}, "full_path": {_QUOTED(full_path)}, '
+        f'"is_directory": {"true" if is_directory else "false"}, "size_bytes": {size_bytes}, "file_count": {file_count}, '
+        f'"sha256": "{sha256}", "dims": {_value(dims)}, "quality": {_value(quality)}}}'
+    )
+
+
+def _value(data: Mapping[str, Any] | None) -> str:
+    return "null" if data is None else json.dumps(data, sort_keys=True)
+
+
+_QUOTED = json.encoder.encode_basestring_ascii
 
 
 def _input(item: RunInput) -> dict[str, Any]:

@@ -143,6 +143,7 @@ class ResolvedStep:
     partial_exit_codes: tuple[int, ...] = ()
     max_retries: int = 3
     retry: Mapping[str, Any] = field(default_factory=dict)
+    verify: str | None = None  # how its output is compared with what its job saw; None: as the site does
     scratch: str = "run"  # "run" (in the attempt) or "node" (the node's own disk)
 
     def to_json(self) -> dict[str, Any]:

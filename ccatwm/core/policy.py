@@ -40,6 +40,7 @@ class StepPolicy:
     order: str = "newest"
     retention: Mapping[str, Any] = field(default_factory=dict)  # core.retention; what is absent goes by the site's settings
     companions: tuple[Mapping[str, Any], ...] = ()
+    collect: Mapping[str, Any] | None = None  # verify
     staleness: Mapping[str, Any] = field(default_factory=dict)  # ignore, ignore_config
     scratch: str = "run"
     trigger: Mapping[str, Any] | None = None

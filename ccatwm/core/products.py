@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from ccatwm.core.digests import tree_digest
-from ccatwm.core.model import EntryKind, ProductType, StepRole, TreeEntry
+from ccatwm.core.model import ProductType, StepRole, TreeEntry
 from ccatwm.core.names import encode_name
+from ccatwm.core.outputs import Hashes, Listing, hash_differences, listing_of, shown, size_of, text_path
 
 DECLARATION = PurePosixPath("products.json")
+DECLARED_IN = b"products.json"
 DECLARATION_SCHEMA = "ccatwm.products/1"
 TYPE_BY_DIRECTORY = {
     "science": ProductType.SCIENCE,
@@ -24,23 +26,37 @@ TYPE_BY_DIRECTORY = {
     "logs": ProductType.LOG,
 }
 TREE_MARKERS = frozenset({"zarr.json", ".zgroup", ".zattrs", ".zarray"})
+_MARKERS = frozenset(name.encode() for name in TREE_MARKERS)
+_MARKER_ENDS = tuple(_MARKERS)
+_TYPES = {name.encode(): kind for name, kind in TYPE_BY_DIRECTORY.items()}
 MAX_NAMED = 20
 LONGEST_PATH = 2500  # bytes as recorded: what fits into an index of PostgreSQL (a third of a page, 2704)
 APPTAINER_FAILED = 255
 
 
-@dataclass(frozen=True)
-class PlannedProduct:
-    """A product to be recorded. `path` is relative to the output; `sha256` of a directory is its tree digest (hex)."""
+class PlannedProduct(NamedTuple):
+    """A product to be recorded. `raw` is its path below the output; `sha256` of a directory is its tree digest (hex).
+
+    A tuple, because a run may have 100,000 of them.
+    """
 
     type: ProductType
-    path: PurePosixPath
+    raw: bytes
     is_directory: bool
     size_bytes: int
     file_count: int
     sha256: str
     dims: Mapping[str, Any] | None = None
     quality: Mapping[str, Any] | None = None
+
+    @property
+    def path(self) -> PurePosixPath:
+        return text_path(self.raw)
+
+    @property
+    def name(self) -> str:
+        """Its path as it is recorded: percent-encoded where it is not plain text."""
+        return encode_name(self.raw)
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class ProductPlan:
 class Declared:
     """One entry of `products.json`."""
 
-    path: PurePosixPath
+    raw: bytes  # path below the output
     type: ProductType | None
     dims: Mapping[str, Any] | None
     quality: Mapping[str, Any] | None
@@ -73,37 +89,64 @@ class Declaration:
 
 
 def plan_products(
-    entries: Sequence[TreeEntry],
+    entries: Iterable[TreeEntry],
     hashes: Mapping[PurePosixPath, str],
     products_json: bytes | None,
     *,
     role: StepRole,
 ) -> ProductPlan:
-    """The products of an output with these entries, whose files the job hashed."""
+    """`plan_output` of few entries, as `WorkFiles` list them."""
+    raw = {_raw(str(path)): digest.encode("ascii") for path, digest in hashes.items()}
+    return plan_output(listing_of(entries), raw, products_json, role=role)
+
+
+def plan_output(listing: Listing, hashes: Hashes, products_json: bytes | None, *, role: StepRole) -> ProductPlan:
+    """The products of an output that holds this, whose files the job hashed."""
     declaration = parse_declaration(products_json)
-    problems = (
-        list(declaration.problems) + _foreign_problems(entries, declaration) + _hash_problems(entries, hashes)
-    )
-    files = {e.path: e for e in entries if e.kind is EntryKind.FILE and e.path != DECLARATION}
-    folders = {e.path for e in entries if e.kind is EntryKind.DIRECTORY}
-    missing = [d.path for d in declaration.products if d.path not in files and d.path not in folders]
-    special = {e.path for e in entries if e.kind in (EntryKind.SYMLINK, EntryKind.OTHER)}  # told already
+    found = _Found.of(listing)
+    problems = [*declaration.problems, *_foreign_problems(found, listing, declaration)]
+    if hashes.keys() != found.hashed:
+        problems += hash_differences(listing, hashes)
     problems += [
-        f"products.json declares {_shown(p)}, which is not there"
-        for p in missing
-        if special.isdisjoint((p, *p.parents))
+        f"products.json declares {shown(d.raw)}, which is not there"
+        for d in declaration.products
+        if d.raw not in found.files and d.raw not in found.folders and not _passed(d.raw, found.special)
     ]
     if problems:
-        return ProductPlan(problem=_joined(problems))
-    planned = _plan(files, folders, hashes, declaration, role)
+        return ProductPlan(problem=joined(problems))
+    planned = _plan(found, listing, hashes, declaration, role)
     if not planned:
         return ProductPlan(problem="the program ended well but left no product")
-    if too_long := [p.path for p in planned if len(_shown(p.path).encode()) > LONGEST_PATH]:
-        return ProductPlan(
-            problem=_joined(f"{_shown(p)[:80]}... is longer than {LONGEST_PATH} bytes" for p in too_long)
-        )
-    warnings = [*declaration.warnings, *_special_warnings(entries), *_unclassified_warnings(planned)]
+    if too_long := [p.name for p in planned if len(p.raw) > LONGEST_PATH // 3 and len(p.name.encode()) > LONGEST_PATH]:
+        return ProductPlan(problem=joined(f"{name[:80]}... is longer than {LONGEST_PATH} bytes" for name in too_long))
+    warnings = [*declaration.warnings, *_special_warnings(found), *_unclassified_warnings(planned)]
     return ProductPlan(tuple(planned), tuple(warnings))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Paths of an output by what they are; `products.json` itself is no product."""
+
+    files: dict[bytes, None]
+    folders: set[bytes]
+    special: dict[bytes, None]
+    hashed: frozenset[bytes] = frozenset()  # files, and `products.json`
+
+    @staticmethod
+    def of(listing: Listing) -> _Found:
+        files: dict[bytes, None] = {}
+        folders: set[bytes] = set()
+        special: dict[bytes, None] = {}
+        for path, head in listing.entries.items():
+            if head.startswith(b"f"):
+                files[path] = None
+            elif head.startswith(b"d"):
+                folders.add(path)
+            else:
+                special[path] = None
+        hashed = frozenset(files)
+        files.pop(DECLARED_IN, None)
+        return _Found(files, folders, special, hashed)
 
 
 # --- products.json -------------------------------------------------------------------------------------------------
@@ -147,8 +190,8 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _twice(declared: Sequence[Declared]) -> list[str]:
-    counts = Counter(d.path for d in declared)
-    return [f"products.json declares {_shown(path)} twice" for path, count in counts.items() if count > 1]
+    counts = Counter(d.raw for d in declared)
+    return [f"products.json declares {shown(path)} twice" for path, count in counts.items() if count > 1]
 
 
 def _warnings(data: Mapping[str, Any], problems: list[str]) -> tuple[str, ...]:
@@ -166,14 +209,14 @@ def _declared(number: int, entry: Any, problems: list[str]) -> Declared | None:
         return None
     path = PurePosixPath(entry["path"])
     if path.is_absolute() or ".." in path.parts or path == PurePosixPath("."):
-        problems.append(f"{where}: path {_shown(path)} leads out of the output")
+        problems.append(f"{where}: path {encode_name(str(path))} leads out of the output")
         return None
     kind = entry.get("type")
     if kind is not None and str(kind).upper() not in ProductType.__members__:
         problems.append(f"{where}: type {kind!r} is none of {', '.join(ProductType.__members__)}")
         kind = None  # its path is looked at, too
     dims, quality = (_mapping(entry, key, where, problems) for key in ("dims", "quality"))
-    return Declared(path, ProductType(str(kind).upper()) if kind else None, dims, quality)
+    return Declared(_raw(str(path)), ProductType(str(kind).upper()) if kind else None, dims, quality)
 
 
 def _mapping(data: Mapping[str, Any], key: str, where: str, problems: list[str]) -> Mapping[str, Any] | None:
@@ -187,49 +230,39 @@ def _mapping(data: Mapping[str, Any], key: str, where: str, problems: list[str])
 # --- what may not be there -------------------------------------------------------------------------------------------
 
 
-def _foreign_problems(entries: Sequence[TreeEntry], declaration: Declaration) -> list[str]:
+def _foreign_problems(found: _Found, listing: Listing, declaration: Declaration) -> list[str]:
     """Links that lead out of the output, and declared products that are no files or folders."""
-    special = {e.path: e for e in entries if e.kind in (EntryKind.SYMLINK, EntryKind.OTHER)}
     problems = [
-        f"{_shown(e.path)} is a symbolic link that leads out of the output"
-        for e in special.values()
-        if _leads_out(e)
-    ]
-    for declared in declaration.products:
-        passed = [p for p in (declared.path, *declared.path.parents) if p in special]
-        problems += [f"products.json declares {_shown(declared.path)}, which is or passes a link or special file"
-                     for _ in passed[:1]]  # fmt: skip
-    return problems
-
-
-def _leads_out(entry: TreeEntry) -> bool:
-    if entry.kind is not EntryKind.SYMLINK or entry.link_target is None:
-        return False
-    target = posixpath.normpath(posixpath.join(str(entry.path.parent), entry.link_target))
-    return target.startswith(("/", "..")) or entry.link_target.startswith("/")
-
-
-def _hash_problems(entries: Sequence[TreeEntry], hashes: Mapping[PurePosixPath, str]) -> list[str]:
-    files = {e.path for e in entries if e.kind is EntryKind.FILE}
-    problems = [
-        f"{_shown(path)} was hashed by the job, but is gone" for path in sorted(hashes.keys() - files)
+        f"{shown(path)} is a symbolic link that leads out of the output"
+        for path in sorted(found.special)
+        if _leads_out(path, listing.targets.get(path))
     ]
     return problems + [
-        f"{_shown(path)} came after the job had hashed its output" for path in sorted(files - hashes.keys())
+        f"products.json declares {shown(declared.raw)}, which is or passes a link or special file"
+        for declared in declaration.products
+        if _passed(declared.raw, found.special)
     ]
 
 
-def _special_warnings(entries: Sequence[TreeEntry]) -> list[str]:
-    special = [e for e in entries if e.kind in (EntryKind.SYMLINK, EntryKind.OTHER)]
-    return (
-        [_named("refused (links and special files are no products)", [e.path for e in special])]
-        if special
-        else []
-    )
+def _passed(path: bytes, special: Mapping[bytes, None]) -> bool:
+    """Whether the path is, or leads through, something special."""
+    return bool(special) and any(part in special for part in (path, *_above(path)))
+
+
+def _leads_out(path: bytes, target: bytes | None) -> bool:
+    if target is None:
+        return False
+    end = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+    return end.startswith((b"/", b"..")) or target.startswith(b"/")
+
+
+def _special_warnings(found: _Found) -> list[str]:
+    what = "refused (links and special files are no products)"
+    return [_named(what, sorted(found.special))] if found.special else []
 
 
 def _unclassified_warnings(planned: Sequence[PlannedProduct]) -> list[str]:
-    paths = [p.path for p in planned if p.type is ProductType.UNCLASSIFIED]
+    paths = [p.raw for p in planned if p.type is ProductType.UNCLASSIFIED]
     return [_named("in no known directory (UNCLASSIFIED)", paths)] if paths else []
 
 
@@ -237,84 +270,117 @@ def _unclassified_warnings(planned: Sequence[PlannedProduct]) -> list[str]:
 
 
 def _plan(
-    files: Mapping[PurePosixPath, TreeEntry],
-    folders: set[PurePosixPath],
-    hashes: Mapping[PurePosixPath, str],
-    declaration: Declaration,
-    role: StepRole,
+    found: _Found, listing: Listing, hashes: Hashes, declaration: Declaration, role: StepRole
 ) -> list[PlannedProduct]:
-    declared = {d.path: d for d in declaration.products}
-    trees = {p for p in declared if p in folders} | _found_trees(files, folders, declared)
-    planned: dict[PurePosixPath, PlannedProduct] = {}
-    for root in _outermost(trees):
-        planned[root] = _tree_product(root, files, hashes, declared.get(root), role)
-    inside = _outermost(trees)
-    for path, entry in files.items():
-        if not any(root in path.parents for root in inside) or path in declared:
-            planned[path] = _file_product(entry, hashes[path], declared.get(path), role)
+    """In the order of their paths. Each file is looked at once, however many trees there are."""
+    declared = {d.raw: d for d in declaration.products}
+    trees = {path for path in declared if path in found.folders} | _found_trees(found, declared)
+    tree_of = _TreeOf(_outermost(trees))
+    below: dict[bytes, list[bytes]] = {root: [] for root in tree_of.roots}
+    planned = []
+    for path in found.files:
+        root = tree_of.path(path)
+        if root is not None:
+            below[root].append(path)
+        if root is None or path in declared:
+            planned.append(_file_product(path, listing, hashes, declared.get(path), role))
+    for root, paths in below.items():
+        planned.append(_tree_product(root, paths, listing, hashes, declared.get(root), role))
     if declaration.quality is not None:
-        planned = _with_run_quality(planned, declaration.quality)
-    return [planned[path] for path in sorted(planned)]
+        planned = [_with_run_quality(product, declaration.quality) for product in planned]
+    return sorted(planned, key=_by_parts)
 
 
-def _found_trees(
-    files: Mapping[PurePosixPath, TreeEntry],
-    folders: set[PurePosixPath],
-    declared: Mapping[PurePosixPath, Declared],
-) -> set[PurePosixPath]:
+def _by_parts(product: PlannedProduct) -> bytes:
+    """Folder by folder: what separates names sorts before all that may be in one."""
+    return product.raw.replace(b"/", b"\0")
+
+
+class _TreeOf:
+    """In which of some trees, none inside another, a file lies; folders are remembered, since many files share one."""
+
+    def __init__(self, roots: set[bytes]) -> None:
+        self.roots = sorted(roots)
+        self._known: dict[bytes, bytes | None] = {b"": None, **{root: root for root in roots}}
+
+    def path(self, path: bytes) -> bytes | None:
+        if len(self._known) == 1:
+            return None
+        return self._folder(path.rpartition(b"/")[0])
+
+    def _folder(self, folder: bytes) -> bytes | None:
+        way = []
+        while folder not in self._known:
+            way.append(folder)
+            folder = folder.rpartition(b"/")[0]
+        found = self._known[folder]
+        self._known |= dict.fromkeys(way, found)
+        return found
+
+
+def _found_trees(found: _Found, declared: Mapping[bytes, Declared]) -> set[bytes]:
     """Zarr-like trees: folders named *.zarr, or that hold a store's marker file; not the type directories themselves."""
-    named = {p for p in folders if p.suffix == ".zarr"}
-    marked = {p.parent for p in files if p.name in TREE_MARKERS and p.parent != PurePosixPath(".")}
-    plain = {PurePosixPath(name) for name in TYPE_BY_DIRECTORY}
-    return {p for p in named | marked if p not in plain and p not in declared}
+    named = {path for path in found.folders if _is_zarr(path.rpartition(b"/")[2])}
+    marked = set()
+    for path in found.files:
+        if path.endswith(_MARKER_ENDS):
+            folder, _, name = path.rpartition(b"/")
+            if name in _MARKERS and folder:
+                marked.add(folder)
+    return {path for path in named | marked if path not in _TYPES and path not in declared}
 
 
-def _outermost(trees: set[PurePosixPath]) -> set[PurePosixPath]:
-    return {p for p in trees if not any(parent in trees for parent in p.parents)}
+def _is_zarr(name: bytes) -> bool:
+    return name.endswith(b".zarr") and name != b".zarr"
 
 
-def _type(path: PurePosixPath, declared: Declared | None, role: StepRole) -> ProductType:
+def _outermost(trees: set[bytes]) -> set[bytes]:
+    return {path for path in trees if not any(folder in trees for folder in _above(path))}
+
+
+def _above(path: bytes) -> Iterable[bytes]:
+    """The folders that a path lies in, the nearest first."""
+    while b"/" in path:
+        path = path.rpartition(b"/")[0]
+        yield path
+
+
+def _type(path: bytes, declared: Declared | None, role: StepRole) -> ProductType:
     if declared is not None and declared.type is not None:
         return declared.type
-    if len(path.parts) > 1 and path.parts[0] in TYPE_BY_DIRECTORY:
-        return TYPE_BY_DIRECTORY[path.parts[0]]
+    first, slash, _ = path.partition(b"/")
+    if slash and first in _TYPES:
+        return _TYPES[first]
     return ProductType.INTERMEDIATE if role is StepRole.INTERMEDIATE else ProductType.UNCLASSIFIED
 
 
-def _file_product(entry: TreeEntry, sha256: str, declared: Declared | None, role: StepRole) -> PlannedProduct:
+def _file_product(
+    path: bytes, listing: Listing, hashes: Hashes, declared: Declared | None, role: StepRole
+) -> PlannedProduct:
     return PlannedProduct(
-        _type(entry.path, declared, role), entry.path, False, entry.size_bytes, 1, sha256,
+        _type(path, declared, role), path, False, size_of(listing.entries[path]), 1, hashes[path].decode("ascii"),
         declared.dims if declared else None, declared.quality if declared else None,
     )  # fmt: skip
 
 
 def _tree_product(
-    root: PurePosixPath,
-    files: Mapping[PurePosixPath, TreeEntry],
-    hashes: Mapping[PurePosixPath, str],
-    declared: Declared | None,
-    role: StepRole,
+    root: bytes, paths: Sequence[bytes], listing: Listing, hashes: Hashes, declared: Declared | None, role: StepRole
 ) -> PlannedProduct:
-    below = [e for path, e in files.items() if root in path.parents]
+    start = len(root) + 1
+    sizes = [size_of(listing.entries[path]) for path in paths]
     digest = tree_digest(
-        (str(e.path.relative_to(root)).encode("utf-8", "surrogateescape"), e.size_bytes, hashes[e.path])
-        for e in below
+        (path[start:], size, hashes[path].decode("ascii")) for path, size in zip(paths, sizes, strict=True)
     )
     return PlannedProduct(
-        _type(root, declared, role), root, True, sum(e.size_bytes for e in below), len(below), digest,
+        _type(root, declared, role), root, True, sum(sizes), len(paths), digest,
         declared.dims if declared else None, declared.quality if declared else None,
     )  # fmt: skip
 
 
-def _with_run_quality(
-    planned: Mapping[PurePosixPath, PlannedProduct], quality: Mapping[str, Any]
-) -> dict[PurePosixPath, PlannedProduct]:
+def _with_run_quality(product: PlannedProduct, quality: Mapping[str, Any]) -> PlannedProduct:
     """Metrics of the whole run go to its science and intermediate products that have none of their own."""
     main = (ProductType.SCIENCE, ProductType.INTERMEDIATE)
-    return {
-        path: replace(p, quality=quality) if p.type in main and p.quality is None else p
-        for path, p in planned.items()
-    }
+    return product._replace(quality=quality) if product.type in main and product.quality is None else product
 
 
 # --- containers ----------------------------------------------------------------------------------------------------------
@@ -330,16 +396,17 @@ def container_failure(exit_code: int, stderr_tail: bytes) -> bool:
     )
 
 
-def _shown(path: PurePosixPath) -> str:
-    return encode_name(str(path))
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
-def _named(what: str, paths: Sequence[PurePosixPath]) -> str:
+def _named(what: str, paths: Sequence[bytes]) -> str:
     more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
-    return f"{what}: {', '.join(_shown(p) for p in paths[:MAX_NAMED])}{more}"
+    return f"{what}: {', '.join(shown(p) for p in paths[:MAX_NAMED])}{more}"
 
 
-def _joined(problems: Any) -> str:
+def joined(problems: Iterable[str]) -> str:
+    """Problems as one sentence: the first of many, and how many more there are."""
     listed = list(problems)
     more = f" (and {len(listed) - MAX_NAMED} more)" if len(listed) > MAX_NAMED else ""
     return "; ".join(listed[:MAX_NAMED]) + more

@@ -239,4 +239,5 @@ def build_resolved_step(step: StepRecord, software: SoftwareVersion) -> Resolved
         partial_exit_codes=tuple(policy.partial_exit_codes),
         max_retries=policy.max_retries,
         retry=policy.retry,
+        verify=(policy.collect or {}).get("verify"),
     )

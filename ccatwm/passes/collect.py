@@ -6,39 +6,56 @@ transaction records products, the current run and who falls due downstream.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TypeVar
 
 import sqlalchemy as sa
 
 from ccatwm.core.gap import EXCLUDED
 from ccatwm.core.latest import LatestLink
-from ccatwm.core.lineage import build_run_record, parse_sha256_list
+from ccatwm.core.lineage import ProductRow, build_run_record, write_run_record
 from ccatwm.core.model import Attempt, FailureClass, Run, RunInput
 from ccatwm.core.names import encode_name
-from ccatwm.core.products import ProductPlan, plan_products
+from ccatwm.core.outputs import (
+    LIST,
+    MAX_RECORD,
+    SUMS,
+    Hashes,
+    Listing,
+    Verify,
+    differences,
+    parse_hashes,
+    parse_listing,
+    shown,
+    size_of,
+    text_path,
+    touched_after,
+    touched_since,
+)
+from ccatwm.core.products import ProductPlan, joined, plan_output
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.exclusions import find_excluded
 from ccatwm.edges.opsdb.stores import attempts, latest, products, runs, sub_groups
 from ccatwm.edges.opsdb.stores.exclusions import active_ids
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, FilesUnavailableError, NoSpaceError
-from ccatwm.interfaces import EntryKind, FileWrite, TreeEntry
+from ccatwm.interfaces import FileWrite, TreeEntry
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import fail_run
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
 
 PRODUCTS_JSON = PurePosixPath("products.json")
-SUMS = "outputs.sha256"
+T = TypeVar("T")
 RUNS_AT_ONCE = 20  # that are read, published and recorded together
 FILES_AT_ONCE = 2000  # of their outputs; where there are more, a run is taken alone
 CLEAN_UP_PER_PASS = 200
 CLEAN_UP_AT_ONCE = 50
 LINKS_AT_ONCE = 500
+HASHED_AT_ONCE = 1000  # files
+HASHED_BYTES = 2 << 30  # of one call: between two the lease is renewed
 
 
 class BadOutputError(CcatwmError):
@@ -58,25 +75,17 @@ class Collected:
     inputs: tuple[RunInput, ...]
     plan: ProductPlan
     warnings: tuple[str, ...]
+    files: int = 0
 
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """Rows of `data_product`."""
-        output = f"{self.attempt.directory}/output"
-        return [
-            {
-                "type": p.type.value,
-                "path": encode_name(str(p.path)),
-                "full_path": encode_name(f"{output}/{p.path}"),
-                "is_directory": p.is_directory,
-                "size_bytes": p.size_bytes,
-                "file_count": p.file_count,
-                "sha256": p.sha256,
-                "dims": p.dims,
-                "quality": p.quality,
-            }
-            for p in self.plan.products
-        ]
+    def rows(self) -> Iterator[ProductRow]:
+        """Rows of `data_product`, one by one: there may be 100,000."""
+        output = f"{encode_name(self.attempt.directory)}/output/"
+        kind, text = None, ""
+        for p in self.plan.products:
+            if p.type is not kind:
+                kind, text = p.type, p.type.value
+            name = p.name
+            yield (text, name, output + name, p.is_directory, p.size_bytes, p.file_count, p.sha256, p.dims, p.quality)
 
 
 def run(context: Context, options: PassOptions) -> PassReport:
@@ -127,12 +136,17 @@ def _collect_some(
 ) -> int:
     """Runs from COLLECTING_RESULTS to COMPLETED, read, published and written down together; the failure of one is its
     own. How many files they have, so that few are together where outputs are large."""
-    outputs = _read_outputs(frame.context, [newest[item.id] for item in some])
+    outputs = _read_each(frame, {newest[item.id].id: _asked(frame, item, newest[item.id]) for item in some})
     good = []
+    files = 0
     for item in some:
         attempt = newest[item.id]
         try:
-            good.append(_collect(frame.context, item, attempt, inputs[item.id], outputs[attempt.id]))
+            found = outputs.pop(attempt.id)
+            if isinstance(found, CcatwmError):
+                raise found
+            good.append(_collect(frame, item, attempt, inputs[item.id], found))
+            files += good[-1].files
         except RecordsNotThereError as error:
             _wait_or_fail(frame, item, error)
         except NO_FAULT_OF_A_RUN:
@@ -149,7 +163,7 @@ def _collect_some(
             frame.report.add("waiting", _item(collected.run, FailureClass.NO_SPACE.value, error.message))
     else:
         _record(frame, good)
-    return sum(len(output.entries or ()) for output in outputs.values())
+    return files
 
 
 def _wait_or_fail(frame: PassFrame, item: Run, error: RecordsNotThereError) -> None:
@@ -171,64 +185,139 @@ def _wait_or_fail(frame: PassFrame, item: Run, error: RecordsNotThereError) -> N
 
 
 @dataclass(frozen=True)
-class Output:
-    """What an attempt left: entries of its output and of `job/` (None where that is no folder), two files of it."""
+class Asked:
+    """What is looked at of an attempt's output."""
 
-    entries: list[TreeEntry] | None
+    folder: PurePosixPath
+    verify: Verify
+
+
+@dataclass(frozen=True)
+class Output:
+    """What an attempt left; None where something is not there. Of very many files these are some megabytes of text."""
+
     job: list[TreeEntry] | None
+    listed: bytes | None  # job/outputs.list: what the job saw
     sums: bytes | None  # job/outputs.sha256
     declared: bytes | None  # output/products.json
+    there: bytes | None  # what is there now; not asked for where the job's list is trusted
 
 
-def _read_outputs(context: Context, some: Sequence[Attempt]) -> dict[int, Output]:
-    """By attempt id, in three questions to the files."""
-    folders = {attempt.id: PurePosixPath(attempt.directory) for attempt in some}
-    trees = context.workfiles.list_trees(f / name for f in folders.values() for name in ("output", "job"))
-    sums = context.workfiles.read_files([f / "job" / SUMS for f in folders.values()], max_bytes=1 << 30)
-    declared = context.workfiles.read_files([f / "output" / PRODUCTS_JSON for f in folders.values()])
+def _asked(frame: PassFrame, item: Run, attempt: Attempt) -> Asked:
+    verify = item.resolved_step.verify or frame.context.settings.collect_verify
+    return Asked(PurePosixPath(attempt.directory), Verify(verify))
+
+
+def _read_each(frame: PassFrame, asked: Mapping[int, Asked]) -> dict[int, Output | CcatwmError]:
+    """By attempt id: its output, or why it cannot be read. An output that cannot be is no reason not to read others."""
+    try:
+        return dict(_read_outputs(frame.context, asked))
+    except NO_FAULT_OF_A_RUN:
+        raise
+    except CcatwmError as error:
+        if len(asked) == 1:
+            return dict.fromkeys(asked, error)
+    return {key: output for one in asked.items() for key, output in _read_each(frame, dict([one])).items()}
+
+
+def _read_outputs(context: Context, asked: Mapping[int, Asked]) -> dict[int, Output]:
+    """In four questions to the files."""
+    folders = [one.folder for one in asked.values()]
+    jobs = context.workfiles.list_trees(folder / "job" for folder in folders)
+    records = [folder / "job" / name for folder in folders for name in (LIST, SUMS)]
+    texts = context.workfiles.read_files(records, max_bytes=MAX_RECORD + 1)
+    declared = context.workfiles.read_files([folder / "output" / PRODUCTS_JSON for folder in folders])
+    looked = [
+        one.folder / "output" for one in asked.values()
+        if one.verify is not Verify.NONE or texts[one.folder / "job" / LIST] is None
+    ]  # fmt: skip
+    there = context.workfiles.list_records(looked)
     return {
         attempt_id: Output(
-            trees[f / "output"], trees[f / "job"], sums[f / "job" / SUMS], declared[f / "output" / PRODUCTS_JSON]
+            jobs[f / "job"], texts[f / "job" / LIST], texts[f / "job" / SUMS], declared[f / "output" / PRODUCTS_JSON],
+            there.get(f / "output"),
         )
-        for attempt_id, f in folders.items()
-    }
+        for attempt_id, f in ((attempt_id, one.folder) for attempt_id, one in asked.items())
+    }  # fmt: skip
 
 
 def _collect(
-    context: Context, item: Run, attempt: Attempt, inputs: Sequence[RunInput], output: Output
+    frame: PassFrame, item: Run, attempt: Attempt, inputs: Sequence[RunInput], output: Output
 ) -> Collected:
-    entries, hashes = _checked_output(context, PurePosixPath(attempt.directory), output)
+    listing, hashes = _checked_output(frame, _asked(frame, item, attempt), output)
     step = item.resolved_step
     exit_code = attempt.exit_code or 0
     partial = exit_code != 0 and exit_code in step.partial_exit_codes
-    plan = plan_products(entries, hashes, output.declared, role=step.role)
+    plan = plan_output(listing, hashes, output.declared, role=step.role)
     if plan.problem is not None:
         raise BadOutputError(plan.problem)
     warnings = [*item.warnings, *plan.warnings]
     if partial:
         warnings.append(f"partial: the program ended with exit code {exit_code}")
-    warnings += _mixed_versions(context, inputs)
-    return Collected(item, attempt, tuple(inputs), plan, tuple(warnings))
+    warnings += _mixed_versions(frame.context, inputs)
+    return Collected(item, attempt, tuple(inputs), plan, tuple(warnings), len(listing.entries))
 
 
-def _checked_output(
-    context: Context, folder: PurePosixPath, output: Output
-) -> tuple[list[TreeEntry], dict[PurePosixPath, str]]:
-    """Entries of the output and the job's checksums; a file changed after it was hashed is hashed again."""
-    listed = next((entry for entry in output.job or () if entry.path == PurePosixPath(SUMS)), None)
-    if output.entries is None or listed is None:
-        raise RecordsNotThereError(f"{folder}: the output or its checksums are not there")
-    hashes = parse_sha256_list(output.sums or b"")
-    late = [e.path for e in output.entries if e.kind is EntryKind.FILE and e.mtime_ns > listed.mtime_ns]
-    if late:
-        again = context.workfiles.hash_files([folder / "output" / path for path in late])
-        for path in late:
-            found = again[folder / "output" / path]
-            if found is None or found[1] != hashes.get(path):
-                raise BadOutputError(
-                    f"output {encode_name(str(path))} was changed after the job had hashed it"
-                )
-    return output.entries, hashes
+def _checked_output(frame: PassFrame, asked: Asked, output: Output) -> tuple[Listing, Hashes]:
+    """What the output holds, and the job's checksums, compared as far as `asked.verify` says.
+
+    Errors: BadOutputError for what is not as the job saw it, RecordsNotThereError.
+    """
+    written = next((entry for entry in output.job or () if entry.path == PurePosixPath(SUMS)), None)
+    if written is None or output.sums is None or (output.there is None and output.listed is None):
+        raise RecordsNotThereError(f"{asked.folder}: the output or its checksums are not there")
+    hashes = _parsed(parse_hashes, output.sums)
+    then = _parsed(parse_listing, output.listed) if output.listed is not None else None
+    if output.there is None and asked.verify is Verify.NONE and then is not None:
+        return then, hashes
+    if output.there is None:
+        raise RecordsNotThereError(f"{asked.folder}: the output is not there")
+    if then is not None and output.there == output.listed:  # mostly, and then there is nothing to compare
+        now = then
+    else:
+        now = _parsed(parse_listing, output.there)
+    if then is not None and (wrong := differences(then, now)):
+        raise BadOutputError(joined(wrong))
+    touched: Iterable[bytes] = touched_after(now, written.mtime_ns) if then is None else touched_since(then, now)
+    _hash_again(frame, asked.folder / "output", now.files() if asked.verify is Verify.FULL else touched, now, hashes)
+    return now, hashes
+
+
+def _parsed(parse: Callable[[bytes], T], record: bytes) -> T:
+    """Errors: BadOutputError for a record that is too long or no whole one."""
+    if len(record) > MAX_RECORD:
+        raise BadOutputError(
+            f"the record of its files is longer than {MAX_RECORD >> 20} MiB: write fewer and larger files, such as shards"
+        )
+    try:
+        return parse(record)
+    except ValueError as error:
+        raise BadOutputError(str(error)) from error
+
+
+def _hash_again(frame: PassFrame, output: PurePosixPath, paths: Iterable[bytes], now: Listing, hashes: Hashes) -> None:
+    """Errors: BadOutputError for a file whose content is not what the job hashed."""
+    for some in _some(paths, now):
+        frame.checkpoint()
+        again = frame.context.workfiles.hash_files([output / text_path(path) for path in some])
+        for path in some:
+            found = again[output / text_path(path)]
+            if path in hashes and (found is None or found[1].encode() != hashes[path]):
+                raise BadOutputError(f"output {shown(path)} was changed after the job had hashed it")
+
+
+def _some(paths: Iterable[bytes], now: Listing) -> Iterator[list[bytes]]:
+    """As many files as one call hashes."""
+    some: list[bytes] = []
+    size = 0
+    for path in paths:
+        some.append(path)
+        size += size_of(now.entries[path])
+        if len(some) == HASHED_AT_ONCE or size >= HASHED_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 def _mixed_versions(context: Context, inputs: Sequence[RunInput]) -> list[str]:
@@ -276,11 +365,9 @@ def _publish(context: Context, good: Sequence[Collected]) -> None:
 
 
 def _run_record(context: Context, collected: Collected) -> FileWrite:
-    record = build_run_record(
-        replace(collected.run, warnings=collected.warnings), collected.attempt, collected.inputs, collected.rows,
-        uid=context.ops_db_uid,
-    )  # fmt: skip
-    content = json.dumps(record, indent=1, sort_keys=True).encode()
+    run = replace(collected.run, warnings=collected.warnings)
+    record = build_run_record(run, collected.attempt, collected.inputs, uid=context.ops_db_uid)
+    content = write_run_record(record, collected.rows())
     return FileWrite(PurePosixPath(collected.run.directory) / "run.json", content)
 
 
@@ -295,7 +382,7 @@ def _record(frame: PassFrame, good: Sequence[Collected]) -> None:
                 changed |= _complete(frame, connection, [collected])
         recorded = [collected for collected in good if collected.run.id in changed]
         for collected in recorded:
-            products.insert_products(connection, collected.run.id, collected.rows, frame.now)
+            products.insert_products(connection, collected.run.id, collected.rows(), frame.now)
         counted = [collected.run for collected in recorded if not collected.run.trial]
         stale = _excluded(frame, connection, counted)
         for item in counted:

@@ -37,6 +37,7 @@ NO_FIELD = {"SITE", "OPSDB_URL_FILE"}
 COMPUTED = {"site", "site_dir", "origins", "extra"}
 
 CHOICES = {
+    "COLLECT_VERIFY": ("none", "size", "full"),
     "OBSERVATIONS": ("managed", "foreign"),
     "CONTAINER_RUNTIME": ("apptainer", "singularity", "none"),
     "STAGING_MODE": ("fetch",),

@@ -122,6 +122,7 @@ class Settings:
     retry_base_seconds: int = 60
     retry_max_seconds: int = 3600
     record_wait_seconds: int = 120  # how long an ended job's exit record may take to show
+    collect_verify: str = "size"  # none | size | full: how outputs are compared with what their jobs saw
     confirm_runs: int = 500
     trip_after: int = 20
     backfill_open_runs: int = 100  # most runs of one backfill that are open at once

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ccatwm.edges.workfiles._folders import record as record_of
 from ccatwm.interfaces import (
     Effects,
     Found,
@@ -155,6 +156,9 @@ def run_task(base: Path, directory: str, token: str, program: Program) -> int:
     (attempt / "job" / "started.json").write_text(json.dumps({"format": 1, "token": token, "host": "fake"}))
     manifest = json.loads((attempt / "config" / "manifest.json").read_text())
     code = program(attempt / "output", manifest)
+    folder = os.open(attempt / "output", os.O_RDONLY)
+    (attempt / "job" / "outputs.list").write_bytes(record_of(folder))
+    os.close(folder)
     sums = b"".join(
         _sum(attempt / "output", path) for path in sorted((attempt / "output").rglob("*")) if path.is_file()
     )

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from ccatwm.core.outcomes import parse_exit_record
+from ccatwm.core.outputs import parse_listing, size_of
 from tests.disks import small_disk
 
 pytestmark = pytest.mark.quick
@@ -106,6 +107,16 @@ def attempt(tmp_path: Path) -> Attempt:
 
 
 # --- the ordinary end ----------------------------------------------------------------------------------
+
+
+def test_the_output_is_listed_as_it_was_before_it_is_hashed(attempt: Attempt) -> None:
+    attempt.payload("mkdir ../output/d; printf abc >../output/d/a; ln -s d/a ../output/l; mkfifo ../output/p")
+    assert attempt.run() == 0
+    listing = parse_listing((attempt.folder / "job" / "outputs.list").read_bytes())
+    kinds = {path: head[:1] for path, head in listing.entries.items()}
+    assert kinds == {b"d": b"d", b"d/a": b"f", b"l": b"l", b"p": b"p"}
+    assert size_of(listing.entries[b"d/a"]) == 3 and listing.targets == {b"l": b"d/a"}
+    assert list(attempt.sums()) == [b"d/a"]
 
 
 def test_the_record_tells_the_exit_code_of_the_payload(attempt: Attempt) -> None:

@@ -457,9 +457,19 @@ if [ "$code" -ne 0 ] && ran_out_of_memory "$code"; then finish "$code" out-of-me
 # A program that failed on a disk that is full now: the next attempt may find room.
 if [ "$code" -ne 0 ] && is_full; then finish "$code" no-space null; fi
 
-# --- 7. checksums of what it wrote ---
+# --- 7. what it wrote: kind, size, time of change, path and where links lead; then checksums of the files ---
 
+list_outputs() { (cd output && exec find . -mindepth 1 -printf '%y %s %T@\0%P\0%l\0'); }
 hash_outputs() { (cd output && exec find . -type f -exec sha256sum -z -- {} +); }
+
+list_outputs </dev/null >"job/.outputs.list.$restart" 2>>logs/stderr.log &
+pid=$!
+wait_until_gone "$pid"
+list_code=$status
+pid=
+[ -z "$signal" ] || finish "$code" signalled null
+# Without a list it is collected by what is there then.
+if [ "$list_code" -ne 0 ] || ! mv -f "job/.outputs.list.$restart" job/outputs.list; then rm -f "job/.outputs.list.$restart"; fi
 
 hash_outputs </dev/null >"job/.outputs.sha256.$restart" 2>>logs/stderr.log &
 pid=$!

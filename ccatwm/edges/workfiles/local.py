@@ -22,6 +22,7 @@ from ccatwm.edges.workfiles._folders import (
     Sweeper,
     hidden_name,
     names_of_folders,
+    record,
     remove_entry,
     statuses,
     walk,
@@ -275,6 +276,15 @@ class LocalWorkFiles:
                 with self._at(path):
                     folder = folders.find(_parts(path))
                     answers[path] = None if folder is None else _measure(folder, names)
+        return answers
+
+    def list_records(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, bytes | None]:
+        answers: dict[PurePosixPath, bytes | None] = {}
+        with self._folders() as folders:
+            for path in paths:
+                with self._at(path):
+                    folder = folders.find(_parts(path))
+                    answers[path] = None if folder is None else record(folder)
         return answers
 
     def list_folders(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
@@ -608,9 +618,10 @@ def _read(parent: int, name: str, max_bytes: int, *, tail: bool) -> bytes | None
     if descriptor is None:
         return None
     with open(descriptor, "rb") as stream:
+        size = os.fstat(descriptor).st_size
         if tail:
-            stream.seek(max(0, os.fstat(descriptor).st_size - max_bytes))
-        return stream.read(max_bytes)
+            stream.seek(max(0, size - max_bytes))
+        return stream.read(min(max_bytes, size))  # as much memory is taken as is asked for
 
 
 def _hash(parent: int, name: str) -> tuple[int, str] | None:

@@ -114,6 +114,12 @@ class SshWorkFiles:
     def measure_trees(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, TreeSize | None]:
         return self._each("measure_trees", paths)
 
+    def list_records(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, bytes | None]:
+        answers: dict[PurePosixPath, bytes | None] = {}
+        for some in _cut(paths, lambda _: TOGETHER_BYTES // TREES_TOGETHER):
+            answers |= self._call("list_records", paths=some)
+        return answers
+
     def list_folders(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
         answers: dict[PurePosixPath, list[str]] = {}
         for some in _cut(paths, lambda _: TOGETHER_BYTES // TREES_TOGETHER):

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.lineage import PRODUCT_COLUMNS, ProductRow
 from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.bulk import JsonText, insert_rows, json_text
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.latest import mark_links_due
 
 product = t.data_product
+ROWS_AT_ONCE = 5000
 
 
-def insert_products(
-    connection: sa.Connection, run_id: int, rows: Sequence[dict[str, Any]], now: datetime
-) -> None:
-    """The products of a run; each row has type, path, full_path, is_directory, size_bytes, file_count, sha256."""
-    if rows:
-        connection.execute(
-            sa.insert(product),
-            [{"run_id": run_id, "status": "present", "created_at": now, **row} for row in rows],
-        )
+def insert_products(connection: sa.Connection, run_id: int, rows: Iterable[ProductRow], now: datetime) -> None:
+    """The products of a run. Many are never held together."""
+    rows = iter(rows)
+    while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
+        made = ((run_id, "present", now, *plain, _text(dims), _text(quality)) for *plain, dims, quality in some)
+        insert_rows(connection, product, ("run_id", "status", "created_at", *PRODUCT_COLUMNS), made)
+
+
+_NOTHING = json_text(None)
+
+
+def _text(value: Any) -> JsonText:
+    """Most products have neither dims nor metrics."""
+    return _NOTHING if value is None else json_text(value)
 
 
 def product_paths(connection: sa.Connection, product_ids: Collection[int]) -> dict[int, str]:
