@@ -41,6 +41,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "products": (
         ("ccatwm products --pipeline maps --step grid --type SCIENCE", "maps that count now"),
+        ("ccatwm products --rule qa.rms_k:lt:0.2 --rule dims.line:eq:CO43", "by what their programs said of them"),
         ("ccatwm products --all --since 2026-03-01 --limit 1000", "whatever was made since"),
     ),
     "show": (("ccatwm show 17", "with the last lines of its logs, and what to type next"),),

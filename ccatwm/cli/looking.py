@@ -19,6 +19,13 @@ Run = Annotated[int, typer.Argument(metavar="RUN", help="Number of a run.")]
 Type = Annotated[
     list[str] | None, typer.Option("--type", metavar="TYPE", help="Of this type (SCIENCE, ...).")
 ]
+Rules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rule", metavar="PATH:OPERATOR:VALUE",
+        help="By what products.json says of it: qa.rms_k:lt:0.2, dims.line:eq:CO43; several must all hold.",
+    ),
+]  # fmt: skip
 All = Annotated[bool, typer.Option("--all", help="Also those that a newer product replaced.")]
 
 
@@ -140,19 +147,22 @@ def products(
     since: Since = None,
     until: Until = None,
     types: Type = None,
+    rules: Rules = None,
     all_of_them: All = False,
     limit: Limit = None,
 ) -> int:
     """List data products that count now, newest first (200 unless --limit says otherwise)."""
+    from ccatwm.core.product_rules import parse_product_rules
     from ccatwm.views.products import COLUMNS, DEFAULT_LIMIT, build_products, latest_line, product_cells
 
+    wanted = parse_product_rules(rules or ())
     context = _open(common)
     selection = read_selection(
         context.clock.now(), pipeline, step, sub_group, status, failure_class, since, until, types
     )
     base_dir = _base_dir(context)
     document = build_products(
-        context.database, selection, base_dir=base_dir, all_of_them=all_of_them, limit=limit or DEFAULT_LIMIT
+        context.database, selection, wanted, base_dir=base_dir, all_of_them=all_of_them, limit=limit or DEFAULT_LIMIT
     )
     cells = [product_cells(row, str(base_dir)) for row in document["products"]]
     _show_rows(common, document, "products", COLUMNS, cells, below=str(base_dir))

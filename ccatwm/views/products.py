@@ -8,6 +8,7 @@ from typing import Any
 
 from ccatwm.core.latest import LATEST, is_usable, latest_path
 from ccatwm.core.names import decode_name
+from ccatwm.core.rules import Rule
 from ccatwm.core.selection import Selection
 from ccatwm.core.wording import size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
@@ -20,6 +21,7 @@ COLUMNS = ("product", "run", "type", "size", "sha256", "file")
 def build_products(
     database: Database,
     selection: Selection,
+    rules: Sequence[Rule] = (),
     *,
     base_dir: PurePosixPath,
     all_of_them: bool = False,
@@ -28,10 +30,10 @@ def build_products(
     """The document `ccatwm.products/1`: current products newest first, or all that were ever recorded."""
     with database.read() as connection:
         views.check_selection(connection, selection)
-        rows = views.list_products(connection, selection, all_of_them=all_of_them, limit=limit)
+        rows = views.list_products(connection, selection, rules, all_of_them=all_of_them, limit=limit)
         total = len(rows)
         if limit is not None and total == limit:
-            total = views.count_products(connection, selection, all_of_them=all_of_them)
+            total = views.count_products(connection, selection, rules, all_of_them=all_of_them)
     return {
         "schema": "ccatwm.products/1",
         "all": all_of_them,

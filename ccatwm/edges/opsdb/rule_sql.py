@@ -34,96 +34,17 @@ Expression = sa.ColumnElement[Any]
 Condition = sa.ColumnElement[bool]
 
 
-class RuleCompiler:
-    """Rules to conditions, on one kind of database; tables that rules need are joined to `joins`."""
+class ValueComparer:
+    """Comparisons of a column with values, on one kind of database."""
 
-    def __init__(self, tables: ObservationTables, dialect: str) -> None:
-        self._tables = tables
+    def __init__(self, dialect: str) -> None:
         self._sqlite = dialect == "sqlite"
 
-    def compile(self, node: Node, joins: Joins, now: datetime) -> Condition:
-        """True where the rules match; elsewhere false or, where nothing is negated, NULL."""
-        if isinstance(node, Rule):
-            return self._rule(node, joins, now)
-        if isinstance(node, Not):
-            return _complement(self.compile(node.part, joins, now))
-        parts = [self.compile(part, joins, now) for part in node.parts]
-        if isinstance(node, AnyOf):
-            return sa.or_(sa.false(), *parts).self_group()
-        assert isinstance(node, AllOf)
-        return sa.and_(sa.true(), *parts).self_group()
-
-    def _rule(self, rule: Rule, joins: Joins, now: datetime) -> Condition:
+    def json_condition(self, rule: Rule, column: Expression) -> Condition:
+        """A rule about a value in a JSON column, wherever that column is from; never NULL where it is negated."""
         if rule.operator in NEGATIVE:
-            return _complement(self._rule(replace(rule, operator=NEGATIVE[rule.operator]), joins, now))
-        table, column = self._tables.resolve(rule.table, rule.column)
-        path = self._tables.paths(table)[0]
-        first_many = next((n for n, edge in enumerate(path) if edge.many), None)
-        if first_many is not None:
-            return self._exists(rule, path, first_many, joins, now)
-        return self._comparison(rule, self._tables.column(table, column, joins.reach(table)), now)
-
-    def _exists(
-        self, rule: Rule, path: Sequence[Edge], first_many: int, joins: Joins, now: datetime
-    ) -> Condition:
-        """Some row behind a to-many edge matches: EXISTS, so that packages never multiply."""
-        edge = path[first_many]
-        outer = joins.reach(edge.left)
-        inside = Joins(self._tables, start=edge.right)
-        target = inside.reach_along(path[first_many + 1 :])
-        table, column = self._tables.resolve(rule.table, rule.column)
-        match = self._comparison(rule, self._tables.column(table, column, target), now)
-        rows = sa.select(sa.literal(1)).select_from(inside.clause)
-        return rows.where(joins.link(edge, outer, inside.start), match).correlate(outer).exists()
-
-    def is_reversed(self, rule: Rule) -> bool:
-        """Whether the first bound of a `between` lies above the second, as the database will compare them."""
-        column = self._tables.column(*self._tables.resolve(rule.table, rule.column))
-        low, high = (self._bound(rule, column, value, _NEVER)[0] for value in rule.value)
-        return bool(low > high)
-
-    # --- one comparison ---------------------------------------------------------------------------
-
-    def _comparison(self, rule: Rule, column: Expression, now: datetime) -> Condition:
-        if is_json(column):
-            return self._json_comparison(rule, column)
-        if rule.operator == "not_null":
-            return column.is_not(None)
-        if rule.operator in ("like", "ilike"):
-            return self._like(as_text(column), rule.value, sensitive=rule.operator == "like")
-        values = [bound for value in values_of(rule) for bound in self._bound(rule, column, value, now)]
-        if rule.operator in ("eq", "in"):
-            return self._is_one_of(rule.operator, column, values)
-        return self._compare(rule.operator, as_text(column), values)
-
-    def _is_one_of(self, operator: str, column: Expression, values: Sequence[Any]) -> Condition:
-        """The column itself is compared, so that its index is used, with what can be a value of its type."""
-        if isinstance(column.type, Opaque):
-            column = as_text(column)
-        possible = [value for value in values if is_possible(column, value)]
-        if values and not possible:
-            return sa.false()
-        return self._compare("eq" if operator == "eq" and len(possible) == 1 else "in", column, possible)
-
-    def is_one_of(self, table: str, column: str, values: Sequence[Any], of: Expression) -> Condition:
-        """Whether a column is one of values, in our words."""
-        stored = [theirs for value in values for theirs in self._tables.stored(table, column, value)]
-        return self._is_one_of("in", of, stored)
-
-    def _bound(self, rule: Rule, column: Expression, value: Any, now: datetime) -> tuple[Any, ...]:
-        """The value as the database has it: one, or several that mean the same."""
-        if rule.operator == "since":
-            delta = parse_since(value)
-            assert delta is not None
-            return ((now - delta).date() if kind_of(column) == "date" else now - delta,)
-        if kind_of(column) == "time":
-            return (parse_moment(value),)
-        if kind_of(column) == "date":
-            return (date.fromisoformat(value),)
-        if isinstance(column.type, sa.Float):  # PostgreSQL would round integers, SQLite would not
-            return (float(value),)
-        stored = self._tables.stored(*self._tables.resolve(rule.table, rule.column), value)
-        return stored if rule.operator in ("eq", "in") else stored[:1]
+            return _complement(self.json_condition(replace(rule, operator=NEGATIVE[rule.operator]), column))
+        return self._json_comparison(rule, column)
 
     def _compare(self, operator: str, column: Expression, values: Sequence[Any]) -> Condition:
         if operator == "eq":
@@ -229,6 +150,98 @@ class RuleCompiler:
             return None
         value = json.loads(text, parse_float=Decimal, parse_int=Decimal)
         return text_of(value[0] if self._sqlite else value)
+
+
+class RuleCompiler(ValueComparer):
+    """Rules to conditions, on one kind of database; tables that rules need are joined to `joins`."""
+
+    def __init__(self, tables: ObservationTables, dialect: str) -> None:
+        super().__init__(dialect)
+        self._tables = tables
+
+    def compile(self, node: Node, joins: Joins, now: datetime) -> Condition:
+        """True where the rules match; elsewhere false or, where nothing is negated, NULL."""
+        if isinstance(node, Rule):
+            return self._rule(node, joins, now)
+        if isinstance(node, Not):
+            return _complement(self.compile(node.part, joins, now))
+        parts = [self.compile(part, joins, now) for part in node.parts]
+        if isinstance(node, AnyOf):
+            return sa.or_(sa.false(), *parts).self_group()
+        assert isinstance(node, AllOf)
+        return sa.and_(sa.true(), *parts).self_group()
+
+    def _rule(self, rule: Rule, joins: Joins, now: datetime) -> Condition:
+        if rule.operator in NEGATIVE:
+            return _complement(self._rule(replace(rule, operator=NEGATIVE[rule.operator]), joins, now))
+        table, column = self._tables.resolve(rule.table, rule.column)
+        path = self._tables.paths(table)[0]
+        first_many = next((n for n, edge in enumerate(path) if edge.many), None)
+        if first_many is not None:
+            return self._exists(rule, path, first_many, joins, now)
+        return self._comparison(rule, self._tables.column(table, column, joins.reach(table)), now)
+
+    def _exists(
+        self, rule: Rule, path: Sequence[Edge], first_many: int, joins: Joins, now: datetime
+    ) -> Condition:
+        """Some row behind a to-many edge matches: EXISTS, so that packages never multiply."""
+        edge = path[first_many]
+        outer = joins.reach(edge.left)
+        inside = Joins(self._tables, start=edge.right)
+        target = inside.reach_along(path[first_many + 1 :])
+        table, column = self._tables.resolve(rule.table, rule.column)
+        match = self._comparison(rule, self._tables.column(table, column, target), now)
+        rows = sa.select(sa.literal(1)).select_from(inside.clause)
+        return rows.where(joins.link(edge, outer, inside.start), match).correlate(outer).exists()
+
+    def is_reversed(self, rule: Rule) -> bool:
+        """Whether the first bound of a `between` lies above the second, as the database will compare them."""
+        column = self._tables.column(*self._tables.resolve(rule.table, rule.column))
+        low, high = (self._bound(rule, column, value, _NEVER)[0] for value in rule.value)
+        return bool(low > high)
+
+    # --- one comparison ---------------------------------------------------------------------------
+
+    def _comparison(self, rule: Rule, column: Expression, now: datetime) -> Condition:
+        if is_json(column):
+            return self._json_comparison(rule, column)
+        if rule.operator == "not_null":
+            return column.is_not(None)
+        if rule.operator in ("like", "ilike"):
+            return self._like(as_text(column), rule.value, sensitive=rule.operator == "like")
+        values = [bound for value in values_of(rule) for bound in self._bound(rule, column, value, now)]
+        if rule.operator in ("eq", "in"):
+            return self._is_one_of(rule.operator, column, values)
+        return self._compare(rule.operator, as_text(column), values)
+
+    def _is_one_of(self, operator: str, column: Expression, values: Sequence[Any]) -> Condition:
+        """The column itself is compared, so that its index is used, with what can be a value of its type."""
+        if isinstance(column.type, Opaque):
+            column = as_text(column)
+        possible = [value for value in values if is_possible(column, value)]
+        if values and not possible:
+            return sa.false()
+        return self._compare("eq" if operator == "eq" and len(possible) == 1 else "in", column, possible)
+
+    def is_one_of(self, table: str, column: str, values: Sequence[Any], of: Expression) -> Condition:
+        """Whether a column is one of values, in our words."""
+        stored = [theirs for value in values for theirs in self._tables.stored(table, column, value)]
+        return self._is_one_of("in", of, stored)
+
+    def _bound(self, rule: Rule, column: Expression, value: Any, now: datetime) -> tuple[Any, ...]:
+        """The value as the database has it: one, or several that mean the same."""
+        if rule.operator == "since":
+            delta = parse_since(value)
+            assert delta is not None
+            return ((now - delta).date() if kind_of(column) == "date" else now - delta,)
+        if kind_of(column) == "time":
+            return (parse_moment(value),)
+        if kind_of(column) == "date":
+            return (date.fromisoformat(value),)
+        if isinstance(column.type, sa.Float):  # PostgreSQL would round integers, SQLite would not
+            return (float(value),)
+        stored = self._tables.stored(*self._tables.resolve(rule.table, rule.column), value)
+        return stored if rule.operator in ("eq", "in") else stored[:1]
 
 
 def _exact(value: Any) -> Any:

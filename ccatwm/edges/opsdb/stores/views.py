@@ -5,17 +5,19 @@ Every function asks a bounded number of set-wise queries, whatever the number of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from ccatwm.core.gap import EXCLUDED
+from ccatwm.core.rules import Rule
 from ccatwm.core.selection import Selection, suggest
 from ccatwm.core.states import RunStatus
 from ccatwm.core.subgroups import natural_key
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.grouping import GroupingEngine
+from ccatwm.edges.opsdb.rule_sql import ValueComparer
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.trash import removed_products
 from ccatwm.errors import UsageError
@@ -315,17 +317,27 @@ def _select_products() -> sa.Select[Any]:
 
 
 def list_products(
-    connection: sa.Connection, selection: Selection, *, all_of_them: bool = False, limit: int | None = None
+    connection: sa.Connection, selection: Selection, rules: Sequence[Rule] = (), *, all_of_them: bool = False,
+    limit: int | None = None,
 ) -> list[Row]:
-    """Products, newest first: current ones that are there and not made from excluded input, or all."""
-    query = _select_products().where(*_where_product(selection, all_of_them))
+    """Products, newest first: current ones that are there and not made from excluded input, or all. `rules` about their
+    quality metrics and dims all hold."""
+    query = _select_products().where(*_where_product(selection, all_of_them), *_where_rules(connection, rules))
     found = [_product(row) for row in _rows(connection, query.order_by(product.c.id.desc()).limit(limit))]
     return _with_removals(connection, found)
 
 
-def count_products(connection: sa.Connection, selection: Selection, *, all_of_them: bool = False) -> int:
-    query = _select_products().where(*_where_product(selection, all_of_them)).subquery()
+def count_products(
+    connection: sa.Connection, selection: Selection, rules: Sequence[Rule] = (), *, all_of_them: bool = False
+) -> int:
+    conditions = (*_where_product(selection, all_of_them), *_where_rules(connection, rules))
+    query = _select_products().where(*conditions).subquery()
     return int(connection.execute(sa.select(sa.func.count()).select_from(query)).scalar_one())
+
+
+def _where_rules(connection: sa.Connection, rules: Sequence[Rule]) -> list[sa.ColumnElement[bool]]:
+    comparer = ValueComparer(connection.dialect.name)
+    return [comparer.json_condition(rule, product.c[rule.column]) for rule in rules]
 
 
 def _where_product(selection: Selection, all_of_them: bool) -> list[sa.ColumnElement[bool]]:

@@ -1,0 +1,74 @@
+"""Rules by which products are searched: `qa.rms_k:lt:0.2`, typed on a command line. Pure.
+
+Operators and their values are those of filter rules (`core.rules`). What is compared is a value that a program declared in
+`products.json`: a rule compares with values of its own kind, and matches what is not there only where it asks for that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ccatwm.core.rules import OPERATORS, Rule, choices, is_scalar, wrong_json_path
+from ccatwm.errors import Problem, UsageError
+
+COLUMNS = {"qa": "quality", "quality": "quality", "dims": "dims"}
+SEARCH_OPERATORS = tuple(name for name in OPERATORS if name != "since")  # values of JSON are no times
+WITHOUT_VALUE = ("is_null", "not_null")
+OF_TEXT = ("like", "ilike")
+OF_MANY = ("in", "not_in", "between")
+FORM = "write PATH:OPERATOR:VALUE, such as qa.rms_k:lt:0.2 or dims.line:eq:CO43"
+
+
+def parse_product_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
+    """All of them have to hold. Errors: UsageError with all mistakes at once, each with what is allowed."""
+    problems: list[Problem] = []
+    rules = [_rule(text, problems) for text in texts]
+    if problems:
+        raise UsageError("the rules are wrong", problems=problems)
+    return tuple(rule for rule in rules if rule is not None)
+
+
+def _rule(text: str, problems: list[Problem]) -> Rule | None:
+    where = f"--rule {text}"
+    path, colon, rest = text.partition(":")
+    operator, _, written = rest.partition(":")
+    if not colon or not path:
+        problems.append(Problem(where, "is no rule", FORM))
+        return None
+    if operator not in SEARCH_OPERATORS:
+        problems.append(Problem(where, f"unknown operator {operator!r}", choices(operator, SEARCH_OPERATORS)))
+        return None
+    column, inner = _column(path)
+    wanted = wrong_json_path(inner)
+    if wanted:
+        problems.append(Problem(where, f"path {path!r} names no value", wanted))
+        return None
+    has_value = rest.count(":") > 0
+    value = _value(operator, written) if has_value else None
+    if wrong := OPERATORS[operator](value):
+        problems.append(Problem(where, f"operator {operator} with value {written!r}", f"it takes {wrong}; {FORM}"))
+        return None
+    return Rule("DataProduct", column, operator, value, inner, where)
+
+
+def _column(path: str) -> tuple[str, str]:
+    """(column, path in it). A path that begins with no column's name is one of the quality metrics."""
+    first, dot, rest = path.partition(".")
+    return (COLUMNS[first], rest) if dot and first in COLUMNS else ("quality", path)
+
+
+def _value(operator: str, written: str) -> Any:
+    if operator in WITHOUT_VALUE or operator in OF_TEXT:
+        return written
+    return [_scalar(part) for part in written.split(",")] if operator in OF_MANY else _scalar(written)
+
+
+def _scalar(written: str) -> Any:
+    """A number, true, false or a text in quotation marks as JSON has them; anything else is a text as it stands."""
+    try:
+        value = json.loads(written)
+    except (ValueError, RecursionError):
+        return written
+    return value if value is not None and is_scalar(value) else written

@@ -1,0 +1,72 @@
+"""Rules by which products are searched, as they are typed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ccatwm.core.product_rules import SEARCH_OPERATORS, parse_product_rules
+from ccatwm.errors import UsageError
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("qa.rms_k:lt:0.2", ("quality", "rms_k", "lt", 0.2)),
+        ("quality.rms_k:lt:0.2", ("quality", "rms_k", "lt", 0.2)),
+        ("rms_k:lt:0.2", ("quality", "rms_k", "lt", 0.2)),
+        ("baseline.order:eq:3", ("quality", "baseline.order", "eq", 3)),
+        ("dims.line:eq:CO43", ("dims", "line", "eq", "CO43")),
+        ("qa.dims.x:gte:1", ("quality", "dims.x", "gte", 1)),
+        ("dims:eq:x", ("quality", "dims", "eq", "x")),
+        ("dims.line:in:CO43,CI", ("dims", "line", "in", ["CO43", "CI"])),
+        ("qa.n:between:1,2.5", ("quality", "n", "between", [1, 2.5])),
+        ("qa.good:eq:true", ("quality", "good", "eq", True)),
+        ('dims.scan:eq:"123"', ("dims", "scan", "eq", "123")),
+        ("qa.at:eq:12:30", ("quality", "at", "eq", "12:30")),
+        ("dims.line:like:1%", ("dims", "line", "like", "1%")),
+        ("qa.rms_k:is_null", ("quality", "rms_k", "is_null", None)),
+        ("qa.n:eq:null", ("quality", "n", "eq", "null")),
+        ("qa.n:eq:NaN", ("quality", "n", "eq", "NaN")),
+    ],
+)
+def test_a_rule_is_read(text: str, expected: tuple[Any, ...]) -> None:
+    (rule,) = parse_product_rules([text])
+    assert (rule.column, rule.json_path, rule.operator, rule.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "next_"),
+    [
+        ("qa.rms_k", "is no rule", "PATH:OPERATOR:VALUE"),
+        (":lt:1", "is no rule", "PATH:OPERATOR:VALUE"),
+        ("qa.rms_k:les:1", "unknown operator 'les'", "lt"),
+        ("qa.rms_k:since:3d", "unknown operator 'since'", "allowed: eq, neq"),
+        ("qa.rms_k:lt", "operator lt with value ''", "it takes a text or a number"),
+        ("qa.rms_k:lt:true", "operator lt with value 'true'", "it takes a text or a number"),
+        ("qa.rms_k:between:1", "operator between", "a list of two"),
+        ("qa.rms_k:is_null:1", "operator is_null", "no value"),
+        ("qa.a..b:eq:1", "path 'qa.a..b' names no value", "keys between dots"),
+        ("qa.:eq:1", "path 'qa.' names no value", "keys between dots"),
+    ],
+)
+def test_a_wrong_rule_says_what_is_allowed(text: str, what: str, next_: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_product_rules([text])
+    (problem,) = caught.value.problems
+    assert what in problem.what and next_ in problem.next and text in problem.where
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_product_rules(["x", "qa.a:lt:1", "qa.b:nearly:1"])
+    assert len(caught.value.problems) == 2
+
+
+def test_every_operator_of_filter_rules_but_that_of_times_is_there() -> None:
+    assert set(SEARCH_OPERATORS) == {
+        "eq", "neq", "in", "not_in", "gt", "gte", "lt", "lte", "like", "ilike", "between", "is_null", "not_null",
+    }  # fmt: skip
