@@ -38,7 +38,8 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import backfills, leases, views
 from ccatwm.edges.opsdb.stores.companions import Far, find_nearest, list_links
 from ccatwm.edges.opsdb.stores.steps import get_step_record
-from ccatwm.edges.opsdb.stores.sub_groups import list_feeds
+from ccatwm.edges.opsdb.stores.sub_groups import list_feeds, removed_runs
+from ccatwm.edges.opsdb.stores.trash import Trashed, removed_products
 from ccatwm.views.runs import NO_CEILING, is_paused, run_state, waits_for_space
 from ccatwm.views.throttled import add_throttles
 
@@ -63,6 +64,7 @@ class Facts:
     acceptance: Mapping[str, Any] | None = None  # of the wanted recipe: reason, actor, created_at
     taken_back: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # runs cancelled with their backfill
     to_come: Mapping[str, Any] | None = None  # the backfill that has not looked at it yet
+    removed: Trashed | None = None  # what took the files of its current product
     far: Mapping[str, Far | None] = field(default_factory=dict)  # by companion that it waits for: the nearest one there is
 
     @property
@@ -160,6 +162,8 @@ def _list_facts(
     backfilled = [r["run"] for found in runs.values() for r in found if r["superseded"] and r["backfill_id"] is not None]
     taken_back = backfills.list_taken_back(connection, backfilled)
     to_come = backfills.list_to_come(connection, step["id"], [group["id"] for group in groups])
+    current = {g["current_run_id"] for g in groups if g["current_run_id"] is not None}
+    removed = removed_products(connection, removed_runs(connection, current))
     trigger = effective_trigger(
         step["trigger_type"],
         step["trigger_config"],
@@ -181,6 +185,7 @@ def _list_facts(
             acceptances.get(group["id"]),
             taken_back,
             to_come.get(group["id"]),
+            removed.get(group["current_run_id"]),
             _list_far(connection, step["id"], group),
         )
         for group in groups
@@ -222,6 +227,8 @@ def _explain(facts: Facts) -> dict[str, Any]:
         "next_tick_at": utc_text(facts.tick),
         "current_run": group["current_run_id"],
         "stale": group["stale"],
+        "files_removed_at": utc_text(facts.removed.doomed_at) if facts.removed else None,
+        "files_removed_because": facts.removed.reason if facts.removed else None,
         "held": group["held"],
         "open_run": opened["run"] if opened else None,
         "backfill": group["backfill_id"],
@@ -284,7 +291,19 @@ def _why(facts: Facts) -> tuple[list[str], list[str]]:
         why.append(
             f"its current product, of run {facts.group['current_run_id']}, is stale: {facts.group['stale']}"
         )
+    if facts.removed is not None:
+        told, back = _removed(facts, facts.removed)
+        why.append(told)
+        then += back
     return why, list(dict.fromkeys(then))
+
+
+def _removed(facts: Facts, removed: Trashed) -> tuple[str, list[str]]:
+    """That the files of the current product were removed, and what brings them back."""
+    where = f"deleted at {clock_text(removed.deleted_at)}" if removed.deleted_at else "in the trash"
+    text = f"the files of run {removed.run} were removed at {clock_text(removed.doomed_at)}: {removed.reason}; now {where}"
+    undo = [] if removed.deleted_at else [f"a person says `ccatwm gc --undo {removed.run}`, which brings the files back"]
+    return text, [*undo, f"a run that reads the files has them made again; so does a person: `{facts.asking}`"]
 
 
 def _tell_to_come(backfill: Mapping[str, Any], why: list[str]) -> str:
@@ -537,7 +556,20 @@ def _deadline(facts: Facts) -> str:
     )
 
 
+def _waiting_for_removed(facts: Facts) -> Words:
+    names = [f"{u['pipeline']}/{u['step']} {u['sub_group']}: {u['state']}" for u in facts.details["upstream"]]
+    wanted = f" ({facts.details['then']}{_changes_text(facts.details)})" if facts.details.get("then") else ""
+    then = ["they are made again, which they were asked for, or come back from the trash (`ccatwm gc --undo`)"]
+    stuck = [u for u in facts.details["upstream"] if u["state"] != "files removed"]
+    for u in stuck[:1]:
+        place = shlex.join((u["pipeline"], u["step"], u["sub_group"]))
+        then = [f"a person looks at what is in the way: `ccatwm explain {place}`"]
+    return f"a run is wanted{wanted}, but upstream files that it reads were removed: {_some(names)}", then
+
+
 def _waiting_for_upstream(facts: Facts) -> Words:
+    if facts.details.get("removed"):
+        return _waiting_for_removed(facts)
     waited = [
         f"{u['pipeline']}/{u['step']} {u['sub_group']}: {u['state']}"
         for u in facts.details.get("upstream") or ()

@@ -18,10 +18,11 @@ from ccatwm.edges.opsdb.stores import views
 from ccatwm.edges.opsdb.stores.exclusions import published_sets_of
 from ccatwm.errors import UsageError
 from ccatwm.views.copies import copy_lines, list_copies
-from ccatwm.views.products import absolute_path, product_json
+from ccatwm.views.products import absolute_path, files_text, product_json
 
 PACKAGE_PREFIX = "package:"
 SCHEMA = "ccatwm.lineage/1"
+FILES = ("status", "removed_at", "removed_because", "deleted_at")  # of a product, as `products` has them
 
 
 def build_lineage(
@@ -169,7 +170,8 @@ def _node(
     if product is not None:
         place = {key: product[key] for key in ("pipeline", "step", "sub_group", "type", "current")}
         path = absolute_path(base_dir, product["full_path"])
-        node |= {"product": product["product"], "run": made_by, **place, "path": path, "shared": shared}
+        files = {key: product_json(product, base_dir)[key] for key in FILES}
+        node |= {"product": product["product"], "run": made_by, **place, **files, "path": path, "shared": shared}
     return node
 
 
@@ -264,6 +266,7 @@ def _product_lines(document: Mapping[str, Any]) -> list[str]:
     lines = [
         f"product {product['product']} {product['type']} {product['name']} ({now})",
         f"  {product['path']}",
+        *([f"  {gone}"] if (gone := files_text(product)) else []),
         f"  sha256:{product['sha256']}",
         *(f"  {line}" for line in _run_lines(document["run"])),
         "inputs:",
@@ -296,7 +299,8 @@ def _node_lines(node: Mapping[str, Any], runs: Mapping[int, Mapping[str, Any]]) 
     role = role_text(node)
     if "product" not in node:
         return [f"{node['kind']} {node['name']}{role}"]
-    line = f"product {node['product']} {node['name']}{role}, {node['sub_group']}"
+    gone = files_text(node)
+    line = f"product {node['product']} {node['name']}{role}, {node['sub_group']}" + (f" ({gone})" if gone else "")
     if node["shared"]:
         return [f"{line}, by run {node['run']} (see above)"]
     return [line, *(f"  {text}" for text in _run_lines(runs[node["run"]]))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +13,7 @@ from ccatwm.core.selection import Selection
 from ccatwm.core.wording import size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
+from ccatwm.edges.opsdb.stores.trash import Trashed
 
 DEFAULT_LIMIT = 200
 COLUMNS = ("product", "run", "type", "size", "sha256", "file")
@@ -59,6 +60,7 @@ def product_json(row: dict[str, Any], base_dir: PurePosixPath) -> dict[str, Any]
         "current": row["current"],
         "stale": row["stale"],
         "status": row["status"],
+        **_removal(row.get("removed")),
         "name": row["name"],
         "directory": row["is_directory"],
         "files": row["file_count"],
@@ -68,6 +70,23 @@ def product_json(row: dict[str, Any], base_dir: PurePosixPath) -> dict[str, Any]
         "processing_location": row["processing_location"],
         "created_at": utc_text(row["created_at"]),
     }
+
+
+def _removal(removed: Trashed | None) -> dict[str, Any]:
+    """When and by what rule the files were removed; `deleted_at` null while they lie in the trash."""
+    return {
+        "removed_at": utc_text(removed.doomed_at) if removed else None,
+        "removed_because": removed.reason if removed else None,
+        "deleted_at": utc_text(removed.deleted_at) if removed else None,
+    }
+
+
+def files_text(product: Mapping[str, Any]) -> str | None:
+    """What became of the files of a product, where they are not there any more."""
+    if product["status"] != "removed":
+        return None if product["status"] == "present" else "its files are gone, and nothing of ours removed them"
+    where = f"deleted {product['deleted_at'][:10]}" if product["deleted_at"] else "in the trash"
+    return f"files removed {product['removed_at'][:10]}, {where}: {product['removed_because']}"
 
 
 def absolute_path(base_dir: PurePosixPath, recorded: str) -> str:
@@ -92,6 +111,8 @@ def product_cells(row: dict[str, Any], base_dir: str) -> tuple[object, ...]:
     """A row for people; the file below the base directory that stands above the table."""
     mark = "" if row["current"] else " (not current)"
     mark = f" (stale: {row['stale']})" if row["stale"] else mark
+    gone = files_text(row)
+    mark += f" ({gone})" if gone else ""
     file = row["path"].removeprefix(base_dir.rstrip("/") + "/")
     return (
         row["product"],

@@ -15,7 +15,7 @@ from ccatwm.edges.opsdb.stores import views
 from ccatwm.errors import FilesUnavailableError
 from ccatwm.interfaces import WorkFiles
 from ccatwm.views.logs import STREAMS, read_logs
-from ccatwm.views.products import latest_of, product_json
+from ccatwm.views.products import files_text, latest_of, product_json
 from ccatwm.views.runs import NO_CEILING, needs_person, run_json
 from ccatwm.views.throttled import add_throttles
 
@@ -54,7 +54,7 @@ def build_show(
         "products": [product_json(row, base) for row in products],
         "changes": [_change(row) for row in changes],
         "logs": _last_lines(workfiles, attempts),
-        "next": next_commands(listed),
+        "next": [*_bringing_back(listed, products), *next_commands(listed)],
     }
 
 
@@ -205,6 +205,17 @@ def next_commands(row: dict[str, Any]) -> list[str]:
     return [*commands, f"ccatwm explain {place}"]
 
 
+def _bringing_back(row: dict[str, Any], products: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What brings back files that were removed: the trash, or where they count another run of the same."""
+    removed = [product for product in products if product["removed"] is not None]
+    if not removed:
+        return []
+    if removed[0]["removed"].deleted_at is None:
+        return [f"ccatwm gc --undo {row['run']}"]
+    options = " ".join(f"--{key.replace('_', '-')} {shlex.quote(row[key])}" for key in ("pipeline", "step", "sub_group"))
+    return [f"ccatwm trigger {options} --reason TEXT"] if removed[0]["current"] else []
+
+
 def _products_command(row: dict[str, Any]) -> str:
     options = (("--pipeline", "pipeline"), ("--step", "step"), ("--sub-group", "sub_group"))
     return "ccatwm products --all " + " ".join(f"{option} {shlex.quote(row[key])}" for option, key in options)
@@ -320,7 +331,8 @@ def _product_lines(products: Sequence[Mapping[str, Any]]) -> list[str]:
     lines += [
         f"  {p['product']}  {p['type']} {p['name']} {size_text(p['size'])}" for p in products[:SHOWN_ROWS]
     ]
-    return lines + _more(products)
+    gone = next((text for p in products if (text := files_text(p))), None)
+    return lines + _more(products) + ([f"  {gone}"] if gone else [])
 
 
 def _more(rows: Sequence[Any]) -> list[str]:

@@ -44,6 +44,15 @@ def product_paths(connection: sa.Connection, product_ids: Collection[int]) -> di
     return found
 
 
+def gone_products(connection: sa.Connection, product_ids: Collection[int]) -> dict[int, str]:
+    """Of these products those without files, and whether they were removed or are missing."""
+    found: dict[int, str] = {}
+    for chunk in chunks(sorted(product_ids)):
+        query = sa.select(product.c.id, product.c.status).where(product.c.id.in_(chunk), product.c.status != "present")
+        found |= {row.id: row.status for row in connection.execute(query)}
+    return found
+
+
 def paths_of_run(connection: sa.Connection, run_id: int) -> dict[int, str]:
     """Paths below the base directory of a run's products that should be there, by product id."""
     query = sa.select(product.c.id, product.c.full_path).where(
