@@ -267,7 +267,14 @@ class _Staging:
         if staging.elsewhere is not None:
             self._ended(staging, ClaimedElsewhereError(staging.elsewhere))
         else:
+            self._link(staging)
+
+    def _link(self, staging: _RunStaged) -> None:
+        try:
             links = plan_links(self.frame.context, staging.run, staging.inputs, staging.whole)
+        except StagingError as error:
+            self._ended(staging, error)
+        else:
             self._queue.add([_LinkWork(self.frame.context, staging, links)])
 
     def _package_done(self, work: _PackageWork) -> None:
@@ -472,6 +479,10 @@ def plan_links(
     if upstream:
         with context.database.read() as connection:
             paths = products.product_paths(connection, [int(p.identity) for p in upstream])
+            gone = products.gone_products(connection, [int(p.identity) for p in upstream])
+        for product in upstream:
+            if int(product.identity) in gone:
+                raise StagingError(_gone_text(run, product, gone[int(product.identity)]))
     linked = [
         (
             decode_path(PurePosixPath(paths[int(product.identity)])),
@@ -482,6 +493,17 @@ def plan_links(
     # Nothing keeps a program without a container from writing into its inputs: then never by hard link.
     hard = context.settings.container_runtime != "none" and run.resolved_step.software.image is not None
     return Links([folder / "input", folder / "workspace"], packages, linked, whole, hard)
+
+
+def _gone_text(run: Run, product: RunInput, status: str) -> str:
+    """Of a run that was frozen with a product whose files went since: only one that nobody needed to keep has such."""
+    asking = f"ccatwm trigger --pipeline {run.pipeline} --step {run.step} --sub-group {run.sub_group} --force --reason TEXT"
+    made_by, whose = product.upstream_run_id, f"{product.upstream_step} {product.upstream_sub_group}"
+    undo = f"`ccatwm gc --undo {made_by}` may bring them back, then `ccatwm retry {run.id} --reason TEXT`; else "
+    return (
+        f"the files of {product.name} of run {made_by} ({whose}) are {status}; "
+        f"{undo if status == 'removed' else ''}`{asking}` has all made again"
+    )
 
 
 def decode_path(path: PurePosixPath) -> PurePosixPath:
