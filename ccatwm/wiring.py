@@ -43,11 +43,12 @@ if TYPE_CHECKING:
     from ccatwm.edges.opsdb.grouping import GroupingEngine
     from ccatwm.edges.opsdb.observations import ObservationTables
     from ccatwm.passes._context import Context
-    from ccatwm.passes._frame import PassOptions, PassReport
+    from ccatwm.passes._frame import PassFrame, PassOptions, PassReport
     from ccatwm.settings.schema import Settings
     from ccatwm.upkeep.by_hand import Here
     from ccatwm.upkeep.contract import Stand
     from ccatwm.upkeep.doctor import Checked
+    from ccatwm.upkeep.gc import Garbage, GcPlan, Undone
 
 
 def open_context(
@@ -431,6 +432,61 @@ def _rehearse(context: Context, options: PassOptions) -> list[PassReport]:
     except WorldError:  # each says for itself that the ops-db does not answer
         reports += [run_pass(name, context, options) for name in PASSES[len(reports) : 2]]
     return reports
+
+
+def run_gc(context: Context, options: PassOptions, told: Callable[[GcPlan], None]) -> tuple[PassReport, GcPlan]:
+    """`ccatwm gc` under a lock and a lease of its own; `told` is called with what would go before anything does."""
+    from ccatwm.passes._frame import PassItem, run_framed
+    from ccatwm.upkeep.gc import GcPlan, collect_garbage
+
+    plans: list[GcPlan] = []
+
+    def tell(plan: GcPlan) -> None:
+        plans.append(plan)
+        told(plan)
+
+    def body(frame: PassFrame) -> None:
+        work = collect_garbage(_garbage_of(context, frame), tell, dry_run=frame.dry_run, limit=options.limit)
+        for done in work:
+            frame.report.add(done.kind, PassItem(done.outcome, done.reason, done.run, done.pipeline, done.step,
+                                                 done.sub_group, count=done.count))  # fmt: skip
+            if frame.time_is_up():
+                return
+            frame.checkpoint()
+        frame.report.selected = len(plans[0].going) if plans else 0
+
+    report = run_framed(context, "gc", options, body)
+    return report, plans[0] if plans else GcPlan()
+
+
+def undo_gc(context: Context, options: PassOptions, run: int | None, reason: str) -> tuple[PassReport, list[Undone]]:
+    """What lies in the trash of a run (None: of all) comes back; nobody empties it meanwhile."""
+    from ccatwm.passes._frame import run_framed
+    from ccatwm.upkeep.gc import undo
+
+    undone: list[Undone] = []
+
+    def body(frame: PassFrame) -> None:
+        found = undo(_garbage_of(context, frame), run, reason, dry_run=frame.dry_run)
+        undone.extend(found)
+        frame.report.selected = len(found)
+        frame.report.done = sum(one.refused is None for one in found)
+        frame.report.failed = len(found) - frame.report.done
+
+    return run_framed(context, "gc", options, body), undone
+
+
+def _garbage_of(context: Context, frame: PassFrame) -> Garbage:
+    import socket
+
+    from ccatwm.upkeep.gc import Garbage
+
+    settings = context.settings
+    return Garbage(
+        database=context.database, files=context.workfiles, location=settings.processing_location,
+        retention=settings.retention, grace=timedelta(hours=settings.trash_grace_hours),
+        cache_max_gb=settings.cache_max_gb, now=frame.now, actor=context.actor, host=socket.gethostname(),
+    )  # fmt: skip
 
 
 RETRY_PATIENCE_SECONDS = 120  # how long `cycle --until-idle` waits for a retry

@@ -109,6 +109,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ccatwm doctor", "settings, database, disks, batch system, one small job"),
         ("ccatwm doctor --reconcile", "after a restore: what the ops-db does not know"),
     ),
+    "gc": (
+        ("ccatwm gc --dry-run", "what would go by which rule, and what becomes free"),
+        ("ccatwm gc", "once a day by cron"),
+        ("ccatwm gc --undo 42 --reason 'needed after all'", "as long as it lies in the trash"),
+    ),
     "health": (("ccatwm health", "whether all is well; once an hour by cron"),),
     "schema": (("ccatwm schema pipeline > pipeline.schema.json", "for an editor"),),
     "config show": (("ccatwm config show", "each setting, and where it comes from"),),

@@ -11,6 +11,7 @@ from ccatwm.cli import (
     caring,
     completing,
     contracting,
+    garbage,
     health,
     in_hand,
     looking,
@@ -30,6 +31,7 @@ looking.register(app)
 in_hand.register(app)
 acting.register(app)
 caring.register(app)
+garbage.register(app)
 health.register(app)
 setup.register_groups(app)
 looking.register_groups(app)

@@ -29,6 +29,7 @@ from ccatwm.errors import (
 from ccatwm.passes._context import Context
 
 log = logging.getLogger("ccatwm.passes")
+LONG = ("stage", "gc")  # what moves many files may take longer than others
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class PassFrame:
         self._fence = fence
         self._start = context.clock.monotonic()
         self._renewed = self._start
-        default = settings.max_seconds_stage if report.pass_name == "stage" else settings.max_seconds
+        default = settings.max_seconds_stage if report.pass_name in LONG else settings.max_seconds
         self._budget = default if options.max_seconds is None else options.max_seconds
 
     @property
