@@ -1,14 +1,15 @@
 """Brings raw data packages into the shared cache. Touches: the ops-db, storage, the cache.
 
-Whoever works beside others touches files only: all that is said to the ops-db is said by the pass itself.
+`receive` is done side by side and touches files only: all that is said to the ops-db is said by the pass itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import PurePosixPath
+from threading import Lock
 from typing import Any
 
 from ccatwm.core.cache import Amount
@@ -18,7 +19,7 @@ from ccatwm.core.wording import count_text, size_text
 from ccatwm.edges.opsdb.stores import runs, staged
 from ccatwm.edges.storage.receiving import receive_copy
 from ccatwm.errors import CcatwmError, CopyUnavailableError, CorruptCopyError, MissingCopyError
-from ccatwm.interfaces import Bar, PackageCopy, Received
+from ccatwm.interfaces import Bar, Clock, PackageCopy, Received
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, PassItem, location, this_process
 from ccatwm.passes._room import CLAIM_HOURS, claimant_is_gone
@@ -30,18 +31,40 @@ class NoGoodCopyError(CcatwmError):
     """A package cannot be had anywhere."""
 
 
-@dataclass
+class StoppedError(CcatwmError):
+    """The pass ends: what is under way is broken off."""
+
+
+NOTE_SECONDS = 0.2
+
+
 class Tally:
-    """What was brought so far, for whoever watches."""
+    """What was brought so far and how fast, for whoever watches; told by all that are read side by side."""
 
-    bar: Bar
-    packages: int = 0
-    size_bytes: int = 0
+    def __init__(self, bar: Bar, clock: Clock) -> None:
+        self.bar = bar
+        self._clock = clock
+        self._lock = Lock()
+        self._begun = self._noted = clock.monotonic()
+        self._packages = self._bytes = 0
 
-    def add(self, received: Received) -> None:
-        self.packages += 1
-        self.size_bytes += received.size_bytes
-        self.bar.note(f"{count_text(self.packages, 'package')}, {size_text(self.size_bytes)}")
+    def read(self, count: int) -> None:
+        with self._lock:
+            self._bytes += count
+            if self._clock.monotonic() - self._noted >= NOTE_SECONDS:
+                self._note()
+
+    def add_package(self) -> None:
+        with self._lock:
+            self._packages += 1
+            self._note()
+
+    def _note(self) -> None:
+        """`3 packages, 1.2 GB, 210.0 MB/s`."""
+        self._noted = self._clock.monotonic()
+        seconds = self._noted - self._begun
+        speed = f", {size_text(self._bytes / seconds)}/s" if seconds > 0 else ""
+        self.bar.note(f"{count_text(self._packages, 'package')}, {size_text(self._bytes)}{speed}")
 
 
 # --- what is there --------------------------------------------------------------------------------------------------
@@ -185,17 +208,21 @@ def release(context: Context, sought: Iterable[Sought]) -> None:
 # --- bringing -------------------------------------------------------------------------------------------------------
 
 
-def receive(context: Context, sought: Sought, away: dict[str, str]) -> None:
+def receive(
+    context: Context, sought: Sought, away: dict[str, str], told: Callable[[int], None],
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
     """Read the package from its best copy; where one is bad, or its place does not answer, from the next.
 
     What came of it is said in `sought`, and in `away` which data locations do not answer now: others need not ask them.
+    `told` is told of every piece that is read; it is broken off when `stopped`.
     """
     try:
         for copy in sought.copies:
             if copy.location in away:
                 continue
             try:
-                sought.received = _receive(context, sought, copy)
+                sought.received = _receive(context, sought, copy, told, stopped)
             except CopyUnavailableError as error:
                 away[copy.location] = error.message
                 sought.read = 0
@@ -211,7 +238,9 @@ def receive(context: Context, sought: Sought, away: dict[str, str]) -> None:
         sought.error = _no_copy(sought, [away[c.location] for c in sought.copies if c.location in away])
 
 
-def _receive(context: Context, sought: Sought, copy: PackageCopy) -> Received:
+def _receive(
+    context: Context, sought: Sought, copy: PackageCopy, told: Callable[[int], None], stopped: Callable[[], bool]
+) -> Received:
     storage = context.storages.get(copy.storage)
     if storage is None:
         raise MissingCopyError(not_readable_here(copy.storage, copy.location))
@@ -219,8 +248,11 @@ def _receive(context: Context, sought: Sought, copy: PackageCopy) -> Received:
     with context.progress.begin(package.name, package.size_bytes, "bytes") as bar:
 
         def note_read(count: int) -> None:
+            if stopped():
+                raise StoppedError(f"package {package.name}: the pass ends")
             sought.read += count
             bar.advance(count)
+            told(count)
 
         return receive_copy(
             context.workfiles, storage, copy.at_root(context.settings.root_of(copy.location)), sought.directory,

@@ -7,7 +7,7 @@ folder; upstream products are linked from the run that made them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -77,7 +77,7 @@ def _body(frame: PassFrame) -> None:
             frame.report.add("done", waiting_item(waiting, "would be staged"))
     elif admission.admitted:
         with frame.context.progress.begin("stage", len(admission.admitted), "runs") as bar:
-            _Staging(frame, admission.admitted, Tally(bar)).stage_all()
+            _Staging(frame, admission.admitted, Tally(bar, frame.context.clock)).stage_all()
 
 
 def _still_waits(run: Run) -> bool:
@@ -112,13 +112,15 @@ class _PackageWork:
     sought: Sought
     waiting: list[_RunStaged]
     away: dict[str, str]  # of the pass: what was met at data locations that do not answer now
+    tally: Tally
+    stopped: Callable[[], bool]
 
     @property
     def coming(self) -> Amount:
         return self.sought.coming
 
     def work(self) -> None:
-        receive(self.context, self.sought, self.away)
+        receive(self.context, self.sought, self.away, self.tally.read, self.stopped)
 
 
 @dataclass
@@ -139,7 +141,7 @@ class _LinkWork:
 
 
 class _Staging:
-    """Stages runs in their turn.
+    """Stages runs in their turn; packages come, and links are made, side by side.
 
     Runs begin some at a time, and are written down as staged some at a time, no later than after a moment. They are read
     shortly before it is their turn: many thousands may wait. The more goes well, the more begin at once: of a step that
@@ -151,7 +153,9 @@ class _Staging:
         self._admitted = admitted
         self._tally = tally
         self._away: dict[str, str] = {}
-        self._queue = WorkQueue()
+        settings = frame.context.settings
+        # One connection carries one call at a time: beside it, others would only wait.
+        self._queue = WorkQueue(1 if settings.files_over_ssh else settings.stage_parallel)
         self._room = Room(frame.context, [w.id for w in admitted], frame.now, lambda: self._queue.coming)
         self._packages: dict[PurePosixPath, _PackageWork] = {}  # under way, each once
         self._open: dict[int, _RunStaged] = {}
@@ -165,12 +169,17 @@ class _Staging:
             self._stage_in_turn()
             while not self._queue.is_empty and not self.frame.time_is_up():
                 self._go_on()
+            self._let_go()
+            while not self._queue.is_empty:  # what is under way is waited for
+                self._go_on()
         except CcatwmError:  # a world that is away for one is no reason to stage the others again
-            with suppress(CcatwmError):
-                self._let_go()
+            self._break_off()
             self._finish()
             raise
-        self._let_go()
+        except BaseException:  # a person who does not wait
+            self._break_off()
+            raise
+        self._queue.close()
         self._finish()
 
     def _stage_in_turn(self) -> None:
@@ -200,9 +209,23 @@ class _Staging:
                 self._linked(work)
 
     def _let_go(self) -> None:
-        """What was not begun is left to others."""
-        dropped = [work.sought for work in self._queue.drop_waiting() if isinstance(work, _PackageWork)]
-        release(self.frame.context, dropped)
+        """Packages that were not begun are left to others, or to the next pass."""
+        dropped = self._queue.drop_waiting()
+        packages = [work.sought for work in dropped if isinstance(work, _PackageWork)]
+        for one in packages:
+            self._packages.pop(one.directory)
+        self._queue.add(work for work in dropped if isinstance(work, _LinkWork))
+        release(self.frame.context, packages)
+
+    def _break_off(self) -> None:
+        """Nothing goes on. What has come by now is kept; an ops-db that is away keeps claims, which others take over."""
+        self._queue.close()
+        works = list(self._packages.values())
+        with suppress(CcatwmError):
+            for work in works:
+                if work.sought.received is not None:
+                    record(self.frame, work.sought, [staging.run for staging in work.waiting])
+            release(self.frame.context, [w.sought for w in works if w.sought.received is None])
 
     # --- one run -------------------------------------------------------------------------------------------------------
 
@@ -237,7 +260,9 @@ class _Staging:
             self._packages[directory_of(package)].waiting.append(staging)
         mine = claim(context, sought) if sought else []
         context.workfiles.remove_trees([one.directory for one in mine if one.directory in looked.lost])
-        works = [_PackageWork(context, one, [staging], self._away) for one in mine]
+        works = [
+            _PackageWork(context, one, [staging], self._away, self._tally, self._queue.is_stopping) for one in mine
+        ]
         self._packages |= {work.sought.directory: work for work in works}
         self._queue.add(works)
         for one in sought:
@@ -281,7 +306,7 @@ class _Staging:
         sought, waiting = work.sought, [s for s in work.waiting if s.run.id in self._open]
         record(self.frame, sought, [s.run for s in work.waiting])
         if sought.received is not None:
-            self._tally.add(sought.received)
+            self._tally.add_package()
         for staging in waiting:
             if sought.received is None:
                 assert sought.error is not None, "it came or it did not"

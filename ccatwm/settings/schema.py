@@ -107,6 +107,7 @@ class Settings:
     slurm_partition: str = ""  # the original's name of slurm.partition
     obs_timezone: str = "America/Santiago"
     staging_mode: str = "fetch"  # the one mode of this release
+    stage_parallel: int = 4  # packages that are brought at once
     cache_max_gb: float | None = None
     min_free_gb: float = 1.0
     min_free_inodes: int = 10_000

@@ -159,7 +159,8 @@ class World:
         return Settings(
             site="crash", site_dir=None, opsdb_url=self.url, pipeline_base_dir=self.base, processing_location="local",
             state_dir=self.folder / "state", hpc_backend=self.backend, cluster=self.backend, container_runtime="none",
-            min_free_gb=0.0, min_free_inodes=0, retry_base_seconds=0, retry_max_seconds=0, record_wait_seconds=0,
+            min_free_gb=0.0, min_free_inodes=0, stage_parallel=1, retry_base_seconds=0,
+            retry_max_seconds=0, record_wait_seconds=0,
         )  # fmt: skip
 
     def in_child(self, act: Callable[[Context], None]) -> bool:

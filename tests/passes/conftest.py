@@ -48,7 +48,8 @@ class Observatory:
 
     def context(self, effects: Any = None) -> Context:
         effects = effects or PlainEffects()
-        settings = replace(World(self.folder, self.url, self.backend).settings(), **self.settings_changes)
+        changes = {"stage_parallel": 4, **self.settings_changes}
+        settings = replace(World(self.folder, self.url, self.backend).settings(), **changes)
         clock = SteppingClock(START + timedelta(minutes=self.minute))
         context = wiring.build_context(settings, actor="tester", effects=effects, clock=clock)
         share_compiled(context.database, self.kept)

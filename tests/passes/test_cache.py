@@ -30,8 +30,9 @@ DEAD = "another-boot:1:1"
 
 
 def limit(observatory: Observatory, size_bytes: int | None, **others: Any) -> None:
+    """One package after the other: what is on its way counts as it is packed, which is more than it is unpacked."""
     most = None if size_bytes is None else size_bytes / GIB
-    observatory.settings_changes = {"cache_max_gb": most, **others}
+    observatory.settings_changes = {"cache_max_gb": most, "stage_parallel": 1, **others}
 
 
 def cached(observatory: Observatory) -> dict[str, str]:
