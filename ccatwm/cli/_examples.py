@@ -114,6 +114,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ccatwm gc", "once a day by cron"),
         ("ccatwm gc --undo 42 --reason 'needed after all'", "as long as it lies in the trash"),
     ),
+    "fsck": (
+        ("ccatwm fsck", "by size; changes nothing"),
+        ("ccatwm fsck --full", "reads every byte"),
+        ("ccatwm fsck --yes --reason 'disk 3 was lost'", "what counts and is gone is made again"),
+    ),
     "health": (("ccatwm health", "whether all is well; once an hour by cron"),),
     "schema": (("ccatwm schema pipeline > pipeline.schema.json", "for an editor"),),
     "config show": (("ccatwm config show", "each setting, and where it comes from"),),

@@ -9,6 +9,7 @@ from ccatwm.cli import (
     _frame,
     acting,
     caring,
+    comparing,
     completing,
     contracting,
     garbage,
@@ -32,6 +33,7 @@ in_hand.register(app)
 acting.register(app)
 caring.register(app)
 garbage.register(app)
+comparing.register(app)
 health.register(app)
 setup.register_groups(app)
 looking.register_groups(app)

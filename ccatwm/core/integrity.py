@@ -1,0 +1,243 @@
+"""What differs between what the ops-db says of files and what lies on disk, and what mends it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import PurePosixPath
+
+from ccatwm.core.digests import tree_digest
+from ccatwm.core.model import EntryKind, TreeEntry
+from ccatwm.core.names import decode_name, encode_name
+from ccatwm.core.products import DECLARATION
+from ccatwm.core.wording import count_text
+
+MEND = "`ccatwm fsck --yes --reason TEXT`"
+RECONCILE = "`ccatwm doctor --reconcile`"
+
+
+class Kind(StrEnum):
+    """What is wrong. The order is that of a report."""
+
+    PRODUCT_MISSING = "product-missing"  # a row says that it is there
+    PRODUCT_CHANGED = "product-changed"
+    CACHE_DAMAGED = "cache-damaged"  # a staged package that is not what was staged
+    RUN_RECORD_MISSING = "run-record-missing"
+    OUTPUT_LINK_MISSING = "output-link-missing"
+    RUN_UNKNOWN = "run-unknown"  # on disk only
+    ATTEMPT_UNKNOWN = "attempt-unknown"
+    FILE_UNKNOWN = "file-unknown"
+    CACHE_UNKNOWN = "cache-unknown"
+    TRASH_MISSING = "trash-missing"  # what `gc` could have brought back
+    TRASH_UNKNOWN = "trash-unknown"
+
+
+MENDED = frozenset({Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED, Kind.CACHE_DAMAGED, Kind.CACHE_UNKNOWN})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One difference: `path` below the base directory, percent-encoded where it is not plain text.
+
+    `row`: number of the product, run or cache row that it is about.
+    """
+
+    kind: Kind
+    path: str
+    what: str
+    next: str
+    row: int | None = None
+    sub_group: int | None = None
+
+
+@dataclass(frozen=True)
+class KnownProduct:
+    """A product that the ops-db says is there. `path` is below the output of its attempt."""
+
+    id: int
+    run_id: int
+    sub_group_id: int
+    path: str
+    full_path: str
+    is_directory: bool
+    size_bytes: int
+    file_count: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class KnownPackage:
+    """A package that the ops-db says is in the cache."""
+
+    id: int
+    name: str
+    directory: str
+    size_bytes: int | None
+    file_count: int | None
+    tree_digest: str | None
+
+
+def decoded(path: str) -> PurePosixPath:
+    """A recorded path as it is on disk."""
+    return PurePosixPath(decode_name(path))
+
+
+# --- products of one run ----------------------------------------------------------------------------------------------
+
+
+def product_differences(
+    products: Sequence[KnownProduct],
+    entries: Sequence[TreeEntry] | None,
+    output: str,
+    hashes: Mapping[PurePosixPath, str] | None = None,
+) -> list[Difference]:
+    """`entries` of the run's output folder `output`, None where it is gone; `hashes` (sha256 hex) of its files by path
+    below it where these were read."""
+    files = {entry.path: entry for entry in entries or () if entry.kind is EntryKind.FILE}
+    folders = {entry.path for entry in entries or () if entry.kind is EntryKind.DIRECTORY}
+    found = [
+        difference
+        for product in products
+        if (difference := _difference(product, files, folders, hashes)) is not None
+    ]
+    return found + _unknown_files(products, files, output)
+
+
+def _difference(
+    product: KnownProduct,
+    files: Mapping[PurePosixPath, TreeEntry],
+    folders: Collection[PurePosixPath],
+    hashes: Mapping[PurePosixPath, str] | None,
+) -> Difference | None:
+    path = decoded(product.path)
+    there = path in folders if product.is_directory else path in files
+    if not there:
+        return _about(product, Kind.PRODUCT_MISSING, "is not there")
+    parts = [entry for name, entry in files.items() if path in name.parents] if product.is_directory else [files[path]]
+    size = sum(entry.size_bytes for entry in parts)
+    if (size, len(parts)) != (product.size_bytes, product.file_count):
+        recorded = f"{product.size_bytes} in {product.file_count} recorded"
+        what = f"has {size} bytes in {count_text(len(parts), 'file')}, {recorded}"
+        return _about(product, Kind.PRODUCT_CHANGED, what)
+    if hashes is None:
+        return None
+    digest = tree_digest(_tree(path, parts, hashes)) if product.is_directory else hashes.get(path, "")
+    if digest == product.sha256:
+        return None
+    return _about(product, Kind.PRODUCT_CHANGED, f"has the digest {digest or 'of no file'}, {product.sha256} recorded")
+
+
+def _tree(
+    root: PurePosixPath, parts: Sequence[TreeEntry], hashes: Mapping[PurePosixPath, str]
+) -> list[tuple[bytes, int, str]]:
+    return [
+        (str(entry.path.relative_to(root)).encode("utf-8", "surrogateescape"), entry.size_bytes, hashes.get(entry.path, ""))
+        for entry in parts
+    ]
+
+
+def _about(product: KnownProduct, kind: Kind, what: str) -> Difference:
+    return Difference(
+        kind, product.full_path, f"product {product.id} of run {product.run_id} {what}",
+        f"{MEND} writes it down; its run is then made again where it counts", product.id, product.sub_group_id,
+    )  # fmt: skip
+
+
+def _unknown_files(
+    products: Sequence[KnownProduct], files: Mapping[PurePosixPath, TreeEntry], output: str
+) -> list[Difference]:
+    """Files beside the products of a run: nobody recorded them, nobody reads them."""
+    known = {decoded(product.path) for product in products} | {PurePosixPath(DECLARATION)}
+    extra = [path for path in files if path not in known and not known.intersection(path.parents)]
+    return [
+        Difference(
+            Kind.FILE_UNKNOWN, f"{output}/{encode_name(str(path))}", "a file that is no product of its run",
+            "move it away, or let it be: nothing reads it",
+        )
+        for path in extra
+    ]  # fmt: skip
+
+
+# --- the cache -----------------------------------------------------------------------------------------------------------
+
+
+def cache_difference(
+    package: KnownPackage, entries: Sequence[TreeEntry] | None, hashes: Mapping[PurePosixPath, str] | None = None
+) -> Difference | None:
+    """`hashes` (sha256 hex) by path below the package's folder."""
+    files = [entry for entry in entries or () if entry.kind is EntryKind.FILE]
+    size = sum(entry.size_bytes for entry in files)
+    what = None
+    if entries is None:
+        what = "is not there"
+    elif (size, len(files)) != (package.size_bytes, package.file_count):
+        were = f"{package.size_bytes} in {package.file_count} were staged"
+        what = f"has {size} bytes in {count_text(len(files), 'file')}, {were}"
+    elif hashes is not None and package.tree_digest is not None:
+        digest = f"sha256:{tree_digest(_tree(PurePosixPath(), files, hashes))}"
+        what = None if digest == package.tree_digest else f"has the digest {digest}, {package.tree_digest} was staged"
+    if what is None:
+        return None
+    return Difference(
+        Kind.CACHE_DAMAGED, package.directory, f"the staged package {package.name} {what}",
+        f"{MEND} takes it out of the cache; the next run that needs it has it brought again", package.id,
+    )  # fmt: skip
+
+
+def unknown_cache_folder(directory: str) -> Difference:
+    return Difference(
+        Kind.CACHE_UNKNOWN, directory, "a staged package that the ops-db does not know",
+        f"{MEND} removes it: it is a copy of ours",
+    )  # fmt: skip
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def run_differences(run_id: int, directory: str, there: Mapping[str, bool]) -> list[Difference]:
+    """Of a completed run: `there` says of `run.json` and `output` whether they are."""
+    found = []
+    if not there["run.json"]:
+        found.append(Difference(
+            Kind.RUN_RECORD_MISSING, f"{directory}/run.json", f"run {run_id} has no record beside its output",
+            "`ccatwm show RUN` has what stood in it; without it the files do not tell what they are", run_id,
+        ))  # fmt: skip
+    if not there["output"]:
+        found.append(Difference(
+            Kind.OUTPUT_LINK_MISSING, f"{directory}/output", f"run {run_id} has no link to the output that counts",
+            "`ccatwm products --all` has the paths through its attempt", run_id,
+        ))  # fmt: skip
+    return found
+
+
+def unknown_run(directory: str, *, has_record: bool) -> Difference:
+    told = " with its whole record" if has_record else ""
+    return Difference(
+        Kind.RUN_UNKNOWN, directory, f"a run that the ops-db does not know{told}",
+        f"{RECONCILE} adopts what can be, and names the rest",
+    )  # fmt: skip
+
+
+def unknown_attempt(directory: str, run_id: int, number: int) -> Difference:
+    return Difference(
+        Kind.ATTEMPT_UNKNOWN, f"{directory}/attempt-{number}", f"an attempt of run {run_id} that the ops-db does not know",
+        f"{RECONCILE} adopts it, or names it", run_id,
+    )  # fmt: skip
+
+
+# --- the trash ------------------------------------------------------------------------------------------------------------
+
+
+def trash_missing(path: str, run_id: int, what: str) -> Difference:
+    return Difference(
+        Kind.TRASH_MISSING, path, f"{what} of run {run_id}, taken away by `ccatwm gc`, lies in the trash no more",
+        "nothing brings it back; `ccatwm lineage PRODUCT` tells from what it can be made again", run_id,
+    )  # fmt: skip
+
+
+def trash_unknown(path: str) -> Difference:
+    return Difference(
+        Kind.TRASH_UNKNOWN, path, "something in the trash that `ccatwm gc` does not know",
+        "look at it, then remove it by hand",
+    )  # fmt: skip

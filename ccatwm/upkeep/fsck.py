@@ -1,0 +1,295 @@
+"""Compares what the ops-db says of files with what lies on disk, both ways. Touches: files (read), the ops-db.
+
+Nothing is changed unless somebody says so: then products that are not what was recorded are written down as missing, so
+that what counts is made again, and staged packages that are not what was staged leave the cache.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+import sqlalchemy as sa
+
+from ccatwm.core.integrity import (
+    MENDED,
+    Difference,
+    Kind,
+    KnownPackage,
+    cache_difference,
+    decoded,
+    product_differences,
+    run_differences,
+    trash_missing,
+    trash_unknown,
+    unknown_attempt,
+    unknown_cache_folder,
+    unknown_run,
+)
+from ccatwm.core.model import EntryKind, TreeEntry
+from ccatwm.core.reconciling import parse_run_directory
+from ccatwm.core.staging import CACHE
+from ccatwm.core.wording import count_text
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.stores import integrity as store
+from ccatwm.edges.opsdb.stores import reconciling
+from ccatwm.edges.opsdb.stores.change_log import record_change
+from ccatwm.edges.opsdb.stores.integrity import Claimant
+from ccatwm.errors import UsageError
+from ccatwm.interfaces import NO_PROGRESS, Progress, WorkFiles
+from ccatwm.upkeep.run_folders import find_attempts, find_run_folders
+
+RUNS_AT_ONCE = 200
+TRASH = PurePosixPath(".trash")
+PACKAGES_AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class Checking:
+    """What is compared with what. `full`: bytes are read and hashed, too. `claimant`: who removes what leaves the cache."""
+
+    database: Database
+    files: WorkFiles
+    location: str
+    full: bool
+    claimant: Claimant
+    progress: Progress = NO_PROGRESS
+
+
+@dataclass(frozen=True)
+class FsckReport:
+    """What differs; of these `mended` were written down or removed."""
+
+    differences: tuple[Difference, ...]
+    mended: frozenset[Difference]
+    runs: int
+    packages: int
+    full: bool
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if set(self.differences) - self.mended else 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "ccatwm.fsck/1",
+            "runs": self.runs,
+            "packages": self.packages,
+            "full": self.full,
+            "fsck": [
+                {"kind": d.kind.value, "path": d.path, "what": d.what, "next": d.next, "mended": d in self.mended}
+                for d in self.differences
+            ],
+        }
+
+    def lines(self) -> list[str]:
+        lines = []
+        for difference in self.differences:
+            mended = difference in self.mended
+            lines.append(f"{'mended ' if mended else 'DIFFERS'}  {difference.path}: {difference.what}")
+            if not mended:
+                lines.append(f"         next: {difference.next}")
+        return [*lines, self._summary()]
+
+    def _summary(self) -> str:
+        compared = f"{count_text(self.runs, 'run')} and {count_text(self.packages, 'staged package')} compared"
+        how = "" if self.full else " by size; `ccatwm fsck --full` reads every byte"
+        if not self.differences:
+            return f"{compared}{how}: nothing differs"
+        counts = Counter(difference.kind for difference in self.differences)
+        told = ", ".join(f"{counts[kind]} {kind.value}" for kind in Kind if counts[kind])
+        return f"{compared}{how}: {told}; {len(self.mended)} mended"
+
+
+def fsck(checking: Checking, *, yes: bool, reason: str | None, now: datetime, actor: str, host: str) -> FsckReport:
+    """All differences; with `yes` what can be mended is. Errors: UsageError for `yes` without a reason."""
+    if yes and not reason:
+        raise UsageError("what is written down needs a reason", next="ccatwm fsck --yes --reason TEXT")
+    differences: list[Difference] = []
+    with checking.database.read() as connection:
+        total = store.count_completed(connection, checking.location)
+    with checking.progress.begin("comparing", total, "runs") as bar:
+        for count, found in _products(checking):
+            differences += found
+            bar.advance(count)
+    packages, found = _cache(checking)
+    differences += found
+    differences += _unknown_folders(checking)
+    differences += _trash(checking)
+    ordered = sorted(differences, key=lambda d: (list(Kind).index(d.kind), d.path))
+    mended = frozenset(_mend(checking, ordered, reason or "", now, actor, host)) if yes else frozenset()
+    return FsckReport(tuple(ordered), mended, total, packages, checking.full)
+
+
+# --- what the ops-db says -------------------------------------------------------------------------------------------------
+
+
+def _products(checking: Checking) -> Iterator[tuple[int, list[Difference]]]:
+    """(how many runs, what differs) page by page."""
+    after = 0
+    while True:
+        with checking.database.read() as connection:
+            page = store.completed_runs(connection, checking.location, after, RUNS_AT_ONCE)
+        if not page:
+            return
+        yield len(page), _page(checking, page)
+        after = page[-1].id
+
+
+def _page(checking: Checking, page: Sequence[store.CompletedRun]) -> list[Difference]:
+    """What differs of some runs. What was removed while they were looked at is asked of the ops-db once more."""
+    ids = [run.id for run in page]
+    with checking.database.read() as connection:
+        products = store.present_products(connection, ids)
+        absent = store.runs_with_absent_products(connection, ids)
+    trees = checking.files.list_trees(PurePosixPath(run.output) for run in page)
+    beside = [PurePosixPath(run.directory) / name for run in page for name in ("run.json", "output")]
+    there = checking.files.exists(beside)
+    found: list[Difference] = []
+    for run in page:
+        entries = trees[PurePosixPath(run.output)]
+        if products[run.id]:
+            hashes = _hashes(checking, PurePosixPath(run.output), entries)
+            differing = product_differences(products[run.id], entries, run.output, hashes)
+            found += [d for d in differing if run.id not in absent or d.kind is not Kind.FILE_UNKNOWN]
+        if run.id not in absent:
+            names = {name: there[PurePosixPath(run.directory) / name] for name in ("run.json", "output")}
+            found += run_differences(run.id, run.directory, names)
+    return _still_so(checking, found, ids) if found else found
+
+
+def _still_so(checking: Checking, found: Sequence[Difference], ids: Sequence[int]) -> list[Difference]:
+    with checking.database.read() as connection:
+        present = {p.id for products in store.present_products(connection, ids).values() for p in products}
+    about_products = (Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED)
+    return [d for d in found if d.kind not in about_products or d.row in present]
+
+
+def _hashes(
+    checking: Checking, folder: PurePosixPath, entries: Sequence[TreeEntry] | None
+) -> dict[PurePosixPath, str] | None:
+    """sha256 (hex) by path below `folder`, where bytes are compared."""
+    if not checking.full:
+        return None
+    files = [entry.path for entry in entries or () if entry.kind is EntryKind.FILE]
+    found = checking.files.hash_files(folder / path for path in files)
+    return {path: summed[1] for path in files if (summed := found[folder / path]) is not None}
+
+
+def _cache(checking: Checking) -> tuple[int, list[Difference]]:
+    with checking.database.read() as connection:
+        packages = list(store.staged_packages(connection, checking.location))
+    found: list[Difference] = []
+    with checking.progress.begin("comparing", len(packages), "packages") as bar:
+        for start in range(0, len(packages), PACKAGES_AT_ONCE):
+            some = packages[start : start + PACKAGES_AT_ONCE]
+            found += _cache_page(checking, some)
+            bar.advance(len(some))
+    return len(packages), found + _unknown_cache(checking)
+
+
+def _cache_page(checking: Checking, some: Sequence[KnownPackage]) -> list[Difference]:
+    trees = checking.files.list_trees(PurePosixPath(package.directory) for package in some)
+    found = []
+    for package in some:
+        folder = PurePosixPath(package.directory)
+        difference = cache_difference(package, trees[folder], _hashes(checking, folder, trees[folder]))
+        if difference is not None:
+            found.append(difference)
+    with checking.database.read() as connection:
+        known = store.known_cache_folders(connection, checking.location)
+    return [difference for difference in found if difference.path in known]
+
+
+def _unknown_cache(checking: Checking) -> list[Difference]:
+    """Folders first: what is made meanwhile was claimed before."""
+    names = checking.files.list_folders([CACHE])[CACHE]
+    with checking.database.read() as connection:
+        known = store.known_cache_folders(connection, checking.location)
+    folders = [str(CACHE / name) for name in names if not name.startswith(".")]
+    return [unknown_cache_folder(folder) for folder in folders if folder not in known]
+
+
+# --- what lies on disk ----------------------------------------------------------------------------------------------------
+
+
+def _unknown_folders(checking: Checking) -> list[Difference]:
+    """Runs and attempts that the ops-db does not know; files are looked at first, rows were committed before them.
+
+    What a person has let be after a restore is no difference any more.
+    """
+    attempts = find_attempts(checking.files, find_run_folders(checking.files))
+    with checking.database.read() as connection:
+        known = reconciling.known_runs(connection, {parse_run_directory(folder) or 0 for folder in attempts})
+        let_be = reconciling.told_before(connection)
+    found: list[Difference] = []
+    strange = []
+    for folder, numbers in attempts.items():
+        if folder in let_be:
+            continue
+        run = known.get(parse_run_directory(folder) or 0)
+        if run is None or run.directory != folder:
+            strange.append(folder)
+        else:
+            found += [unknown_attempt(folder, run.id, number) for number in numbers if number > run.attempt]
+    records = checking.files.exists(PurePosixPath(folder) / "run.json" for folder in strange)
+    found += [unknown_run(f, has_record=records[PurePosixPath(f) / "run.json"]) for f in strange]
+    return found
+
+
+def _trash(checking: Checking) -> list[Difference]:
+    """Folders first: what is taken away meanwhile was written down before."""
+    names = checking.files.list_folders([TRASH])[TRASH]
+    with checking.database.read() as connection:
+        expected, known = store.in_trash(connection, checking.location), store.known_trash(connection)
+    there = checking.files.exists(PurePosixPath(row.trash_path) for row in expected)
+    missing = [row for row in expected if not there[PurePosixPath(row.trash_path)]]
+    with checking.database.read() as connection:  # emptied or undone while it was looked for
+        still = {row.trash_path for row in store.in_trash(connection, checking.location)} if missing else set()
+    found = [trash_missing(r.trash_path, r.run_id, r.kind) for r in missing if r.trash_path in still]
+    return found + [trash_unknown(str(TRASH / name)) for name in names if str(TRASH / name) not in known]
+
+
+# --- mending ---------------------------------------------------------------------------------------------------------
+
+
+def _mend(
+    checking: Checking, differences: Sequence[Difference], reason: str, now: datetime, actor: str, host: str
+) -> list[Difference]:
+    """Rows first: no row speaks of a file that is not there."""
+    mendable = [difference for difference in differences if difference.kind in MENDED]
+    if not mendable:
+        return []
+    products = [d for d in mendable if d.kind in (Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED)]
+    claimant = checking.claimant
+    with checking.database.write() as connection:
+        groups = {d.sub_group for d in products if d.sub_group is not None}
+        store.record_products_missing(connection, [d.row for d in products if d.row is not None], groups, now)
+        leaving = _claim(connection, checking.location, mendable, claimant)
+        record_change(
+            connection, at=now, actor=actor, host=host, act="fsck", target="files", reason=reason,
+            text="\n".join(f"{d.path}: {d.what}" for d in (*products, *leaving)),
+        )  # fmt: skip
+    if leaving:
+        checking.files.remove_trees(decoded(d.path) for d in leaving)
+        with checking.database.write() as connection:
+            store.record_removed(connection, checking.location, [d.path for d in leaving], claimant)
+    return products + leaving
+
+
+def _claim(
+    connection: sa.Connection, location: str, mendable: Sequence[Difference], claimant: Claimant
+) -> list[Difference]:
+    """What is taken out of the cache: nobody links it, or brings it again, until that is done."""
+    damaged = {d.row: d for d in mendable if d.kind is Kind.CACHE_DAMAGED and d.row is not None}
+    mine = store.claim_damaged(connection, list(damaged), claimant)
+    unknown = [
+        d
+        for d in mendable
+        if d.kind is Kind.CACHE_UNKNOWN and store.claim_unknown(connection, location, d.path, claimant)
+    ]
+    return [damaged[row] for row in sorted(mine)] + unknown

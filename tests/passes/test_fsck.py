@@ -1,0 +1,172 @@
+"""`fsck`: every difference between ops-db and disk is named, and mending leads back to products that are as recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ccatwm.core.integrity import Kind
+from ccatwm.edges.opsdb.stores.change_log import record_change
+from ccatwm.edges.opsdb.stores.integrity import Claimant
+from ccatwm.errors import UsageError
+from ccatwm.passes._frame import this_process
+from ccatwm.passes._room import claimant_is_gone
+from ccatwm.upkeep.fsck import Checking, FsckReport, fsck
+from tests.passes.bad_world import COPY, Scan, good_tar, observe, reduce
+
+
+@pytest.fixture
+def night(empty_observatory):
+    """Two scans are reduced."""
+    observe(empty_observatory, Scan("one", good_tar()), Scan("two", good_tar(b__c=b"c" * 50)))
+    tree = "mkdir science/store.zarr && echo 1 >science/store.zarr/0 && echo 2 >science/store.zarr/1\n"
+    reduce(empty_observatory, COPY + tree)
+    empty_observatory.until_quiet()
+    return empty_observatory
+
+
+def check(night, *, full: bool = False, yes: bool = False) -> FsckReport:
+    context = night.context()
+    now = context.clock.now()
+    claimant = Claimant(this_process().token, now, now, claimant_is_gone)
+    checking = Checking(context.database, context.workfiles, "local", full, claimant)
+    return fsck(checking, yes=yes, reason="a test" if yes else None, now=now, actor="tester", host="here")
+
+
+def kinds(report: FsckReport) -> list[Kind]:
+    return [difference.kind for difference in report.differences]
+
+
+def output(night, scan: str) -> Path:
+    (run,) = [r for r in night.runs() if r["sub_group_key"].endswith(scan) and r["status"] == "COMPLETED"]
+    return night.base / run["output_directory"]
+
+
+@pytest.fixture
+def first(night) -> Path:
+    return night.base / night.runs()[0]["output_directory"]
+
+
+def test_nothing_differs_after_passes(night):
+    for full in (False, True):
+        report = check(night, full=full)
+        assert (report.differences, report.runs, report.packages, report.exit_code) == ((), 2, 2, 0)
+
+
+def test_a_product_that_is_gone_is_named_and_made_again_once_that_is_written_down(night, first):
+    (first / "science" / "a.bin").unlink(missing_ok=True)
+    shutil.rmtree(first / "science" / "b", ignore_errors=True)
+    report = check(night)
+    assert set(kinds(report)) == {Kind.PRODUCT_MISSING} and report.exit_code == 1
+    assert "`ccatwm fsck --yes --reason TEXT`" in report.lines()[1]
+    assert night.until_quiet() and check(night).exit_code == 1  # looking changes nothing
+    mended = check(night, yes=True)
+    assert mended.exit_code == 0 and mended.mended == set(report.differences)
+    night.until_quiet()
+    again = night.runs()[-1]
+    assert (again["status"], again["sub_group_id"]) == ("COMPLETED", night.runs()[0]["sub_group_id"])
+    assert len(night.runs()) == 3 and check(night).exit_code == 0
+
+
+def test_other_bytes_of_the_same_size_are_found_by_full_alone(night, first):
+    file = next(p for p in (first / "science").rglob("*") if p.is_file() and p.parent.suffix != ".zarr")
+    content = file.read_bytes()
+    file.write_bytes(bytes(255 - byte for byte in content))
+    assert check(night).differences == ()
+    (difference,) = check(night, full=True).differences
+    assert difference.kind is Kind.PRODUCT_CHANGED and "has the digest" in difference.what
+
+
+def test_a_tree_that_lost_or_changed_a_file_is_one_difference(night, first):
+    chunk = first / "science" / "store.zarr" / "0"
+    chunk.write_text("3\n")
+    assert kinds(check(night)) == []
+    assert kinds(check(night, full=True)) == [Kind.PRODUCT_CHANGED]
+    chunk.unlink()
+    (difference,) = check(night).differences
+    assert difference.kind is Kind.PRODUCT_CHANGED and "has 2 bytes in 1 file, 4 in 2 recorded" in difference.what
+
+
+def test_files_that_nobody_recorded_are_named_and_stay(night, first):
+    (first / "science" / "late.txt").write_text("x")
+    os.mkfifo(first / "science" / "pipe")
+    (difference,) = check(night, yes=True).differences
+    assert difference.kind is Kind.FILE_UNKNOWN and difference.path.endswith("/science/late.txt")
+    assert (first / "science" / "late.txt").exists()
+
+
+def test_a_purged_package_leaves_the_cache_and_is_brought_again(night):
+    folders = sorted((night.base / ".cache" / "packages").iterdir())
+    shutil.rmtree(folders[0])
+    file = next(p for p in folders[1].rglob("*") if p.is_file())
+    file.chmod(0o644)
+    file.write_bytes(b"")
+    report = check(night)
+    assert kinds(report) == [Kind.CACHE_DAMAGED] * 2
+    assert check(night, yes=True).exit_code == 0
+    assert {row["state"] for row in night.rows("staged_package")} == {"GONE"}
+    assert list((night.base / ".cache" / "packages").iterdir()) == [] and check(night).exit_code == 0
+
+
+def test_a_cached_package_that_no_row_speaks_of_is_removed(night):
+    stray = night.base / ".cache" / "packages" / "stray-LFA-0123456789ab"
+    stray.mkdir()
+    (difference,) = check(night).differences
+    assert (difference.kind, difference.path) == (Kind.CACHE_UNKNOWN, ".cache/packages/stray-LFA-0123456789ab")
+    assert check(night, yes=True).exit_code == 0 and not stray.exists()
+    assert len(night.rows("staged_package")) == 2
+
+
+def test_a_package_that_is_being_brought_is_let_be(night):
+    night.execute(f"UPDATE {{schema}}staged_package SET state = 'STAGING', claim = '{this_process().token}', "
+                  "claimed_until = '2999-01-01 00:00:00+00'")  # fmt: skip
+    assert check(night, yes=True).differences == ()
+    assert len(list((night.base / ".cache" / "packages").iterdir())) == 2
+
+
+def test_runs_and_attempts_that_the_ops_db_does_not_know_are_named(night):
+    run = night.base / Path(night.runs()[0]["output_directory"]).parts[0]
+    known = next(run.glob("*/*/run-*"))
+    (known.parent / "run-99").mkdir()
+    (known / "attempt-7").mkdir()
+    found = {d.kind: d for d in check(night, yes=True).differences}
+    assert set(found) == {Kind.RUN_UNKNOWN, Kind.ATTEMPT_UNKNOWN}
+    assert all("`ccatwm doctor --reconcile`" in d.next for d in found.values())
+    assert (known.parent / "run-99").exists()
+
+
+def test_what_a_person_let_be_after_a_restore_is_not_told_again(night):
+    known = next((night.base / "otf").glob("*/*/run-*"))
+    (known.parent / "run-99").mkdir()
+    folder = str((known.parent / "run-99").relative_to(night.base))
+    context = night.context()
+    with context.database.write() as connection:
+        record_change(connection, at=context.clock.now(), actor="a", host="h", act="reconcile", target="run directories",
+                      reason="restored", details={"let_be": [folder]})  # fmt: skip
+    assert check(night).differences == ()
+
+
+def test_a_run_without_its_record_or_its_link_is_named(night, first):
+    run = first.parents[1]
+    (run / "run.json").unlink()
+    (run / "output").unlink()
+    assert kinds(check(night)) == [Kind.RUN_RECORD_MISSING, Kind.OUTPUT_LINK_MISSING]
+
+
+def test_what_is_written_down_needs_a_reason(night):
+    context = night.context()
+    claimant = Claimant("", context.clock.now(), context.clock.now(), claimant_is_gone)
+    checking = Checking(context.database, context.workfiles, "local", False, claimant)
+    with pytest.raises(UsageError, match="needs a reason"):
+        fsck(checking, yes=True, reason=None, now=context.clock.now(), actor="a", host="h")
+
+
+def test_the_document_has_every_difference(night, first):
+    (first / "science" / "late.txt").write_text("x")
+    document = json.loads(json.dumps(check(night).to_json()))
+    assert document["schema"] == "ccatwm.fsck/1" and document["runs"] == 2
+    assert [row["kind"] for row in document["fsck"]] == ["file-unknown"] and document["fsck"][0]["mended"] is False
