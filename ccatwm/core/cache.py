@@ -91,7 +91,7 @@ def leaving_order(packages: Iterable[CachedPackage], waiting_before: Collection[
 
     The last kind keeps runs from holding what others need while they wait for the rest themselves.
     """
-    free = [p for p in packages if not p.linked and p.wanted_by.isdisjoint(waiting_before)]
+    free = [p for p in packages if p.abandoned or (not p.linked and p.wanted_by.isdisjoint(waiting_before))]
     return sorted(free, key=lambda p: (not p.abandoned, bool(p.wanted_by), _age(p), p.directory))
 
 

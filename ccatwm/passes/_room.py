@@ -88,23 +88,26 @@ class Room:
     def _where(self) -> str:
         return str(self._context.workfiles.root())
 
-    def make(self, run_id: int, need: Amount) -> Shortage | None:
-        """Have room for what a run needs; what is short if there is none, and then nothing has left."""
+    def make(self, run_id: int, need: Amount, *, again: Amount = NOTHING) -> Shortage | None:
+        """Have room for what a run needs; what is short if there is none, and then nothing has left.
+
+        `again`: what of it counts as being in the cache, and comes again since it is not whole.
+        """
         if need == NOTHING:
             return None
         for _ in range(3):  # somebody else may have used what was chosen
-            plan = plan_room(need, self._held(), self._free(), self.limits, (), where=self._where)
+            plan = plan_room(need, self._held() - again, self._free(), self.limits, (), where=self._where)
             if plan.shortage is not None:
                 before = self._waiting_before(run_id)
                 may_leave = leaving_order(self._list_cached(), before)
-                plan = plan_room(need, self._held(), self._free(), self.limits, may_leave, where=self._where)
+                plan = plan_room(need, self._held() - again, self._free(), self.limits, may_leave, where=self._where)
             if plan.shortage is not None or not plan.leaving:
                 return plan.shortage
             gone = evict(self._context, plan.leaving)
             self._forget(plan.leaving)
             if len(gone) == len(plan.leaving):
                 return None
-        return plan_room(need, self._held(), self._free(), self.limits, (), where=self._where).shortage
+        return plan_room(need, self._held() - again, self._free(), self.limits, (), where=self._where).shortage
 
     def _waiting_before(self, run_id: int) -> Collection[int]:
         """The run itself and those that have their turn before it."""

@@ -28,7 +28,18 @@ from ccatwm.errors import (
     NoSpaceError,
 )
 from ccatwm.interfaces import FileWrite
-from ccatwm.passes._bring import Sought, Tally, claim, directory_of, look, receive, record, release, seek
+from ccatwm.passes._bring import (
+    Looked,
+    Sought,
+    Tally,
+    claim,
+    directory_of,
+    look,
+    receive,
+    record,
+    release,
+    seek,
+)
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import fail_run
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
@@ -252,7 +263,7 @@ class _Staging:
             self.frame.report.tell(_item(run, "lost-in-cache", f"{folder.name}: {what}; brought again"))
         under_way = [p for p in looked.missing if directory_of(p) in self._packages]
         sought = seek(context, [p for p in looked.missing if p not in under_way], looked.rows)
-        if not self._has_room(staging, sought):
+        if not self._has_room(staging, sought, looked):
             return
         staging.whole = looked.whole
         staging.missing = {directory_of(package) for package in looked.missing}
@@ -271,14 +282,15 @@ class _Staging:
                 staging.missing.discard(one.directory)
         self._link_if_whole(staging)
 
-    def _has_room(self, staging: _RunStaged, sought: Sequence[Sought]) -> bool:
+    def _has_room(self, staging: _RunStaged, sought: Sequence[Sought], looked: Looked) -> bool:
         """Errors: StagingError for a run that never fits."""
         need, run = total(one.amount for one in sought), staging.run
         everything = Amount(sum(package.size_bytes or 0 for package in packages_of(staging.inputs)))
         why = never_fits(everything, self._room.limits)
         if why is not None:
             raise StagingError(f"{why}, then `ccatwm retry {run.id} --reason TEXT`", for_good=True)
-        shortage = self._room.make(run.id, need)
+        again = total(one.amount for one in sought if one.directory in looked.lost)
+        shortage = self._room.make(run.id, need, again=again)
         if shortage is None:
             return True
         self._short.append((run, shortage))

@@ -53,12 +53,14 @@ class Campaign:
     night: str = "night.yaml"
     pipeline: str = "pipeline.yaml"
     late: bool = True
+    cache_bytes: int | None = None
     wanted_before: tuple[tuple[str, int], ...] = (("calibrate", 2), ("grid", 1))
     wanted: tuple[tuple[str, int], ...] = (("calibrate", 3), ("grid", 2))
 
     def world(self, folder: Path, url: str, **more: object) -> World:
         return World(
-            folder, url, backend=self.backend, scripts=self.scripts, wanted=dict(self.wanted), **more
+            folder, url, backend=self.backend, scripts=self.scripts, wanted=dict(self.wanted),
+            cache_bytes=self.cache_bytes, **more
         )  # type: ignore[arg-type]
 
 
@@ -68,6 +70,8 @@ ONE_RUN = (("calibrate", 1), ("grid", 0))
 LOCAL = Campaign("local", 0, "one-scan.yaml", "one-step.yaml", False, ONE_RUN, ONE_RUN)
 # Every job is run twice by its real script.
 TWICE = Campaign(scripts=2)
+# The cache has room for one package: each has to leave before the next one comes.
+TIGHT = Campaign(cache_bytes=11_000)
 
 
 class SqliteStore:
@@ -302,7 +306,7 @@ def main() -> int:
         "--all", action="store_true", help="every effect in every mode, on SQLite and PostgreSQL"
     )
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
-    parser.add_argument("--campaign", choices=("whole", "local", "twice", "ssh"), default="whole")
+    parser.add_argument("--campaign", choices=("whole", "local", "twice", "tight", "ssh"), default="whole")
     parser.add_argument("--every", type=int, default=1, help="only every n-th effect")
     parser.add_argument("--only", type=int, help="only this effect (campaign ssh: this point)")
     parser.add_argument("--match", default="", help="only effects whose name matches this pattern")
@@ -340,7 +344,7 @@ def _run(root: Path, options: argparse.Namespace, store: Store, database: str) -
     if options.campaign == "ssh":
         return _run_over_ssh(root, options, store, database)
     start = time.monotonic()
-    campaign = {"whole": WHOLE, "local": LOCAL, "twice": TWICE}[options.campaign]
+    campaign = {"whole": WHOLE, "local": LOCAL, "twice": TWICE, "tight": TIGHT}[options.campaign]
     try:
         recording = record(root, campaign, store)
         if options.all or options.alone:

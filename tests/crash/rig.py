@@ -148,6 +148,7 @@ class World:
     trace: int | None = None
     in_process: bool = False
     scripts: int = 0  # run jobs by the real script, so many times each
+    cache_bytes: int | None = None  # how large the cache may be
     scans: int = 3  # that the newest map must stand on
     wanted: dict[str, int] = field(default_factory=lambda: {"calibrate": 3, "grid": 2})
 
@@ -161,6 +162,7 @@ class World:
             state_dir=self.folder / "state", hpc_backend=self.backend, cluster=self.backend, container_runtime="none",
             min_free_gb=0.0, min_free_inodes=0, stage_parallel=1, retry_base_seconds=0,
             retry_max_seconds=0, record_wait_seconds=0,
+            cache_max_gb=None if self.cache_bytes is None else self.cache_bytes / 2**30,
         )  # fmt: skip
 
     def in_child(self, act: Callable[[Context], None]) -> bool:

@@ -43,6 +43,12 @@ def test_every_kill_with_real_jobs_is_survived(record_property):
     crash(record_property, "--campaign", "local", "--mode", "after")
 
 
+def test_a_kill_amid_an_eviction_and_what_follows_it_is_survived(record_property):
+    """The cache has room for one package; `--campaign tight` alone takes every point."""
+    names = ("--match", r"rename scan-\d-LFA-|rmdir \.scan")
+    crash(record_property, "--campaign", "tight", "--mode", "after", *names)
+
+
 @pytest.mark.postgres
 def test_kills_on_postgresql_are_survived(record_property):
     crash(record_property, "--database", "postgresql", "--mode", "after", "--every", "80")

@@ -39,6 +39,10 @@ def test_the_longest_unused_leaves_first_after_what_is_not_whole() -> None:
     assert ids(leaving_order(cached, ())) == [3, 2, 1]
 
 
+def test_what_is_not_whole_leaves_whoever_waits_for_it() -> None:
+    assert ids(leaving_order([package(1, wanted_by=(7,), abandoned=True)], {7})) == [1]
+
+
 def test_what_links_keep_does_not_leave_since_that_frees_nothing() -> None:
     assert ids(leaving_order([package(1, linked=True), package(2)], ())) == [2]
 
