@@ -7,7 +7,7 @@ import json
 from importlib import import_module
 
 LARGE = 10_000_000
-GROUPS = ("start", "grouping", "slurm")
+GROUPS = ("start", "grouping", "slurm", "data")
 
 
 def main() -> int:
