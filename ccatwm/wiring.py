@@ -441,11 +441,12 @@ def run_gc(context: Context, options: PassOptions, told: Callable[[GcPlan], None
 
     plans: list[GcPlan] = []
 
-    def tell(plan: GcPlan) -> None:
-        plans.append(plan)
-        told(plan)
-
     def body(frame: PassFrame) -> None:
+        def tell(plan: GcPlan) -> None:
+            plans.append(plan)
+            frame.report.selected = len(plan.going)
+            told(plan)
+
         work = collect_garbage(_garbage_of(context, frame), tell, dry_run=frame.dry_run, limit=options.limit)
         for done in work:
             frame.report.add(done.kind, PassItem(done.outcome, done.reason, done.run, done.pipeline, done.step,
@@ -453,7 +454,6 @@ def run_gc(context: Context, options: PassOptions, told: Callable[[GcPlan], None
             if frame.time_is_up():
                 return
             frame.checkpoint()
-        frame.report.selected = len(plans[0].going) if plans else 0
 
     report = run_framed(context, "gc", options, body)
     return report, plans[0] if plans else GcPlan()

@@ -1,6 +1,6 @@
 """Takes away what nobody needs any more: first into the trash, later for good. Touches: the ops-db, files below the base.
 
-What may go is `core.retention`'s to say. Of every folder that goes the row comes first, then the rename into `.trash/ID`,
+What may go is `core.retention`'s to say. Of every folder that goes the row comes first, then the rename into `.trash/`,
 and nothing is deleted before the grace is over. Whoever dies in between leaves a row that says how far it was: the next one
 looks where the folder is, and goes on.
 """

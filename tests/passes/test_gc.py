@@ -60,6 +60,11 @@ def statuses(observatory: Observatory) -> dict[str, set[str]]:
     return found
 
 
+def trashed(observatory: Observatory) -> list[str]:
+    """Numbers of what lies in the trash."""
+    return sorted(path.name.partition("-")[0] for path in (observatory.base / ".trash").iterdir())
+
+
 def folders(observatory: Observatory, name: str) -> list[Path]:
     return sorted(observatory.base.glob(f"otf/*/*/run-*/attempt-*/{name}"))
 
@@ -118,7 +123,7 @@ def test_calibrations_go_when_the_map_that_they_feed_has_been_done_for_so_long(r
     assert [(r.kind, r.rule, r.runs) for r in plan.reasons()] == [("products", "intermediate_days", 2)]
     assert statuses(reduced) == {"calibrate": {"removed"}, "grid": {"present"}}
     assert not any("calibrate" in str(path) for path in folders(reduced, "output"))
-    assert sorted(p.name for p in (reduced.base / ".trash").iterdir()) == ["1", "2"]
+    assert trashed(reduced) == ["1", "2"]
 
 
 def test_what_becomes_of_removed_calibrations_changes_nothing_that_is_wanted(reduced):
@@ -175,6 +180,14 @@ def test_what_lies_in_the_trash_comes_back_and_stays_as_long_again(reduced):
     assert ("in the trash", 1) in outcomes(gc(reduced)[0])
 
 
+def test_a_restored_ops_db_that_gives_numbers_again_finds_its_way_past_what_lies_there(reduced):
+    gc(reduced)
+    undo(reduced, 2)
+    (reduced.base / ".trash" / "3").mkdir()  # of before the restore
+    reduced.minute += 10 * DAY
+    assert ("in the trash", 2) in outcomes(gc(reduced)[0])
+
+
 def test_all_that_lies_in_the_trash_comes_back_at_once(reduced):
     gc(reduced)
     assert sorted(one.row.run for one in undo(reduced)) == [1, 2]
@@ -198,7 +211,7 @@ def test_a_run_of_which_nothing_lies_in_the_trash_is_refused(reduced):
 
 def test_products_of_which_somebody_removed_a_file_in_the_trash_do_not_come_back(reduced):
     gc(reduced)
-    (reduced.base / ".trash" / "1" / "spectra.txt").unlink()
+    (reduced.base / reduced.rows("trash")[0]["trash_path"] / "spectra.txt").unlink()
     refused = [one.refused for one in undo(reduced)]
     assert refused[0] is not None and "spectra.txt is not whole in the trash" in refused[0]
     assert refused[1] is None
@@ -299,6 +312,35 @@ def test_scratch_and_logs_go_by_age_and_an_attempt_without_any_is_not_looked_at_
     assert gc(first_night)[1].going == []
     undo(first_night)
     assert folders(first_night, "logs") != []
+
+
+def test_of_too_many_logs_the_oldest_go(first_night):
+    first_night.settings_changes["retention_log_max_gb"] = 2e-7  # 214 bytes, for each step
+    for number, logs in enumerate(folders(first_night, "logs")):
+        (logs / "out.log").write_text("x" * 150)
+        assert number < 3
+    report, plan = gc(first_night)
+    assert [(run, r.rule) for (_, run), r in zip(outcomes(report), plan.reasons(), strict=True)] == [(1, "log_max_gb")]
+    assert [path.parts[-3] for path in folders(first_night, "logs")] == ["run-2", "run-3"]
+
+
+def test_a_gc_without_time_goes_on_the_next_time(reduced):
+    class Late:
+        """A clock by which the time of a pass is up at once."""
+
+        seconds = 0.0
+
+        def monotonic(self) -> float:
+            self.seconds += 100.0
+            return self.seconds
+
+    context = reduced.context()
+    context.clock.monotonic = Late().monotonic  # type: ignore[method-assign]
+    report, _ = wiring.run_gc(context, PassOptions(max_seconds=1.0), lambda plan: None)
+    assert (report.selected, report.error) == (2, None)
+    gc(reduced)
+    assert statuses(reduced)["calibrate"] == {"removed"}
+    assert trashed(reduced) == ["1", "2"]
 
 
 def test_what_is_published_stays(reduced):

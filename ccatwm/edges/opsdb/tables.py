@@ -561,7 +561,7 @@ data_product = _table(
     _partial_index("ix_data_product_gone", "run_id", "status", where="status <> 'present'"),
 )
 trash = _table(
-    # what `gc` took away: first the row, then the rename into .trash/ID, then nothing at all
+    # what `gc` took away: first the row, then the rename into .trash/, then nothing at all
     "trash",
     Column("kind", Text, nullable=False),  # products, scratch, logs
     _ours("run_id", "executed_reduction_step"),

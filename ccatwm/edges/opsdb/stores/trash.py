@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -49,10 +49,16 @@ def insert_trash(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> l
         return []
     ids = new_ids(connection, trash, len(rows))
     columns = ("id", "trash_path", *rows[0])
-    insert_rows(connection, trash, columns, ((i, f"{FOLDER}/{i}", *r.values()) for i, r in zip(ids, rows, strict=True)))
+    numbered = ((i, _trash_path(i, row["doomed_at"]), *row.values()) for i, row in zip(ids, rows, strict=True))
+    insert_rows(connection, trash, columns, numbered)
     removed = [row["run_id"] for row in rows if row["kind"] == Kind.PRODUCTS]
     _set_products(connection, removed, "present", "removed")
     return ids
+
+
+def _trash_path(trash_id: int, doomed_at: datetime) -> str:
+    """With its time: an ops-db that was restored gives numbers again whose folders may lie there still."""
+    return f"{FOLDER}/{trash_id}-{doomed_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
 
 def _set_products(connection: sa.Connection, run_ids: Collection[int], old: str, new: str) -> None:
