@@ -105,7 +105,7 @@ def plan_output(listing: Listing, hashes: Hashes, products_json: bytes | None, *
     declaration = parse_declaration(products_json)
     found = _Found.of(listing)
     problems = [*declaration.problems, *_foreign_problems(found, listing, declaration)]
-    if hashes.keys() != found.hashed:
+    if not found.all_are_in(hashes):
         problems += hash_differences(listing, hashes)
     problems += [
         f"products.json declares {shown(d.raw)}, which is not there"
@@ -130,7 +130,7 @@ class _Found:
     files: dict[bytes, None]
     folders: set[bytes]
     special: dict[bytes, None]
-    hashed: frozenset[bytes] = frozenset()  # files, and `products.json`
+    declares: bool = False  # whether `products.json` is there
 
     @staticmethod
     def of(listing: Listing) -> _Found:
@@ -144,9 +144,17 @@ class _Found:
                 folders.add(path)
             else:
                 special[path] = None
-        hashed = frozenset(files)
+        declares = DECLARED_IN in files
         files.pop(DECLARED_IN, None)
-        return _Found(files, folders, special, hashed)
+        return _Found(files, folders, special, declares)
+
+    def all_are_in(self, hashes: Hashes) -> bool:
+        """Whether exactly these files were hashed; without another set of 100,000."""
+        return (
+            len(hashes) == len(self.files) + self.declares
+            and self.files.keys() <= hashes.keys()
+            and (not self.declares or DECLARED_IN in hashes)
+        )
 
 
 # --- products.json -------------------------------------------------------------------------------------------------
@@ -277,13 +285,13 @@ def _plan(
     trees = {path for path in declared if path in found.folders} | _found_trees(found, declared)
     tree_of = _TreeOf(_outermost(trees))
     below: dict[bytes, list[bytes]] = {root: [] for root in tree_of.roots}
-    planned = []
-    for path in found.files:
-        root = tree_of.path(path)
-        if root is not None:
-            below[root].append(path)
-        if root is None or path in declared:
-            planned.append(_file_product(path, listing, hashes, declared.get(path), role))
+    plain = [path for path in found.files if path not in declared]
+    planned = [_declared_file(path, listing, hashes, declared[path], role) for path in declared if path in found.files]
+    if tree_of.roots:
+        plain = [path for path in plain if not _put_below(below, tree_of.path(path), path)]
+        for path in declared.keys() & found.files.keys():
+            _put_below(below, tree_of.path(path), path)
+    planned += _plain_files(plain, listing, hashes, role)
     for root, paths in below.items():
         planned.append(_tree_product(root, paths, listing, hashes, declared.get(root), role))
     if declaration.quality is not None:
@@ -354,13 +362,32 @@ def _type(path: bytes, declared: Declared | None, role: StepRole) -> ProductType
     return ProductType.INTERMEDIATE if role is StepRole.INTERMEDIATE else ProductType.UNCLASSIFIED
 
 
-def _file_product(
-    path: bytes, listing: Listing, hashes: Hashes, declared: Declared | None, role: StepRole
+def _put_below(below: Mapping[bytes, list[bytes]], root: bytes | None, path: bytes) -> bool:
+    """Whether the file belongs to a tree."""
+    if root is not None:
+        below[root].append(path)
+    return root is not None
+
+
+def _declared_file(
+    path: bytes, listing: Listing, hashes: Hashes, declared: Declared, role: StepRole
 ) -> PlannedProduct:
     return PlannedProduct(
         _type(path, declared, role), path, False, size_of(listing.entries[path]), 1, hashes[path].decode("ascii"),
-        declared.dims if declared else None, declared.quality if declared else None,
+        declared.dims, declared.quality,
     )  # fmt: skip
+
+
+def _plain_files(paths: Iterable[bytes], listing: Listing, hashes: Hashes, role: StepRole) -> Iterable[PlannedProduct]:
+    """Files that nobody declared: there may be 100,000, and files of one folder have one type."""
+    entries = listing.entries
+    types: dict[bytes, ProductType] = {}
+    for path in paths:
+        folder = path.rpartition(b"/")[0]
+        if folder not in types:
+            types[folder] = _type(path, None, role)
+        size = int(entries[path].split(b" ", 2)[1])
+        yield PlannedProduct(types[folder], path, False, size, 1, hashes[path].decode("ascii"))
 
 
 def _tree_product(

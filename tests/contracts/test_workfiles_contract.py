@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ccatwm.core.digests import tree_digest
+from ccatwm.core.outputs import entry_record, parse_listing
 from ccatwm.edges.storage.ssh import SshDiskStorage
 from ccatwm.edges.workfiles.local import LocalWorkFiles
 from ccatwm.edges.workfiles.ssh import SshWorkFiles
@@ -361,6 +362,19 @@ def test_what_is_no_folder_has_no_tree(work: WorkFiles, base: Path) -> None:
     assert work.list_tree(P("file")) is None
     assert work.list_trees([P("t"), P("none")]) == {P("t"): work.list_tree(P("t")), P("none"): None}
     assert work.list_tree(P("none")) is None
+
+
+def test_a_record_of_a_tree_holds_what_its_list_holds(work: WorkFiles, base: Path) -> None:
+    put(base, "t/d/a", b"12345")
+    os.symlink("a", base / "t/d/l")
+    os.mkfifo(base / "t/p")
+    (base / "t" / os.fsdecode(b"\xff\n")).touch()
+    records = work.list_records([P("t"), P("t/d/a"), P("absent")])
+    assert records[P("t/d/a")] is records[P("absent")] is None
+    listing = parse_listing(records[P("t")] or b"")
+    entries = {os.fsencode(str(entry.path)): entry for entry in work.list_tree(P("t")) or ()}
+    assert listing.entries.keys() == entries.keys() and listing.targets == {b"d/l": b"a"}
+    assert listing.entries[b"d/a"] == entry_record(entries[b"d/a"]).partition(b"\0")[0]
 
 
 def test_folders_are_listed_without_what_is_in_them(work: WorkFiles, base: Path) -> None:
