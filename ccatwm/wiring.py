@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ccatwm.passes._context import Context
     from ccatwm.passes._frame import PassFrame, PassOptions, PassReport
     from ccatwm.settings.schema import Settings
-    from ccatwm.upkeep.by_hand import Here
+    from ccatwm.upkeep._by_hand import Here
     from ccatwm.upkeep.contract import Stand
     from ccatwm.upkeep.doctor import Checked
     from ccatwm.upkeep.gc import Garbage, GcPlan, Undone
@@ -280,7 +280,7 @@ def build_here(context: Context, folder: Path) -> Here:
     """What a run by hand is prepared with: everything as this host sees it, its files below `folder`."""
     from ccatwm.edges.hostfiles.local import BareHostFiles
     from ccatwm.edges.workfiles.local import LocalWorkFiles
-    from ccatwm.upkeep.by_hand import Here
+    from ccatwm.upkeep._by_hand import Here
 
     return Here(
         settings=context.settings,

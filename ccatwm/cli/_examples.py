@@ -61,6 +61,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ccatwm rerun 17 --by-hand /tmp/look --shell", "a shell in its container"),
         ("ccatwm rerun 17 --by-hand /tmp/other --set baseline.order=3", "with another configuration"),
     ),
+    "rebuild": (
+        ("ccatwm rebuild 5 --dir /tmp/again", "with all that it stands on, and whether it is the same"),
+        ("ccatwm rebuild 5 --dir /tmp/again --jobs 4 --json", "for a script; 0: identical, or the same data"),
+    ),
     "history": (
         ("ccatwm history --since 7d", "who did what this week"),
         ("ccatwm history 17", "of a run"),

@@ -1,4 +1,4 @@
-"""Commands that take a run in hand: `command rerun history`. Touches: the program that `rerun` starts."""
+"""Commands that take a run in hand: `command rerun rebuild history`. Touches: the program that `rerun` starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Run = Annotated[int, typer.Argument(metavar="RUN", help="Number of a run.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (command_, rerun, history):
+    for function in (command_, rerun, rebuild, history):
         command(app, panel=_frame.LOOK)(function)
 
 
@@ -110,6 +110,38 @@ def _start(common: Common, prepared: Prepared, shell: bool) -> int:
     out = STDERR if common.json else None
     done = subprocess.run(prepared.argv, cwd=prepared.directory, stdin=given, stdout=out, check=False)
     return done.returncode if done.returncode >= 0 else 128 - done.returncode
+
+
+def rebuild(
+    common: Common,
+    product: Annotated[int, typer.Argument(metavar="PRODUCT", help="Number of a product.")],
+    folder: Annotated[
+        Path | None, typer.Option("--dir", metavar="DIR", help="Where: a folder that is empty, or not there yet.")
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, metavar="N", help="So many programs side by side.")
+    ] = 1,
+) -> int:
+    """Make a product again from raw data, and say whether it is the same."""
+    if folder is None:
+        raise UsageError(
+            "where? What is made again has a folder of its own", next=f"`ccatwm rebuild {product} --dir DIR`"
+        )
+    from ccatwm import wiring
+    from ccatwm.upkeep.rebuild import Asked
+    from ccatwm.upkeep.rebuild import rebuild as rebuild_product
+
+    context = _frame.open_context(common)
+    context.database.check_schema(observations=context.settings.observations)
+    asked = Asked(product, Path(os.path.abspath(folder)), jobs)
+    here = wiring.build_here(context, asked.folder)
+    report = rebuild_product(asked, here, context.clock, lambda line: _tell(common, line))
+    if common.json:
+        _frame.emit_json(report.to_json())
+    else:
+        for line in report.lines():
+            print(_frame.printable(line))
+    return report.exit_code
 
 
 def history(

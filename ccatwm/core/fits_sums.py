@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 BLOCK_BYTES = 2880
 CARD_BYTES = 80
@@ -17,8 +18,24 @@ CHECKSUMS = ("CHECKSUM", "DATASUM")  # they follow from the rest, and their comm
 _WORD = 0xFFFFFFFF
 
 
+@dataclass(frozen=True)
+class FitsPart:
+    """An HDU as it is compared: DATASUM and SHA-256 (hex) of its data, the values of its cards as text by keyword.
+
+    DATASUM does not see words that have changed places; SHA-256 does.
+    """
+
+    data_sum: int
+    sha256: str
+    cards: Mapping[str, str]
+
+
 def parse_cards(block: bytes) -> tuple[list[tuple[str, str]], bool]:
-    """(keyword, value as text) of the cards of a header block, and whether its END is in it."""
+    """(keyword, value as text) of the cards of a header block that have a value, and whether its END is in it.
+
+    What continues a long string (4.2.1.2) has the keyword of the card before and a `+`. HIERARCH is a convention beside
+    the standard: its keyword is what stands before the equals sign.
+    """
     found: list[tuple[str, str]] = []
     for start in range(0, len(block), CARD_BYTES):
         card = block[start : start + CARD_BYTES].decode("latin-1")
@@ -27,6 +44,11 @@ def parse_cards(block: bytes) -> tuple[list[tuple[str, str]], bool]:
             return found, True
         if card[8:10] == "= ":
             found.append((keyword, _value(card[10:])))
+        elif keyword == "CONTINUE":
+            found.append((f"{found[-1][0]}+" if found else keyword, _value(card[8:])))
+        elif keyword == "HIERARCH" and "=" in card:
+            name, _, value = card[8:].partition("=")
+            found.append((name.strip(), _value(value)))
     return found, False
 
 

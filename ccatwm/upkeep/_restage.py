@@ -155,12 +155,43 @@ def _bring_one(
             continue
         _put(files, wanted, INCOMING / str(number))
         return source.location
+    raise _nowhere(wanted, findings)
+
+
+def _nowhere(wanted: Wanted, findings: Sequence[str]) -> _NowhereError:
     package = wanted.item.upstream_run_id is None
-    raise _NowhereError(
+    return _NowhereError(
         "; ".join(findings) or "the ops-db knows no place",
         next=f"`ccatwm lineage {'package:' + wanted.item.name if package else wanted.item.identity}` tells what it is; "
         + ("bring it back to a data location" if package else "make it again: `ccatwm trigger --force`"),
     )
+
+
+def list_unavailable(storages: Mapping[str, Storage], wanted: Sequence[Wanted]) -> list[Problem]:
+    """Those that lie in no place, by a look at each place: nothing is read."""
+    problems = []
+    for item in wanted:
+        findings = _look_for(storages, item)
+        if findings is not None:
+            error = _nowhere(item, findings)
+            problems.append(Problem(_label(item.item), error.message, error.next))
+    return problems
+
+
+def _look_for(storages: Mapping[str, Storage], wanted: Wanted) -> list[str] | None:
+    """What is said of each place; None where one has it."""
+    findings = []
+    for source in wanted.sources:
+        storage = storages.get(source.storage)
+        if storage is None:
+            findings.append(f"{source.location}: {not_readable_here(source.storage, source.location)}")
+            continue
+        try:
+            storage.form(source)
+            return None
+        except CcatwmError as error:
+            findings.append(f"{source.location}: {error.message}")
+    return findings
 
 
 def _receive(

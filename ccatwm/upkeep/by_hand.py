@@ -7,29 +7,32 @@ ops-db or below the base directory, and no lock is taken.
 from __future__ import annotations
 
 import copy
-import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ccatwm.core.commands import HOST_PATH, RunFacts, attempt_directories, build_argv
-from ccatwm.core.manifest import build_manifest
+from ccatwm.core.commands import RunFacts, attempt_directories, build_argv
 from ccatwm.core.model import ResolvedStep, Resources, Run, RunInput
-from ccatwm.core.shell_text import build_shell_command
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import attempts, runs, views
 from ccatwm.errors import Problem, UsageError
-from ccatwm.interfaces import NO_PROGRESS, FileWrite, HostFiles, Progress, Storage, WorkFiles
+from ccatwm.interfaces import WorkFiles
 from ccatwm.settings.schema import Settings
+from ccatwm.upkeep._by_hand import (
+    Here,
+    build_facts,
+    check_folder,
+    check_image,
+    check_references,
+    runtime_of,
+    write_command,
+)
 from ccatwm.upkeep._restage import Wanted, bring, lie_in_place, list_wanted, remove_all
 from ccatwm.upkeep._yaml import parse_yaml
 
 SHELL = ("/bin/sh", "-c", "if command -v bash >/dev/null; then exec bash; else exec sh; fi")
-SCRIPT = "command.sh"
 
 
 @dataclass(frozen=True)
@@ -42,19 +45,6 @@ class Asked:
     image: str | None = None
     changes: tuple[str, ...] = ()
     term: str | None = None
-
-
-@dataclass(frozen=True)
-class Here:
-    """The world as this host sees it: settings, ops-db, files below the new folder, copies, images."""
-
-    settings: Settings
-    database: Database
-    grouping: GroupingEngine
-    files: WorkFiles
-    storages: Mapping[str, Storage]
-    host_files: HostFiles
-    progress: Progress = NO_PROGRESS
 
 
 @dataclass(frozen=True)
@@ -112,14 +102,14 @@ def prepare(asked: Asked, here: Here, tell: Callable[[str], None]) -> Prepared:
 
     Errors: UsageError with all that is in the way at once; what was begun in the folder is removed then.
     """
-    _check_folder(asked.folder)
+    check_folder(asked.folder)
     run, inputs, resources, number, place = _read(here.database, asked.run_id)
     problems: list[Problem] = []
     changed = _read_changes(asked.changes, run.resolved_step.config, problems)
     step = _step(asked, run.resolved_step, changed, problems)
-    runtime = "none" if step.software.image is None else here.settings.container_runtime
+    runtime = runtime_of(here.settings, step.software)
     warnings = _check_runtime(asked, step, runtime, here, problems)
-    _check_references(step, here.host_files, problems)
+    check_references(step.references, here.host_files, problems)
     if problems:
         raise UsageError(f"run {run.id} cannot be run by hand", problems=problems)
     wanted = list_wanted(here.database, here.grouping, here.settings, run, inputs, place)
@@ -135,23 +125,6 @@ def prepare(asked: Asked, here: Here, tell: Callable[[str], None]) -> Prepared:
     return Prepared(
         run, asked.folder, runtime, argv, asked.folder / "scratch", step, in_place, origins, changed, tuple(warnings)
     )
-
-
-def _check_folder(folder: Path) -> None:
-    if any(ord(c) < 32 or c == ":" for c in str(folder)):
-        raise UsageError(
-            f"{str(folder)!r} has a colon or a control character, which container runtimes do not take",
-            next="name another folder",
-        )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"{folder} is {'not empty' if folder.is_dir() else 'no folder'}",
-            next="name an empty folder, or one that is not there yet: nothing is ever written over",
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be made: {error.strerror}", next="name another folder") from error
 
 
 def _read(database: Database, run_id: int) -> tuple[Run, list[RunInput], Resources, int, str]:
@@ -225,38 +198,13 @@ def _check_runtime(
     asked: Asked, step: ResolvedStep, runtime: str, here: Here, problems: list[Problem]
 ) -> list[str]:
     """Warnings; what keeps the program from starting goes to `problems`."""
-    image = step.software.image
-    if image is None:
-        return []
-    if runtime == "none":
-        if asked.image is not None:
-            problems.append(
-                Problem("--image", "this site runs programs without containers",
-                        "CONTAINER_RUNTIME names the runtime; or leave --image out")
-            )  # fmt: skip
-        return []
-    if shutil.which(runtime, path=HOST_PATH) is None:
+    if runtime == "none" and step.software.image is not None and asked.image is not None:
         problems.append(
-            Problem(runtime, "is not installed on this host", "run this command on a host that has it")
-        )
-    if "://" in image:
-        return []
-    digest = here.host_files.digest(image) if step.software.image_digest else None
-    if digest is None and not here.host_files.exists(image):
-        problems.append(
-            Problem(f"image {image}", "is missing", "put the file there, or use another one by --image FILE")
-        )
-    elif step.software.image_digest not in (None, digest):
-        return [f"the image is not the one that the run was made with ({step.software.image_digest}, found {digest})"]
-    return []
-
-
-def _check_references(step: ResolvedStep, host_files: HostFiles, problems: list[Problem]) -> None:
-    problems += [
-        Problem(f"reference {r.name} {r.version}", f"{r.path} is missing", "put it back there")
-        for r in step.references
-        if not host_files.exists(r.path)
-    ]
+            Problem("--image", "this site runs programs without containers",
+                    "CONTAINER_RUNTIME names the runtime; or leave --image out")
+        )  # fmt: skip
+    mend = "put the file there, or use another one by --image FILE"
+    return check_image(step.software, runtime, here.host_files, problems, mend=mend)
 
 
 # --- the folder ---------------------------------------------------------------------------------------------
@@ -276,35 +224,16 @@ def _fill(
 def _facts(
     folder: Path, settings: Settings, run: Run, resources: Resources, number: int, in_place: bool
 ) -> RunFacts:
-    """As for a job, with `folder` for the attempt's, and for the run's where its inputs were brought there."""
-    own = PurePosixPath(settings.pipeline_base_dir) / run.directory
-    return RunFacts(
-        run_id=run.id,
-        sub_group=run.sub_group,
-        attempt=number,
-        base_dir=PurePosixPath(folder),
-        run_directory=own if in_place else PurePosixPath(),
-        attempt_directory=PurePosixPath(),
-        created_at=run.created_at,
-        cpu=resources.cpu,
-        memory_gb=resources.memory_gb,
-        gpu_flag=settings.container_gpu_flag,
-    )
+    """The run's folder has the inputs where they are left in place."""
+    own = PurePosixPath(settings.pipeline_base_dir) / run.directory if in_place else PurePosixPath()
+    return build_facts(run, settings, resources, number, base_dir=PurePosixPath(folder), inputs_in=own)
 
 
 def _write(
     files: WorkFiles, asked: Asked, step: ResolvedStep, facts: RunFacts, inputs: Sequence[RunInput], runtime: str
 ) -> tuple[str, ...]:
     """Manifest and script; the command line. A shell finds the program's own command in the script."""
-    manifest = build_manifest(step, facts, inputs, runtime=runtime)
-    argv = build_argv(step, facts, runtime=runtime)
-    script = f"#!/bin/sh\n# run {asked.run_id} by hand\n{build_shell_command(argv, directory=asked.folder / 'scratch')}\n"
-    files.write_files(
-        [
-            FileWrite(PurePosixPath("config/manifest.json"), json.dumps(manifest, indent=1).encode()),
-            FileWrite(PurePosixPath(SCRIPT), script.encode("utf-8", "surrogateescape"), 0o755),
-        ]
-    )
+    argv = write_command(files, step, facts, inputs, runtime)
     if not asked.shell:
         return argv
     environment = {**({"TERM": asked.term} if asked.term else {}), **step.environment}

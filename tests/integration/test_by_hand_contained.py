@@ -13,6 +13,7 @@ import pytest
 
 from ccatwm.settings.find import MARK_FILE
 from ccatwm.views.command import build_command, command_lines
+from tests.crash.rig import rows
 from tests.integration.apptainer_image import find_image
 from tests.integration.test_container_chain import Chain
 
@@ -34,13 +35,17 @@ def marked(chain: Chain) -> Chain:
 
 
 def rerun(chain: Chain, *options: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
+    return command(chain, "rerun", *options, typed=typed)
+
+
+def command(chain: Chain, *words: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
     settings = {
         "OPSDB_URL": chain.url, "PIPELINE_BASE_DIR": str(chain.folder / "base"), "PROCESSING_LOCATION_ID": "local",
         "HPC_BACKEND": "local", "CONTAINER_RUNTIME": "apptainer", "STATE_DIR": str(chain.folder / "state"),
     }  # fmt: skip
     environment = os.environ | {f"CCAT_WORKFLOW_MANAGER_{key}": value for key, value in settings.items()}
-    command = [sys.executable, "-m", "ccatwm", "rerun", *options]
-    return subprocess.run(command, env=environment, input=typed, text=True, capture_output=True)
+    argv = [sys.executable, "-m", "ccatwm", *words]
+    return subprocess.run(argv, env=environment, input=typed, text=True, capture_output=True)
 
 
 def spectra(chain: Chain, run: dict) -> bytes:
@@ -110,3 +115,25 @@ def test_the_command_of_an_attempt_works_when_it_is_pasted(chain, tmp_path):
     done = subprocess.run(["bash"], input="\n".join(command_lines(document)) + "\n", text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert spectra(chain, run) == made
+
+
+def test_a_product_is_made_again_in_containers_from_raw_data(chain, tmp_path):
+    (run,) = [r for r in chain.runs() if r["step_name"] == "grid"]
+    (product,) = [p for p in rows(chain.url, "data_product") if p["run_id"] == run["id"] and p["type"] == "SCIENCE"]
+    done = command(chain, "rebuild", str(product["id"]), "--dir", str(tmp_path / "a, b"), "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["answer"], len(answer["runs"]), answer["warnings"]) == ("identical", 3, [])
+
+
+def test_an_image_that_is_another_by_now_is_refused_before_anything_runs(tmp_path):
+    image = tmp_path / "image.sif"
+    shutil.copy(find_image(), image)
+    chain = marked(Chain(tmp_path / "world", image))
+    chain.wait()
+    (product,) = [p for p in rows(chain.url, "data_product") if p["type"] == "SCIENCE"]
+    with image.open("ab") as file:
+        file.write(b"more")
+    done = command(chain, "rebuild", str(product["id"]), "--dir", str(tmp_path / "again"))
+    assert (done.returncode, "the image is not the one" in done.stderr) == (2, True), done.stderr
+    assert list((tmp_path / "again").iterdir()) == []

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ccatwm.core.contract import FileSeen, find_clock
-from ccatwm.core.fits_sums import BLOCK_BYTES, MAGIC, add_words, data_bytes, parse_cards, without_checksums
+from ccatwm.core.fits_sums import (
+    BLOCK_BYTES,
+    MAGIC,
+    FitsPart,
+    add_words,
+    data_bytes,
+    parse_cards,
+    without_checksums,
+)
+from ccatwm.core.sameness import DOCUMENTS, Content
 
 Seen = Mapping[str, tuple[object, ...]]
 Read = Callable[[int], bytes]
@@ -72,19 +84,53 @@ def _file_seen(path: Path, digest: str, begun: datetime, ended: datetime, zones:
         return FileSeen(digest)
 
 
+def read_contents(path: Path, name: PurePosixPath) -> dict[PurePosixPath, Content]:
+    """A product as it is compared: the file `path` as `name`, or every file of the folder by its path below it.
+
+    Links are not followed. Errors: OSError.
+    """
+    if not path.is_dir():
+        return {name: _content(path)}
+    below = (os.path.join(above, found) for above, _, names in os.walk(path) for found in names)
+    files = [Path(file) for file in below if stat.S_ISREG(os.lstat(file).st_mode)]
+    return {PurePosixPath(file.relative_to(path)): _content(file) for file in files}
+
+
+def _content(path: Path) -> Content:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    fits = _read_fits(path)
+    return Content(digest, None if fits is None else fits.parts, _read_document(path) if path.name in DOCUMENTS else None)
+
+
+def _read_document(path: Path) -> Any:
+    """None for what is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+
+
 @dataclass(frozen=True)
 class _Fits:
-    """The data sums of all parts, the cards of all headers (`2.DATE`: of the third part), and their text."""
+    """All HDUs, and the text of their headers."""
 
-    sums: tuple[int, ...]
-    header: Mapping[str, str]
+    parts: tuple[FitsPart, ...]
     text: bytes
+
+    @property
+    def sums(self) -> tuple[int, ...]:
+        return tuple(part.data_sum for part in self.parts)
+
+    @property
+    def header(self) -> dict[str, str]:
+        """The cards of all headers (`2.DATE`: of the third part)."""
+        return {f"{n}.{key}" if n else key: value for n, part in enumerate(self.parts) for key, value in part.cards.items()}
 
 
 def _read_fits(path: Path) -> _Fits | None:
     """None for a file that is no FITS."""
-    sums: list[int] = []
-    header: dict[str, str] = {}
+    parts: list[FitsPart] = []
     text = b""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
@@ -93,12 +139,11 @@ def _read_fits(path: Path) -> _Fits | None:
         try:
             while (found := _read_header(file.read)) is not None:
                 cards, blocks = found
-                header |= {f"{len(sums)}.{key}" if sums else key: value for key, value in cards}
                 text += blocks
-                sums.append(_sum(file.read, data_bytes(cards)))
+                parts.append(FitsPart(*_sums(file.read, data_bytes(cards)), dict(cards)))
         except ValueError:  # cut, or what only looks like FITS
             return None
-    return _Fits(tuple(sums), header, text)
+    return _Fits(tuple(parts), text)
 
 
 def _read_header(read: Read) -> tuple[list[tuple[str, str]], bytes] | None:
@@ -116,13 +161,14 @@ def _read_header(read: Read) -> tuple[list[tuple[str, str]], bytes] | None:
     return None
 
 
-def _sum(read: Read, size: int) -> int:
-    total = 0
+def _sums(read: Read, size: int) -> tuple[int, str]:
+    """DATASUM and SHA-256 of the data that follow."""
+    total, digest = 0, hashlib.sha256()
     while size > 0:
         content = read(min(size, READ_BYTES))
         if not content or len(content) % 4:
             raise ValueError("its data are cut")
         total = add_words(total, content)
+        digest.update(content)
         size -= len(content)
-    return total
-
+    return total, digest.hexdigest()
