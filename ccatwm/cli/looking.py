@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +14,7 @@ from ccatwm.errors import UsageError
 
 if TYPE_CHECKING:
     from ccatwm.passes._context import Context
+    from ccatwm.views.places import Places
 
 Run = Annotated[int, typer.Argument(metavar="RUN", help="Number of a run.")]
 Type = Annotated[
@@ -52,8 +53,13 @@ def _open(common: Common) -> Context:
     return context
 
 
-def _base_dir(context: Context) -> PurePosixPath:
-    return PurePosixPath(context.settings.pipeline_base_dir)
+def _places(context: Context, base_dir: PurePath | None = None) -> Places:
+    """`base_dir`: as the processing host names it, where that is what is to be told."""
+    from ccatwm.views.places import Places
+
+    settings = context.settings
+    roots = {name: place.root for name, place in settings.locations.items() if place.root}
+    return Places(settings.processing_location, PurePosixPath(base_dir or settings.pipeline_base_dir), roots)
 
 
 def _site_most(context: Context) -> dict[str, int]:
@@ -160,12 +166,12 @@ def products(
     selection = read_selection(
         context.clock.now(), pipeline, step, sub_group, status, failure_class, since, until, types
     )
-    base_dir = _base_dir(context)
     document = build_products(
-        context.database, selection, wanted, base_dir=base_dir, all_of_them=all_of_them, limit=limit or DEFAULT_LIMIT
+        context.database, selection, wanted, places=_places(context), all_of_them=all_of_them, limit=limit or DEFAULT_LIMIT
     )
-    cells = [product_cells(row, str(base_dir)) for row in document["products"]]
-    _show_rows(common, document, "products", COLUMNS, cells, below=str(base_dir))
+    base_dir = document["base_dir"]
+    cells = [product_cells(row, base_dir) for row in document["products"]]
+    _show_rows(common, document, "products", COLUMNS, cells, below=base_dir)
     if not common.json and not common.quiet:
         _frame.print_lines(latest_line(document["products"]))
     return 0
@@ -198,8 +204,14 @@ def show(common: Common, run: Run) -> int:
     from ccatwm.views.show import build_show, show_lines
 
     context = _open(common)
-    most = _site_most(context)
-    document = build_show(context.database, context.workfiles, run, now=context.clock.now(), site_most=most)
+    document = build_show(
+        context.database,
+        context.workfiles,
+        run,
+        places=_places(context, context.workfiles.root()),
+        now=context.clock.now(),
+        site_most=_site_most(context),
+    )
     if common.json:
         _frame.emit_json(document)
     else:
@@ -293,7 +305,7 @@ def lineage(
         context.database,
         context.grouping,
         subject,
-        base_dir=_base_dir(context),
+        places=_places(context),
     )
     if common.json:
         _frame.emit_json(document)

@@ -7,7 +7,6 @@ A run that several branches share is opened once; where it is met again its row 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from ccatwm.core.selection import suggest
@@ -18,7 +17,8 @@ from ccatwm.edges.opsdb.stores import views
 from ccatwm.edges.opsdb.stores.exclusions import published_sets_of
 from ccatwm.errors import UsageError
 from ccatwm.views.copies import copy_lines, list_copies
-from ccatwm.views.products import absolute_path, files_text, product_json
+from ccatwm.views.places import Places
+from ccatwm.views.products import files_text, product_json, told_product
 
 PACKAGE_PREFIX = "package:"
 SCHEMA = "ccatwm.lineage/1"
@@ -30,24 +30,24 @@ def build_lineage(
     grouping: GroupingEngine,
     subject: str,
     *,
-    base_dir: PurePosixPath,
+    places: Places,
 ) -> dict[str, Any]:
     """The lineage of `17` (a product) or of `package:NAME`. Errors: UsageError for what is not there."""
     if subject.startswith(PACKAGE_PREFIX):
         name = subject.removeprefix(PACKAGE_PREFIX)
-        return build_package_lineage(database, grouping, name, base_dir=base_dir)
+        return build_package_lineage(database, grouping, name, places=places)
     if not subject.isascii() or not subject.isdigit():
         raise UsageError(
             f"{subject!r} is neither a product number nor `package:NAME`",
             next="`ccatwm products` lists products; a raw data package is `package:NAME`",
         )
-    return build_product_lineage(database, int(subject), base_dir=base_dir)
+    return build_product_lineage(database, int(subject), places=places)
 
 
 # --- what a product stands on -------------------------------------------------------------------------------
 
 
-def build_product_lineage(database: Database, product_id: int, *, base_dir: PurePosixPath) -> dict[str, Any]:
+def build_product_lineage(database: Database, product_id: int, *, places: Places) -> dict[str, Any]:
     """Everything a product stands on, back to the raw data."""
     with database.read() as connection:
         product = views.get_product(connection, product_id)
@@ -58,13 +58,13 @@ def build_product_lineage(database: Database, product_id: int, *, base_dir: Pure
         product_ids = {row["product_id"] for rows in inputs.values() for row in rows if row["product_id"]}
         products = views.list_products_by_id(connection, product_ids)
         published = published_sets_of(connection, [product_id])
-    runs = {run_id: _run(made_by[run_id], attempts[run_id], base_dir) for run_id in run_ids}
+    runs = {run_id: _run(made_by[run_id], attempts[run_id], places) for run_id in run_ids}
     own = runs[product["run"]]
     return {
         "schema": SCHEMA,
-        "product": product_json(product, base_dir),
+        "product": product_json(product, places),
         "run": own,
-        "inputs": _tree(product["run"], inputs, products, base_dir),
+        "inputs": _tree(product["run"], inputs, products, places),
         "raw_data_packages": _packages(inputs),
         "references": _references(inputs),
         "software": own["software"],
@@ -74,7 +74,7 @@ def build_product_lineage(database: Database, product_id: int, *, base_dir: Pure
     }
 
 
-def _run(row: dict[str, Any], attempts: Sequence[dict[str, Any]], base_dir: PurePosixPath) -> dict[str, Any]:
+def _run(row: dict[str, Any], attempts: Sequence[dict[str, Any]], places: Places) -> dict[str, Any]:
     """What made a product: the frozen step, and the attempt that won."""
     step = row["resolved_step"]
     attempt = _winning(row, attempts)
@@ -104,7 +104,9 @@ def _run(row: dict[str, Any], attempts: Sequence[dict[str, Any]], base_dir: Pure
         "wall_seconds": row["wall_seconds"],
         "cpu_hours": row["cpu_hours"],
         "peak_memory_gb": row["peak_memory_gb"],
-        "output": str(base_dir / row["output_directory"]) if row["output_directory"] else None,
+        "processing_location": row["processing_location"],
+        "output": places.path(row["processing_location"], row["output_directory"]),
+        "relative_output": row["output_directory"],
     }
 
 
@@ -131,7 +133,7 @@ def _tree(
     run_id: int,
     inputs: Mapping[int, Sequence[dict[str, Any]]],
     products: Mapping[int, dict[str, Any]],
-    base_dir: PurePosixPath,
+    places: Places,
 ) -> list[dict[str, Any]]:
     """Inputs in depth-first order; `of_run` used it, `depth` 1 is an input of the product's own run."""
     rows: list[dict[str, Any]] = []
@@ -141,7 +143,7 @@ def _tree(
         row, depth = stack.pop()
         made_by = products[row["product_id"]]["run"] if row["product_id"] in products else None
         shared = made_by in opened
-        rows.append(_node(row, depth, made_by, shared, products.get(row["product_id"]), base_dir))
+        rows.append(_node(row, depth, made_by, shared, products.get(row["product_id"]), places))
         if made_by is not None and not shared:
             opened.add(made_by)
             stack += [(below, depth + 1) for below in reversed(inputs.get(made_by, ()))]
@@ -154,7 +156,7 @@ def _node(
     made_by: int | None,
     shared: bool,
     product: dict[str, Any] | None,
-    base_dir: PurePosixPath,
+    places: Places,
 ) -> dict[str, Any]:
     node = {
         "depth": depth,
@@ -168,10 +170,11 @@ def _node(
         "size": row["size_bytes"],
     }
     if product is not None:
+        location = product["processing_location"]
         place = {key: product[key] for key in ("pipeline", "step", "sub_group", "type", "current")}
-        path = absolute_path(base_dir, product["full_path"])
-        files = {key: product_json(product, base_dir)[key] for key in FILES}
-        node |= {"product": product["product"], "run": made_by, **place, **files, "path": path, "shared": shared}
+        files = {key: product_json(product, places)[key] for key in FILES}
+        where = {"path": places.path(location, product["full_path"]), "relative_path": product["full_path"]}
+        node |= {"product": product["product"], "run": made_by, **place, **files, **where, "shared": shared}
     return node
 
 
@@ -214,7 +217,7 @@ def _of_kind(inputs: Mapping[int, Sequence[dict[str, Any]]], kind: str) -> list[
 
 
 def build_package_lineage(
-    database: Database, grouping: GroupingEngine, name: str, *, base_dir: PurePosixPath
+    database: Database, grouping: GroupingEngine, name: str, *, places: Places
 ) -> dict[str, Any]:
     """Every product that stands on a raw data package, directly or through others, current or not."""
     with database.read() as connection:
@@ -241,7 +244,7 @@ def build_package_lineage(
         "copies": copies,
         "sub_groups": members,
         "runs": [_brief(runs[run_id]) for run_id in run_ids],
-        "products": [product_json(row, base_dir) for row in products],
+        "products": [product_json(row, places) for row in products],
         "published_sets": published,
     }
 
@@ -265,7 +268,7 @@ def _product_lines(document: Mapping[str, Any]) -> list[str]:
     now = "current" if product["current"] else "not current: a newer one replaced it"
     lines = [
         f"product {product['product']} {product['type']} {product['name']} ({now})",
-        f"  {product['path']}",
+        f"  {told_product(product)}",
         *([f"  {gone}"] if (gone := files_text(product)) else []),
         f"  sha256:{product['sha256']}",
         *(f"  {line}" for line in _run_lines(document["run"])),

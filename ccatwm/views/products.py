@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from ccatwm.core.latest import LATEST, is_usable, latest_path
-from ccatwm.core.names import decode_name
 from ccatwm.core.rules import Rule
 from ccatwm.core.selection import Selection
 from ccatwm.core.wording import size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
 from ccatwm.edges.opsdb.stores.trash import Trashed
+from ccatwm.views.places import Places, told_path
 
 DEFAULT_LIMIT = 200
 COLUMNS = ("product", "run", "type", "size", "sha256", "file")
@@ -24,7 +23,7 @@ def build_products(
     selection: Selection,
     rules: Sequence[Rule] = (),
     *,
-    base_dir: PurePosixPath,
+    places: Places,
     all_of_them: bool = False,
     limit: int | None = DEFAULT_LIMIT,
 ) -> dict[str, Any]:
@@ -38,20 +37,25 @@ def build_products(
     return {
         "schema": "ccatwm.products/1",
         "all": all_of_them,
-        "base_dir": str(base_dir),
+        "base_dir": str(places.base_dir),
         "total": total,
-        "products": [product_json(row, base_dir) for row in rows],
+        "products": [product_json(row, places) for row in rows],
     }
 
 
-def product_json(row: dict[str, Any], base_dir: PurePosixPath) -> dict[str, Any]:
-    """One product as scripts read it. `path` is absolute, as the name is on disk."""
+def product_json(row: dict[str, Any], places: Places) -> dict[str, Any]:
+    """One product as scripts read it.
+
+    `path` is absolute, as the name is on disk, and null where the base directory of its processing location is not
+    known here; `relative_path` is below that one, as in the ops-db.
+    """
     return {
         "product": row["product"],
         "run": row["run"],
         "type": row["type"],
-        "path": absolute_path(base_dir, row["full_path"]),
-        "latest": latest_of(row, base_dir),
+        "path": places.path(row["processing_location"], row["full_path"]),
+        "latest": latest_of(row, places),
+        "relative_path": row["full_path"],
         "sha256": row["sha256"],
         "size": row["size"],
         "pipeline": row["pipeline"],
@@ -89,16 +93,18 @@ def files_text(product: Mapping[str, Any]) -> str | None:
     return f"files removed {product['removed_at'][:10]}, {where}: {product['removed_because']}"
 
 
-def absolute_path(base_dir: PurePosixPath, recorded: str) -> str:
-    """Where a recorded path lies, below the base directory of its processing location."""
-    return str(base_dir / decode_name(recorded))
+def told_product(row: Mapping[str, Any]) -> str | None:
+    """Where a product lies, for people."""
+    return told_path(row["processing_location"], row["path"], row["relative_path"])
 
 
-def latest_of(row: dict[str, Any], base_dir: PurePosixPath) -> str | None:
-    """The path that leads to the newest product of this name, whichever run makes it; None where this is not it."""
+def latest_of(row: dict[str, Any], places: Places) -> str | None:
+    """The path that leads to the newest product of this name, whichever run makes it; None where this is not it, or where
+    its base directory is not known here."""
     if not row["current"] or not is_usable(row["stale"]) or row["status"] != "present":
         return None
-    return str(base_dir / latest_path(row["pipeline"], row["step"], row["sub_group"]) / decode_name(row["name"]))
+    link = latest_path(row["pipeline"], row["step"], row["sub_group"])
+    return places.path(row["processing_location"], f"{link}/{row['name']}")
 
 
 def latest_line(products: Sequence[dict[str, Any]]) -> list[str]:
@@ -113,7 +119,7 @@ def product_cells(row: dict[str, Any], base_dir: str) -> tuple[object, ...]:
     mark = f" (stale: {row['stale']})" if row["stale"] else mark
     gone = files_text(row)
     mark += f" ({gone})" if gone else ""
-    file = row["path"].removeprefix(base_dir.rstrip("/") + "/")
+    file = str(told_product(row)).removeprefix(base_dir.rstrip("/") + "/")
     return (
         row["product"],
         row["run"],

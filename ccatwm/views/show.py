@@ -15,6 +15,7 @@ from ccatwm.edges.opsdb.stores import views
 from ccatwm.errors import FilesUnavailableError
 from ccatwm.interfaces import WorkFiles
 from ccatwm.views.logs import STREAMS, read_logs
+from ccatwm.views.places import Places, told_path
 from ccatwm.views.products import files_text, latest_of, product_json
 from ccatwm.views.runs import NO_CEILING, needs_person, run_json
 from ccatwm.views.throttled import add_throttles
@@ -25,7 +26,13 @@ SHOWN_ROWS = 20
 
 
 def build_show(
-    database: Database, workfiles: WorkFiles, run_id: int, *, now: datetime, site_most: Mapping[str, int] = NO_CEILING
+    database: Database,
+    workfiles: WorkFiles,
+    run_id: int,
+    *,
+    places: Places,
+    now: datetime,
+    site_most: Mapping[str, int] = NO_CEILING,
 ) -> dict[str, Any]:
     """The document `ccatwm.show/1`. Errors: UsageError for a run that is not there."""
     with database.read() as connection:
@@ -37,7 +44,8 @@ def build_show(
         inputs = views.list_inputs(connection, [run_id])[run_id]
         products = views.list_products_of_runs(connection, [run_id])
         changes = views.list_changes(connection, _targets(listed))
-    base = workfiles.root()
+    location = listed["processing_location"]
+    recorded = _recorded_paths(full, listed, attempts)
     return {
         "schema": "ccatwm.show/1",
         "run": run_json(listed, now),
@@ -47,13 +55,17 @@ def build_show(
             "asked": _asked(full, attempts),
             "used": _used(full),
         },
-        "paths": {**_paths(base, full, listed, attempts), "latest": _latest(base, products)},
-        "attempts": [_attempt(row, base) for row in attempts],
+        "paths": {
+            **{name: places.path(location, path) for name, path in recorded.items()},
+            "latest": _latest(places, products),
+        },
+        "relative_paths": recorded,
+        "attempts": [_attempt(row, places.path(location, row["directory"])) for row in attempts],
         "events": [_event(row) for row in events],
         "inputs": [input_json(row) for row in inputs],
-        "products": [product_json(row, base) for row in products],
+        "products": [product_json(row, places) for row in products],
         "changes": [_change(row) for row in changes],
-        "logs": _last_lines(workfiles, attempts),
+        "logs": _last_lines(workfiles, attempts) if location == places.here else [],
         "next": [*_bringing_back(listed, products), *next_commands(listed)],
     }
 
@@ -89,26 +101,30 @@ def _used(full: dict[str, Any]) -> dict[str, Any]:
     return {key: full[key] for key in ("wall_seconds", "cpu_hours", "peak_memory_gb")}
 
 
-def _paths(
-    base: PurePosixPath, full: dict[str, Any], listed: dict[str, Any], attempts: list[dict[str, Any]]
+def _recorded_paths(
+    full: dict[str, Any], listed: dict[str, Any], attempts: list[dict[str, Any]]
 ) -> dict[str, str | None]:
+    """Below the base directory of the run's processing location, as in the ops-db."""
     run_dir = PurePosixPath(listed["pipeline"], listed["step"], listed["sub_group"], f"run-{listed['run']}")
     attempt_dir = attempts[-1]["directory"] if attempts else None
     return {
-        "run": str(base / run_dir),
-        "attempt": str(base / attempt_dir) if attempt_dir else None,
-        "output": str(base / full["output_directory"]) if full["output_directory"] else None,
-        "logs": str(base / attempt_dir / "logs") if attempt_dir else None,
+        "run": str(run_dir),
+        "attempt": attempt_dir,
+        "output": full["output_directory"],
+        "logs": f"{attempt_dir}/logs" if attempt_dir else None,
     }
 
 
-def _latest(base: PurePosixPath, products: list[dict[str, Any]]) -> str | None:
+def _latest(places: Places, products: list[dict[str, Any]]) -> str | None:
     """The stable path, where it leads to this run."""
-    usable = next((row for row in products if latest_of(row, base) is not None), None)
-    return None if usable is None else str(base / latest_path(usable["pipeline"], usable["step"], usable["sub_group"]))
+    usable = next((row for row in products if latest_of(row, places) is not None), None)
+    if usable is None:
+        return None
+    link = latest_path(usable["pipeline"], usable["step"], usable["sub_group"])
+    return places.path(usable["processing_location"], str(link))
 
 
-def _attempt(row: dict[str, Any], base: PurePosixPath) -> dict[str, Any]:
+def _attempt(row: dict[str, Any], directory: str | None) -> dict[str, Any]:
     return {
         "attempt": row["number"],
         "job_id": row["job_id"],
@@ -117,7 +133,8 @@ def _attempt(row: dict[str, Any], base: PurePosixPath) -> dict[str, Any]:
         "backend": row["backend"],
         "cluster": row["cluster"],
         "submission": row["submission_state"],
-        "directory": str(base / row["directory"]),
+        "directory": directory,
+        "relative_directory": row["directory"],
         "host": row["host"],
         "outcome": row["outcome"],
         "failure_class": row["failure_class"],
@@ -227,7 +244,7 @@ def _products_command(row: dict[str, Any]) -> str:
 def show_lines(document: Mapping[str, Any]) -> list[str]:
     """The run in words, a paragraph per subject."""
     lines = _head_lines(document) + _attempt_lines(document["attempts"])
-    lines += ["", "path"] + [f"  {name:8} {path}" for name, path in document["paths"].items() if path]
+    lines += ["", "path", *_path_lines(document)]
     lines += _input_lines(document["inputs"]) + _product_lines(document["products"])
     lines += ["", "history (UTC)"] + [_event_line(event) for event in document["events"]]
     if document["changes"]:
@@ -237,6 +254,12 @@ def show_lines(document: Mapping[str, Any]) -> list[str]:
             lines += ["", f"end of {log['path']}"]
             lines += [f"  {line.expandtabs()}" for line in log["text"].splitlines()]
     return [*lines, "", *(f"next: {command}" for command in document["next"])]
+
+
+def _path_lines(document: Mapping[str, Any]) -> list[str]:
+    location, paths = document["run"]["processing_location"], document["paths"]
+    told = {name: told_path(location, paths[name], path) for name, path in document["relative_paths"].items()}
+    return [f"  {name:8} {path}" for name, path in told.items() if path]
 
 
 def _head_lines(document: Mapping[str, Any]) -> list[str]:

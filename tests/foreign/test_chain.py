@@ -15,6 +15,7 @@ from ccatwm.upkeep.backfill import Asked, start_backfill
 from ccatwm.views.explain import build_explain
 from ccatwm.views.groupings import build_grouping
 from ccatwm.views.lineage import build_lineage
+from ccatwm.views.places import Places
 from ccatwm.views.status import build_status
 from tests.foreign.site import TheirDatabase, at, key, observe
 from tests.passes.conftest import Observatory
@@ -170,7 +171,7 @@ def test_people_see_what_they_would_see_elsewhere(site: Observatory) -> None:
     explained = build_explain(context.database, "otf", "calibrate", SCAN_2, now=now)["explain"]
     assert explained[0]["outcome"] == "up-to-date"
     base = PurePosixPath(context.settings.pipeline_base_dir)
-    lineage = build_lineage(context.database, context.grouping, "package:scan-2-LFA", base_dir=base)
+    lineage = build_lineage(context.database, context.grouping, "package:scan-2-LFA", places=Places("local", base))
     assert lineage["package"]["ids"] == [key("package-2")] and lineage["package"]["state"] == "archived"
     assert [copy["location"] for copy in lineage["copies"]].count("buffer") == 1
     shown = build_grouping(context.database, context.grouping, "ngc253", ["source"], now=now)

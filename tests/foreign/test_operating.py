@@ -11,6 +11,7 @@ from ccatwm.upkeep.backfill import Asked, start_backfill
 from ccatwm.views.backfills import build_backfills
 from ccatwm.views.groupings import build_grouping
 from ccatwm.views.lineage import build_lineage
+from ccatwm.views.places import Places
 from tests.foreign.site import TheirDatabase, key, observe
 from tests.passes.conftest import Observatory
 from tests.passes.test_excluding import act, back, out
@@ -43,7 +44,7 @@ def test_a_scan_is_excluded_by_the_name_that_they_gave_it(site: Observatory) -> 
     assert site.sub_group("calibrate", SCAN_2)["outcome"] == "no-inputs"
     context = site.context()
     base = PurePosixPath(context.settings.pipeline_base_dir)
-    lineage = build_lineage(context.database, context.grouping, "package:scan-2-LFA", base_dir=base)
+    lineage = build_lineage(context.database, context.grouping, "package:scan-2-LFA", places=Places("local", base))
     assert {row["sub_group"]: row["outcome"] for row in lineage["sub_groups"]}[SCAN_2] == "no-inputs"
     back(site, "unit:scan-2")
     site.until_quiet()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +20,8 @@ from ccatwm.interfaces import PlainEffects
 from ccatwm.views.explain import build_explain, explain_lines
 from ccatwm.views.lineage import build_lineage, lineage_lines
 from ccatwm.views.logs import build_logs
-from ccatwm.views.products import build_products
+from ccatwm.views.places import Places
+from ccatwm.views.products import build_products, product_cells
 from ccatwm.views.runs import build_runs
 from ccatwm.views.show import build_show, show_lines
 from ccatwm.views.status import build_status, other_lines, step_cells
@@ -27,7 +29,7 @@ from tests.opsdb.looked_at import MINUTE, NOW, World, world
 
 __all__ = ["world"]
 
-BASE = PurePosixPath("/base")
+PLACES = Places("local", PurePosixPath("/base"))
 
 
 def runs(world: World, **conditions: Any) -> list[dict[str, Any]]:
@@ -36,7 +38,7 @@ def runs(world: World, **conditions: Any) -> list[dict[str, Any]]:
 
 def products(world: World, all_of_them: bool = False, **conditions: Any) -> list[dict[str, Any]]:
     selection = Selection(**conditions)
-    return build_products(world.database, selection, base_dir=BASE, all_of_them=all_of_them)["products"]
+    return build_products(world.database, selection, places=PLACES, all_of_them=all_of_them)["products"]
 
 
 def explain(world: World, step: str = "calibrate", key: str | None = "executed_obs_unit=1") -> dict[str, Any]:
@@ -377,9 +379,9 @@ def test_show_tells_everything_of_a_run(world, tmp_path):
     world.input_package(run, "scan-1")
     files = workfiles(tmp_path)
     write_logs(tmp_path, directory, stderr=b"one\ntwo\n")
-    document = build_show(world.database, files, run, now=NOW)
+    document = build_show(world.database, files, run, places=PLACES, now=NOW)
     assert document["attempts"][0]["host"] == "node7"
-    assert document["paths"]["attempt"] == str(tmp_path / "base" / directory)
+    assert document["paths"]["attempt"] == f"/base/{directory}"
     assert [log["text"] for log in document["logs"]] == [None, "one\ntwo"]
     assert [i["name"] for i in document["inputs"]] == ["scan-1"]
     assert document["next"][0] == f"ccatwm logs {run}"
@@ -387,10 +389,41 @@ def test_show_tells_everything_of_a_run(world, tmp_path):
     assert any("chai-cal --fast" in line for line in show_lines(document))
 
 
+def elsewhere(world: World) -> tuple[int, int]:
+    """A map that was made at another processing location: (run, product)."""
+    _, run, product = world.gridded()
+    world.attempt(run)
+    folder = f"otf/grid/all/run-{run}/attempt-1/output"
+    world.update(t.executed_reduction_step, run, processing_location="ramses", output_directory=folder)
+    world.update(t.data_product, product, full_path=f"{folder}/map.fits")
+    return run, product
+
+
+def test_a_path_at_another_processing_location_is_told_below_that_one(world, tmp_path):
+    run, product = elsewhere(world)
+    relative = f"otf/grid/all/run-{run}/attempt-1/output"
+    found = products(world)
+    assert (found[0]["path"], found[0]["relative_path"]) == (None, f"{relative}/map.fits")
+    assert product_cells(found[0], "/base")[-1] == f"ramses:{relative}/map.fits"
+    lineage = build_lineage(world.database, world.grouping, str(product), places=PLACES)
+    assert (lineage["run"]["output"], lineage["run"]["relative_output"]) == (None, relative)
+    assert f"  ramses:{relative}/map.fits" in lineage_lines(lineage)
+    shown = build_show(world.database, workfiles(tmp_path), run, places=PLACES, now=NOW)
+    assert (shown["paths"]["output"], shown["relative_paths"]["output"]) == (None, relative)
+    assert f"  output   ramses:{relative}" in show_lines(shown)
+
+
+def test_a_path_at_another_processing_location_is_whole_where_the_settings_name_its_root(world):
+    run, _ = elsewhere(world)
+    places = replace(PLACES, roots={"ramses": "/scratch/ccat"})
+    found = build_products(world.database, Selection(), places=places)["products"]
+    assert found[0]["path"] == f"/scratch/ccat/otf/grid/all/run-{run}/attempt-1/output/map.fits"
+
+
 def test_show_names_the_newest_runs_where_there_is_no_such_one(world, tmp_path):
     run = world.run(world.sub_group("grid", "all"))
     with pytest.raises(UsageError, match="no run 999") as caught:
-        build_show(world.database, workfiles(tmp_path), 999, now=NOW)
+        build_show(world.database, workfiles(tmp_path), 999, places=PLACES, now=NOW)
     assert str(run) in caught.value.next
 
 
@@ -435,7 +468,7 @@ def test_lineage_goes_back_to_the_raw_data(world):
     made = [world.calibrated(f"executed_obs_unit={n}", f"scan-{n}") for n in (1, 2)]
     _, run, product = world.gridded(*(p for _, _, p in made))
     world.attempt(run)
-    document = build_lineage(world.database, world.grouping, str(product), base_dir=BASE)
+    document = build_lineage(world.database, world.grouping, str(product), places=PLACES)
     assert document["product"]["product"] == product
     assert [(n["depth"], n["kind"], n["name"]) for n in document["inputs"]] == [
         (1, "product", "spectra.fits"),
@@ -455,7 +488,7 @@ def test_a_shared_input_is_opened_once(world):
     _, run, first = world.calibrated("executed_obs_unit=1", "scan-1")
     second = world.product(run, "noise.fits", "INTERMEDIATE")
     _, _, product = world.gridded(first, second)
-    nodes = build_lineage(world.database, world.grouping, str(product), base_dir=BASE)["inputs"]
+    nodes = build_lineage(world.database, world.grouping, str(product), places=PLACES)["inputs"]
     assert [n["name"] for n in nodes] == ["spectra.fits", "scan-1", "noise.fits"]
     assert [n["shared"] for n in nodes if "shared" in n] == [False, True]
 
@@ -495,7 +528,7 @@ def test_a_chain_longer_than_the_recursion_limit_is_followed(world):
                 )
             )
     final = world.product(run + length)
-    document = build_lineage(world.database, world.grouping, str(final), base_dir=BASE)
+    document = build_lineage(world.database, world.grouping, str(final), places=PLACES)
     assert max(node["depth"] for node in document["inputs"]) == length + 1
     assert [p["name"] for p in document["raw_data_packages"]] == ["scan-1"]
     json.dumps(document)
@@ -510,16 +543,16 @@ def test_a_package_knows_every_product_that_stands_on_it(world):
         world.input_product(new, product)
     newest = world.product(new)
     world.update(t.sub_group, group, current_run_id=new)
-    found = build_lineage(world.database, world.grouping, "package:scan-1", base_dir=BASE)["products"]
+    found = build_lineage(world.database, world.grouping, "package:scan-1", places=PLACES)["products"]
     assert {p["product"]: p["current"] for p in found} == {calibrated: True, old: False, newest: True}
-    found = build_lineage(world.database, world.grouping, "package:scan-2", base_dir=BASE)["products"]
+    found = build_lineage(world.database, world.grouping, "package:scan-2", places=PLACES)["products"]
     assert {p["product"] for p in found} == {other, newest}
 
 
 def test_a_package_that_nothing_was_made_of_says_where_it_belongs(world):
     world.sub_group("calibrate", "executed_obs_unit=9", outcome="waiting-for-data")
     world.member("calibrate", "executed_obs_unit=9", "scan-9", "waiting")
-    lines = lineage_lines(build_lineage(world.database, world.grouping, "package:scan-9", base_dir=BASE))
+    lines = lineage_lines(build_lineage(world.database, world.grouping, "package:scan-9", places=PLACES))
     assert "  otf/calibrate executed_obs_unit=9: waiting-for-data" in lines
 
 
@@ -527,7 +560,7 @@ def test_a_package_that_nothing_was_made_of_says_where_it_belongs(world):
 def test_lineage_of_what_is_not_there_says_what_is(world, subject):
     _, _, product = world.calibrated("executed_obs_unit=1", "scan-1")
     with pytest.raises(UsageError) as caught:
-        build_lineage(world.database, world.grouping, subject, base_dir=BASE)
+        build_lineage(world.database, world.grouping, subject, places=PLACES)
     said = {"999": str(product), "package:scan-l": "scan-1", "map.fits": "package:NAME"}[subject]
     assert said in caught.value.next
 
@@ -575,7 +608,7 @@ def test_a_bad_copy_that_is_offered_no_more_is_no_longer_in_status(world):
 
 def test_the_lineage_of_a_package_shows_its_copies_and_what_was_found_of_them(world):
     found_bad(world, copied(world, "scan-1", "buffer", "archive"), "scan-1", "buffer")
-    document = build_lineage(world.database, world.grouping, "package:scan-1", base_dir=BASE)
+    document = build_lineage(world.database, world.grouping, "package:scan-1", places=PLACES)
     assert [(c["location"], c["finding"]) for c in document["copies"]] == [
         ("buffer", "corrupt"), ("archive", None),
     ]  # fmt: skip
@@ -762,7 +795,7 @@ def test_a_run_that_a_tripped_step_keeps_back_says_so_and_what_to_type(world):
     world.update(t.reduction_step, world.steps["grid"], tripped="timeout")
     (row,) = build_runs(world.database, Selection(), now=NOW)["runs"]
     assert (row["state"], row["braked"], row["held"]) == ("PENDING (tripped)", "tripped: timeout", None)
-    shown = build_show(world.database, LocalWorkFiles(Path("/nowhere"), PlainEffects()), run, now=NOW)
+    shown = build_show(world.database, LocalWorkFiles(Path("/nowhere"), PlainEffects()), run, places=PLACES, now=NOW)
     assert any(line.startswith("  brake      tripped: timeout") for line in show_lines(shown))
     assert shown["next"][0] == "ccatwm release otf/grid --retry --reason TEXT"
 

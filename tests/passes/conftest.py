@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from ccatwm.edges.opsdb.engine import POSTGRESQL_CONNECT
 from ccatwm.interfaces import PlainEffects
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
+from ccatwm.views.places import Places
 from tests.crash.campaign import program, write_campaign
 from tests.crash.rig import START, SteppingClock, World, define, ingest, rows
 from tests.fakes.batch import FileBatch
@@ -45,6 +46,10 @@ class Observatory:
     @property
     def base(self) -> Path:
         return self.folder / "base"
+
+    @property
+    def places(self) -> Places:
+        return Places("local", PurePosixPath(self.base))
 
     def context(self, effects: Any = None) -> Context:
         effects = effects or PlainEffects()

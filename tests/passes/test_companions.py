@@ -447,7 +447,7 @@ def test_where_companions_are_not_required_a_scan_is_reduced_without(nights):
 
 
 def usable(nights: Nights) -> set[int]:
-    document = build_products(nights.observatory.context().database, Selection(), base_dir=nights.observatory.base)
+    document = build_products(nights.observatory.context().database, Selection(), places=nights.observatory.places)
     return {p["run"] for p in document["products"]}
 
 
@@ -526,7 +526,7 @@ def test_the_night_of_a_bad_load_is_made_again_with_the_next_nearest_ones(nights
     first = {run["sub_group_key"]: run["id"] for run in observatory.runs("calibrate")}
     assert (len(around), len(first)) == (40, 45)
     context = observatory.context()
-    lineage = build_lineage(context.database, context.grouping, "package:load-120-LFA", base_dir=observatory.base)
+    lineage = build_lineage(context.database, context.grouping, "package:load-120-LFA", places=observatory.places)
     listed = {p["run"] for p in lineage["products"] if p["step"] == "calibrate"}
     report = out(observatory, "unit:load-120", dry_run=True)
     assert {row["run"] for row in report.impact.current if row["step"] == "calibrate"} == listed
@@ -543,7 +543,7 @@ def test_the_night_of_a_bad_load_is_made_again_with_the_next_nearest_ones(nights
     used = nights.used()
     assert all(used[f"scan-{m}-LFA"] == ["load-180-LFA", "load-60-LFA"] for m in around)
     assert used["scan-50-LFA"] == ["load-0-LFA", "load-60-LFA"]
-    products = build_products(context.database, Selection(step="calibrate"), base_dir=observatory.base)["products"]
+    products = build_products(context.database, Selection(step="calibrate"), places=observatory.places)["products"]
     assert {p["run"] for p in products} == {run["id"] for run in again} | (set(first.values()) - listed)
     assert len(observatory.runs("grid")) == 2
 
@@ -557,18 +557,18 @@ def test_companions_are_told_as_such(nights):
     reduce(nights)
     observatory, context = nights.observatory, nights.observatory.context()
     run = observatory.runs("calibrate")[0]["id"]
-    document = build_show(context.database, context.workfiles, run, now=context.clock.now())
+    document = build_show(context.database, context.workfiles, run, places=observatory.places, now=context.clock.now())
     assert {(i["name"], i["role"], i["companion"]) for i in document["inputs"]} == {
         ("scan-30-LFA", "member", None), ("load-20-LFA", "companion", "loads"),
     }  # fmt: skip
     assert "load-20-LFA (companion loads)" in "\n".join(show_lines(document))
     product = next(p for p in observatory.rows("data_product") if p["run_id"] != run)
-    lineage = build_lineage(context.database, context.grouping, str(product["id"]), base_dir=observatory.base)
+    lineage = build_lineage(context.database, context.grouping, str(product["id"]), places=observatory.places)
     assert [(p["name"], p["role"], p["companion"]) for p in lineage["raw_data_packages"]] == [
         ("load-20-LFA", "companion", "loads"), ("scan-30-LFA", "member", None),
     ]  # fmt: skip
     assert "package load-20-LFA (companion loads)" in "\n".join(lineage_lines(lineage))
-    of_load = build_lineage(context.database, context.grouping, "package:load-20-LFA", base_dir=observatory.base)
+    of_load = build_lineage(context.database, context.grouping, "package:load-20-LFA", places=observatory.places)
     text = "\n".join(lineage_lines(of_load))
     assert "sub-groups whose current run has it as a companion:\n  otf/calibrate executed_obs_unit=" in text
     assert "companions of its current run: loads/load-20-LFA" in explained(nights)

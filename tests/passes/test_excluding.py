@@ -42,7 +42,7 @@ def usable(observatory):
 
 def products(observatory):
     context = observatory.context()
-    return build_products(context.database, Selection(), base_dir=observatory.base)["products"]
+    return build_products(context.database, Selection(), places=observatory.places)["products"]
 
 
 def maps(observatory):
@@ -412,7 +412,7 @@ def test_the_published_sets_that_hold_what_was_made_from_it_are_told(observatory
     places = {(row["step"], row["sub_group"]) for row in report.to_json()["impact"]["sub_group_list"]}
     assert places == {("calibrate", "executed_obs_unit=1"), ("grid", "all")}
     context = observatory.context()
-    lineage = build_lineage(context.database, context.grouping, "package:scan-1-LFA", base_dir=observatory.base)
+    lineage = build_lineage(context.database, context.grouping, "package:scan-1-LFA", places=observatory.places)
     assert [row["name"] for row in lineage["published_sets"]] == ["dr1", "dr2"]
     assert f"published set dr1 holds {science}" in "\n".join(lineage_lines(lineage))
 

@@ -57,7 +57,7 @@ def test_a_set_is_frozen_with_what_tells_its_products_from_any_other(observatory
     assert row["affected"] == [] and row["notice"] == []
     context = observatory.context()
     assert ("publish", "dr1", "first") in {(r["act"], r["target"], r["reason"]) for r in observatory.rows("change_log")}
-    document = build_lineage(context.database, context.grouping, str(kept["id"]), base_dir=observatory.base)
+    document = build_lineage(context.database, context.grouping, str(kept["id"]), places=observatory.places)
     assert lineage_lines(document)[-1] == "published in dr1"
 
 

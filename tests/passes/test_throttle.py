@@ -178,7 +178,8 @@ def test_a_ceiling_is_told_where_people_look(three_scans: Observatory) -> None:
     lines = explain_lines(build_explain(context.database, "otf", now=now, site_most=most))
     assert f"  changes when other runs end: {reason}" in lines
     staged = next(r["run"] for r in runs if r["status"] == "STAGED")
-    shown = show_lines(build_show(context.database, context.workfiles, staged, now=now, site_most=most))
+    places = three_scans.places
+    shown = show_lines(build_show(context.database, context.workfiles, staged, places=places, now=now, site_most=most))
     assert f"  throttled  {reason}" in shown
     # Another site that serves another location knows no ceiling here.
     assert {r["throttled"] for r in build_runs(context.database, Selection(), now=now)["runs"]} == {None}
