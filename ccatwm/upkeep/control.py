@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.selection import Selection
-from ccatwm.core.states import FINAL, RunEvent, RunStatus
+from ccatwm.core.states import BEFORE_SUBMIT, FINAL, RunEvent, RunStatus
 from ccatwm.core.wording import count_text, span_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import control, runs, sub_groups, views
@@ -40,6 +40,7 @@ class Acted:
     place: str
     outcome: str
     reason: str = ""
+    held: bool = False  # it or its sub-group: no pass goes on with it
 
     def to_json(self) -> dict[str, Any]:
         pipeline, step, sub_group = self.place.split("/", 2)
@@ -98,7 +99,8 @@ class ActReport:
             lines.append(again_text(self.follows))
         following = {"retry": "`ccatwm stage` goes on with them", "cancel": "`ccatwm poll` carries it out"}
         if self.done and not self.dry_run:
-            lines += self.brakes or (following[self.act],)
+            goes_on = any(item.outcome == "done" and not item.held for item in self.runs)
+            lines += self.brakes or ([following[self.act]] if goes_on else [])
         return lines or ["no run is meant; `ccatwm runs` with the same options lists those that they select"]
 
 
@@ -191,7 +193,8 @@ def _retry_run(connection: sa.Connection, row: Row, wanted: Wanted, now: datetim
         if not changed:
             return _acted(row, "refused", "it changed at this moment; look again")
         sub_groups.mark_due(connection, [row["sub_group_id"]], now)
-    return _acted(row, "done", "; ".join(filter(None, [_retry_note(row), _hold_note(connection, row["run"])])))
+    held = _hold_note(connection, row["run"])
+    return replace(_acted(row, "done", "; ".join(filter(None, [_retry_note(row), held]))), held=bool(held))
 
 
 def _why_no_retry(connection: sa.Connection, row: Row) -> str:
@@ -456,7 +459,8 @@ def wait_until_ended(
 ) -> dict[int, str]:
     """Watch until every run is final and nothing more happens to it by itself; its status by run id.
 
-    Warns when no pass has begun for two minutes. Errors: CcatwmError when the time is over first.
+    Warns when no pass has begun for two minutes. Errors: CcatwmError when the time is over first, or when nothing is
+    left to wait for but runs that somebody has to release.
     """
     begun = clock.monotonic()
     last_pass, warned = clock.now(), -REPEAT_SECONDS
@@ -467,6 +471,8 @@ def wait_until_ended(
         waiting = [row for row in rows.values() if row["is_open"] or row["status"] not in FINAL]
         if not waiting:
             return {run_id: str(row["status"]) for run_id, row in rows.items()}
+        if all(map(_is_braked, waiting)):
+            raise _braked_error(database, waiting)
         if timeout_seconds is not None and clock.monotonic() - begun >= timeout_seconds:
             states = ", ".join(f"run {row['run']} is {row['status']}" for row in waiting[:5])
             raise CcatwmError(
@@ -479,3 +485,27 @@ def wait_until_ended(
             log.warning("still waiting, but no pass has begun for %s: is cron at work? `ccatwm cycle` runs all passes "
                         "by hand", span_text(quiet))  # fmt: skip
         clock.sleep(POLL_SECONDS)
+
+
+_WITHOUT_JOB = BEFORE_SUBMIT | {RunStatus.FAILED}
+
+
+def _is_braked(row: Row) -> bool:
+    """Whether no pass does anything for the run before somebody releases what holds it; a cancellation needs no release."""
+    if row["status"] not in _WITHOUT_JOB or row["cancel_requested_at"] is not None:
+        return False
+    return bool(row["held"] or row["held_above"] or row["tripped"])
+
+
+def _braked_error(database: Database, rows: Sequence[Row]) -> CcatwmError:
+    """What keeps these runs, and the commands that end it."""
+    with database.read() as connection:
+        holds = [control.list_holds(connection, row["run"]) for row in rows]
+    held = {target: f"held ({why})" for found in holds for target, why in found.items()}
+    tripped = {f"{row['pipeline']}/{row['step']}": f"tripped ({row['tripped']})" for row in rows if row["tripped"]}
+    brakes = held | tripped
+    said = ", ".join(f"{'run ' if target.isdigit() else ''}{target} is {why}" for target, why in brakes.items())
+    releases = " and ".join(f"`ccatwm release {shlex.quote(target)} --reason TEXT`" for target in brakes)
+    numbers = ", ".join(str(row["run"]) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
+    noun = "run" if len(rows) == 1 else "runs"
+    return CcatwmError(f"nothing happens to {noun} {numbers}: {said}", next=f"{releases}, then wait again")

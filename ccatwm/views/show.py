@@ -12,6 +12,7 @@ from ccatwm.core.latest import latest_path
 from ccatwm.core.wording import number_text, role_text, size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
+from ccatwm.edges.opsdb.stores.control import list_holds
 from ccatwm.errors import FilesUnavailableError
 from ccatwm.interfaces import WorkFiles
 from ccatwm.views.logs import STREAMS, read_logs
@@ -44,11 +45,13 @@ def build_show(
         inputs = views.list_inputs(connection, [run_id])[run_id]
         products = views.list_products_of_runs(connection, [run_id])
         changes = views.list_changes(connection, _targets(listed))
+        holds = list_holds(connection, run_id)
     location = listed["processing_location"]
     recorded = _recorded_paths(full, listed, attempts)
     return {
         "schema": "ccatwm.show/1",
         "run": run_json(listed, now),
+        "holds": [{"target": target, "reason": reason} for target, reason in holds.items()],
         "made": _made(full),
         "resources": {
             "step": dict(full["resolved_step"]["resources"]),
@@ -66,7 +69,7 @@ def build_show(
         "products": [product_json(row, places) for row in products],
         "changes": [_change(row) for row in changes],
         "logs": _last_lines(workfiles, attempts) if location == places.here else [],
-        "next": [*_bringing_back(listed, products), *next_commands(listed)],
+        "next": [*_bringing_back(listed, products), *next_commands(listed, list(holds))],
     }
 
 
@@ -203,8 +206,8 @@ def _tail(text: str | None) -> str | None:
     return "\n".join(text.splitlines()[-TAIL_LINES:]) if text is not None else None
 
 
-def next_commands(row: dict[str, Any]) -> list[str]:
-    """What may be typed next about a run, most useful first."""
+def next_commands(row: dict[str, Any], held_targets: Sequence[str] = ()) -> list[str]:
+    """What may be typed next about a run, most useful first. `held_targets`: what holds it, as `release` takes it."""
     run = row["run"]
     place = " ".join(shlex.quote(row[key]) for key in ("pipeline", "step", "sub_group"))
     commands = [f"ccatwm logs {run}"] if row["attempt"] else []
@@ -217,8 +220,8 @@ def next_commands(row: dict[str, Any]) -> list[str]:
         commands.append(f"ccatwm cancel {run} --reason TEXT")
     if row["status"] == "COMPLETED":
         commands.append(_products_command(row))
-    if row["is_open"] and row["tripped"]:
-        commands.insert(0, f"ccatwm release {shlex.quote(row['pipeline'] + '/' + row['step'])} --retry --reason TEXT")
+    if row["is_open"] or needs_person(row):
+        commands = [*_release_commands(row, held_targets), *commands]
     return [*commands, f"ccatwm explain {place}"]
 
 
@@ -231,6 +234,14 @@ def _bringing_back(row: dict[str, Any], products: Sequence[Mapping[str, Any]]) -
         return [f"ccatwm gc --undo {row['run']}"]
     options = " ".join(f"--{key.replace('_', '-')} {shlex.quote(row[key])}" for key in ("pipeline", "step", "sub_group"))
     return [f"ccatwm trigger {options} --reason TEXT"] if removed[0]["current"] else []
+
+
+def _release_commands(row: dict[str, Any], held_targets: Sequence[str]) -> list[str]:
+    """What lets the run go on; a release of a tripped step ends its hold as well."""
+    step = f"{row['pipeline']}/{row['step']}"
+    tripped = [f"ccatwm release {shlex.quote(step)} --retry --reason TEXT"] if row["tripped"] else []
+    others = [target for target in held_targets if target != step or not tripped]
+    return tripped + [f"ccatwm release {shlex.quote(target)} --reason TEXT" for target in others]
 
 
 def _products_command(row: dict[str, Any]) -> str:
@@ -279,7 +290,7 @@ def _head_lines(document: Mapping[str, Any]) -> list[str]:
     lines += [f"  asked      {_pairs(document['resources']['asked'])}", *_grown_lines(document["resources"])]
     used = _pairs(document["resources"]["used"])
     lines += [f"  used       {used}"] if used else []
-    lines += _trouble_lines(run)
+    lines += _trouble_lines(run) + _hold_lines(document)
     return lines
 
 
@@ -308,6 +319,13 @@ def _trouble_lines(run: Mapping[str, Any]) -> list[str]:
             f"  cancel     asked for at {_short(run['cancel_requested_at'])}: {run['cancel_reason']}"
         )
     return lines + [f"  warning    {warning}" for warning in run["warnings"]]
+
+
+def _hold_lines(document: Mapping[str, Any]) -> list[str]:
+    """What else holds the run: neither itself nor the brake, which are told already."""
+    run = document["run"]
+    others = [] if run["braked"] else [hold for hold in document["holds"] if hold["target"] != str(run["run"])]
+    return [f"  held       {hold['target']}: {hold['reason']}" for hold in others]
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -124,6 +124,7 @@ def _step(row: Mapping[str, Any], counts: Mapping[str, Mapping[int, Any]]) -> di
         "processing_location": row["processing_location"],
         "sub_groups": sum(outcomes.values()),
         **{kind: counts["groups"].get(row["id"], {}).get(kind, 0) for kind in ("done", "open", "failed")},
+        **{kind: counts["groups"].get(row["id"], {}).get(kind, 0) for kind in ("held_sub_groups", "held_runs")},
         "outcomes": outcomes,
         "runs": counts["runs"].get(row["id"], {}),
         "due": counts["due"].get(row["id"], 0),
@@ -226,8 +227,11 @@ def _notes(row: Mapping[str, Any]) -> list[str]:
     brakes = [] if row["enabled"] else ["disabled"]
     brakes += [f"held: {row['held']}"] if row["held"] else []
     brakes += [f"tripped: {row['tripped']}"] if row["tripped"] else []
+    held = (("sub-group", row["held_sub_groups"]), ("run", row["held_runs"]))
+    brakes += [f"{count_text(count, noun)} held" for noun, count in held if count]
     stale = [f"{row['stale']} stale"] if row["stale"] else []
-    quiet = ("run", "up-to-date", "restored", "accepted")
+    quiet = ["run", "up-to-date", "restored", "accepted"]
+    quiet += [] if row["held"] else [Outcome.HELD.value]  # a hold is told as it is now, not as it was decided on
     throttled = row["throttled"]
     stale += [f"{throttled['runs']} throttled, {throttled['figure']}"] if throttled else []
     waits = [f"{count} {name}" for name, count in sorted(row["outcomes"].items()) if name not in quiet]

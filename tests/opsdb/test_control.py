@@ -340,6 +340,13 @@ def test_a_retry_in_a_step_that_is_tripped_says_what_must_be_said_first(world):
     assert report.to_json()["brakes"] == [report.lines()[-1]]
 
 
+def test_a_retry_of_a_run_that_is_held_does_not_say_that_passes_go_on_with_it(world):
+    run = failed(world)
+    world.update(t.executed_reduction_step, run, held="wait for Ada")
+    text = "\n".join(retry(world.database, wanted(run), now=NOW).lines())
+    assert f"ccatwm release {run} --reason TEXT" in text and "goes on with them" not in text
+
+
 def test_release_with_retry_of_more_than_confirm_runs_needs_yes_and_does_nothing_without(world):
     runs = [failed(world, f"executed_obs_unit={n}") for n in (1, 2, 3)]
     world.update(t.reduction_step, world.steps["calibrate"], tripped="timeout")
@@ -430,3 +437,29 @@ def test_waiting_gives_up_and_says_where_it_stands(world):
     run = world.run(world.sub_group("grid", "all"), "RUNNING")
     with pytest.raises(CcatwmError, match=f"run {run} is RUNNING"):
         wait_until_ended(world.database, [run], CarryingOut(world, run), timeout_seconds=3)
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "said"),
+    [
+        (t.executed_reduction_step, {"held": "wait for Ada"}, r"run \d+ is held \(wait for Ada\)"),
+        (t.sub_group, {"held": "bad beam"}, r"otf/grid/all is held \(bad beam\)"),
+        (t.reduction_step, {"tripped": "timeout"}, r"otf/grid is tripped \(timeout\)"),
+        (t.pipeline, {"held": "upgrade"}, r"otf is held \(upgrade\)"),
+    ],
+)
+def test_waiting_ends_at_once_where_somebody_has_to_release_what_it_waits_for(world, table, values, said):
+    group = world.sub_group("grid", "all")
+    run, clock = world.run(group, "PENDING"), Standing()
+    ids = {"executed_reduction_step": run, "sub_group": group, "reduction_step": world.steps["grid"]}
+    world.update(table, ids.get(table.name, world.pipeline), **values)
+    with pytest.raises(CcatwmError, match=said) as caught:
+        wait_until_ended(world.database, [run], clock)
+    assert (caught.value.exit_code, clock.seconds) == (1, 0.0)
+    assert "`ccatwm release " in caught.value.next
+
+
+def test_waiting_for_a_job_goes_on_though_its_step_is_held(world):
+    run = world.run(world.sub_group("grid", "all"), "RUNNING")
+    world.update(t.reduction_step, world.steps["grid"], held="bad beam")
+    assert wait_until_ended(world.database, [run], CarryingOut(world, run)) == {run: "CANCELLED"}

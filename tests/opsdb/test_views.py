@@ -337,6 +337,15 @@ def test_a_pipeline_that_is_held_is_released_once_and_by_its_own_name(world):
     assert commands == ["ccatwm release otf --reason TEXT", "ccatwm release otf/grid --reason TEXT"]
 
 
+def test_status_counts_what_is_held_of_a_step_as_it_is_now(world):
+    group = world.sub_group("grid", "all", held="bad beam")
+    world.run(group, "PENDING", held="wait for Ada")
+    world.sub_group("grid", "other", outcome="held")  # released since: its next decision is to come
+    row = status(world)["status"][1]
+    assert (row["held_sub_groups"], row["held_runs"]) == (1, 1)
+    assert step_cells(row)[-1] == "1 sub-group held, 1 run held"
+
+
 def test_status_shows_who_holds_a_lease_and_the_latest_passes(world):
     world.insert(
         t.pass_lease,
@@ -797,6 +806,23 @@ def test_a_run_that_a_tripped_step_keeps_back_says_so_and_what_to_type(world):
     assert (row["state"], row["braked"], row["held"]) == ("PENDING (tripped)", "tripped: timeout", None)
     shown = build_show(world.database, LocalWorkFiles(Path("/nowhere"), PlainEffects()), run, places=PLACES, now=NOW)
     assert any(line.startswith("  brake      tripped: timeout") for line in show_lines(shown))
+    assert shown["next"][0] == "ccatwm release otf/grid --retry --reason TEXT"
+
+
+@pytest.mark.parametrize("state", ["PENDING", "FAILED"])
+def test_show_of_a_run_that_is_held_says_what_releases_it(world, state):
+    run = world.run(world.sub_group("grid", "all", held="bad beam"), state, held="wait for Ada")
+    world.update(t.pipeline, world.pipeline, held="upgrade")
+    shown = build_show(world.database, LocalWorkFiles(Path("/nowhere"), PlainEffects()), run, places=PLACES, now=NOW)
+    targets = ("otf", "otf/grid/all", run)
+    assert shown["next"][:3] == [f"ccatwm release {target} --reason TEXT" for target in targets]
+    assert [hold["reason"] for hold in shown["holds"]] == ["upgrade", "bad beam", "wait for Ada"]
+
+
+def test_show_of_a_failed_run_says_that_its_step_is_tripped(world):
+    run = world.run(world.sub_group("grid", "all"), "FAILED")
+    world.update(t.reduction_step, world.steps["grid"], tripped="timeout")
+    shown = build_show(world.database, LocalWorkFiles(Path("/nowhere"), PlainEffects()), run, places=PLACES, now=NOW)
     assert shown["next"][0] == "ccatwm release otf/grid --retry --reason TEXT"
 
 

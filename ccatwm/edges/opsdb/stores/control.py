@@ -176,18 +176,35 @@ def set_held(connection: sa.Connection, target: Holdable, reason: str | None) ->
     return True
 
 
-def list_own_holds(connection: sa.Connection, run_id: int) -> dict[str, str]:
-    """Whether the run itself or its sub-group is held, as `get_holdable` takes them, and why."""
+def list_holds(connection: sa.Connection, run_id: int) -> dict[str, str]:
+    """All that holds a run, the widest first, as `get_holdable` takes it, and why: pipeline, step, sub-group, itself."""
+    step, pipeline = t.reduction_step, t.pipeline
     query = (
         sa.select(
-            runs.c.pipeline_name, runs.c.step_name, sub_group.c.key, sub_group.c.held.label("sub_group_held"), runs.c.held
+            pipeline.c.name.label("pipeline"), pipeline.c.held.label("pipeline_held"),
+            step.c.name.label("step"), step.c.held.label("step_held"),
+            sub_group.c.key, sub_group.c.held.label("sub_group_held"), runs.c.held,
         )
         .join(sub_group, sub_group.c.id == runs.c.sub_group_id)
+        .join(step, step.c.id == sub_group.c.step_id)
+        .join(pipeline, pipeline.c.id == step.c.pipeline_id)
         .where(runs.c.id == run_id)
     )  # fmt: skip
     row = connection.execute(query).one()
-    reasons = {f"{row.pipeline_name}/{row.step_name}/{row.key}": row.sub_group_held, str(run_id): row.held}
+    place = f"{row.pipeline}/{row.step}"
+    reasons = {
+        row.pipeline: row.pipeline_held,
+        place: row.step_held,
+        f"{place}/{row.key}": row.sub_group_held,
+        str(run_id): row.held,
+    }
     return {target: reason for target, reason in reasons.items() if reason}
+
+
+def list_own_holds(connection: sa.Connection, run_id: int) -> dict[str, str]:
+    """Whether the run itself or its sub-group is held, and why."""
+    holds = list_holds(connection, run_id)
+    return {target: reason for target, reason in holds.items() if target.isdigit() or target.count("/") >= 2}
 
 
 def list_braked_sub_groups(connection: sa.Connection, target: Holdable) -> list[int]:

@@ -5,7 +5,7 @@ Every function asks a bounded number of set-wise queries, whatever the number of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -717,7 +717,8 @@ def _waits_for_a_person() -> sa.ColumnElement[bool]:
 
 
 def count_sub_groups(connection: sa.Connection) -> dict[int, dict[str, int]]:
-    """Number of sub-groups by step id: `done` (with a current product), `open` (with a run under way), `failed`.
+    """Number of sub-groups by step id: `done` (with a current product), `open` (with a run under way), `failed`;
+    `held_sub_groups` by themselves, and of `held_runs` those that would go on or wait for a person.
 
     One may be of several kinds: a current product stays while a newer one is made, or cannot be made.
     """
@@ -729,12 +730,26 @@ def count_sub_groups(connection: sa.Connection) -> dict[int, dict[str, int]]:
         .group_by(sub_group.c.step_id),
         "open": by_run.where(runs.c.is_open),
         "failed": by_run.join(sub_group, sub_group.c.id == runs.c.sub_group_id).where(_waits_for_a_person()),
+        "held_sub_groups": sa.select(sub_group.c.step_id, sa.func.count().label("count"))
+        .where(sub_group.c.held.isnot(None))
+        .group_by(sub_group.c.step_id),
     }
     found: dict[int, dict[str, int]] = {}
     for kind, query in queries.items():
         for row in connection.execute(query):
             found.setdefault(row.step_id, {})[kind] = row._mapping["count"]
+    for step_id, count in _count_held_runs(connection):
+        of_step = found.setdefault(step_id, {})
+        of_step["held_runs"] = of_step.get("held_runs", 0) + count
     return found
+
+
+def _count_held_runs(connection: sa.Connection) -> Iterator[tuple[int, int]]:
+    held = sa.select(runs.c.step_id, sa.func.count()).join(sub_group, sub_group.c.id == runs.c.sub_group_id)
+    held = held.where(runs.c.held.isnot(None)).group_by(runs.c.step_id)
+    for which in (runs.c.is_open, _waits_for_a_person()):  # apart, as in `list_attention`
+        for row in connection.execute(held.where(which)):
+            yield row[0], row[1]
 
 
 def list_attention(connection: sa.Connection, selection: Selection, limit: int | None) -> list[Row]:
