@@ -6,7 +6,7 @@ Touches: the ops-db, reading only.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -274,7 +274,7 @@ def _why(facts: Facts) -> tuple[list[str], list[str]]:
     if facts.to_come is not None:
         then.append(_tell_to_come(facts.to_come, why))
     decided, next_ = _OUTCOMES.get(facts.group["outcome"] or "", _undecided)(facts)
-    why.append(decided)
+    why += [decided] if decided else []
     went_without = _went_without(facts)
     without = list(facts.details.get("without") or ())
     if went_without is not None:
@@ -649,6 +649,8 @@ def _other_recipe(facts: Facts) -> list[str]:
 
 
 def _tripped(facts: Facts) -> Words:
+    if facts.step["tripped"]:  # that it is, and what ends it, is said of the step
+        return "", []
     place = f"{facts.step['pipeline']}/{facts.step['step']}"
     failure = facts.details.get("class")
     text = f"the step was tripped when this was decided: too many attempts failed as {failure}"
@@ -713,8 +715,10 @@ def explain_lines(document: Mapping[str, Any]) -> list[str]:
         rows = [
             r for r in document["explain"] if (r["pipeline"], r["step"]) == (step["pipeline"], step["step"])
         ]
+        if len(rows) > 1:
+            lines += [f"{step['pipeline']}/{step['step']}: {text}" for text in step["brakes"]]
         for row in rows:
-            lines += _paragraph(row)
+            lines += _paragraph(row, step["brakes"] if len(rows) > 1 else ())
         if not rows:
             lines.append(f"{step['pipeline']}/{step['step']}: no sub-groups yet")
             lines += [f"  because {text}" for text in step["brakes"]]
@@ -729,12 +733,13 @@ def _learned_text(learned: Mapping[str, float]) -> str:
     return f"its new runs begin with {values}, which retries had to grow to (other `resources` forget that)"
 
 
-def _paragraph(row: Mapping[str, Any]) -> list[str]:
+def _paragraph(row: Mapping[str, Any], told: Collection[str] = ()) -> list[str]:
+    """`told`: what is said of the whole step, above."""
     head = f"{row['pipeline']}/{row['step']} {row['sub_group']}: {row['outcome'] or 'undecided'}"
     decided = f", decided {row['decided_at'][:19].replace('T', ' ')} UTC" if row["decided_at"] else ""
     packages = ", ".join(f"{count} {state}" for state, count in sorted(row["packages"].items()))
     lines = [head + decided]
-    lines += [f"  because {text}" for text in row["why"]]
+    lines += [f"  because {text}" for text in row["why"] if text not in told]
     lines += [f"  changes when {text}" for text in row["what_would_change_it"]]
     lines += [f"  packages: {packages}{_excluded_text(row['details'])}"] if packages else []
     names = [f"{c['companion']}/{c['name']}" for c in row["companions"]]

@@ -796,6 +796,16 @@ def test_a_key_that_does_not_exist_is_answered_with_close_ones(world):
     assert "executed_obs_unit=17" in caught.value.next
 
 
+def test_that_a_step_is_tripped_is_said_once_and_not_of_each_sub_group(world):
+    world.update(t.reduction_step, world.steps["calibrate"], tripped="lost")
+    for n in (1, 2, 3):
+        world.sub_group("calibrate", f"executed_obs_unit={n}", outcome="tripped", details={"class": "lost"})
+    lines = explain_lines(build_explain(world.database, "otf", "calibrate", now=NOW))
+    assert [line for line in lines if "failed as" in line] == [
+        "otf/calibrate: step calibrate is tripped: its last attempts all failed as lost"
+    ]
+
+
 # --- brakes ---------------------------------------------------------------------------------------------------
 
 
