@@ -38,7 +38,7 @@ class Here:
 
 
 def check_folder(folder: Path) -> None:
-    """Make it where it is not there. Errors: UsageError where it is not empty, or cannot be used."""
+    """Errors: UsageError where it is not empty, or cannot be used."""
     if any(ord(c) < 32 or c == ":" for c in str(folder)):
         raise UsageError(
             f"{str(folder)!r} has a colon or a control character, which container runtimes do not take",
@@ -49,8 +49,15 @@ def check_folder(folder: Path) -> None:
             f"{folder} is {'not empty' if folder.is_dir() else 'no folder'}",
             next="name an empty folder, or one that is not there yet: nothing is ever written over",
         )
+
+
+def make_folder(folder: Path) -> bool:
+    """Only once nothing is known to be in the way. False if it was there. Errors: UsageError."""
+    if folder.exists():
+        return False
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True)
+        return True
     except OSError as error:
         raise UsageError(f"{folder} cannot be made: {error.strerror}", next="name another folder") from error
 

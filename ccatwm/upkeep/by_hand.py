@@ -26,6 +26,7 @@ from ccatwm.upkeep._by_hand import (
     check_folder,
     check_image,
     check_references,
+    make_folder,
     runtime_of,
     write_command,
 )
@@ -100,7 +101,7 @@ class Prepared:
 def prepare(asked: Asked, here: Here, tell: Callable[[str], None]) -> Prepared:
     """Everything but the start of the program.
 
-    Errors: UsageError with all that is in the way at once; what was begun in the folder is removed then.
+    Errors: UsageError with all that is in the way at once; then there is no folder that was not there before.
     """
     check_folder(asked.folder)
     run, inputs, resources, number, place = _read(here.database, asked.run_id)
@@ -112,6 +113,7 @@ def prepare(asked: Asked, here: Here, tell: Callable[[str], None]) -> Prepared:
     check_references(step.references, here.host_files, problems)
     if problems:
         raise UsageError(f"run {run.id} cannot be run by hand", problems=problems)
+    made = make_folder(asked.folder)
     wanted = list_wanted(here.database, here.grouping, here.settings, run, inputs, place)
     # Nothing keeps a program without a container from writing into its inputs: it gets copies.
     in_place = runtime != "none" and lie_in_place(here.settings, run, wanted)
@@ -121,6 +123,8 @@ def prepare(asked: Asked, here: Here, tell: Callable[[str], None]) -> Prepared:
         argv = _write(here.files, asked, step, facts, inputs, runtime)
     except BaseException:
         remove_all(here.files, (entry.name for entry in os.scandir(asked.folder)))
+        if made:
+            asked.folder.rmdir()
         raise
     return Prepared(
         run, asked.folder, runtime, argv, asked.folder / "scratch", step, in_place, origins, changed, tuple(warnings)

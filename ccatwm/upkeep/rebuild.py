@@ -34,6 +34,7 @@ from ccatwm.upkeep._by_hand import (
     check_folder,
     check_image,
     check_references,
+    make_folder,
     runtime_of,
     write_command,
 )
@@ -150,17 +151,20 @@ class _StopError(CcatwmError):
 def rebuild(asked: Asked, here: Here, clock: Clock, tell: Callable[[str], None]) -> Report:
     """Make it again, run after run. `tell` hears what is being done.
 
-    Errors: UsageError with all that cannot be had any more at once; what was begun in the folder is removed then.
+    Errors: UsageError with all that cannot be had any more at once; then there is no folder that was not there before.
     """
     known = _read(here, asked.product_id)
     check_folder(asked.folder)
+    wanted = _wanted_packages(here, known)
+    warnings = _check(here, known, wanted)
+    made = make_folder(asked.folder)
     try:
-        wanted = _wanted_packages(here, known)
-        warnings = _check(here, known, wanted)
         tell(f"{count_text(len(known.runs), 'run')} from {count_text(len(wanted), 'raw data package')}")
         origins = bring(here.files, here.storages, wanted, tell, here.progress)
     except BaseException:
         remove_all(here.files, (entry.name for entry in os.scandir(asked.folder)))
+        if made:
+            asked.folder.rmdir()
         raise
     report = Report(known, asked.folder, origins, tuple(warnings))
     for warning in warnings:

@@ -58,6 +58,13 @@ def rerun(cli: Cli, observatory: Observatory, *options: str, folder: str = "mine
     return cli("rerun", str(first(observatory)["id"]), "--by-hand", folder, *options)
 
 
+@pytest.mark.parametrize("option", [("--set", "mode"), ("--image", "/no/such/image.sif")])
+def test_what_is_refused_leaves_no_folder(failed, cli, option):
+    answer = rerun(cli, failed, *option)
+    assert answer.code == 2 and option[0].strip("-") in answer.err
+    assert not Path("mine").exists()
+
+
 def purge(observatory: Observatory) -> None:
     """What eviction and the end of a run leave: no links, nothing in the cache."""
     for folder in observatory.base.rglob("run-*"):
