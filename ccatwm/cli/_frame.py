@@ -95,6 +95,23 @@ _COMMON: dict[str, tuple[Any, Any]] = {
 }
 
 
+# What typer says of a value that it cannot take (pydantic's words), and what a person understands.
+_MORE = {"greater": "more", "less": "less"}
+_PLAIN_WORDS: tuple[tuple[str, Any], ...] = (
+    (r"Input should be a valid integer\b.*", "it is to be a whole number"),
+    (r"Input should be a valid number\b.*", "it is to be a number"),
+    (r"Input should be (greater|less) than or equal to (\S+)", lambda m: f"it is to be {m[2]} or {_MORE[m[1]]}"),
+    (r"Input should be (greater|less) than (\S+)", r"it is to be \1 than \2"),
+)
+
+
+def plain_words(message: str) -> str:
+    """What is wrong with a value from a command line, in everyday words where typer has others."""
+    for pattern, words in _PLAIN_WORDS:
+        message = re.sub(pattern, words, message)
+    return message
+
+
 # Options that are text and have nothing to be converted to.
 TEXT_OPTIONS = ("site", "log_format")
 
@@ -104,6 +121,13 @@ class LightCommand(typer.core.TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _spare_conversion(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = plain_words(error.message)
+            raise
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         from ccatwm.cli._examples import example_lines

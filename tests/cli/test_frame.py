@@ -19,6 +19,7 @@ from ccatwm.cli._conditions import Condition, plan_news, tell_news
 from ccatwm.cli._frame import Common
 from ccatwm.errors import CcatwmError, Problem, SettingsError, UsageError, WorldError
 from ccatwm.passes._frame import PassItem, PassReport
+from tests.command_line import call_ccatwm
 
 pytestmark = pytest.mark.quick
 
@@ -40,6 +41,19 @@ def show_common(common: Common) -> None:
 @pytest.mark.parametrize("arguments", [("--site", "x", "try"), ("try", "--site", "x")])
 def test_a_common_option_may_stand_before_or_after_the_command(arguments: tuple[str, ...]) -> None:
     assert "site='x'" in run(show_common, *arguments)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("show", "abc"), "Invalid value for 'RUN': it is to be a whole number"),
+        (("runs", "--limit", "0"), "Invalid value for '--limit': it is to be 1 or more"),
+        (("stage", "--max-seconds", "x"), "Invalid value for '--max-seconds': it is to be a number"),
+    ],
+)
+def test_a_value_that_is_no_number_is_told_in_everyday_words(arguments: tuple[str, ...], said: str) -> None:
+    result = call_ccatwm(*arguments)
+    assert result.exit_code == 2 and said in result.stderr
 
 
 def test_an_option_after_the_command_wins() -> None:
