@@ -66,12 +66,15 @@ class Document:
         return f"{self.file}:{self.lines.get(location, 1)}"
 
 
+READABLE = "name a file that is there, and that this account may read"
+
+
 def read_text(path: Path) -> tuple[str | None, list[Problem]]:
     """The text of a file, or what is wrong with it."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        return None, [Problem(str(path), f"cannot be read: {error.strerror}")]
+        return None, [Problem(str(path), f"cannot be read: {error.strerror}", READABLE)]
     try:
         return content.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:
@@ -262,7 +265,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any, Problem | None]]:
     try:
         stream = path.open("rb")
     except OSError as error:
-        yield 0, None, Problem(str(path), f"cannot be read: {error.strerror}")
+        yield 0, None, Problem(str(path), f"cannot be read: {error.strerror}", READABLE)
         return
     with stream:
         for number, line in enumerate(stream, 1):

@@ -26,7 +26,7 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import observations as store
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.errors import DefinitionsError, Problem, UsageError
-from ccatwm.upkeep._yaml import find_unstorable, in_file_order, read_json_lines, read_yaml
+from ccatwm.upkeep._yaml import READABLE, find_unstorable, in_file_order, read_json_lines, read_yaml
 
 LINES_PER_TRANSACTION = 2000
 MAX_PROBLEMS = 50
@@ -544,6 +544,9 @@ def _check_file(path: Path, problems: list[Problem]) -> Checked:
     return file
 
 
+SCAN = "name files with observations; `ccatwm ingest --scan DIR --pattern PATTERN` finds the packages of a folder"
+
+
 def _unreadable(path: Path) -> Problem | None:
     """Why a path is no file that can be read twice: once to check all of it, once to write."""
     where = str(path)
@@ -551,12 +554,12 @@ def _unreadable(path: Path) -> Problem | None:
         mode = path.stat().st_mode
     except OSError as error:
         if where != "-":
-            return Problem(where, f"cannot be read: {error.strerror}")
+            return Problem(where, f"cannot be read: {error.strerror}", READABLE)
         mode = 0
     if stat.S_ISREG(mode):
         return None
     what = "is a folder" if stat.S_ISDIR(mode) else "is no regular file, and is to be read twice"
-    return Problem(where, what, "name files" if stat.S_ISDIR(mode) else "write what comes from it to a file, and name that")
+    return Problem(where, what, SCAN if stat.S_ISDIR(mode) else "write what comes from it to a file, and name that")
 
 
 def _check_names(connection: sa.Connection, files: Sequence[Checked]) -> list[Problem]:

@@ -341,8 +341,13 @@ def test_lines_that_are_not_utf8_are_named(database, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named(database, tmp_path):
-    with pytest.raises(DefinitionsError, match=r"gone\.jsonl: cannot be read: No such file"):
+    with pytest.raises(DefinitionsError, match=r"gone\.jsonl: cannot be read: No such file or directory; name a file"):
         ingest_files(database, [tmp_path / "gone.jsonl"], now=NOW, actor="me")
+
+
+def test_a_folder_is_answered_with_how_folders_are_ingested(database, tmp_path):
+    with pytest.raises(DefinitionsError, match=r"is a folder; .*`ccatwm ingest --scan DIR --pattern PATTERN`"):
+        ingest_files(database, [tmp_path], now=NOW, actor="me")
 
 
 @pytest.mark.parametrize("name", ["pipe", "/dev/null", "-"])

@@ -113,6 +113,12 @@ def test_a_mistake_is_named_with_its_line(database, tmp_path, old, new, line, sa
     assert any(abs(n - line) <= 1 for n in lines), found
 
 
+def test_a_file_that_is_not_there_is_answered_with_what_to_name(database, tmp_path):
+    with pytest.raises(DefinitionsError, match=r"gone\.yaml: cannot be read: No such file or directory; name a file"):
+        engine = GroupingEngine(ObservationTables.managed(), database.dialect, "UTC")
+        apply_definitions(database, engine, [tmp_path / "gone.yaml"], now=NOW, actor="me", host="h")
+
+
 def test_all_mistakes_are_told_at_once(database, tmp_path):
     text = (
         GOOD.replace("table", "t")
