@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
+
+SMALLEST_PLAIN = 1e-9  # what is smaller is written with an exponent
 
 
 def one_line(text: str) -> str:
@@ -70,8 +73,16 @@ def size_text(size_bytes: float | None) -> str:
 
 
 def number_text(number: float, digits: int = 3) -> str:
-    """`0.123`, `9000`: so many digits, and all before the point rather than an exponent."""
-    return f"{number:.{digits}g}" if abs(number) < 10**digits - 0.5 else f"{number:.0f}"
+    """`0.123`, `9000`, `0.0000126`: so many digits, and no exponent unless that is a line of zeros."""
+    if abs(number) >= 10**digits - 0.5:
+        return f"{number:.0f}"
+    text = f"{number:.{digits}g}"
+    return f"{Decimal(text):f}" if "e" in text and abs(number) >= SMALLEST_PLAIN else text
+
+
+def core_hours_text(hours: float) -> str:
+    """`1 core hour`, `less than 0.01 core hours`: nobody plans by less."""
+    return "less than 0.01 core hours" if 0 < hours < 0.01 else count_text(hours, "core hour")
 
 
 def count_text(number: float, noun: str) -> str:

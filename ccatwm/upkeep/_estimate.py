@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.model import PackageState, Resources
-from ccatwm.core.wording import count_text, size_text
+from ccatwm.core.wording import core_hours_text, count_text, size_text
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import control, views
 from ccatwm.edges.opsdb.stores import definitions as store
@@ -69,7 +69,7 @@ class Estimate:
     @property
     def cost(self) -> str:
         """`4 core hours (by what is asked for)`."""
-        return f"{count_text(self.core_hours, 'core hour')} (by {self.basis})"
+        return f"{core_hours_text(self.core_hours)} (by {self.basis})"
 
     def confirm(self, confirm_runs: int, *, yes: bool, next: str) -> None:
         """Errors: UsageError where it is more than `confirm_runs` and nobody said `yes`."""
@@ -84,6 +84,21 @@ def estimate_again(connection: sa.Connection, rows: Sequence[Mapping[str, Any]])
     asked = {step["id"]: step["definition"].get("resources", {}) for step in views.list_steps(connection)}
     for row in rows:
         found.add(1, core_hours_of(asked[row["step_id"]], past.get(row["step_id"])))
+    return found
+
+
+def estimate_sub_groups(
+    connection: sa.Connection, sub_group_ids: Collection[int], without: Collection[str] = ()
+) -> Estimate:
+    """What a run of each of these sub-groups costs. Its bytes: of its archived packages as they are known, less those
+    named `without`, where its step reads raw data.
+    """
+    rows = store.list_due(connection, sub_group_ids)
+    readers = {(row.scope_id, row.key) for row in rows if row.raw_inputs}
+    found = Estimate(bytes=store.sum_member_bytes(connection, readers, without))
+    past = past_core_hours(connection, {row.step_id for row in rows})
+    for row in rows:
+        found.add(1, core_hours_of(row.resources, past.get(row.step_id)))
     return found
 
 

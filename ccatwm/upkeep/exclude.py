@@ -14,7 +14,7 @@ from ccatwm.core.decision_text import changes_text, decision_text
 from ccatwm.core.exclusions import Excluded, Target, parse_target
 from ccatwm.core.gap import EXCLUDED, Decision, Outcome, plan_acceptance, why_not_good
 from ccatwm.core.selection import Selection, suggest
-from ccatwm.core.wording import count_text, utc_text
+from ccatwm.core.wording import core_hours_text, count_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.exclusions import (
     Impact,
@@ -35,6 +35,7 @@ from ccatwm.edges.opsdb.stores.sub_groups import list_after
 from ccatwm.edges.opsdb.sub_group_views import build_views
 from ccatwm.errors import CcatwmError, Problem, UsageError
 from ccatwm.upkeep._disabled import list_disabled
+from ccatwm.upkeep._estimate import Estimate, again_text, estimate_sub_groups
 from ccatwm.upkeep._reason import require_reason
 
 SHOWN = 20
@@ -64,6 +65,7 @@ class ExclusionReport:
     dry_run: bool
     targets: list[dict[str, Any]]
     impact: Impact
+    follows: Estimate = field(default_factory=Estimate)  # what is made at most, now that it is decided on again
     places: list[dict[str, Any]] = field(default_factory=list)  # of the sub-groups to be decided on again
     still: list[str] = field(default_factory=list)  # packages brought back that something else excludes
 
@@ -73,6 +75,7 @@ class ExclusionReport:
             "dry_run": self.dry_run,
             self.act: self.targets,
             "still_excluded": self.still,
+            "follows": self.follows.to_json(),
             "impact": {**_impact_json(self.impact), "sub_group_list": self.places},
         }
 
@@ -87,6 +90,7 @@ class ExclusionReport:
             names = ", ".join(self.still[:SHOWN]) + (", ..." if len(self.still) > SHOWN else "")
             said.append(f"  something else still excludes {names}: `ccatwm exclude --list`")
         said += _impact_lines(self.impact)
+        said += [f"what is made again: at most {again_text(self.follows)}"] if self.follows.sub_groups else []
         said += _former_lines(self.impact) if self.act == "include" else []
         return [*said, "`ccatwm resolve` decides on them next"] if self.impact.sub_groups and not self.dry_run else said
 
@@ -110,7 +114,7 @@ def _impact_lines(impact: Impact) -> list[str]:
     head = (
         f"{count_text(len(impact.packages), 'package')}, {count_text(len(impact.sub_groups), 'sub-group')} to decide on "
         f"again, {count_text(len(impact.products), 'product')} of {count_text(len(impact.current), 'current run')} "
-        f"({count_text(hours, 'core hour')} when they were made)"
+        f"({core_hours_text(hours)} when they were made)"
     )
     under_way = [
         f"  {count_text(len(impact.under_way), 'run')} under way with it: what they make is not used (`ccatwm cancel` "
@@ -174,8 +178,9 @@ def exclude(
             impact.add(of_it)
             reports.append({"exclusion": known, "target": target.text, "instead_of": _before(same) if instead else None})
         _confirm(impact, act)
+        follows = estimate_sub_groups(connection, impact.sub_groups, impact.packages)
         places = store.places_of_sub_groups(connection, impact.sub_groups)
-        report = ExclusionReport("exclude", act.dry_run, reports, impact, places)
+        report = ExclusionReport("exclude", act.dry_run, reports, impact, follows, places)
         if not act.dry_run:
             mark_due(connection, impact.sub_groups, act.now)
             concerned = [row["sub_group_id"] for row in impact.current]
@@ -299,6 +304,7 @@ def include(
             act.dry_run,
             [{"exclusion": row.exclusion.id, "target": row.exclusion.text, "instead_of": None} for row in ended],
             impact,
+            estimate_sub_groups(connection, impact.sub_groups),
             store.places_of_sub_groups(connection, impact.sub_groups),
             sorted(name for name in impact.packages if name in excluded.names),
         )

@@ -24,9 +24,10 @@ from ccatwm.edges.opsdb.stores.requests import (
     step_versions,
     sub_group_keys,
 )
+from ccatwm.edges.opsdb.stores.views import list_sub_groups
 from ccatwm.errors import Problem, UsageError
 from ccatwm.upkeep._disabled import list_disabled
-from ccatwm.upkeep._estimate import Estimate, estimate_runs
+from ccatwm.upkeep._estimate import Estimate, again_text, estimate_runs, estimate_sub_groups
 from ccatwm.upkeep._reason import require_reason
 from ccatwm.upkeep._yaml import parse_yaml
 
@@ -42,7 +43,7 @@ class RequestReport:
     steps: tuple[str, ...]
     sub_group: str | None
     force: bool
-    follows: Estimate | None  # None: it is one sub-group
+    follows: Estimate
     trial: dict[str, Any] | None = None  # version, config
     disabled: tuple[str, ...] = ()  # steps that were left out
 
@@ -55,16 +56,22 @@ class RequestReport:
             "sub_group": self.sub_group,
             "force": self.force,
             "trial": self.trial,
-            **(self.follows.to_json() if self.follows is not None else {}),
+            **self.follows.to_json(),
         }
 
     def lines(self) -> list[str]:
         """For people."""
-        follows = f"{self.follows.text('are')}; " if self.follows is not None else ""
         kind = "trial runs" if self.trial else "runs"
         left_out = f" (without {', '.join(self.disabled)}: disabled)" if self.disabled else ""
         asked = f"asked for {kind} of {self.pipeline}: {', '.join(self.steps)}{left_out}"
-        return [f"{asked}; {follows}`ccatwm resolve` decides on them next"]
+        return [f"{asked}; {self._follows_text()}; `ccatwm resolve` decides on them next"]
+
+    def _follows_text(self) -> str:
+        if self.sub_group is None:
+            return self.follows.text("are")
+        if not self.follows.sub_groups:
+            return "it has what is wanted, so no run follows"
+        return f"at most {again_text(self.follows)}"
 
 
 def request_runs(
@@ -95,13 +102,14 @@ def request_runs(
         raise UsageError(what, next="leave --force out")
     with database.write() as connection:
         steps = _wanted_steps(connection, pipeline, step)
-        follows = None
         if sub_group is not None:
             steps = _with_sub_group(connection, pipeline, steps, sub_group)
         disabled = list_disabled(connection, pipeline, [name for _, name in steps])
         steps = [(step_id, name) for step_id, name in steps if name not in disabled]
-        if sub_group is None:
-            step_ids = [step_id for step_id, _ in steps]
+        step_ids = [step_id for step_id, _ in steps]
+        if sub_group is not None:
+            follows = _estimate_one(connection, step_ids, sub_group, force or bool(trial))
+        else:
             follows = _estimate(connection, grouping, step_ids, force or bool(trial), now)
             follows.confirm(confirm_runs, yes=yes, next="ask for one --step or --sub-group, or say --yes")
         scope: dict[str, Any] = {"sub_group": sub_group, "force": force}
@@ -176,6 +184,13 @@ def _estimate(
     ]
     settled = {} if force else {step_id: keys_at_rest(connection, step_id, SETTLED) for step_id in step_ids}
     return estimate_runs(connection, grouping, [scope for scope in scopes if scope.steps], now, settled)
+
+
+def _estimate_one(connection: sa.Connection, step_ids: Sequence[int], key: str, force: bool) -> Estimate:
+    """Of one sub-group of each step, less where it has what is wanted."""
+    settled = set() if force else {s for s in step_ids if key in keys_at_rest(connection, s, SETTLED)}
+    rows = list_sub_groups(connection, [s for s in step_ids if s not in settled], key)
+    return estimate_sub_groups(connection, [row["id"] for row in rows])
 
 
 def _wanted_steps(connection: sa.Connection, pipeline: str, step: str | None) -> list[tuple[int, str]]:

@@ -251,7 +251,9 @@ def test_a_manual_request_tells_what_follows_and_asks_above_the_limit(observator
     assert ask(observatory, confirm_runs=2).follows.sub_groups == 0, "all is up to date"
     with pytest.raises(UsageError, match="3 sub-groups would be looked at"):
         ask(observatory, confirm_runs=2, force=True)
-    assert ask(observatory, confirm_runs=0, step="grid", sub_group="all", force=True).follows is None
+    one = ask(observatory, confirm_runs=0, step="grid", sub_group="all", force=True)
+    assert one.follows.sub_groups == 1 and "at most 1 run, " in one.lines()[0]
+    assert "no run follows" in ask(observatory, step="grid", sub_group="all").lines()[0]
 
 
 def test_a_manual_request_with_force_runs_again(observatory):

@@ -406,6 +406,8 @@ def test_the_published_sets_that_hold_what_was_made_from_it_are_told(observatory
     publish(observatory, "dr2", [science, of_scan_2])
     publish(observatory, "other", [of_scan_2])
     report = out(observatory, "package:scan-1-LFA", dry_run=True)
+    assert report.to_json()["follows"]["sub_groups"] == 2
+    assert any(line.startswith("what is made again: at most 2 runs, ") for line in report.lines())
     told = [{"name": row["name"], "products": row["products"]} for row in report.to_json()["impact"]["published_sets"]]
     assert told == [{"name": "dr1", "products": [science]}, {"name": "dr2", "products": [science]}]
     assert "published set dr1 holds 1 product made from it" in "\n".join(report.lines())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.model import PackageState
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores._chunks import chunks
 
@@ -432,6 +433,52 @@ def grouped_packages(connection: sa.Connection, scope_id: int, package_ids: Sequ
         for chunk in chunks(list(package_ids))
         for package_id in connection.execute(query.where(member.c.package_id.in_(chunk))).scalars()
     }
+
+
+@dataclass(frozen=True)
+class DueSubGroup:
+    """A sub-group with what a run of it takes. `raw_inputs`: whether its step reads raw data packages."""
+
+    step_id: int
+    scope_id: int
+    key: str
+    resources: dict[str, Any]
+    raw_inputs: bool
+
+
+def list_due(connection: sa.Connection, sub_group_ids: Collection[int]) -> list[DueSubGroup]:
+    """These sub-groups, as far as their steps and pipelines are enabled."""
+    step, group, owner = t.reduction_step, t.sub_group, t.pipeline
+    query = (
+        sa.select(step.c.id, step.c.scope_id, group.c.key, step.c.definition)
+        .join(step, step.c.id == group.c.step_id)
+        .join(owner, owner.c.id == step.c.pipeline_id)
+        .where(step.c.enabled, owner.c.enabled)
+    )
+    found = (connection.execute(query.where(group.c.id.in_(chunk))) for chunk in chunks(sorted(sub_group_ids)))
+    return [
+        DueSubGroup(
+            row.id, row.scope_id, row.key, row.definition.get("resources", {}), bool(row.definition.get("raw_inputs", True))
+        )
+        for rows in found
+        for row in rows
+    ]
+
+
+def sum_member_bytes(
+    connection: sa.Connection, readers: Collection[tuple[int, str]], without: Collection[str] = ()
+) -> int:
+    """Of the archived packages of these (scope, key), but not of those named `without`; what several read counts once."""
+    member = t.sub_group_member
+    query = sa.select(member.c.package_id, member.c.package_name, member.c.size_bytes)
+    query = query.where(member.c.state == PackageState.ARCHIVED.value)
+    sizes: dict[str, int] = {}
+    for scope_id in {scope_id for scope_id, _ in readers}:
+        keys = sorted(key for of_scope, key in readers if of_scope == scope_id)
+        for chunk in chunks(keys):
+            for row in connection.execute(query.where(member.c.scope_id == scope_id, member.c.key.in_(chunk))):
+                sizes[row.package_id] = 0 if row.package_name in without else row.size_bytes or 0
+    return sum(sizes.values())
 
 
 def _known_keys(connection: sa.Connection, step_id: int) -> frozenset[str]:
