@@ -27,6 +27,8 @@ MANIFEST = "config/manifest.json"
 MAX_NAMED = 5
 RETRY = 75
 KILLED = 137
+NOT_FOUND = (126, 127)  # of shells and env: what they were to run cannot be run, or is not there
+NOT_THERE = re.compile(r"can't open file|No such file or directory|cannot open|Exec format error", re.IGNORECASE)
 REFUSED_WRITE = re.compile(r"Read-only file system|EROFS", re.IGNORECASE)
 
 
@@ -98,11 +100,31 @@ class Case:
 
 def judge_contract(case: Case) -> list[Finding]:
     """A finding for every point, in the order of `POINTS`."""
+    if not has_started(case):
+        return [_not_started(case), *(_unchecked(name, "the program could not be started") for name in POINTS[1:])]
     judges = (
         _exit_code, _manifest, _inputs, _products, _product_types, _products_json, _writes, _home, _network, _left_running,
         _source_date, _repeatable, _nonsense_input, _term,
     )  # fmt: skip
     return [judge(name, case) for name, judge in zip(POINTS, judges, strict=True)]
+
+
+def has_started(case: Case) -> bool:
+    """False where it ended badly, nothing was read or made, and what it said is that something is not there to be run."""
+    trial = case.first
+    made = any(entry.kind is not EntryKind.DIRECTORY for entry in trial.entries)  # folders are there before it begins
+    if case.good(trial) or trial.timed_out or trial.opened or made:
+        return True
+    return trial.exit_code not in NOT_FOUND and not NOT_THERE.search(trial.last_line())
+
+
+def _not_started(case: Case) -> Finding:
+    last = case.first.last_line()
+    said = f": {last}" if last else ""
+    return wrong(
+        POINTS[0], f"it could not be started, exit code {case.first.exit_code}{said}",
+        "correct the command, or put what it names where the program looks for it",
+    )  # fmt: skip
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

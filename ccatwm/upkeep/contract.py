@@ -59,7 +59,6 @@ MADE_UP = b"made up by `ccatwm contract check`: no data were given\n"
 NONSENSE_BYTES = 1 << 16
 LOG_BYTES = 1 << 16
 LONGEST_START_SECONDS = 2.0
-NOT_FOUND = (126, 127)
 FEEDING = (ProductType.SCIENCE, ProductType.INTERMEDIATE)  # what steps get of those upstream
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt", "/dev", "/proc", "/sys")
 
@@ -176,6 +175,8 @@ def _try(trials: _Trials) -> list[Finding]:
     plain.stage_inputs()
     first = plain.attempt(1, "a plain run")
     case = trials.case(plain, first)
+    if not contract.has_started(case):
+        return contract.judge_contract(case)
     if case.good(first):
         case = _try_again(trials, plain, case, why_not)
     if {"nonsense-input"}.isdisjoint(options.skip):
@@ -456,7 +457,8 @@ def _refuse_unusable(trial: Trial, runtime: str, step: ResolvedStep) -> None:
     if runtime != "none" and _runtime_failed(trial) and not trial.files:
         last = trial.last_line()
         raise SettingsError(f"the container could not be started: {last}", next="correct the image or the command")
-    if runtime == "none" and trial.exit_code in NOT_FOUND and trial.last_line().startswith(("/usr/bin/env:", "env:")):
+    of_env = trial.last_line().startswith(("/usr/bin/env:", "env:"))
+    if runtime == "none" and trial.exit_code in contract.NOT_FOUND and of_env:
         program = step.software.command[0]
         raise SettingsError(f"{program} could not be started: {trial.last_line()}", next="correct the command")
 

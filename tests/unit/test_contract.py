@@ -48,6 +48,27 @@ def test_a_program_that_keeps_the_contract_is_told_so_for_every_point() -> None:
     assert exit_code(findings) == 0
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (127, "/opt/reduce: 2: exec: nosuchtool: not found"),
+        (126, ""),
+        (2, "python3: can't open file '/no/such.py': [Errno 2] No such file or directory"),
+    ],
+)
+def test_a_program_that_could_not_start_is_told_once_and_nothing_else_is_judged(code: int, said: str) -> None:
+    folder = TreeEntry(PurePosixPath("science"), EntryKind.DIRECTORY)
+    case = replace(CASE, first=Trial(code, stderr=said, entries=(folder,), opened=frozenset()))
+    begun, *others = judge_contract(case)
+    assert (begun.name, begun.state) == ("exit-code", Judgement.WRONG)
+    assert "could not be started" in begun.found and said in begun.found and "correct the command" in (begun.next or "")
+    assert [f.name for f in others] == list(POINTS[1:]) and {f.state for f in others} == {Judgement.SKIPPED}
+
+
+def test_a_program_that_had_read_its_manifest_was_started() -> None:
+    assert states(first(exit_code=127, stderr="sh: convert: not found"))["inputs"] == "ok"
+
+
 def first(**changes: object) -> Case:
     return replace(CASE, first=replace(GOOD, **changes))  # type: ignore[arg-type]
 
