@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from ccatwm.cli._table import PLAIN, Codes, lay_out, wrap
+from ccatwm.cli._table import PLAIN, Codes, lay_out, wrap, wrap_words
 from ccatwm.core.names import encode_name
 from ccatwm.edges.journal import FIELDS, Stamp
 from ccatwm.errors import CcatwmError, SettingsError, WorldError
@@ -434,7 +434,9 @@ def print_error(common: Common, error: CcatwmError) -> None:
     if common.json:
         emit_json(error_json(error))
     else:
-        print(f"ccatwm: {printable(str(error), lines=True)}", file=sys.stderr)
+        width = terminal_width(sys.stderr)
+        for line in f"ccatwm: {printable(str(error), lines=True)}".split("\n"):
+            print("\n".join([line] if width is None else wrap_words(line, width)), file=sys.stderr)
 
 
 # --- logs --------------------------------------------------------------------------------------------------
@@ -573,15 +575,17 @@ def show_report(common: Common, report: Any) -> None:
 
 
 def print_lines(lines: Sequence[str]) -> None:
-    """Lines for people, whatever names they hold."""
+    """Lines for people, whatever names they hold; on a terminal none is broken amid a word."""
+    width = terminal_width(sys.stdout)
     for line in lines:
-        print(printable(line))
+        for part in [printable(line)] if width is None else wrap_words(printable(line), width):
+            print(part)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table for people: fitted to the terminal, or plain aligned text with whole cells where there is none."""
     cells = [[_cell(value) for value in row] for row in rows]
-    width = terminal_width()
+    width = terminal_width(sys.stdout)
     head = BOLD if colours(sys.stdout) else PLAIN
     if title:
         for line in [printable(title)] if width is None else wrap(printable(title), width):
@@ -594,11 +598,11 @@ def _cell(value: object) -> str:
     return "-" if value is None else printable(str(value))
 
 
-def terminal_width() -> int | None:
-    """Columns of the terminal that stdout is; None where it is none: then nothing has to fit."""
+def terminal_width(stream: Any) -> int | None:
+    """Columns of the terminal that the stream is; None where it is none: then nothing has to fit."""
     import shutil
 
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
 # --- colours -----------------------------------------------------------------------------------------------
@@ -622,7 +626,7 @@ def _paint(text: str) -> Codes:
 
 def print_finding(word: str, head: str, text: str) -> None:
     """`word head text` of a check: the word coloured, what does not fit on the line below the text."""
-    text, width = printable(text), terminal_width()
+    text, width = printable(text), terminal_width(sys.stdout)
     start = f"{word:<8} {printable(head)} "
     first, *others = [text] if width is None else wrap(text, max(MIN_TEXT, width - len(start)))
     before, after = _paint(word) if colours(sys.stdout) else PLAIN

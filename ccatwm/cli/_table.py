@@ -11,6 +11,8 @@ INDENT = "    "  # of what stands below its row
 MOST_PIECE = 30  # columns; a longer piece without a place to break it is broken anywhere
 PIECES = re.compile(r"(?:[^ /=+,;:]|(?<=\d):(?=\d))+[ /=+,;:]*|[ /=+,;:]+")  # a time of day stays whole
 
+WORDS = re.compile(r" *[^ ]+")
+
 Codes = tuple[str, str]  # what a terminal is told before and behind a text
 Paint = Callable[[str], Codes]  # by the whole text of a cell
 PLAIN: Codes = ("", "")
@@ -40,6 +42,23 @@ def wrap(text: str, width: int) -> list[str]:
             line = ""
         line += piece
     return [*lines, line.rstrip()]
+
+
+def wrap_words(text: str, width: int) -> list[str]:
+    """Lines of at most this width, broken at spaces alone; what goes on is indented further. A longer word stays whole:
+    a path is to be copied.
+    """
+    if text_width(text) <= width:
+        return [text]
+    hanging = " " * (len(text) - len(text.lstrip(" "))) + INDENT
+    lines: list[str] = []
+    line = ""
+    for piece in WORDS.findall(text):
+        if line.strip() and text_width(line + piece) > width:
+            lines.append(line)
+            line, piece = hanging, piece.lstrip(" ")
+        line += piece
+    return [*lines, line]
 
 
 def _pieces(text: str, width: int) -> list[str]:

@@ -154,7 +154,7 @@ def _show(common: Common, finding: Finding) -> None:
     word = finding.state.value if quiet or finding.state is Judgement.WARNING else finding.state.value.upper()
     _frame.print_finding(word, f"{finding.name:<22}", finding.found)
     if finding.next:
-        print(_frame.printable(f"{'':<31} next: {finding.next}"))
+        _frame.print_lines([f"{'':<31} next: {finding.next}"])
     sys.stdout.flush()
 
 

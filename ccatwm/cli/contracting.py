@@ -120,9 +120,9 @@ def _show(common: Common, report: Report) -> None:
         word = finding.state.value.upper() if finding.state is Judgement.WRONG else finding.state.value
         _frame.print_finding(word, f"{finding.name:<15}", finding.found)
         if finding.next:
-            print(_frame.printable(f"{'':<24} next: {finding.next}"))
+            _frame.print_lines([f"{'':<24} next: {finding.next}"])
     if not common.quiet:
-        print(_frame.printable(_summary(report)))
+        _frame.print_lines([_summary(report)])
 
 
 def _summary(report: Report) -> str:

@@ -52,7 +52,7 @@ def _show(common: Common, findings: list[Finding]) -> None:
         word = finding.state.value.upper() if finding.state is Judgement.WRONG else finding.state.value
         _frame.print_finding(word, f"{finding.name}:", finding.found)
         if finding.next:
-            print(_frame.printable(f"{'':<9}next: {finding.next}"))
+            _frame.print_lines([f"{'':<9}next: {finding.next}"])
 
 
 def _tell(common: Common, context: Context, findings: list[Finding]) -> None:
@@ -65,4 +65,4 @@ def _tell(common: Common, context: Context, findings: list[Finding]) -> None:
     from ccatwm.core.health import conditions
 
     for line in tell_health(context.settings.state_dir, conditions(findings), context.clock.now()):
-        print(_frame.printable(line, lines=True))
+        _frame.print_lines(line.split("\n"))

@@ -178,5 +178,5 @@ def history(
         return 0
     _frame.print_table("", COLUMNS, rows)
     for line in (line for row in document["history"] if text for line in text_lines(row)):
-        print(_frame.printable(line))
+        _frame.print_lines([line])
     return 0

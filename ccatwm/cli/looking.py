@@ -259,7 +259,7 @@ def _print_logs(document: dict[str, Any], *, heads: bool) -> None:
     """One log alone is printed as it is, for pipes; several get a line of their own before each."""
     for log in document["logs"]:
         if heads:
-            print(_frame.printable(f"==> {log['path']} <=="))
+            _frame.print_lines([f"==> {log['path']} <=="])
         if log["text"] is None:
             print("(there is no such file)")
             continue

@@ -260,7 +260,7 @@ def _tell_left(common: Common, context: Context) -> dict[str, Any]:
     left = build_left(context.database, context.settings.processing_location, now=now)
     line = left_line(left, now)
     if line and not common.json and not common.quiet:
-        print(f"left: {line}")
+        _frame.print_lines([f"left: {line}"])
     return left
 
 
@@ -349,17 +349,14 @@ def _show(common: Common, report: PassReport, dry_run: bool) -> None:
         return
     if common.quiet or not (watched or dry_run):
         return
-    print(_summary(report, dry_run))
+    _frame.print_lines([_summary(report, dry_run)])
     if dry_run or common.verbose:
         for item in report.items:
             place = "/".join(part for part in (item.pipeline, item.step, item.sub_group) if part)
             place = f"{item.count} more runs" if item.count > 1 else place
             run = f"run {item.run} " if item.run is not None else ""
-            print(
-                _frame.printable(
-                    f"  {run}{place}: {item.outcome}" + (f" ({item.reason})" if item.reason else "")
-                )
-            )
+            reason = f" ({item.reason})" if item.reason else ""
+            _frame.print_lines([f"  {run}{place}: {item.outcome}{reason}"])
 
 
 def _summary(report: PassReport, dry_run: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,27 +88,27 @@ def _show_init(report: Any) -> None:
     from ccatwm.upkeep.site_parts import part_purpose
 
     if not report.made:
-        print(_frame.printable(f"{report.folder} is a complete site; nothing was changed"))
+        _frame.print_lines([f"{report.folder} is a complete site; nothing was changed"])
     else:
-        print(_frame.printable(f"made in {report.folder}:"))
+        _frame.print_lines([f"made in {report.folder}:"])
         for line in report.made:
-            print(f"  {_frame.printable(line)}")
+            _frame.print_lines([f"  {line}"])
             purpose = part_purpose(line, report.folder, report.settings)
             if purpose:
-                print(f"      {purpose}")
+                _frame.print_lines([f"      {purpose}"])
     if report.guessed:
         print("guessed of their tables (the map says all of it):")
         for line in report.guessed:
-            print(f"  {_frame.printable(line)}")
+            _frame.print_lines([f"  {line}"])
     if report.asks:
         print("our own tables need a schema; ask the owner of the database for:")
         for line in report.asks:
-            print(f"  {_frame.printable(line)}")
+            _frame.print_lines([f"  {line}"])
     if report.settings.container_runtime == "none":
-        print(_frame.printable(_uncontained(report)))
+        _frame.print_lines([_uncontained(report)])
     print("next:")
     for line in report.next:
-        print(f"  {_frame.printable(line)}")
+        _frame.print_lines([f"  {line}"])
 
 
 def _uncontained(report: Any) -> str:
@@ -232,8 +233,21 @@ def config_show(common: Common) -> int:
         )
     else:
         title = f"settings of {settings.site_dir or settings.site}"
-        _frame.print_table(title, ("setting", "value", "from"), flat_settings(settings))
+        rows = flat_settings(settings)
+        _frame.print_lines([title, *_setting_lines(rows, f"{settings.site_dir}/")])
     return 0
+
+
+def _setting_lines(rows: Sequence[tuple[str, Any, str]], site_dir: str) -> list[str]:
+    """No table: one long value would move all others out of sight, and a path is to be copied as a whole.
+
+    Files of the site are named below `site_dir`, which the title tells.
+    """
+    width = max(len(key) for key, _, _ in rows)
+    return [
+        f"{key:<{width}}  {'-' if value is None else value}  ({origin.removeprefix(site_dir)})"
+        for key, value, origin in rows
+    ]
 
 
 def schema(
@@ -285,7 +299,7 @@ def db_check(common: Common) -> int:
         if theirs is not None:
             print(f"observation tables, by {theirs.map_path}")
             for line in check_lines(theirs) or ["  fine"]:
-                print(_frame.printable(line))
+                _frame.print_lines([line])
     return 0 if fine else SettingsError.exit_code
 
 
@@ -327,7 +341,7 @@ def _show_check(report: Any) -> None:
     lines += [f"  {line}" for line in report.differences]
     lines.append("  fine" if report.fine else f"  next: {report.next}")
     for line in lines:
-        print(_frame.printable(line))
+        _frame.print_lines([line])
 
 
 def _settings(common: Common) -> Settings:

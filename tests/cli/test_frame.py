@@ -189,6 +189,19 @@ def test_a_table_without_a_terminal_is_aligned_plain_text(capsys: pytest.Capture
     assert capsys.readouterr().out.splitlines() == ["runs", "run  status", "7    COMPLETED", "12   -"]
 
 
+def test_long_lines_and_errors_are_broken_at_spaces_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    _frame.print_lines(["ask for it with `ccatwm release otf/calibrate --retry`"])
+    _frame.print_error(Common(), UsageError("there is no pipeline 'otf-of-another-name'", next="see `ccatwm status`"))
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["ask for it with `ccatwm release", "    otf/calibrate --retry`"]
+    assert max(map(len, err.splitlines())) <= 40 and " ".join(err.split()).endswith("see `ccatwm status`")
+
+
 def test_json_log_lines_carry_pass_and_run() -> None:
     record = logging.LogRecord("ccatwm.passes", logging.INFO, "", 0, "staged %s", ("x",), None)
     record.pass_name, record.run = "stage", 7

@@ -82,8 +82,9 @@ def test_config_show_has_a_line_for_each_key_of_a_table(cli: Cli, monkeypatch: p
     cli("init")
     monkeypatch.setenv("CCAT_WORKFLOW_MANAGER_SLURM__PARTITION", "smp")
     lines = [line.split(maxsplit=2) for line in cli("config", "show").out.splitlines()]
-    assert ["SLURM.calls_per_minute", "60", "built-in"] in lines
-    assert ["SLURM.partition", "smp", "environment variable CCAT_WORKFLOW_MANAGER_SLURM__PARTITION"] in lines
+    assert ["SLURM.calls_per_minute", "60", "(built-in)"] in lines
+    assert ["SLURM.partition", "smp", "(environment variable CCAT_WORKFLOW_MANAGER_SLURM__PARTITION)"] in lines
+    assert ["HPC_BACKEND", "local", "(settings.toml [default])"] in lines
     assert not any("{" in word for line in lines for word in line)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccatwm.cli._table import lay_out, text_width, wrap
+from ccatwm.cli._table import lay_out, text_width, wrap, wrap_words
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.engine import Database
 from tests.fakes.terminal import STREAMS, Shown, run_on_terminal
@@ -23,7 +23,7 @@ LONG_KEY = "executed_obs_unit=" + "k" * 182
 WIDE_KEY = "source=天鵝座X-1+instrument_module=低周波"
 TABLES = [
     ["status"], ["runs"], ["products"], ["compare", "1", "2"], ["groupings", "list"], ["groupings", "show", "ngc253"],
-    ["history"], ["history", "1"], ["config", "show"], ["exclude", "--list"], ["backfill", "--list"],
+    ["history"], ["history", "1"], ["exclude", "--list"], ["backfill", "--list"],
     ["publish", "--list"],
 ]  # fmt: skip
 
@@ -68,6 +68,24 @@ def test_what_is_too_long_is_broken_behind_separators() -> None:
 @pytest.mark.quick
 def test_a_time_of_day_stays_whole() -> None:
     assert wrap("2026-03-01 09:00:00: held", 14) == ["2026-03-01", "09:00:00: held"]
+
+
+@pytest.mark.quick
+def test_a_line_that_is_no_table_is_broken_at_spaces_alone_and_goes_on_indented() -> None:
+    assert wrap_words("  next: ccatwm release otf/grid --reason TEXT", 30) == [
+        "  next: ccatwm release", "      otf/grid --reason TEXT"
+    ]  # fmt: skip
+
+
+@pytest.mark.quick
+def test_a_word_that_is_longer_than_the_line_stays_whole() -> None:
+    assert wrap_words("BASE  /a/long/path/to/it  (built-in)", 10) == ["BASE", "    /a/long/path/to/it", "    (built-in)"]
+
+
+@pytest.mark.quick
+@given(texts, st.integers(10, 80))
+def test_lines_that_were_broken_have_all_words_in_order(text: str, width: int) -> None:
+    assert [word for line in wrap_words(text, width) for word in line.split()] == text.split()
 
 
 @pytest.mark.quick
