@@ -180,6 +180,17 @@ def test_what_lies_in_the_trash_comes_back_and_stays_as_long_again(reduced):
     assert ("in the trash", 1) in outcomes(gc(reduced)[0])
 
 
+def test_the_stable_path_goes_with_the_products_that_it_leads_to_and_comes_back_with_them(reduced):
+    links = [reduced.base / "otf" / "calibrate" / run["sub_group_key"] / "latest" for run in reduced.runs("calibrate")]
+    assert links and all(link.exists() for link in links)
+    gc(reduced)
+    reduced.run_pass("collect")
+    assert not any(link.is_symlink() for link in links)
+    undo(reduced)
+    reduced.run_pass("collect")
+    assert all(link.exists() for link in links)
+
+
 def test_a_restored_ops_db_that_gives_numbers_again_finds_its_way_past_what_lies_there(reduced):
     gc(reduced)
     undo(reduced, 2)

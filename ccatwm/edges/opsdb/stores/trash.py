@@ -13,6 +13,7 @@ from ccatwm.core.retention import Kind
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.bulk import insert_rows, new_ids
 from ccatwm.edges.opsdb.stores._chunks import chunks
+from ccatwm.edges.opsdb.stores.latest import mark_links_due
 
 trash, runs, product = t.trash, t.executed_reduction_step, t.data_product
 FOLDER = ".trash"  # below the base directory
@@ -65,6 +66,7 @@ def _set_products(connection: sa.Connection, run_ids: Collection[int], old: str,
     for chunk in chunks(sorted(run_ids)):
         where = sa.and_(product.c.run_id.in_(chunk), product.c.status == old)
         connection.execute(sa.update(product).where(where).values(status=new))
+    mark_links_due(connection, run_ids)
 
 
 def list_trash(
