@@ -226,6 +226,14 @@ class WorkFiles(Protocol):
         `whole` says how many files and bytes a source must have: `IncompleteTreeError` where it has not, or is gone."""
         ...
 
+    def adopt_tree(self, source: PurePosixPath, target: PurePosixPath) -> Received:
+        """Make `target` a copy of the tree at the absolute path `source` of the processing host, as `link_trees` does: its
+        files are somebody else's and are not changed. `tree_digest` is empty: nothing is read.
+
+        Errors: `MissingCopyError` where it is not there, `CorruptCopyError` for links and special files in it.
+        """
+        ...
+
     def switch_link(self, link: PurePosixPath, target: str) -> None:
         """Make `link` a symbolic link to the relative `target`, atomically replacing an older link."""
         ...

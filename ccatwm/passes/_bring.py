@@ -158,6 +158,8 @@ def seek(context: Context, packages: Sequence[RunInput], rows: Mapping[str, Any]
         copies = context.grouping.copies(connection, ids)
         bad = {package_id: staged.known_bad_copies(connection, package_id) for package_id in ids}
         files = {package_id: context.grouping.file_list(connection, package_id) for package_id in ids}
+    if context.settings.staging_mode == "request":  # what lies elsewhere is for data transfer to bring
+        copies = {i: [c for c in some if c.location == location(context)] for i, some in copies.items()}
     return [
         Sought(
             package, directory_of(package),
@@ -254,10 +256,28 @@ def _receive(
             bar.advance(count)
             told(count)
 
+        placed = copy.at_root(context.settings.root_of(copy.location))
+        if context.settings.staging_mode == "request" and storage.form(placed) == "directory":
+            return _adopt(context, sought, placed)
         return receive_copy(
-            context.workfiles, storage, copy.at_root(context.settings.root_of(copy.location)), sought.directory,
+            context.workfiles, storage, placed, sought.directory,
             size_bytes=package.size_bytes, checksum=package.checksum, members=sought.members or None, read=note_read,
         )  # fmt: skip
+
+
+def _adopt(context: Context, sought: Sought, copy: PackageCopy) -> Received:
+    """A package that data transfer has unpacked here: linked, not copied, where that can be. It was verified by who brought
+    it; where the ops-db lists its files, it has them all."""
+    there = PurePosixPath(context.settings.path_there(copy.root or "/")) / copy.path
+    received = context.workfiles.adopt_tree(there, sought.directory)
+    listed = (len(sought.members), sum(size for size, _ in sought.members.values()))
+    if sought.members and listed != (received.file_count, received.unpacked_bytes):
+        context.workfiles.remove_trees([sought.directory])
+        raise CorruptCopyError(
+            f"{copy.path} at {copy.location} has {received.file_count} files of {received.unpacked_bytes} bytes, "
+            f"{listed[0]} of {listed[1]} are listed"
+        )
+    return received
 
 
 def _no_copy(sought: Sought, unanswered: Sequence[str]) -> CcatwmError:
@@ -309,7 +329,7 @@ def _record_finding(
 def _record_received(context: Context, connection: Any, sought: Sought, received: Received) -> None:
     staged.record_staged(
         connection, location(context), str(sought.directory), now=context.clock.now(),
-        size_bytes=received.unpacked_bytes, file_count=received.file_count, tree_digest=received.tree_digest,
+        size_bytes=received.unpacked_bytes, file_count=received.file_count, tree_digest=received.tree_digest or None,
     )  # fmt: skip
     source = sought.source
     if source is not None and (source.location, source.path) in sought.known_bad:

@@ -25,6 +25,7 @@ from ccatwm.errors import (
     CcatwmError,
     CopyUnavailableError,
     IncompleteTreeError,
+    MissingRightError,
     NoSpaceError,
 )
 from ccatwm.interfaces import FileWrite
@@ -43,10 +44,12 @@ from ccatwm.passes._bring import (
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import fail_run
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
+from ccatwm.passes._request import RequestedError, Requests
 from ccatwm.passes._room import Room
 from ccatwm.passes._throttled import report_behind, report_short, report_throttled, waiting_item
 from ccatwm.passes._work import WorkQueue
 
+REQUESTED = "requested"  # outcome of a run that waits for data transfer
 UNAVAILABLE = "unavailable"  # outcome of a run that waits for a data location to answer
 WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
 MARKER = ".ccatwm-run.json"
@@ -89,6 +92,8 @@ def _body(frame: PassFrame) -> None:
     elif admission.admitted:
         with frame.context.progress.begin("stage", len(admission.admitted), "runs") as bar:
             _Staging(frame, admission.admitted, Tally(bar, frame.context.clock)).stage_all()
+    if frame.context.settings.staging_mode == "request" and not frame.dry_run:
+        Requests(frame.context).close_unneeded()
 
 
 def _still_waits(run: Run) -> bool:
@@ -164,6 +169,7 @@ class _Staging:
         self._admitted = admitted
         self._tally = tally
         self._away: dict[str, str] = {}
+        self._requests = Requests(frame.context)
         settings = frame.context.settings
         # One connection carries one call at a time: beside it, others would only wait.
         self._queue = WorkQueue(1 if settings.files_over_ssh else settings.stage_parallel)
@@ -263,6 +269,9 @@ class _Staging:
             self.frame.report.tell(_item(run, "lost-in-cache", f"{folder.name}: {what}; brought again"))
         under_way = [p for p in looked.missing if directory_of(p) in self._packages]
         sought = seek(context, [p for p in looked.missing if p not in under_way], looked.rows)
+        absent = [one.package for one in sought if not one.copies]
+        if absent and context.settings.staging_mode == "request":
+            self._requests.ask(absent)
         if not self._has_room(staging, sought, looked):
             return
         staging.whole = looked.whole
@@ -341,7 +350,7 @@ class _Staging:
     def _ended(self, staging: _RunStaged, error: CcatwmError | None) -> None:
         """All is there that the run needs, or its failure is its own: the pass goes on."""
         run = staging.run
-        if isinstance(error, NO_FAULT_OF_A_RUN):
+        if isinstance(error, (*NO_FAULT_OF_A_RUN, MissingRightError)):
             raise error
         self._open.pop(run.id, None)
         self._tally.bar.advance(1)
@@ -383,6 +392,8 @@ def _not_staged(frame: PassFrame, run: Run, error: CcatwmError) -> None:
     elif isinstance(error, NoSpaceError):
         message = f"{error.message}; {error.next}" if error.next else error.message
         _wait(frame, run, FailureClass.NO_SPACE.value, message, failure_class=FailureClass.NO_SPACE.value)
+    elif isinstance(error, RequestedError):
+        _wait(frame, run, REQUESTED, error.message)
     elif isinstance(error, CopyUnavailableError):
         _wait(frame, run, UNAVAILABLE, error.message)
     elif isinstance(error, StagingError):

@@ -40,7 +40,7 @@ CHOICES = {
     "COLLECT_VERIFY": ("none", "size", "full"),
     "OBSERVATIONS": ("managed", "foreign"),
     "CONTAINER_RUNTIME": ("apptainer", "singularity", "none"),
-    "STAGING_MODE": ("fetch",),
+    "STAGING_MODE": ("fetch", "request"),
     "TRANSPORT": ("local", "ssh"),
     "WORKFILES": ("local", "ssh"),
 }

@@ -106,7 +106,8 @@ class Settings:
     sif_cache_dir: Path | None = None
     slurm_partition: str = ""  # the original's name of slurm.partition
     obs_timezone: str = "America/Santiago"
-    staging_mode: str = "fetch"  # the one mode of this release
+    staging_mode: str = "fetch"  # fetch | request: we copy, or data transfer does
+    staging_job_hours: float = 24.0  # how long data transfer may take to bring a package
     stage_parallel: int = 4  # packages that are brought at once
     cache_max_gb: float | None = None
     min_free_gb: float = 1.0

@@ -19,7 +19,13 @@ from ccatwm.core.outputs import entry_record, parse_listing
 from ccatwm.edges.storage.ssh import SshDiskStorage
 from ccatwm.edges.workfiles.local import LocalWorkFiles
 from ccatwm.edges.workfiles.ssh import SshWorkFiles
-from ccatwm.errors import CcatwmError, CorruptCopyError, FilesUnavailableError, IncompleteTreeError
+from ccatwm.errors import (
+    CcatwmError,
+    CorruptCopyError,
+    FilesUnavailableError,
+    IncompleteTreeError,
+    MissingCopyError,
+)
 from ccatwm.interfaces import EntryKind, FileWrite, PackageCopy, PlainEffects, Received, TreeSize, WorkFiles
 from tests.fakes.pipe import PipeCalls
 
@@ -534,6 +540,45 @@ def test_what_was_not_verified_gives_way_to_what_is_received(work: WorkFiles, ba
     raw = tar_of("a")
     work.receive_tar(io.BytesIO(raw), P("p"), size_bytes=None, checksum=None)
     assert visible(base) == ["p", "p/a"]
+
+
+# --- what others brought ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def brought(base: Path) -> Path:
+    """A folder of somebody else, outside the base directory."""
+    folder = base.parent / "brought" / "scan-1"
+    (folder / "d").mkdir(parents=True)
+    (folder / "a").write_bytes(b"123")
+    (folder / "d" / "b").write_bytes(b"45")
+    return folder
+
+
+def test_a_tree_of_somebody_else_is_linked_and_not_changed(work, base, brought):
+    before = (brought / "a").stat()
+    assert work.adopt_tree(P(brought), P("c/one")) == Received(5, 2, "", 5)
+    assert (base / "c/one/d/b").read_bytes() == b"45"
+    after = (brought / "a").stat()
+    assert (base / "c/one/a").stat().st_ino == after.st_ino
+    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+
+
+def test_what_was_there_gives_way_to_a_tree_of_somebody_else(work, base, brought):
+    put(base, "c/one/old", b"x")
+    work.adopt_tree(P(brought), P("c/one"))
+    assert visible(base / "c/one") == ["a", "d", "d/b"]
+
+
+def test_a_tree_with_a_link_or_none_at_all_is_not_adopted_and_leaves_nothing(work, base, brought):
+    (brought / "d" / "link").symlink_to("/etc/passwd")
+    with pytest.raises(CorruptCopyError, match="link is neither a file nor a folder"):
+        work.adopt_tree(P(brought), P("c/one"))
+    with pytest.raises(CorruptCopyError, match="a is no folder"):
+        work.adopt_tree(P(brought / "a"), P("c/one"))
+    with pytest.raises(MissingCopyError):
+        work.adopt_tree(P(brought / "nothing"), P("c/one"))
+    assert not list((base / "c").iterdir())
 
 
 # --- how much it is --------------------------------------------------------------------------------------------

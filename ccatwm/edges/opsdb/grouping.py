@@ -122,6 +122,11 @@ class GroupingEngine:
     def _tables(self) -> ObservationTables:
         return self._given if isinstance(self._given, ObservationTables) else self._given()
 
+    @property
+    def tables(self) -> ObservationTables:
+        """The observation tables as they are called here."""
+        return self._tables
+
     @cached_property
     def _compiler(self) -> RuleCompiler:
         return RuleCompiler(self._tables, self._dialect)
@@ -246,7 +251,7 @@ class GroupingEngine:
         query = self._members_query(parsed.tree, dims, now)
         package_id = self._root("id")
         if package_ids is not None:
-            pages = [query.where(package_id.in_(ids)) for ids in _chunks(_keys(package_id, package_ids))]
+            pages = [query.where(package_id.in_(ids)) for ids in _chunks(as_keys(package_id, package_ids))]
             return [grouped for page in pages for grouped in self._grouped(connection.execute(page).all(), dims)]
         return self._grouped(self._page(connection, query, after_id, limit, few=few), dims)
 
@@ -443,7 +448,7 @@ class GroupingEngine:
         column = self._tables.column(logical, "id", joins.reach(logical))
         package_id = key_text(self._root("id")).label("package_id")
         query = sa.select(package_id).select_from(joins.clause).distinct()
-        return [query.where(column.in_(ids)) for ids in _chunks(_keys(column, row_ids))]
+        return [query.where(column.in_(ids)) for ids in _chunks(as_keys(column, row_ids))]
 
     # --- facts that staging and people ask for ----------------------------------------------------
 
@@ -452,7 +457,7 @@ class GroupingEngine:
         joins = Joins(self._tables)
         query = sa.select(*self._fact_columns(joins)).select_from(joins.clause)
         package_id = self._root("id")
-        pages = [query.where(package_id.in_(ids)) for ids in _chunks(_keys(package_id, package_ids))]
+        pages = [query.where(package_id.in_(ids)) for ids in _chunks(as_keys(package_id, package_ids))]
         rows = (row for page in pages for row in connection.execute(page))
         return {str(row[0]): PackageFacts(*self._fact_values(row)) for row in rows}
 
@@ -462,7 +467,7 @@ class GroupingEngine:
         if not {"PhysicalCopy", "DataLocation"} <= self._tables.tables.keys():
             return found
         query, package = self._copies_query()
-        for ids in _chunks(_keys(package, package_ids)):
+        for ids in _chunks(as_keys(package, package_ids)):
             for row in connection.execute(query.where(package.in_(ids))):
                 storage = self._tables.spoken("DataLocation", "storage_type", row.storage) or "disk"
                 copy = PackageCopy(str(row.id), row.location, storage, row.root, row.path, row.priority or 0)
@@ -503,7 +508,7 @@ class GroupingEngine:
             return {}
         c = partial(self._tables.optional, "RawDataFile")
         columns = (c("name").label("name"), c("size_bytes").label("size"), c("checksum").label("checksum"))
-        keys = _keys(c("raw_data_package_id"), [package_id])
+        keys = as_keys(c("raw_data_package_id"), [package_id])
         query = sa.select(*columns).where(c("raw_data_package_id").in_(keys), c("size_bytes").is_not(None))
         return {row.name: (int(row.size), row.checksum) for row in connection.execute(query)}
 
@@ -512,7 +517,7 @@ class GroupingEngine:
         d = partial(self._tables.optional, "DataLocation")
         query = sa.select(*(d(column).label(column) for column in _LOCATION_COLUMNS))
         row = connection.execute(query.where(d("name") == name_or_id)).first()
-        ids = _keys(d("id"), [name_or_id])
+        ids = as_keys(d("id"), [name_or_id])
         if row is None and ids:
             row = connection.execute(query.where(d("id").in_(ids))).first()
         return None if row is None else self._location(row)
@@ -606,7 +611,7 @@ def _key(column: sa.ColumnElement[Any], text: str) -> Any:
 _POSSIBLE = {"integer": re.compile(r"-?[0-9]{1,19}"), "uuid": UUID}
 
 
-def _keys(column: sa.ColumnElement[Any], texts: Iterable[str]) -> list[Any]:
+def as_keys(column: sa.ColumnElement[Any], texts: Iterable[str]) -> list[Any]:
     """Ids as the database has them; text that can be no id of this column is left out."""
     possible = _POSSIBLE.get(key_kind(column))
     keys = [_key(column, text) for text in texts if possible is None or possible.fullmatch(text)]

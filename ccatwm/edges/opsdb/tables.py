@@ -600,6 +600,21 @@ staged_package = _table(
     Index("ix_staged_package_state", "processing_location", "state"),
     Index("ix_staged_package_package", "package_id"),
 )
+staging_request = _table(
+    # what is asked of data transfer where the observation tables have no `staging_job` that may be written
+    "staging_request",
+    Column("raw_data_package_id", Text, nullable=False),
+    Column("package_name", Text, nullable=False),
+    Column("destination_location_id", Text, nullable=False),  # name of the data location
+    Column("status", Text, nullable=False),  # pending, scheduled, in_progress, completed, failed: data transfer's to set
+    Column("active", Boolean, nullable=False, server_default=sa.true()),
+    Column("requested_by", Text),
+    Column("message", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime),
+    Index("ix_staging_request_package", "raw_data_package_id"),
+    _partial_index("ix_staging_request_active", "destination_location_id", where="active", sqlite="active = 1"),
+)
 copy_report = _table(
     # what stage found of physical copies: a corrupt or missing one is not tried first again
     "copy_report",

@@ -44,7 +44,7 @@ from ccatwm.edges.workfiles._system import (
     write_all,
 )
 from ccatwm.edges.workfiles._tar import receive_tar_into
-from ccatwm.errors import CcatwmError, IncompleteTreeError
+from ccatwm.errors import CcatwmError, CorruptCopyError, IncompleteTreeError, MissingCopyError
 from ccatwm.interfaces import Effects, FileWrite, Received, Space, TreeEntry, TreeSize
 
 T = TypeVar("T")
@@ -361,7 +361,7 @@ class LocalWorkFiles:
                 link_or_copy(old_parent, old, parent, name, hard=hard)
             count.add(found.st_size)
         else:
-            raise CcatwmError(f"{encode_name(old)} is neither a file nor a folder: it cannot be an input")
+            raise UnlinkableError(f"{encode_name(old)} is neither a file nor a folder: it cannot be an input")
 
     def _link_folder(
         self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count
@@ -373,6 +373,34 @@ class LocalWorkFiles:
             for inner in sorted(os.listdir(source)):
                 self._link_entry(source, inner, target, inner, hard, count)
             self._sync(target, (old,))
+
+    def adopt_tree(self, source: PurePosixPath, target: PurePosixPath) -> Received:
+        above, name = _split(target)
+        with self._folders() as folders, self._at(target):
+            parent = folders.make(above)
+            Sweeper(self._effects).sweep(parent, above, name)
+            hidden, count = hidden_name(name), _Count(source, None)
+            try:
+                self._link_foreign(source, parent, hidden, count)
+                self._put(parent, hidden, name)
+            except BaseException:
+                self._discard(parent, hidden)
+                raise
+            self._sync(parent, above)
+        return Received(count.bytes, count.files, "", count.bytes)
+
+    def _link_foreign(self, source: PurePosixPath, parent: int, name: str, count: _Count) -> None:
+        """Errors: MissingCopyError, CorruptCopyError."""
+        shown = encode_name(str(source))
+        try:
+            with _folder_at(source.parent) as outside:
+                if not stat.S_ISDIR(os.stat(source.name, dir_fd=outside, follow_symlinks=False).st_mode):
+                    raise CorruptCopyError(f"{shown} is no folder")
+                self._link_folder(outside, source.name, parent, name, True, count)
+        except FileNotFoundError as error:
+            raise MissingCopyError(f"{shown} is not there, or lost files while it was linked") from error
+        except (IncompleteTreeError, UnlinkableError) as error:
+            raise CorruptCopyError(f"{shown}: {error.message}") from error
 
     # --- receiving ---------------------------------------------------------------------------------------------
 
@@ -510,24 +538,38 @@ class LocalWorkFiles:
                 self._sync(folders.get(parts), parts)
 
 
+class UnlinkableError(CcatwmError):
+    """A link or a special file, where files and folders alone are linked."""
+
+
+@contextmanager
+def _folder_at(path: PurePosixPath) -> Iterator[int]:
+    """A folder outside the base directory, to read."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 class _Count:
     """Files and bytes of a tree while it is linked, and what it should have."""
 
     def __init__(self, path: PurePosixPath, whole: tuple[int, int] | None) -> None:
         self._path = path
         self._whole = whole
-        self._files = self._bytes = 0
+        self.files = self.bytes = 0
 
     def add(self, size: int) -> None:
-        self._files += 1
-        self._bytes += size
+        self.files += 1
+        self.bytes += size
 
     def compare(self) -> None:
         """Errors: IncompleteTreeError."""
-        if self._whole is not None and self._whole != (self._files, self._bytes):
+        if self._whole is not None and self._whole != (self.files, self.bytes):
             files, size = self._whole
             raise IncompleteTreeError(
-                f"{encode_name(str(self._path))} has {self._files} files of {self._bytes} bytes, {files} of {size} bytes "
+                f"{encode_name(str(self._path))} has {self.files} files of {self.bytes} bytes, {files} of {size} bytes "
                 "expected"
             )
 

@@ -64,6 +64,10 @@ class SshWorkFiles:
             counts = {source: tuple(known[source]) for source, _ in some if source in known}
             self._call("link_trees", links=some, hard=hard, whole=counts)
 
+    def adopt_tree(self, source: PurePosixPath, target: PurePosixPath) -> Received:
+        received: Received = self._call("adopt_tree", source=source, target=target)
+        return received
+
     def switch_link(self, link: PurePosixPath, target: str) -> None:
         self._call("switch_link", link=link, target=target)
 

@@ -244,6 +244,38 @@ def upgrade() -> None:
         schema="ccatwm",
     )
     op.create_table(
+        "staging_request",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("raw_data_package_id", sa.Text(), nullable=False),
+        sa.Column("package_name", sa.Text(), nullable=False),
+        sa.Column("destination_location_id", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("active", sa.Boolean(), server_default=sa.true(), nullable=False),
+        sa.Column("requested_by", sa.Text(), nullable=True),
+        sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("updated_at", UtcDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        schema="ccatwm",
+        sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_staging_request_active",
+        "staging_request",
+        ["destination_location_id"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("active = 1"),
+        postgresql_where=sa.text("active"),
+    )
+    op.create_index(
+        "ix_staging_request_package",
+        "staging_request",
+        ["raw_data_package_id"],
+        unique=False,
+        schema="ccatwm",
+    )
+    op.create_table(
         "submission",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("token", sa.Text(), nullable=False),

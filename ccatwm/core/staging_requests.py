@@ -1,0 +1,65 @@
+"""What becomes of a request to data transfer, which brings packages where the site's staging mode is `request`. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from ccatwm.core.wording import utc_text
+
+RECORD_GRACE = timedelta(minutes=10)  # between `completed` and the row of the copy
+REQUESTED_BY = "ccatwm"
+UNDER_WAY = ("pending", "scheduled", "in_progress")
+
+
+@dataclass(frozen=True)
+class StagingRequest:
+    """A staging job of data transfer. While it is `active` data transfer keeps what it brought. Times aware UTC."""
+
+    id: str
+    package_id: str
+    status: str  # pending, scheduled, in_progress, completed, failed; other words of theirs are under way, too
+    active: bool
+    created_at: datetime | None
+    changed_at: datetime | None = None
+    message: str | None = None
+
+
+class Next(Enum):
+    ASK = "ask"
+    WAIT = "wait"
+    GIVE_UP = "give up"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to do about a package that is not there, and what people are told of it."""
+
+    next: Next
+    text: str = ""
+
+
+def next_about(request: StagingRequest | None, now: datetime, patience_hours: float) -> Answer:
+    """`request`: the newest one for the package, None where nobody has asked. A request that ended is asked for again
+    only by the next attempt of a run: giving up ends it."""
+    if request is None or not request.active:
+        return Answer(Next.ASK)
+    if request.status == "failed":
+        return Answer(Next.GIVE_UP, f"data transfer failed to bring it: {request.message or 'it does not say why'}")
+    begun = request.created_at or now
+    if request.status == "completed":
+        said_at = request.changed_at or begun
+        if now - said_at < RECORD_GRACE:
+            return Answer(Next.WAIT, "data transfer has brought it and has not recorded the copy yet")
+        told = f"data transfer says that it has brought it ({utc_text(said_at)})"
+        return Answer(Next.GIVE_UP, f"{told}, but no copy is recorded here")
+    if now - begun > timedelta(hours=patience_hours):
+        return Answer(
+            Next.GIVE_UP, f"data transfer has not brought it within {patience_hours:g} h (it is {_words(request.status)})"
+        )
+    return Answer(Next.WAIT, f"asked of data transfer at {utc_text(begun)}: {_words(request.status)}")
+
+
+def _words(status: str) -> str:
+    return status.replace("_", " ")

@@ -1,0 +1,200 @@
+"""Staging mode `request`: data transfer brings packages, and keeps them as long as our request is open.
+
+Data transfer is played by the test: it sets the status of a staging job, unpacks the package at the processing location and
+records the copy there.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from ccatwm.edges.opsdb import tables as t
+from ccatwm.edges.opsdb.observations import ObservationTables
+from ccatwm.edges.opsdb.staging_requests import open_requests
+from tests.passes.bad_world import COPY, Scan, by_package, good_tar, observe, reduce
+
+GOOD = good_tar()
+
+
+@pytest.fixture
+def night(empty_observatory):
+    """Two scans whose packages lie in an archive; their runs are made."""
+    empty_observatory.settings_changes |= {"staging_mode": "request", "staging_job_hours": 5.0}
+    observe(empty_observatory, Scan("one", GOOD), Scan("two", GOOD))
+    reduce(empty_observatory, COPY)
+    empty_observatory.run_pass("trigger")
+    empty_observatory.run_pass("resolve")
+    return empty_observatory
+
+
+def observed(night, table: sa.Table) -> list[dict[str, Any]]:
+    """Rows of an observation table, which lie in another schema than ours."""
+    with night.context().database.read() as connection:
+        return [dict(row) for row in connection.execute(sa.select(table).order_by(table.c.id)).mappings()]
+
+
+def jobs(night) -> list[dict[str, Any]]:
+    return observed(night, t.staging_job)
+
+
+def change(night, statement: sa.Executable) -> None:
+    with night.context().database.write() as connection:
+        connection.execute(statement)
+
+
+def transfer(night, job: dict[str, Any], status: str, **more: str) -> None:
+    """Data transfer says what has become of a job."""
+    values = {"status": status, "updated_at": night.context().clock.now(), **more}
+    change(night, sa.update(t.staging_job).where(t.staging_job.c.id == job["id"]).values(values))
+
+
+def name_of(night, job: dict[str, Any]) -> str:
+    return next(p["name"] for p in observed(night, t.raw_data_package) if p["id"] == job["raw_data_package_id"])
+
+
+def here(night) -> int:
+    return next(place["id"] for place in observed(night, t.data_location) if place["name"] == "local")
+
+
+def record_copy(night, job: dict[str, Any], path: str, status: str) -> None:
+    change(night, sa.insert(t.physical_copy).values(
+        raw_data_package_id=job["raw_data_package_id"], data_location_id=here(night), path=path, status=status,
+        updated_at=night.context().clock.now(),
+    ))  # fmt: skip
+
+
+def bring(night, job: dict[str, Any], *, content: bytes = GOOD) -> str:
+    """Unpack the package at the processing location and record the copy; its path there."""
+    path = f"staged/{name_of(night, job)}"
+    (night.base / path).mkdir(parents=True)
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        archive.extractall(night.base / path, filter="data")
+    record_copy(night, job, path, "staged")
+    return path
+
+
+def stage(night) -> list[tuple[str, str]]:
+    night.minute += 1
+    return [(item.outcome, item.reason) for item in night.run_pass("stage").items]
+
+
+def test_packages_that_are_not_here_are_asked_for_once(night):
+    assert {outcome for outcome, _ in stage(night)} == {"requested"}
+    assert [(j["status"], bool(j["active"]), j["requested_by"]) for j in jobs(night)] == [("pending", True, "ccatwm")] * 2
+    assert stage(night) and len(jobs(night)) == 2
+    assert {run["status"] for run in night.runs()} == {"STAGING_DATA"}
+    assert not (night.base / ".cache" / "packages").exists() or not list((night.base / ".cache" / "packages").iterdir())
+
+
+def test_a_run_goes_on_when_its_package_has_come_and_links_it(night):
+    stage(night)
+    transfer(night, jobs(night)[0], "completed")
+    path = bring(night, jobs(night)[0])
+    inode = (night.base / path / "a.bin").stat().st_ino
+    assert "staged" in [outcome for outcome, _ in stage(night)]
+    (cached,) = (night.base / ".cache" / "packages").glob("*/a.bin")
+    assert cached.stat().st_ino == inode  # no second copy on the disk
+    night.until_quiet()
+    assert sorted(run["status"] for run in night.runs()) == ["COMPLETED", "STAGING_DATA"]
+
+
+def test_the_request_is_our_pin_and_is_closed_when_no_run_needs_the_package(night):
+    stage(night)
+    for job in jobs(night):
+        transfer(night, job, "completed")
+        bring(night, job)
+    stage(night)
+    assert [bool(job["active"]) for job in jobs(night)] == [True, True]
+    night.until_quiet()
+    stage(night)
+    assert [bool(job["active"]) for job in jobs(night)] == [False, False]
+    assert len(list((night.base / "staged").iterdir())) == 2  # data transfer alone deletes
+
+
+def test_a_transfer_that_failed_fails_the_attempt_and_is_asked_for_again_by_the_next(night):
+    stage(night)
+    first = jobs(night)[0]
+    transfer(night, first, "failed", message="the tape robot is ill")
+    assert [o for o, r in stage(night) if "data transfer failed to bring it: the tape robot is ill" in r] == ["failed"]
+    assert not jobs(night)[0]["active"]
+    night.minute += 120
+    night.run_pass("poll")
+    stage(night)
+    assert len([j for j in jobs(night) if j["raw_data_package_id"] == first["raw_data_package_id"]]) == 2
+
+
+def test_a_transfer_that_takes_too_long_is_given_up(night):
+    stage(night)
+    transfer(night, jobs(night)[0], "in_progress")
+    night.minute += 4 * 60
+    assert {outcome for outcome, _ in stage(night)} == {"requested"}
+    night.minute += 2 * 60
+    assert any("data transfer has not brought it within 5 h (it is in progress)" in reason for _, reason in stage(night))
+
+
+def test_a_copy_that_is_said_to_be_there_and_is_not_recorded_is_waited_for_shortly(night):
+    stage(night)
+    transfer(night, jobs(night)[0], "completed")
+    assert {outcome for outcome, _ in stage(night)} == {"requested"}
+    night.minute += 20
+    assert any("but no copy is recorded here" in reason for _, reason in stage(night))
+
+
+def test_a_request_of_somebody_else_is_waited_for_and_not_closed(night):
+    now = night.context().clock.now()
+    change(night, sa.insert(t.staging_job).values(
+        raw_data_package_id=observed(night, t.raw_data_package)[0]["id"], destination_location_id=here(night),
+        status="in_progress", active=True, requested_by="a person", created_at=now, updated_at=now,
+    ))  # fmt: skip
+    stage(night)
+    assert [job["requested_by"] for job in jobs(night)] == ["a person", "ccatwm"]
+    bring(night, jobs(night)[0])
+    night.until_quiet()
+    stage(night)
+    assert bool(jobs(night)[0]["active"])
+
+
+def test_what_lies_elsewhere_is_not_read(night):
+    for name in ("one", "two"):
+        (night.folder / "raw" / f"{name}.tar").unlink()
+    assert {outcome for outcome, _ in stage(night)} == {"requested"}
+    assert night.rows("copy_report") == []
+
+
+def test_a_tar_that_was_brought_is_unpacked_and_verified(night):
+    stage(night)
+    job = jobs(night)[0]
+    (night.base / "staged").mkdir()
+    (night.base / "staged" / "package.tar").write_bytes(GOOD[:-1] + b"?")
+    record_copy(night, job, "staged/package.tar", "present")
+    assert any("no good copy: local: corrupt (" in reason for _, reason in stage(night))
+
+
+def test_links_in_what_was_brought_are_refused(night):
+    stage(night)
+    path = bring(night, jobs(night)[0])
+    (night.base / path / "out").symlink_to("/etc/passwd")
+    assert any("neither a file nor a folder" in reason for _, reason in stage(night))
+    assert by_package(night)["one"]["status"] == "FAILED"
+
+
+def test_a_table_of_ours_is_used_where_the_observation_tables_have_none(night):
+    context = night.context()
+    tables = context.grouping.tables
+    without = {name: table for name, table in tables.tables.items() if name != "StagingJob"}
+    with context.database.write() as connection:
+        requests = open_requests(connection, ObservationTables(without), "1", "local")
+        now = context.clock.now()
+        requests.ask(connection, "7", "scan-7", now)
+        requests.ask(connection, "8", "scan-8", now)
+        (asked,) = requests.newest(connection, ["7", "9"]).values()
+        assert (asked.package_id, asked.status, asked.active, asked.created_at) == ("7", "pending", True, now)
+        requests.close(connection, [asked], now)
+        assert [request.package_id for request in requests.ours_active(connection)] == ["8"]
+        names = sa.select(t.staging_request.c.package_name).order_by(t.staging_request.c.id)
+        assert connection.execute(names).scalars().all() == ["scan-7", "scan-8"]
