@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -129,8 +130,13 @@ def retry(database: Database, wanted: Wanted, *, now: datetime) -> ActReport:
     Errors: UsageError for no selection at all, unknown runs, or more than `confirm_runs` without `yes`.
     """
     _check_wanted(wanted, "retry")
-    with database.write() as connection:
+    with _transaction(database, wanted) as connection:
         return _retry(connection, wanted, now)
+
+
+def _transaction(database: Database, wanted: Wanted) -> AbstractContextManager[sa.Connection]:
+    """Whoever may only look may look at what an act would do."""
+    return database.read() if wanted.dry_run else database.write()
 
 
 def _retry(connection: sa.Connection, wanted: Wanted, now: datetime) -> ActReport:
@@ -235,7 +241,7 @@ def cancel(database: Database, wanted: Wanted, *, now: datetime) -> ActReport:
     Errors: as `retry`.
     """
     _check_wanted(wanted, "cancel")
-    with database.write() as connection:
+    with _transaction(database, wanted) as connection:
         rows = _rows_meant(connection, wanted, "cancel", wanted.selection.statuses)
         _confirm(wanted, "cancel", rows, f"{len(rows)} runs")
         return ActReport("cancel", _act_on(connection, wanted, "cancel", rows, now, _cancel_run), wanted.dry_run)
@@ -302,10 +308,11 @@ def _rows_meant(connection: sa.Connection, wanted: Wanted, act: str, statuses: S
     if wanted.run_ids:
         for run_id in wanted.run_ids:
             views.get_run(connection, run_id)
-        return control.lock_runs(connection, run_ids=wanted.run_ids)
+        return control.list_meant(connection, run_ids=wanted.run_ids, locked=not wanted.dry_run)
     views.check_selection(connection, wanted.selection)
-    return control.lock_runs(
+    return control.list_meant(
         connection,
+        locked=not wanted.dry_run,
         selection=wanted.selection,
         statuses=statuses,
         open_only=act == "cancel",

@@ -82,6 +82,18 @@ def test_a_reading_role_can_look_at_everything(site):
         assert (answer.code, answer.err) == (0, "") or (words[0] == "rerun" and answer.code == 0), (look, answer)
 
 
+def test_a_reading_role_can_look_at_what_an_act_would_do(site):
+    pipeline = str(site.observatory.folder / "pipeline.yaml")
+    acts = (
+        "retry 1", "cancel 1", "exclude unit:scan-1", "accept otf calibrate",
+        "backfill otf --since 2026-01-01 --until 2026-02-01", f"apply {pipeline}",
+    )  # fmt: skip
+    for act in acts:
+        reason = () if act.startswith("apply") else REASON
+        answer = site.run("readers", *act.split(), *reason, "--dry-run")
+        assert "lacks a right" not in answer.err and answer.out, (act, answer)
+
+
 @pytest.mark.parametrize("name", [*ACTS, "cancel", "ingest"])
 def test_an_act_is_done_by_an_operator_and_refused_to_a_reader_with_the_grant(site, name):
     observatory = site.observatory

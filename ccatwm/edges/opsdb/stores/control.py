@@ -23,7 +23,7 @@ runs = t.executed_reduction_step
 sub_group = t.sub_group
 
 
-def lock_runs(
+def list_meant(
     connection: sa.Connection,
     *,
     run_ids: Collection[int] = (),
@@ -31,8 +31,10 @@ def lock_runs(
     statuses: Sequence[str] = (),
     open_only: bool = False,
     wanted_only: bool = False,
+    locked: bool = True,
 ) -> list[dict[str, Any]]:
-    """Runs newest first, by ids or by a selection; they and their sub-groups are locked (PostgreSQL).
+    """Runs newest first, by ids or by a selection; they and their sub-groups are `locked` (PostgreSQL), for which a role
+    needs the right to write.
 
     `wanted_only` leaves out runs whose recipe their sub-group no longer wants, and superseded ones.
     """
@@ -62,8 +64,9 @@ def lock_runs(
         )
         .join(sub_group, sub_group.c.id == runs.c.sub_group_id)
         .order_by(runs.c.id.desc())
-        .with_for_update()
     )
+    if locked:
+        query = query.with_for_update()
     found: list[dict[str, Any]] = []
     for chunk in chunks(sorted(set(run_ids), reverse=True)) if run_ids else [None]:
         limited = query if chunk is None else query.where(runs.c.id.in_(chunk))
