@@ -27,6 +27,7 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.upgrade import upgrade_tables
 from ccatwm.passes._frame import PassOptions, PassReport
 from tests.bench.figures import Figure, measure
+from tests.bench.staging import run_staging
 from tests.crash.campaign import write_campaign
 from tests.opsdb.databases import PostgresServer, memory_folder, open_server
 from tests.passes.conftest import Observatory
@@ -45,6 +46,7 @@ def run_group() -> Iterator[Figure]:
         server = stack.enter_context(open_server(where or "/var/tmp"))
         for figures in FIGURES:
             yield from figures(folder, server)
+    yield from run_staging()
 
 
 # --- a run of very many files ---------------------------------------------------------------------------------
