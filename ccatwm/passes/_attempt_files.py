@@ -16,6 +16,7 @@ from ccatwm.interfaces import EntryKind, FileWrite, TreeEntry
 from ccatwm.passes._context import Context
 
 KILL_AFTER_SECONDS = 15
+LONGEST_LIST = 1 << 30  # bytes
 
 
 @cache
@@ -81,8 +82,30 @@ def _launcher(context: Context, resources: Resources) -> tuple[str, ...]:
     return srun_launcher(resources, f"{settings.slurm.bin_dir}/srun" if settings.slurm.bin_dir else "srun")
 
 
+INPUTS_LIST = "inputs.list"  # in the run's folder: what it had when it was staged
+
+
+def write_staged_lists(context: Context, runs: Sequence[Run]) -> None:
+    """Keep what was just linked: what a purge takes before the job is handed over is missed by the job then."""
+    if not runs:
+        return
+    listed = _list_inputs(context, runs)
+    context.workfiles.write_files(
+        [FileWrite(PurePosixPath(run.directory) / INPUTS_LIST, listed[run.id]) for run in runs]
+    )
+
+
 def inputs_lists(context: Context, runs: Iterable[Run]) -> dict[int, bytes]:
-    """By run id `size TAB path` of every input file whose name has no line break; the job compares before it starts."""
+    """By run id what its job compares before it starts: as it was staged, else (staged by an older release) as it is."""
+    runs = list(runs)
+    paths = {run.id: PurePosixPath(run.directory) / INPUTS_LIST for run in runs}
+    kept = context.workfiles.read_files(paths.values(), max_bytes=LONGEST_LIST)
+    found = {run_id: text for run_id, path in paths.items() if (text := kept[path]) is not None}
+    return found | _list_inputs(context, [run for run in runs if run.id not in found])
+
+
+def _list_inputs(context: Context, runs: Iterable[Run]) -> dict[int, bytes]:
+    """By run id `size TAB path` of every input file whose name has no line break."""
     folders = {run.id: PurePosixPath(run.directory) for run in runs}
     places = {run_id: [folder / "input", folder / "workspace"] for run_id, folder in folders.items()}
     trees = context.workfiles.list_trees([path for paths in places.values() for path in paths])

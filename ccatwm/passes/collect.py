@@ -43,6 +43,7 @@ from ccatwm.edges.opsdb.stores import attempts, latest, products, runs, sub_grou
 from ccatwm.edges.opsdb.stores.exclusions import active_ids
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, FilesUnavailableError, NoSpaceError
 from ccatwm.interfaces import FileWrite, TreeEntry
+from ccatwm.passes._attempt_files import INPUTS_LIST
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import fail_run
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
@@ -476,7 +477,7 @@ def _remove_inputs(frame: PassFrame) -> None:
         frame.checkpoint()
         some = final[start : start + CLEAN_UP_AT_ONCE]
         frame.context.workfiles.remove_trees(
-            PurePosixPath(directory) / name for _, directory in some for name in ("input", "workspace")
+            PurePosixPath(directory) / name for _, directory in some for name in ("input", "workspace", INPUTS_LIST)
         )
         with frame.context.database.write() as connection:
             runs.record_inputs_removed(connection, [run_id for run_id, _ in some], frame.now)

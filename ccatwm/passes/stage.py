@@ -29,6 +29,7 @@ from ccatwm.errors import (
     NoSpaceError,
 )
 from ccatwm.interfaces import FileWrite
+from ccatwm.passes._attempt_files import write_staged_lists
 from ccatwm.passes._bring import (
     Looked,
     Sought,
@@ -370,7 +371,7 @@ class _Staging:
         """Write down which runs are staged, and which wait for room."""
         turn = {waiting.id: place for place, waiting in enumerate(self._admitted)} if self._ready else {}
         ready, self._ready = sorted(self._ready, key=lambda s: turn[s.run.id]), []
-        _record_ready(self.frame, ready)
+        _record_ready(self.frame, self._listed(ready))
         short = self._short[self._told_short :]
         self._told_short = len(self._short)
         if short:
@@ -378,6 +379,16 @@ class _Staging:
                 for run, shortage in short:
                     runs.update_run(connection, run.id, room_figure=shortage.figure, room_reason=shortage.reason)
             report_short(self.frame, short)
+
+    def _listed(self, ready: Sequence[_RunStaged]) -> Sequence[_RunStaged]:
+        """Those whose list of inputs is written: all, or none where there is no space for it."""
+        try:
+            write_staged_lists(self.frame.context, [staging.run for staging in ready])
+        except NoSpaceError as error:
+            for staging in ready:
+                _not_staged(self.frame, staging.run, error)
+            return []
+        return ready
 
     _told_short = 0
 
