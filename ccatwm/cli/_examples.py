@@ -112,6 +112,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "doctor": (
         ("ccatwm doctor", "settings, database, disks, batch system, one small job"),
         ("ccatwm doctor --reconcile", "after a restore: what the ops-db does not know"),
+        ("ccatwm doctor --reconcile --import", "the same; completed runs have rows again"),
     ),
     "gc": (
         ("ccatwm gc --dry-run", "what would go by which rule, and what becomes free"),

@@ -19,7 +19,10 @@ from ccatwm.errors import CcatwmError, SettingsError, UsageError
 
 if TYPE_CHECKING:
     from ccatwm.core.checkup import Finding
+    from ccatwm.passes._context import Context
     from ccatwm.settings.schema import Settings
+    from ccatwm.upkeep.importing import ImportReport
+    from ccatwm.upkeep.reconcile import ReconcileReport
 
 NoJob = Annotated[bool, typer.Option("--no-job", help="Submit no job to try a compute node.")]
 WaitSeconds = Annotated[
@@ -29,6 +32,10 @@ AsCron = Annotated[bool, typer.Option("--as-cron", help="Check with the environm
 Reconcile = Annotated[
     bool,
     typer.Option("--reconcile", help="After a restore: adopt what the ops-db does not know, and let submission go on."),
+]
+Import = Annotated[
+    bool,
+    typer.Option("--import", help="With --reconcile: first make rows again of completed runs, from their run.json."),
 ]
 PASSED_TO_CRON = ("HOME", "LOGNAME", "USER")  # crontab(5) sets HOME, LOGNAME and SHELL
 
@@ -52,17 +59,21 @@ def doctor(
     wait: WaitSeconds = 60.0,
     as_cron: AsCron = False,
     reconciles: Reconcile = False,
+    imports: Import = False,
     yes: Yes = False,
 ) -> int:
     """Check the site from top to bottom, and say for each finding what to do.
 
     With --reconcile, after `ccatwm db restore`: jobs and run directories that the ops-db does not know are listed,
     adopted where it knows their run, else named; --yes lets be what is left, and ends what may still run of it.
+    With --import also, completed runs that it does not know have rows again.
     """
     from ccatwm.core.checkup import exit_code
 
     if reconciles:
-        return _reconcile(common, yes)
+        return _reconcile(common, yes, imports)
+    if imports:
+        raise UsageError("--import goes with --reconcile", next="`ccatwm doctor --reconcile --import`")
     if yes:
         raise UsageError("--yes goes with --reconcile", next="`ccatwm doctor`, or `ccatwm doctor --reconcile --yes`")
     how = _How(not no_job, wait)
@@ -99,7 +110,7 @@ def _examine(common: Common, how: _How) -> Iterator[Finding]:
 SETTLE_WAIT_SECONDS = 60.0  # for a `submit` that is at work
 
 
-def _reconcile(common: Common, yes: bool) -> int:
+def _reconcile(common: Common, yes: bool, imports: bool) -> int:
     from ccatwm.edges.opsdb.stores import leases
     from ccatwm.passes import submit
     from ccatwm.passes._claims import supersede
@@ -114,6 +125,7 @@ def _reconcile(common: Common, yes: bool) -> int:
         settled = submit.settle_half_way(context, PassOptions(wait=SETTLE_WAIT_SECONDS))
         if settled.error is not None:
             raise settled.error
+    imported = _import(context) if imports else None
     report = reconcile(
         context.database,
         context.workfiles,
@@ -124,8 +136,26 @@ def _reconcile(common: Common, yes: bool) -> int:
         host=os.uname().nodename,
         yes=yes,
     )
-    _frame.show_report(common, report)
-    return report.exit_code
+    if imported is None:
+        _frame.show_report(common, report)
+        return report.exit_code
+    _show_both(common, imported, report)
+    return max(imported.exit_code, report.exit_code)
+
+
+def _import(context: Context) -> ImportReport:
+    from ccatwm.upkeep.importing import Importing, import_runs
+
+    asked = Importing(context.ops_db_uid, context.clock.now(), context.actor, os.uname().nodename)
+    return import_runs(context.database, context.workfiles, asked)
+
+
+def _show_both(common: Common, imported: ImportReport, report: ReconcileReport) -> None:
+    if common.json:
+        _frame.emit_json(report.to_json() | {"import": imported.to_json()})
+        return
+    if not common.quiet:
+        _frame.print_lines([*imported.lines(), *report.lines()])
 
 
 def _site_name(common: Common) -> str | None:

@@ -151,11 +151,14 @@ def plan_reconciliation(
 LET_BE = "`ccatwm doctor --reconcile --yes` ends what may still run of it and lets its files be"
 
 
+IMPORT = "`ccatwm doctor --reconcile --import` makes its rows again if it had completed"
+
+
 def _unknown(directory: str, found: Sequence[FoundAttempt], run: KnownRun | None) -> Left:
-    why = "a run made after the backup, which the ops-db does not know"
     if run is not None:
-        why = f"the ops-db knows run {run.id} as {run.directory}"
-    return Left(directory, why, LET_BE, tuple(found))
+        return Left(directory, f"the ops-db knows run {run.id} as {run.directory}", LET_BE, tuple(found))
+    why = "a run made after the backup, which the ops-db does not know"
+    return Left(directory, why, f"{IMPORT}; {LET_BE}", tuple(found))
 
 
 def _unreadable(token: str) -> Left:

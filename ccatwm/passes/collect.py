@@ -6,6 +6,7 @@ transaction records products, the current run and who falls due downstream.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 
 from ccatwm.core.gap import EXCLUDED
 from ccatwm.core.latest import LatestLink
-from ccatwm.core.lineage import ProductRow, build_run_record, write_run_record
+from ccatwm.core.lineage import ProductRow, write_run_record
 from ccatwm.core.model import Attempt, FailureClass, Run, RunInput
 from ccatwm.core.names import encode_name
 from ccatwm.core.outputs import (
@@ -36,10 +37,11 @@ from ccatwm.core.outputs import (
     touched_since,
 )
 from ccatwm.core.products import ProductPlan, joined, plan_output
+from ccatwm.core.run_record import RunRecord, build_record, completed
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.exclusions import find_excluded
-from ccatwm.edges.opsdb.stores import attempts, latest, products, runs, sub_groups
+from ccatwm.edges.opsdb.stores import attempts, latest, products, run_records, runs, sub_groups
 from ccatwm.edges.opsdb.stores.exclusions import active_ids
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, FilesUnavailableError, NoSpaceError
 from ccatwm.interfaces import FileWrite, TreeEntry
@@ -77,16 +79,24 @@ class Collected:
     plan: ProductPlan
     warnings: tuple[str, ...]
     files: int = 0
+    numbers: Sequence[int] = ()  # of its products
+
+    @property
+    def output(self) -> str:
+        """Below the base directory."""
+        return f"{self.attempt.directory}/output"
 
     def rows(self) -> Iterator[ProductRow]:
         """Rows of `data_product`, one by one: there may be 100,000."""
-        output = f"{encode_name(self.attempt.directory)}/output/"
+        output = f"{encode_name(self.output)}/"
         kind, text = None, ""
-        for p in self.plan.products:
+        for number, p in zip(self.numbers, self.plan.products, strict=True):
             if p.type is not kind:
                 kind, text = p.type, p.type.value
             name = p.name
-            yield (text, name, output + name, p.is_directory, p.size_bytes, p.file_count, p.sha256, p.dims, p.quality)
+            yield (
+                number, text, name, output + name, p.is_directory, p.size_bytes, p.file_count, p.sha256, p.dims, p.quality
+            )  # fmt: skip
 
 
 def run(context: Context, options: PassOptions) -> PassReport:
@@ -157,8 +167,9 @@ def _collect_some(
                 frame, item, RunStatus.COLLECTING_RESULTS, FailureClass.BAD_OUTPUT, error.message, by_pass="collect",
                 exit_code=attempt.exit_code,
             )  # fmt: skip
+    good, records = _numbered(frame, good)
     try:
-        _publish_checked(frame.context, good)
+        _publish_checked(frame.context, good, records)
     except NoSpaceError as error:
         for collected in good:
             frame.report.add("waiting", _item(collected.run, FailureClass.NO_SPACE.value, error.message))
@@ -342,10 +353,22 @@ def _mixed_versions(context: Context, inputs: Sequence[RunInput]) -> list[str]:
 # --- publishing and recording ---------------------------------------------------------------------------------------
 
 
-def _publish_checked(context: Context, good: Sequence[Collected]) -> None:
+def _numbered(frame: PassFrame, good: Sequence[Collected]) -> tuple[list[Collected], dict[int, RunRecord]]:
+    """With numbers for their products, which `run.json` tells; and what else it tells of each, by run id."""
+    if not good:
+        return [], {}
+    with frame.context.database.write() as connection:
+        numbers = products.reserve_numbers(connection, sum(len(c.plan.products) for c in good))
+        known = run_records.read_records(connection, [c.run.id for c in good], frame.context.ops_db_uid)
+    ends = list(itertools.accumulate((len(c.plan.products) for c in good), initial=0))
+    numbered = [replace(c, numbers=numbers[a:b]) for c, (a, b) in zip(good, itertools.pairwise(ends), strict=True)]
+    return numbered, {c.run.id: completed(known[c.run.id], c.warnings, c.output, frame.now) for c in good}
+
+
+def _publish_checked(context: Context, good: Sequence[Collected], records: Mapping[int, RunRecord]) -> None:
     """What cannot be written here says nothing of the program's output: the next pass tries again."""
     try:
-        _publish(context, good)
+        _publish(context, good, records)
     except (NoSpaceError, *NO_FAULT_OF_A_RUN):
         raise
     except CcatwmError as error:
@@ -355,20 +378,18 @@ def _publish_checked(context: Context, good: Sequence[Collected]) -> None:
         ) from error
 
 
-def _publish(context: Context, good: Sequence[Collected]) -> None:
+def _publish(context: Context, good: Sequence[Collected], records: Mapping[int, RunRecord]) -> None:
     """`run.json`, then `run-{id}/output` switched to the winning attempt, atomically; before any row speaks of it."""
     if good:
-        context.workfiles.write_files([_run_record(context, collected) for collected in good])
+        context.workfiles.write_files([_run_record(collected, records[collected.run.id]) for collected in good])
     for collected in good:
         run_folder = PurePosixPath(collected.run.directory)
-        target = PurePosixPath(collected.attempt.directory).relative_to(run_folder) / "output"
+        target = PurePosixPath(collected.output).relative_to(run_folder)
         context.workfiles.switch_link(run_folder / "output", str(target))
 
 
-def _run_record(context: Context, collected: Collected) -> FileWrite:
-    run = replace(collected.run, warnings=collected.warnings)
-    record = build_run_record(run, collected.attempt, collected.inputs, uid=context.ops_db_uid)
-    content = write_run_record(record, collected.rows())
+def _run_record(collected: Collected, record: RunRecord) -> FileWrite:
+    content = write_run_record(build_record(record), collected.rows())
     return FileWrite(PurePosixPath(collected.run.directory) / "run.json", content)
 
 
@@ -401,7 +422,7 @@ def _complete(frame: PassFrame, connection: sa.Connection, alike: Sequence[Colle
     """Those of runs with the same warnings that are COMPLETED now; somebody else may have been first."""
     if not alike:
         return set()
-    places = {collected.run.id: f"{collected.attempt.directory}/output" for collected in alike}
+    places = {collected.run.id: collected.output for collected in alike}
     return runs.record_events(
         connection, list(places), RunEvent.PRODUCTS_RECORDED, expected=RunStatus.COLLECTING_RESULTS, now=frame.now,
         by_pass="collect", warnings=list(alike[0].warnings), due_at=None, failure_class=None,

@@ -273,7 +273,8 @@ def test_the_memory_of_collecting_is_bounded_by_the_number_of_files(ended: Ended
     try:
         plan = ended.look()
         run = SimpleNamespace(directory=str(ATTEMPT))
-        rows = Collected(run, run, (), plan, ()).rows()  # type: ignore[arg-type]
+        numbers = range(1_000_000, 1_000_000 + len(plan.products))
+        rows = Collected(run, run, (), plan, (), 0, numbers).rows()  # type: ignore[arg-type]
         size = len(write_run_record({"run": 1}, rows))
         peak = tracemalloc.get_traced_memory()[1]
     finally:

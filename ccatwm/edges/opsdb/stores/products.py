@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ccatwm.core.lineage import PRODUCT_COLUMNS, ProductRow
 from ccatwm.edges.opsdb import tables as t
-from ccatwm.edges.opsdb.bulk import JsonText, insert_rows, json_text
+from ccatwm.edges.opsdb.bulk import JsonText, insert_rows, json_text, reserve_ids
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.latest import mark_links_due
 
@@ -33,6 +33,11 @@ _NOTHING = json_text(None)
 def _text(value: Any) -> JsonText:
     """Most products have neither dims nor metrics."""
     return _NOTHING if value is None else json_text(value)
+
+
+def reserve_numbers(connection: sa.Connection, count: int) -> Sequence[int]:
+    """Numbers of products that are about to be recorded: `run.json` tells them before."""
+    return reserve_ids(connection, product, count)
 
 
 def product_paths(connection: sa.Connection, product_ids: Collection[int]) -> dict[int, str]:

@@ -73,14 +73,19 @@ def told_before(connection: sa.Connection) -> frozenset[str]:
 
 def raise_run_ids(connection: sa.Connection, least: int) -> None:
     """No id up to this one is given to a run. It is never lowered."""
+    raise_ids(connection, run, least)
+
+
+def raise_ids(connection: sa.Connection, table: sa.Table, least: int) -> None:
+    """No id up to this one is given to a new row of `table`. It is never lowered."""
     if connection.dialect.name == "postgresql":
-        name = f"{t.SCHEMA}.{run.name}_id_seq"
+        name = f"{t.SCHEMA}.{table.name}_id_seq"
         last = sa.text(f"SELECT last_value, is_called FROM {name}")
         value, called = connection.execute(last).one()
         if value < least or (value == least and not called):
             connection.execute(sa.text("SELECT setval(:name, :value)"), {"name": name, "value": least})
         return
-    bound = {"name": run.name, "value": least}
+    bound = {"name": table.name, "value": least}
     changed = connection.execute(
         sa.text("UPDATE sqlite_sequence SET seq = max(seq, :value) WHERE name = :name"), bound
     ).rowcount

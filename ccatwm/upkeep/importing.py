@@ -1,0 +1,179 @@
+"""Makes the rows of completed runs again from the `run.json` in their directories, where the ops-db does not have them.
+
+Touches: the ops-db; files below the base directory (read). What the ops-db has is never changed to what a file says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from ccatwm.core.model import EntryKind
+from ccatwm.core.reconciling import parse_run_directory
+from ccatwm.core.run_record import RunRecord, list_absent, parse_record
+from ccatwm.core.wording import count_text
+from ccatwm.edges.opsdb.engine import Database
+from ccatwm.edges.opsdb.stores import reconciling, run_records
+from ccatwm.edges.opsdb.stores.change_log import record_change
+from ccatwm.interfaces import WorkFiles
+from ccatwm.upkeep.run_folders import find_run_folders
+
+ACT = "import"
+RUN_JSON = "run.json"
+LARGEST_BYTES = 1 << 30
+TOGETHER = 100  # records that are read at once
+MAX_PROBLEMS = 5
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A run directory whose rows could not be made again, and why."""
+
+    directory: str
+    why: str
+    next: str
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A run that has rows again. `absent`: products whose files are not there as recorded, by path."""
+
+    run_id: int
+    directory: str
+    products: int
+    counts: bool
+    absent: Mapping[str, str]
+
+
+@dataclass
+class ImportReport:
+    """What was found. `known`: directories whose runs the ops-db has, where they were named."""
+
+    imported: list[Imported] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.refused else 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "ccatwm.import/1",
+            "imported": [
+                {"run": i.run_id, "directory": i.directory, "products": i.products, "counts": i.counts,
+                 "absent": [{"path": path, "why": why} for path, why in i.absent.items()]}
+                for i in self.imported
+            ],
+            "refused": [{"directory": r.directory, "why": r.why, "next": r.next} for r in self.refused],
+            "known": self.known,
+        }  # fmt: skip
+
+    def lines(self) -> list[str]:
+        lines = []
+        for item in sorted(self.imported, key=lambda item: item.directory):
+            counts = ", which counts" if item.counts else ""
+            lines.append(f"imported  {item.directory} ({count_text(item.products, 'product')}){counts}")
+            lines += [f"          {path} {why}" for path, why in item.absent.items()]
+        for refused in self.refused:
+            lines += [f"REFUSED   {refused.directory}: {refused.why}", f"          next: {refused.next}"]
+        lines += [f"known     {directory}" for directory in self.known]
+        return [*lines, f"{count_text(len(self.imported), 'run')} imported"]
+
+
+@dataclass(frozen=True)
+class Importing:
+    """Who imports what. `directories` are relative to the base directory, none: all that are there. `full`: checksums of
+    all products, else their sizes."""
+
+    uid: str
+    now: datetime
+    actor: str
+    host: str
+    directories: tuple[str, ...] = ()
+    full: bool = False
+
+
+def import_runs(database: Database, files: WorkFiles, asked: Importing) -> ImportReport:
+    """Rows of every completed run that the ops-db does not know, each run in a transaction of its own, upstream first."""
+    report = ImportReport()
+    folders = sorted(asked.directories or find_run_folders(files), key=lambda folder: parse_run_directory(folder) or 0)
+    for record in _read_records(database, files, folders, asked, report):
+        _import_one(database, files, record, asked, report)
+    return report
+
+
+def _read_records(
+    database: Database, files: WorkFiles, folders: Sequence[str], asked: Importing, report: ImportReport
+) -> Iterator[RunRecord]:
+    """Whole records of runs that are not known, by their ids, which upstream runs have smaller ones of."""
+    for start in range(0, len(folders), TOGETHER):
+        chunk = folders[start : start + TOGETHER]
+        ids = {folder: parse_run_directory(folder) for folder in chunk}
+        with database.read() as connection:
+            known = reconciling.known_runs(connection, {n for n in ids.values() if n is not None})
+        new = [folder for folder in chunk if ids[folder] not in known or known[ids[folder] or 0].directory != folder]
+        if asked.directories:
+            report.known += [folder for folder in chunk if folder not in new]
+        content = files.read_files([PurePosixPath(f) / RUN_JSON for f in new], max_bytes=LARGEST_BYTES) if new else {}
+        for folder in new:
+            record = _parse(folder, content[PurePosixPath(folder) / RUN_JSON], asked, report)
+            if record is not None:
+                yield record
+
+
+def _parse(folder: str, content: bytes | None, asked: Importing, report: ImportReport) -> RunRecord | None:
+    if content is None:  # it never ended well: there is nothing that could be imported
+        if asked.directories:
+            report.refused.append(Refused(folder, f"there is no {RUN_JSON}: only completed runs have one",
+                                          "name the directories of completed runs"))  # fmt: skip
+        return None
+    record, problems = parse_record(content, folder, uid=asked.uid)
+    if problems:
+        more = f" (and {len(problems) - MAX_PROBLEMS} more)" if len(problems) > MAX_PROBLEMS else ""
+        why = f"{RUN_JSON} is damaged: {'; '.join(problems[:MAX_PROBLEMS])}{more}"
+        report.refused.append(Refused(folder, why, "bring the file back from a backup of the base directory"))
+    return record
+
+
+def _import_one(
+    database: Database, files: WorkFiles, record: RunRecord, asked: Importing, report: ImportReport
+) -> None:
+    absent = _find_absent(files, record, full=asked.full)  # before a row says that they are there
+    with database.write() as connection:
+        place = run_records.find_place(connection, record)
+        if place is None:
+            report.refused.append(_undefined(record))
+            return
+        if conflicts := run_records.list_conflicts(connection, record):
+            next = "`ccatwm show` and `ccatwm history` tell what the ops-db has; the files stay as they are"
+            report.refused.append(Refused(record.directory, "; ".join(conflicts), next))
+            return
+        counts = run_records.insert_record(connection, record, place, absent, now=asked.now, actor=asked.actor)
+        record_change(
+            connection, at=asked.now, actor=asked.actor, host=asked.host, act=ACT, target=f"run {record.id}",
+            reason=None, text=None, details={"directory": record.directory},
+        )  # fmt: skip
+    names = {row["id"]: row["path"] for row in record.products}
+    gone = {names[number]: why for number, why in absent.items()}
+    report.imported.append(Imported(record.id, record.directory, len(record.products), counts, gone))
+
+
+def _undefined(record: RunRecord) -> Refused:
+    name = f"{record.run['pipeline_name']}/{record.run['step_name']}"
+    next = "`ccatwm apply` the file that defines it, then this command again"
+    return Refused(record.directory, f"{name} is not defined any more", next)
+
+
+def _find_absent(files: WorkFiles, record: RunRecord, *, full: bool) -> dict[int, str]:
+    """By number, with why."""
+    output = PurePosixPath(record.run["output_directory"])
+    entries = files.list_tree(output)
+    hashes = None
+    if full:
+        found = files.hash_files([output / e.path for e in entries or () if e.kind is EntryKind.FILE])
+        hashes = {path.relative_to(output): seen[1] for path, seen in found.items() if seen is not None}
+    return list_absent(record.products, entries, hashes)

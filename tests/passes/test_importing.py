@@ -1,0 +1,229 @@
+"""Rows of completed runs are made again from their directories, as they were, and nothing is run again for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccatwm.upkeep.importing import Importing, ImportReport, import_runs
+from tests.cli.conftest import cli
+from tests.passes.conftest import Observatory
+from tests.passes.in_hand import use_site
+
+__all__ = ["cli"]
+ON_SQLITE = pytest.mark.parametrize("empty_observatory", ["sqlite"], indirect=True)  # what no database has a part in
+TABLES = ("executed_reduction_step", "run_input", "run_attempt", "run_event", "data_product")
+GIVEN_ANEW = {"run_input": {"id"}, "run_attempt": {"id", "submission_id"}, "run_event": {"id"}, "submission": {"id"}}
+OLDER = (
+    "UPDATE {schema}sub_group SET decision = 0, outcome = NULL, reason = NULL, details = NULL, decided_at = NULL, "
+    "wanted_recipe = NULL, current_run_id = NULL, current_decision = 0, stale = NULL"
+)
+
+
+@pytest.fixture
+def done(observatory: Observatory) -> Observatory:
+    """All runs are completed, and their links removed."""
+    observatory.until_quiet()
+    assert {run["status"] for run in observatory.runs()} == {"COMPLETED"}
+    return observatory
+
+
+def import_all(done: Observatory, *directories: str, full: bool = False) -> ImportReport:
+    context = done.context()
+    asked = Importing(context.ops_db_uid, context.clock.now(), "ada", "dome", directories, full)
+    return import_runs(context.database, context.workfiles, asked)
+
+
+def lose_rows(done: Observatory) -> None:
+    """As an ops-db of before the runs were made: restored, with the definitions applied and observations ingested."""
+    for table in ("run_event", "run_attempt", "run_input", "data_product", "submission", "executed_reduction_step"):
+        done.execute(f"DELETE FROM {{schema}}{table}")
+    done.execute(OLDER)
+
+
+def plain(value: Any) -> Any:
+    """JSON as a value, whatever the database gives and in whatever order its keys are."""
+    return json.loads(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
+
+
+def content(done: Observatory, table: str) -> list[dict[str, Any]]:
+    left_out = GIVEN_ANEW.get(table, set()) | {"inputs_removed_at", "replaced_at"}
+    rows = [{key: plain(value) for key, value in row.items() if key not in left_out} for row in done.rows(table)]
+    return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True, default=str))
+
+
+def tokens(done: Observatory) -> set[tuple[int, int, str]]:
+    by_id = {row["id"]: row["token"] for row in done.rows("submission")}
+    return {(row["run_id"], row["number"], by_id[row["submission_id"]]) for row in done.rows("run_attempt")}
+
+
+def current(done: Observatory) -> dict[tuple[int, str], int | None]:
+    return {(row["step_id"], row["key"]): row["current_run_id"] for row in done.rows("sub_group")}
+
+
+def record_of(done: Observatory, run_id: int) -> Path:
+    return next(done.base.glob(f"otf/*/*/run-{run_id}/run.json"))
+
+
+def change(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def grid(done: Observatory) -> int:
+    return int(done.runs("grid")[0]["id"])
+
+
+def test_every_row_comes_back_as_it_was(done):
+    before = {table: content(done, table) for table in (*TABLES, "submission")}, tokens(done)
+    lose_rows(done)
+    report = import_all(done)
+    assert (len(report.imported), report.refused) == (3, [])
+    after = {table: content(done, table) for table in (*TABLES, "submission")}, tokens(done)
+    imported = [row for row in after[0]["run_event"] if row["event"] == "IMPORTED"]
+    assert {(row["to_status"], row["actor"]) for row in imported} == {("COMPLETED", "ada")}
+    after[0]["run_event"] = [row for row in after[0]["run_event"] if row["event"] != "IMPORTED"]
+    for table, rows in before[0].items():
+        assert after[0][table] == rows, table
+    assert after[1] == before[1]
+
+
+def test_what_was_imported_counts_and_nothing_is_run_again(done):
+    before = current(done)
+    lose_rows(done)
+    assert all(item.counts for item in import_all(done).imported)
+    assert current(done) == before
+    done.execute("UPDATE {schema}sub_group SET due_at = decided_at WHERE due_at IS NULL")
+    done.until_quiet()
+    assert (len(done.runs()), current(done)) == (3, before)
+
+
+@ON_SQLITE
+def test_of_two_runs_of_a_sub_group_the_one_decided_on_last_counts(done):
+    done.edit("mode: hot_cold", "mode: cold")
+    done.until_quiet()
+    count, before = len(done.runs()), current(done)
+    assert count > 3
+    lose_rows(done)
+    import_all(done)
+    assert current(done) == before
+    done.until_quiet()
+    assert (len(done.runs()), current(done)) == (count, before)
+
+
+def test_what_was_decided_since_the_restore_wins_and_keeps_its_products(done):
+    """The ops-db was restored and went on before anybody imported: its new runs count, and are not made again."""
+    lose_rows(done)
+    done.execute("UPDATE {schema}sub_group SET due_at = created_at")
+    done.until_quiet()
+    newer = current(done)
+    assert min(run["id"] for run in done.runs()) > 3
+    report = import_all(done)
+    assert (len(report.imported), [item.counts for item in report.imported]) == (3, [False] * 3)
+    count = len(done.runs())
+    done.until_quiet()
+    assert (len(done.runs()), current(done)) == (count, newer)
+
+
+def test_ids_of_imported_runs_and_products_are_not_given_again(done):
+    lose_rows(done)
+    import_all(done)
+    taken = {run["id"] for run in done.runs()}, {product["id"] for product in done.rows("data_product")}
+    done.edit("mode: hot_cold", "mode: cold")
+    done.until_quiet()
+    assert min({run["id"] for run in done.runs()} - taken[0]) > max(taken[0])
+    assert min({p["id"] for p in done.rows("data_product")} - taken[1]) > max(taken[1])
+
+
+@ON_SQLITE
+def test_what_the_ops_db_knows_is_left_as_it_is(done):
+    before = {table: content(done, table) for table in TABLES}
+    change(record_of(done, 1), warnings=["never"])
+    assert import_all(done).imported == []
+    named = str(record_of(done, 1).parent.relative_to(done.base))
+    assert import_all(done, named).known == [named]
+    assert {table: content(done, table) for table in TABLES} == before
+
+
+@ON_SQLITE
+def test_a_run_whose_files_are_gone_is_known_and_made_again(done):
+    lost = next(done.base.glob("otf/calibrate/*/run-1/attempt-1/output/spectra.txt"))
+    lost.unlink()
+    lose_rows(done)
+    report = import_all(done)
+    (item,) = [i for i in report.imported if i.run_id == 1]
+    assert (item.absent, item.counts) == ({"spectra.txt": "is gone"}, False)
+    status = {p["path"]: p["status"] for p in done.rows("data_product") if p["run_id"] == 1}
+    assert status == {"spectra.txt": "missing", "qa/tsys.txt": "present"}
+    done.until_quiet()
+    assert [run["reason"] for run in done.runs("calibrate")].count("new-sub-group") == 3
+
+
+@ON_SQLITE
+def test_a_file_of_the_same_size_is_told_by_its_checksum_where_that_is_asked_for(done):
+    path = next(done.base.glob("otf/calibrate/*/run-1/attempt-1/output/spectra.txt"))
+    path.chmod(0o644)
+    path.write_text(path.read_text().swapcase())
+    lose_rows(done)
+    (item,) = [i for i in import_all(done, full=True).imported if i.run_id == 1]
+    assert item.absent == {"spectra.txt": "has another checksum"}
+
+
+@ON_SQLITE
+def test_a_damaged_record_is_named_and_the_others_are_imported(done):
+    path = record_of(done, 1)
+    path.write_text(path.read_text()[:-100])
+    lose_rows(done)
+    report = import_all(done)
+    damaged, downstream = report.refused
+    assert damaged.directory == str(path.parent.relative_to(done.base))
+    assert damaged.why.startswith("run.json is damaged: it is no JSON")
+    assert [item.run_id for item in report.imported] == [2]
+    assert downstream.why.startswith("it stands on run 1, which the ops-db does not know")
+
+
+@ON_SQLITE
+def test_a_run_of_a_pipeline_that_is_not_defined_is_named_and_left(done):
+    lose_rows(done)
+    done.execute("UPDATE {schema}pipeline SET name = 'other'")
+    report = import_all(done)
+    assert {r.why for r in report.refused} == {"otf/calibrate is not defined any more", "otf/grid is not defined any more"}
+    assert (report.imported, done.runs()) == ([], [])
+
+
+def test_a_sub_group_that_is_not_known_yet_comes_with_its_run(done):
+    before = {(row["key"], json.dumps(plain(row["dims"]))) for row in done.rows("sub_group")}
+    lose_rows(done)
+    done.execute("DELETE FROM {schema}sub_group")
+    assert len(import_all(done).imported) == 3
+    assert {(row["key"], json.dumps(plain(row["dims"]))) for row in done.rows("sub_group")} == before
+
+
+def test_a_product_whose_number_is_taken_has_a_new_one_and_is_still_an_input(done):
+    """Another run was given it by an ops-db that went on after the restore."""
+    given = json.loads(record_of(done, 1).read_text())["products"]
+    path = record_of(done, 2)
+    products = json.loads(path.read_text())["products"]
+    change(path, products=[{**p, "id": given[n]["id"]} for n, p in enumerate(products)])
+    lose_rows(done)
+    assert import_all(done).refused == []
+    assert len({p["id"] for p in done.rows("data_product")}) == len(done.rows("data_product"))
+    runs_of = {p["id"]: p["run_id"] for p in done.rows("data_product")}
+    read = {row["product_id"] for row in done.rows("run_input") if row["run_id"] == grid(done)}
+    assert {runs_of[number] for number in read} == {1, 2}
+
+
+@ON_SQLITE
+def test_reconciling_adopts_completed_runs_where_that_is_asked_for(done, cli, monkeypatch):
+    use_site(done, monkeypatch)
+    for path in done.base.glob("otf/*/*/run-*/run.json"):
+        change(path, ops_db=done.context().ops_db_uid)
+    lose_rows(done)
+    answer = cli("doctor", "--reconcile", "--import", "--json")
+    assert answer.code == 0, answer.out
+    assert [item["run"] for item in answer.json["import"]["imported"]] == [1, 2, 3]
+    assert (answer.json["left"], len(done.runs())) == ([], 3)
+    assert "3 runs imported" not in cli("doctor", "--reconcile", "--import").out
+    assert cli("doctor", "--import").code == 2
