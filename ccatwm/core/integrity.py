@@ -212,11 +212,12 @@ def run_differences(run_id: int, directory: str, there: Mapping[str, bool]) -> l
 
 
 def unknown_run(directory: str, *, has_record: bool) -> Difference:
-    told = " with its whole record" if has_record else ""
-    return Difference(
-        Kind.RUN_UNKNOWN, directory, f"a run that the ops-db does not know{told}",
-        f"{RECONCILE} adopts what can be, and names the rest",
-    )  # fmt: skip
+    if has_record:
+        what = "a completed run that the ops-db does not know"
+        next = f"`ccatwm fsck --import {directory}` makes its rows again"
+    else:
+        what, next = "a run that the ops-db does not know", f"{RECONCILE} adopts what can be, and names the rest"
+    return Difference(Kind.RUN_UNKNOWN, directory, what, next)
 
 
 def unknown_attempt(directory: str, run_id: int, number: int) -> Difference:

@@ -227,3 +227,27 @@ def test_reconciling_adopts_completed_runs_where_that_is_asked_for(done, cli, mo
     assert (answer.json["left"], len(done.runs())) == ([], 3)
     assert "3 runs imported" not in cli("doctor", "--reconcile", "--import").out
     assert cli("doctor", "--import").code == 2
+
+
+@ON_SQLITE
+def test_fsck_names_what_it_does_not_know_with_the_command_that_makes_its_rows_again(done, cli, monkeypatch):
+    use_site(done, monkeypatch)
+    for path in done.base.glob("otf/*/*/run-*/run.json"):
+        change(path, ops_db=done.context().ops_db_uid)
+    lose_rows(done)
+    answer = cli("fsck", "--json")
+    unknown = [row for row in answer.json["fsck"] if row["kind"] == "run-unknown"]
+    assert (answer.code, len(unknown)) == (1, 3)
+    directories = [row["path"] for row in unknown]
+    assert [row["next"] for row in unknown] == [f"`ccatwm fsck --import {d}` makes its rows again" for d in directories]
+    assert "3 runs imported" in cli("fsck", "--import", *directories).out
+    assert f"known     {directories[0]}" in cli("fsck", "--import", str(done.base / directories[0])).out
+    assert cli("fsck", "--json").json["fsck"] == []
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("words", [["--import", "/etc"], ["otf/grid/all/run-3"], ["--import", "--yes"]])
+def test_what_cannot_be_imported_is_refused_with_what_to_type(done, cli, monkeypatch, words):
+    use_site(done, monkeypatch)
+    answer = cli("fsck", *words)
+    assert answer.code == 2 and "next: " in answer.err
