@@ -16,9 +16,12 @@ import sqlalchemy as sa
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.observations import ObservationTables
 from ccatwm.edges.opsdb.staging_requests import open_requests
+from ccatwm.edges.opsdb.types import Uuid
+from ccatwm.errors import MissingRightError
 from tests.passes.bad_world import COPY, Scan, by_package, good_tar, observe, reduce
 
 GOOD = good_tar()
+ON_POSTGRESQL = pytest.mark.parametrize("empty_observatory", ["postgresql"], indirect=True)  # where tables of others are
 
 
 @pytest.fixture
@@ -198,3 +201,74 @@ def test_a_table_of_ours_is_used_where_the_observation_tables_have_none(night):
         assert [request.package_id for request in requests.ours_active(connection)] == ["8"]
         names = sa.select(t.staging_request.c.package_name).order_by(t.staging_request.c.id)
         assert connection.execute(names).scalars().all() == ["scan-7", "scan-8"]
+
+
+WISH = """
+CREATE SCHEMA IF NOT EXISTS ext;
+CREATE TABLE ext.wish (nr uuid PRIMARY KEY DEFAULT gen_random_uuid(), packet text NOT NULL, goal integer NOT NULL,
+                       zustand text NOT NULL CHECK (zustand IN ('NEW', 'DONE', 'BROKEN')), is_open char(1) NOT NULL);
+"""
+
+
+@pytest.fixture
+def wishes(empty_observatory):
+    """Somebody else's table of requests, with other names, words and keys than ours."""
+    with empty_observatory.context().database.write() as connection:
+        for statement in WISH.split(";")[:2]:
+            connection.exec_driver_sql(statement)
+    columns = (sa.Column("nr", Uuid), sa.Column("packet", sa.Text), sa.Column("goal", sa.BigInteger),
+               sa.Column("zustand", sa.Text), sa.Column("is_open", sa.Text))  # fmt: skip
+    renamed = {"id": "nr", "raw_data_package_id": "packet", "destination_location_id": "goal", "status": "zustand",
+               "active": "is_open"}  # fmt: skip
+    return empty_observatory, ObservationTables(
+        {"StagingJob": sa.Table("wish", sa.MetaData(), *columns, schema="ext")},
+        renamed={("StagingJob", ours): theirs for ours, theirs in renamed.items()},
+        values={("StagingJob", "status"): {"pending": ("NEW",), "completed": ("DONE",), "failed": ("BROKEN",)},
+                ("StagingJob", "active"): {True: ("y",), False: ("n",)}},
+    )  # fmt: skip
+
+
+@ON_POSTGRESQL
+def test_requests_are_written_into_a_table_of_others_in_its_own_words(wishes):
+    observatory, tables = wishes
+    now = observatory.context().clock.now()
+    with observatory.context().database.write() as connection:
+        requests = open_requests(connection, tables, "3", "local")
+        requests.ask(connection, "p-7", "scan-7", now)
+        row = connection.exec_driver_sql("SELECT packet, goal, zustand, is_open FROM ext.wish").one()
+        assert tuple(row) == ("p-7", 3, "NEW", "y")
+        connection.exec_driver_sql("UPDATE ext.wish SET zustand = 'BROKEN'")
+        (request,) = requests.newest(connection, ["p-7"]).values()
+        assert (request.status, request.active) == ("failed", True)
+        requests.close(connection, [request], now)
+        assert connection.exec_driver_sql("SELECT is_open FROM ext.wish").scalar_one() == "n"
+
+
+@ON_POSTGRESQL
+def test_a_table_of_others_that_this_role_may_not_write_is_let_be_and_ours_is_used(wishes):
+    observatory, tables = wishes
+    with observatory.context().database.write() as connection:
+        connection.exec_driver_sql("CREATE ROLE ccatwm_reader_of_wishes")
+        connection.exec_driver_sql("GRANT USAGE ON SCHEMA ext, ccatwm TO ccatwm_reader_of_wishes")
+        connection.exec_driver_sql("GRANT SELECT ON ext.wish TO ccatwm_reader_of_wishes")
+        connection.exec_driver_sql("GRANT ALL ON ALL TABLES IN SCHEMA ccatwm TO ccatwm_reader_of_wishes")
+        connection.exec_driver_sql("GRANT ALL ON ALL SEQUENCES IN SCHEMA ccatwm TO ccatwm_reader_of_wishes")
+        connection.exec_driver_sql("SET LOCAL ROLE ccatwm_reader_of_wishes")
+        requests = open_requests(connection, tables, "3", "local")
+        requests.ask(connection, "p-7", "scan-7", observatory.context().clock.now())
+        assert [r.package_id for r in requests.ours_active(connection)] == ["p-7"]
+        connection.exec_driver_sql("RESET ROLE")
+        assert connection.exec_driver_sql("SELECT count(*) FROM ext.wish").scalar_one() == 0
+        connection.exec_driver_sql("DROP OWNED BY ccatwm_reader_of_wishes")
+        connection.exec_driver_sql("DROP ROLE ccatwm_reader_of_wishes")
+
+
+@ON_POSTGRESQL
+def test_a_table_of_others_that_takes_no_row_of_ours_is_told_with_what_to_do(wishes):
+    observatory, tables = wishes
+    with observatory.context().database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE ext.wish ADD COLUMN who text NOT NULL")
+        requests = open_requests(connection, tables, "3", "local")
+        with pytest.raises(MissingRightError, match="wish takes no request of ours: ") as refused:
+            requests.ask(connection, "p-7", "scan-7", observatory.context().clock.now())
+    assert "staging_request" in refused.value.next
