@@ -53,6 +53,16 @@ class _Told:
         self._told(len(data))
         return data
 
+    def seekable(self) -> bool:
+        return bool(getattr(self._stream, "seekable", bool)())
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Over what need not be read."""
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
 
 def _told(stream: BinaryIO, read: Callable[[int], None]) -> BinaryIO:
     return cast(BinaryIO, _Told(stream, read))  # whoever receives does nothing but read

@@ -147,14 +147,18 @@ class Sweeper:
         self._effects = effects
         self._seen: dict[Parts, list[str]] = {}
 
-    def sweep(self, folder: int, parts: Parts, name: str) -> None:
-        """Remove leftovers for `name` in the folder; it is listed once in this object's life."""
+    def sweep(self, folder: int, parts: Parts, name: str, keep: str | None = None) -> None:
+        """Remove leftovers for `name` in the folder, but for `keep`; it is listed once in this object's life."""
+        for left in self.leftovers(folder, parts, name):
+            if left != keep:
+                remove_entry(folder, left, self._effects)
+
+    def leftovers(self, folder: int, parts: Parts, name: str) -> list[str]:
+        """What killed processes left of `name`."""
         if parts not in self._seen:
             self._seen[parts] = [left for left in os.listdir(folder) if left.endswith(".part")]
         pattern = re.compile(re.escape(_prefix(name)) + r"[0-9a-f]{12}\.part")
-        for left in self._seen[parts]:
-            if pattern.fullmatch(left) and not _is_alive(folder, left):
-                remove_entry(folder, left, self._effects)
+        return [left for left in self._seen[parts] if pattern.fullmatch(left) and not _is_alive(folder, left)]
 
 
 def _is_alive(folder: int, name: str) -> bool:

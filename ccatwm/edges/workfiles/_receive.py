@@ -17,10 +17,17 @@ from typing import Any, BinaryIO, Protocol
 
 from ccatwm.core.digests import ALGORITHMS, split_checksum, tree_digest
 from ccatwm.core.names import encode_name
-from ccatwm.edges.workfiles._folders import Folders, Parts
-from ccatwm.edges.workfiles._system import BLOCK, NEW_FILE, close_checked, find_regular, write_all
+from ccatwm.edges.workfiles._folders import Folders, Parts, remove_entry, walk
+from ccatwm.edges.workfiles._system import (
+    BLOCK,
+    NEW_FILE,
+    close_checked,
+    find_regular,
+    find_status,
+    write_all,
+)
 from ccatwm.errors import CorruptCopyError
-from ccatwm.interfaces import Effects, Received
+from ccatwm.interfaces import Effects, EntryKind, Received
 
 MAX_EXPANSION = 20  # a package that unpacks to more than this many times its size, and 1 GiB, is a bomb
 EXPANSION_ALLOWANCE = 1 << 30
@@ -31,6 +38,11 @@ QUEUED_FLUSHES = 16
 FLUSHED_FILES, FLUSHED_BYTES = 16, 1 << 23  # that go to one thread together
 
 Members = Mapping[str, tuple[int, str | None]]
+
+
+def is_resumable(members: Members | None) -> bool:
+    """Whether each file can be checked by itself, so that those of an interrupted unpacking need not be read again."""
+    return bool(members) and all(checksum is not None for _, checksum in (members or {}).values())
 
 
 class Readable(Protocol):
@@ -145,8 +157,9 @@ class TreeWriter:
     Files are mode 0444, folders 0755 with the set-group bit of their parent, whatever the umask.
     """
 
-    def __init__(self, folder: int, effects: Effects, members: Members | None) -> None:
+    def __init__(self, folder: int, effects: Effects, members: Members | None, *, resumed: bool = False) -> None:
         self._effects = effects
+        self.resumed = resumed
         self._listed = {"/".join(safe_parts(name)): listed for name, listed in (members or {}).items()}
         self._missing = set(self._listed)
         self._written: dict[bytes, tuple[int, str]] = {}
@@ -188,6 +201,8 @@ class TreeWriter:
             raise CorruptCopyError(f"{shown(parts)} is in the package twice")
         self.make_folder(parts[:-1])
         folder = self._tree.get(parts[:-1])
+        if self.resumed and (kept := self._keep(folder, parts)) is not None:
+            return kept
         with self._effects.around("file.write", "/".join(parts)):
             descriptor = _open_new(folder, parts)
             try:
@@ -195,12 +210,32 @@ class TreeWriter:
             except BaseException:
                 os.close(descriptor)
                 raise
+        return self._add(parts, descriptor, size, sha256)
+
+    def _add(self, parts: Parts, descriptor: int, size: int, sha256: str) -> int:
         self._written[_key(parts)] = (size, sha256)
         self._open.append(descriptor)
         self._open_bytes += size
         if len(self._open) >= FLUSHED_FILES or self._open_bytes >= FLUSHED_BYTES:
             self._flush()
         return size
+
+    def _keep(self, folder: int, parts: Parts) -> int | None:
+        """The size of a file that the interrupted unpacking had written whole; what it left else is removed."""
+        descriptor = find_regular(folder, parts[-1])
+        if descriptor is not None:
+            found = _digests(descriptor, self._find_listed(parts))
+            if found is not None:
+                size, sha256 = found
+                self._take_listed(parts)
+                self.unpacked_bytes += size
+                os.fchmod(descriptor, 0o444)
+                os.utime(descriptor)
+                return self._add(parts, descriptor, size, sha256)
+            os.close(descriptor)
+        if find_status(folder, parts[-1]) is not None:
+            remove_entry(folder, parts[-1], self._effects)
+        return None
 
     def _fill(self, descriptor: int, parts: Parts, source: Readable, allowed: int | None) -> tuple[int, str]:
         sha256 = Digest("sha256", self.crew.writing)
@@ -219,11 +254,18 @@ class TreeWriter:
 
     def _take_listed(self, parts: Parts) -> tuple[int | None, str | None] | None:
         """What the package's list says of a file; lists may have names as the ops-db does, percent-encoded."""
-        for name in ("/".join(parts), shown(parts)):
-            if name in self._listed:
-                self._missing.discard(name)
-                return self._listed[name]
-        return None
+        name = self._listed_name(parts)
+        if name is None:
+            return None
+        self._missing.discard(name)
+        return self._listed[name]
+
+    def _find_listed(self, parts: Parts) -> tuple[int | None, str | None] | None:
+        name = self._listed_name(parts)
+        return None if name is None else self._listed[name]
+
+    def _listed_name(self, parts: Parts) -> str | None:
+        return next((name for name in ("/".join(parts), shown(parts)) if name in self._listed), None)
 
     def _flush(self) -> None:
         """fsync and close written files in a thread: small ones wait together. Errors come up in `finish`."""
@@ -233,7 +275,7 @@ class TreeWriter:
         while len(self._flushes) > QUEUED_FLUSHES:
             self._flushes.popleft().result()
 
-    def copy(self, parts: Parts, earlier: Parts, allowed: int) -> int:
+    def copy(self, parts: Parts, earlier: Parts, allowed: int | None) -> int:
         """A second name for a file written before, as a file of its own."""
         if _key(earlier) not in self._written:
             raise CorruptCopyError(
@@ -255,11 +297,36 @@ class TreeWriter:
             raise CorruptCopyError(f"{len(self._missing)} listed files are not in the package: {missing}")
         if not self._written:
             raise CorruptCopyError("there is no file in the package")
+        if self.resumed:
+            self._remove_strangers()
         for parts in sorted(self._folders):
             with self._effects.around("file.fsync", "/".join(parts)):
                 os.fsync(self._tree.get(parts))
         digest = tree_digest((path, size, sha) for path, (size, sha) in self._written.items())
         return Received(size_bytes, len(self._written), f"sha256:{digest}", self.unpacked_bytes)
+
+
+    def _remove_strangers(self) -> None:
+        """What the interrupted unpacking left and the package does not have."""
+        folder = self._tree.get(())
+        for entry in list(walk(folder)):
+            parts = entry.path.parts
+            if entry.kind is not EntryKind.DIRECTORY and _key(parts) not in self._written:
+                remove_entry(self._tree.get(parts[:-1]), parts[-1], self._effects)
+
+
+def _digests(descriptor: int, listed: tuple[int | None, str | None] | None) -> tuple[int, str] | None:
+    """(size, sha256) of a file that has the size and checksum that are listed of it; None: it has not."""
+    if listed is None or listed[1] is None or os.fstat(descriptor).st_size != listed[0]:
+        return None
+    algorithm, wanted = known_checksum(listed[1])
+    sums = {name: hashlib.new(name, usedforsecurity=False) for name in {algorithm, "sha256"}}
+    size = 0
+    while data := os.pread(descriptor, BLOCK, size):
+        size += len(data)
+        for digest in sums.values():
+            digest.update(data)
+    return (size, sums["sha256"].hexdigest()) if sums[algorithm].hexdigest() == wanted else None
 
 
 class _MemberCheck:

@@ -111,6 +111,8 @@ def receive_tar_into(
     writer: TreeWriter, stream: Readable, size_bytes: int | None, checksum: str | None
 ) -> Received:
     """Write the members of a tar while it is read once. Errors: CorruptCopyError."""
+    if writer.resumed and _is_plain(stream):
+        return _go_on(writer, stream, size_bytes)
     reader = VerifyingReader(stream, size_bytes, checksum, writer.crew)
     try:
         has_end_mark = _unpack_all(writer, _Inflated(reader))
@@ -128,6 +130,32 @@ def receive_tar_into(
             "not a whole tar: it has no end mark, and no checksum to tell that it is whole"
         )
     return writer.finish(reader.size)
+
+
+def _is_plain(stream: Readable) -> bool:
+    """Whether members of it can be passed over: an archive that is not compressed, and can be read from anywhere."""
+    if not getattr(stream, "seekable", bool)():
+        return False
+    first = stream.read(6)
+    cast(Any, stream).seek(0)
+    return not any(first.startswith(magic) for magic, _ in MAGIC)
+
+
+def _go_on(writer: TreeWriter, stream: Readable, size_bytes: int | None) -> Received:
+    """Write what an interrupted unpacking has not; every file is checked by itself, the whole archive is not read."""
+    try:
+        with _Archive.open(
+            fileobj=cast(Any, stream), mode="r:", encoding="utf-8", errors="surrogateescape"
+        ) as archive:
+            for _ in range(MOST_MEMBERS):
+                member = archive.next()
+                if member is None:
+                    break
+                _unpack(writer, archive, member, None)
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+    except BROKEN as error:
+        raise CorruptCopyError(f"not a whole tar: {error}") from error
+    return writer.finish(size_bytes or writer.unpacked_bytes)
 
 
 def _unpack_all(writer: TreeWriter, inflated: _Inflated) -> bool:
@@ -153,7 +181,7 @@ def _members(archive: tarfile.TarFile, inflated: _Inflated) -> Iterator[tarfile.
     raise CorruptCopyError(f"more than {MOST_MEMBERS} members")
 
 
-def _unpack(writer: TreeWriter, archive: tarfile.TarFile, member: tarfile.TarInfo, allowed: int) -> None:
+def _unpack(writer: TreeWriter, archive: tarfile.TarFile, member: tarfile.TarInfo, allowed: int | None) -> None:
     parts = safe_parts(member.name)
     if member.isdir():
         writer.make_folder(parts)

@@ -27,7 +27,7 @@ from ccatwm.edges.workfiles._folders import (
     statuses,
     walk,
 )
-from ccatwm.edges.workfiles._receive import TreeWriter, receive_file_into, receive_tree_into
+from ccatwm.edges.workfiles._receive import TreeWriter, is_resumable, receive_file_into, receive_tree_into
 from ccatwm.edges.workfiles._system import (
     FOLDER,
     NEW_FILE,
@@ -449,14 +449,18 @@ class LocalWorkFiles:
         members: Mapping[str, tuple[int, str | None]] | None,
         fill: Callable[[TreeWriter], Received],
     ) -> Received:
-        """Fill a hidden folder beside `target`, then rename it; on any error nothing is left."""
+        """Fill a hidden folder beside `target`, then rename it; on any error nothing is left. What a killed process left
+        is gone on with where every file can be checked.
+        """
         above, name = _split(target)
         with self._folders() as folders, self._at(target):
             parent = folders.make(above)
-            Sweeper(self._effects).sweep(parent, above, name)
-            hidden = hidden_name(name)
+            sweeper = Sweeper(self._effects)
+            left = self._interrupted(sweeper, parent, above, name) if is_resumable(members) else None
+            sweeper.sweep(parent, above, name, keep=left)
+            hidden = left or hidden_name(name)
             try:
-                received = self._fill_folder(parent, hidden, members, fill)
+                received = self._fill_folder(parent, hidden, members, fill, resumed=left is not None)
                 self._put(parent, hidden, name)
             except BaseException:
                 self._discard(parent, hidden)
@@ -470,14 +474,25 @@ class LocalWorkFiles:
         name: str,
         members: Mapping[str, tuple[int, str | None]] | None,
         fill: Callable[[TreeWriter], Received],
+        *,
+        resumed: bool,
     ) -> Received:
-        with self._effects.around("file.mkdir", name):
-            os.mkdir(name, dir_fd=parent)
+        if not resumed:
+            with self._effects.around("file.mkdir", name):
+                os.mkdir(name, dir_fd=parent)
         with _opened(parent, name) as folder:
             is_locked(folder)
             os.fchmod(folder, 0o755 | (os.fstat(folder).st_mode & stat.S_ISGID))
-            with TreeWriter(folder, self._effects, members) as writer:
+            with TreeWriter(folder, self._effects, members, resumed=resumed) as writer:
                 return fill(writer)
+
+    def _interrupted(self, sweeper: Sweeper, parent: int, above: Parts, name: str) -> str | None:
+        """The folder in which a killed process was unpacking `name`."""
+        for left in sweeper.leftovers(parent, above, name):
+            found = find_status(parent, left)
+            if found is not None and stat.S_ISDIR(found.st_mode):
+                return left
+        return None
 
     def _put(self, parent: int, hidden: str, name: str) -> None:
         """Rename to the visible name. What is there was not verified just now: it gives way."""
