@@ -67,7 +67,9 @@ class Campaign:
 WHOLE = Campaign()
 # One scan, one step, real processes: what submit, poll and collect do there.
 ONE_RUN = (("calibrate", 1), ("grid", 0))
-LOCAL = Campaign("local", 0, "one-scan.yaml", "one-step.yaml", False, ONE_RUN, ONE_RUN)
+LOCAL = Campaign(
+    backend="local", night="one-scan.yaml", pipeline="one-step.yaml", late=False, wanted_before=ONE_RUN, wanted=ONE_RUN
+)
 # Every job is run twice by its real script.
 TWICE = Campaign(scripts=2)
 # The cache has room for one package: each has to leave before the next one comes.

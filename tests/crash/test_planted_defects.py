@@ -31,8 +31,8 @@ DEFECTS = (
     Defect(
         "products committed before they are published",
         "ccatwm/passes/collect.py",
-        "        _publish_checked(frame.context, good)\n",
-        "        _record(frame, good)\n        _publish_checked(frame.context, good)\n",
+        "        _publish_checked(frame.context, good, records)\n",
+        "        _record(frame, good)\n        _publish_checked(frame.context, good, records)\n",
         ("--match", "run.json", "--mode", "fail"),
         "run.json",
     ),

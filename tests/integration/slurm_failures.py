@@ -276,6 +276,7 @@ def _settings(cluster: Cluster, runtime: str, slurm: Mapping[str, Any]) -> str:
         "RETRY_BASE_SECONDS": 1,
         "RETRY_MAX_SECONDS": 2,
         "MIN_FREE_GB": 0,
+        "MIN_FREE_INODES": 0,
     }
     lines = ["[default]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
     return (
