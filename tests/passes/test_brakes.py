@@ -86,7 +86,8 @@ def dead_mount(empty_observatory: Observatory) -> Observatory:
 def lose_mount(observatory: Observatory, step: str = "") -> Observatory:
     """Three hundred runs are wanted, and the mount with their packages is gone. `step`: more of its definition."""
     observatory.program = reduce
-    observatory.settings_changes = {"trip_after": TRIP_AFTER}
+    # One after another: of several side by side those that are under way when the step trips fail as well.
+    observatory.settings_changes = {"trip_after": TRIP_AFTER, "stage_parallel": 1}
     archive = observatory.folder / "archive"
     write_night(observatory.folder, archive)
     path = observatory.folder / "pipeline.yaml"
