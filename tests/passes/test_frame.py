@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -121,8 +122,9 @@ def test_a_pass_whose_account_may_not_write_the_ops_db_ends_as_a_mistake_for_a_p
     context = observatory.context()
     if context.database.dialect == "sqlite":
         forbid_writing(context.database)
-    with pytest.raises(SettingsError, match=r"may not write|lacks a right"):
-        wiring.run_pass("trigger", context, PassOptions())
+    report = wiring.run_pass("trigger", context, PassOptions())
+    assert isinstance(report.error, SettingsError) and report.exit_code == 3
+    assert re.search(r"may not write|lacks a right", report.error.message)
 
 
 def test_what_only_waits_is_one_line_of_the_log_and_not_one_per_run(observatory, caplog):

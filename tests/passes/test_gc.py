@@ -461,15 +461,16 @@ def test_products_show_and_lineage_tell_what_became_of_the_files(reduced):
 
     gc(reduced)
     context, base = reduced.context(), reduced.context().workfiles.root()
-    listed = build_products(context.database, Selection(step="calibrate"), base_dir=base, all_of_them=True)["products"]
+    selection, places = Selection(step="calibrate"), reduced.places
+    listed = build_products(context.database, selection, places=places, all_of_them=True)["products"]
     words = "in the trash: all that it feeds has settled (intermediate_days: 10)"
     assert all(words in str(product_cells(row, str(base))[-1]) for row in listed)
-    assert build_products(context.database, Selection(step="calibrate"), base_dir=base)["products"] == []
-    show = build_show(context.database, context.workfiles, 1, now=context.clock.now())
+    assert build_products(context.database, Selection(step="calibrate"), places=reduced.places)["products"] == []
+    show = build_show(context.database, context.workfiles, 1, places=reduced.places, now=context.clock.now())
     assert show["next"][0] == "ccatwm gc --undo 1"
     assert any(words in line for line in show_lines(show))
     made = [row for row in reduced.rows("data_product") if row["run_id"] == 3]
-    lineage = build_product_lineage(context.database, made[0]["id"], base_dir=base)
+    lineage = build_product_lineage(context.database, made[0]["id"], places=reduced.places)
     assert any(words in line for line in lineage_lines(lineage))
 
 
@@ -481,7 +482,8 @@ def test_show_tells_how_to_make_again_what_was_deleted(reduced):
     gc(reduced)
     context = reduced.context()
     command = "ccatwm trigger --pipeline otf --step calibrate --sub-group executed_obs_unit=1 --reason TEXT"
-    assert build_show(context.database, context.workfiles, 1, now=context.clock.now())["next"][0] == command
+    shown = build_show(context.database, context.workfiles, 1, places=reduced.places, now=context.clock.now())
+    assert shown["next"][0] == command
 
 
 # --- on the command line --------------------------------------------------------------------------------------------

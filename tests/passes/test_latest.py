@@ -205,10 +205,11 @@ def test_products_and_show_tell_the_stable_path(observatory):
     observatory.until_quiet()
     old, new = (run["id"] for run in observatory.runs("grid"))
     context = observatory.context()
-    document = build_products(context.database, Selection(step="grid"), base_dir=observatory.base, all_of_them=True)
+    document = build_products(context.database, Selection(step="grid"), places=observatory.places, all_of_them=True)
     paths = {row["run"]: row["latest"] for row in document["products"]}
     assert paths == {new: f"{link_of(observatory)}/science/map.txt", old: None}
-    shown = {run: build_show(context.database, context.workfiles, run, now=context.clock.now()) for run in (old, new)}
+    now, places = context.clock.now(), observatory.places
+    shown = {run: build_show(context.database, context.workfiles, run, places=places, now=now) for run in (old, new)}
     assert {run: doc["paths"]["latest"] for run, doc in shown.items()} == {new: str(link_of(observatory)), old: None}
 
 

@@ -65,7 +65,7 @@ def found(observatory: Observatory, *rules: str, **options: int) -> tuple[str, i
     """Names of the products of the first scan, and how many there are of both."""
     document = build_products(
         observatory.context().database, Selection(step="calibrate"), parse_product_rules(rules),
-        base_dir=observatory.base, **options,
+        places=observatory.places, **options,
     )  # fmt: skip
     rows = [row for row in document["products"] if row["sub_group"] == "executed_obs_unit=1"]
     return "".join(sorted(row["name"] for row in rows)), document["total"]
