@@ -268,7 +268,7 @@ NO_RUNS = [
     Case(cancelled, "cancelled", None, (("message", "a wrong order"),), ("run ",),
          ("was cancelled: a wrong order", "ccatwm retry"), has=("run",)),
     Case(tripped, "tripped", None, (("class", "staging"),), ("too many attempts failed as staging",),
-         ("too many attempts failed as staging", "ccatwm release otf/map --retry")),
+         ("its last attempts all failed as staging", "ccatwm release otf/map --retry")),
     Case(held, "held", None, (("reason", "looking into it"),), ("looking into it",),
          ("held: looking into it", "ccatwm release otf/map")),
 ]  # fmt: skip
