@@ -108,9 +108,10 @@ def latest_of(row: dict[str, Any], places: Places) -> str | None:
 
 
 def latest_line(products: Sequence[dict[str, Any]]) -> list[str]:
-    """For people: the stable path of the first of them that has one."""
-    example = next((row["latest"] for row in products if row["latest"]), None)
-    return [] if example is None else [f"the newest is always at PIPELINE/STEP/SUB_GROUP/{LATEST}/..., such as {example}"]
+    """For people: where the newest ones always are, if one of them has such a path."""
+    if not any(row["latest"] for row in products):
+        return []
+    return [f"the newest of each is always at PIPELINE/STEP/SUB_GROUP/{LATEST}/..."]
 
 
 def product_cells(row: dict[str, Any], base_dir: str) -> tuple[object, ...]:
