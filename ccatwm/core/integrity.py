@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from ccatwm.core.digests import tree_digest
 from ccatwm.core.model import EntryKind, TreeEntry
-from ccatwm.core.names import decode_name, encode_name
+from ccatwm.core.names import decode_path, encode_name
 from ccatwm.core.products import DECLARATION
 from ccatwm.core.wording import count_text
 
@@ -78,11 +78,6 @@ class KnownPackage:
     tree_digest: str | None
 
 
-def decoded(path: str) -> PurePosixPath:
-    """A recorded path as it is on disk."""
-    return PurePosixPath(decode_name(path))
-
-
 # --- products of one run ----------------------------------------------------------------------------------------------
 
 
@@ -110,7 +105,7 @@ def _difference(
     folders: Collection[PurePosixPath],
     hashes: Mapping[PurePosixPath, str] | None,
 ) -> Difference | None:
-    path = decoded(product.path)
+    path = decode_path(product.path)
     there = path in folders if product.is_directory else path in files
     if not there:
         return _about(product, Kind.PRODUCT_MISSING, "is not there")
@@ -148,7 +143,7 @@ def _unknown_files(
     products: Sequence[KnownProduct], files: Mapping[PurePosixPath, TreeEntry], output: str
 ) -> list[Difference]:
     """Files beside the products of a run: nobody recorded them, nobody reads them."""
-    known = {decoded(product.path) for product in products} | {PurePosixPath(DECLARATION)}
+    known = {decode_path(product.path) for product in products} | {PurePosixPath(DECLARATION)}
     extra = [path for path in files if path not in known and not known.intersection(path.parents)]
     return [
         Difference(

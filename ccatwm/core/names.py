@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import PurePosixPath
 
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
 
@@ -33,6 +34,11 @@ def decode_name(text: str) -> str:
         position = match.end()
     pieces.append(text[position:].encode("utf-8", "surrogateescape"))
     return b"".join(pieces).decode("utf-8", "surrogateescape")
+
+
+def decode_path(recorded: str | PurePosixPath) -> PurePosixPath:
+    """A recorded path as it is on disk."""
+    return PurePosixPath(decode_name(str(recorded)))
 
 
 def _is_plain(character: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ccatwm.core.digests import tree_digest
 from ccatwm.core.model import EntryKind, ResolvedStep, TreeEntry, run_directory
-from ccatwm.core.names import decode_name
+from ccatwm.core.names import decode_path
 from ccatwm.core.recipe import Recipe
 from ccatwm.core.states import RunEvent, RunStatus
 
@@ -269,7 +269,7 @@ def list_absent(
     folders = {e.path for e in entries or () if e.kind is EntryKind.DIRECTORY}
     absent = {}
     for row in products:
-        path = PurePosixPath(decode_name(row["path"]))
+        path = decode_path(row["path"])
         below = _below(path, files) if row["is_directory"] else [files[path]] if path in files else []
         why = None
         if not below and not (row["is_directory"] and path in folders):

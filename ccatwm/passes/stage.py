@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 from ccatwm.core.cache import NOTHING, Amount, Shortage, never_fits, total
 from ccatwm.core.model import FailureClass, Run, RunInput
-from ccatwm.core.names import decode_name
+from ccatwm.core.names import decode_path
 from ccatwm.core.staging import input_path, packages_of, products_of, workspace_path
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.throttle import WaitingRun, admit
@@ -544,7 +544,7 @@ def plan_links(
                 raise StagingError(_gone_text(run, product, gone[int(product.identity)]))
     linked = [
         (
-            decode_path(PurePosixPath(paths[int(product.identity)])),
+            decode_path(paths[int(product.identity)]),
             folder / decode_path(workspace_path(run.resolved_step, product)),
         )
         for product in upstream
@@ -563,8 +563,3 @@ def _gone_text(run: Run, product: RunInput, status: str) -> str:
         f"the files of {product.name} of run {made_by} ({whose}) are {status}; "
         f"{undo if status == 'removed' else ''}`{asking}` has all made again"
     )
-
-
-def decode_path(path: PurePosixPath) -> PurePosixPath:
-    """A recorded product path as it is on disk."""
-    return PurePosixPath(decode_name(str(path)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ccatwm.core.model import Run, RunInput
-from ccatwm.core.names import decode_name
+from ccatwm.core.names import decode_path
 from ccatwm.core.staging import (
     cache_directory,
     copy_order,
@@ -74,9 +74,9 @@ def list_wanted(
                 )
             )  # fmt: skip
     for item in upstream:
-        path = _decoded(workspace_path(run.resolved_step, item))
+        path = decode_path(workspace_path(run.resolved_step, item))
         made = paths.get(int(item.identity))
-        here = _here(base, run, path, None if made is None else _decoded(PurePosixPath(made)))
+        here = _here(base, run, path, None if made is None else decode_path(made))
         wanted.append(Wanted(item, path, here, item.checksum, None, frozenset(c.id for c in here)))
     return wanted
 
@@ -85,11 +85,6 @@ def _here(base: str, run: Run, path: PurePosixPath, other: PurePosixPath | None)
     """The run's own folder, then what it was linked from."""
     own = PackageCopy("run", f"run {run.id}", "disk", base, f"{run.directory}/{path}")
     return (own,) if other is None else (own, PackageCopy("origin", "the processing location", "disk", base, str(other)))
-
-
-def _decoded(path: PurePosixPath) -> PurePosixPath:
-    """A recorded product path as it is on disk."""
-    return PurePosixPath(decode_name(str(path)))
 
 
 def lie_in_place(settings: Settings, run: Run, wanted: Sequence[Wanted]) -> bool:

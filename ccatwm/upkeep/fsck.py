@@ -21,7 +21,6 @@ from ccatwm.core.integrity import (
     Kind,
     KnownPackage,
     cache_difference,
-    decoded,
     product_differences,
     run_differences,
     trash_missing,
@@ -31,6 +30,7 @@ from ccatwm.core.integrity import (
     unknown_run,
 )
 from ccatwm.core.model import EntryKind, TreeEntry
+from ccatwm.core.names import decode_path
 from ccatwm.core.reconciling import parse_run_directory
 from ccatwm.core.staging import CACHE
 from ccatwm.core.wording import count_text
@@ -275,7 +275,7 @@ def _mend(
             text="\n".join(f"{d.path}: {d.what}" for d in (*products, *leaving)),
         )  # fmt: skip
     if leaving:
-        checking.files.remove_trees(decoded(d.path) for d in leaving)
+        checking.files.remove_trees(decode_path(d.path) for d in leaving)
         with checking.database.write() as connection:
             store.record_removed(connection, checking.location, [d.path for d in leaving], claimant)
     return products + leaving

@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.names import decode_name
+from ccatwm.core.names import decode_path
 from ccatwm.core.retention import (
     GIB,
     Going,
@@ -423,7 +423,7 @@ def _incomplete(garbage: Garbage, row: Trashed) -> str | None:
     entries = garbage.files.list_tree(PurePosixPath(row.trash_path)) or []
     files = {entry.path: entry.size_bytes for entry in entries if entry.kind == "file"}
     for name, (is_directory, size, count) in sorted(wanted.items()):
-        path = PurePosixPath(decode_name(name))
+        path = decode_path(name)
         own = [n for p, n in files.items() if p == path or (is_directory and p.is_relative_to(path))]
         if (sum(own), len(own)) != (size, count):
             return f"{name} is not whole in the trash any more: {count_text(len(own), 'file')} of {count}"

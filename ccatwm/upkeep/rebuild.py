@@ -17,7 +17,7 @@ from typing import Any
 
 from ccatwm.core.commands import attempt_directories
 from ccatwm.core.model import Attempt, EntryKind, Run, RunInput, SoftwareVersion
-from ccatwm.core.names import decode_name, encode_name
+from ccatwm.core.names import decode_path, encode_name
 from ccatwm.core.products import DECLARATION, PlannedProduct, plan_products
 from ccatwm.core.rebuilding import Chain, build_chain, package_key, references_of, software_of
 from ccatwm.core.sameness import IDENTICAL, Answer, Sameness, Since, compare_contents
@@ -101,7 +101,7 @@ class Report:
     def path(self) -> str:
         """Where the product lies that was made again."""
         row = self.known.product
-        return str(self.folder / self.known.runs[row["run"]].directory / "output" / decode_name(row["name"]))
+        return str(self.folder / self.known.runs[row["run"]].directory / "output" / decode_path(row["name"]))
 
     def to_json(self) -> dict[str, Any]:
         row, answer = self.known.product, self.answer
@@ -304,8 +304,8 @@ class _Maker:
         links = [(_brought_to(item), folder / input_path(item)) for item in packages_of(inputs)]
         for item in products_of(inputs):
             before = self._known.runs[int(item.upstream_run_id or 0)]
-            made = PurePosixPath(before.directory) / "output" / _decoded(item.name)
-            links.append((made, folder / _decoded(str(workspace_path(step, item)))))
+            made = PurePosixPath(before.directory) / "output" / decode_path(item.name)
+            links.append((made, folder / decode_path(workspace_path(step, item))))
         self._here.files.link_trees(links, hard=hard)
 
     def _write(self, run: Run, folder: PurePosixPath, runtime: str) -> tuple[str, ...]:
@@ -364,19 +364,14 @@ class _Maker:
     def _same(self, row: Mapping[str, Any], made: PlannedProduct, path: Path, since: Since) -> Answer:
         if made.sha256 == row["sha256"]:
             return IDENTICAL
-        kept = Path(self._here.settings.pipeline_base_dir) / decode_name(row["full_path"])
+        kept = Path(self._here.settings.pipeline_base_dir) / decode_path(row["full_path"])
         found = self._here.host_files.digest(str(kept))
         if found != f"sha256:{row['sha256']}":
             why = "is gone" if found is None else "is not what was recorded"
             told = f"{row['name']}: other bytes; their data are not compared: the kept one {why}"
             return Answer(Sameness.DIFFERS, (told,))
-        name = _decoded(row["name"])
+        name = decode_path(row["name"])
         return compare_contents(read_contents(kept, name), read_contents(path, name), since)
-
-
-def _decoded(text: str) -> PurePosixPath:
-    """A recorded path as it is on disk."""
-    return PurePosixPath(decode_name(text))
 
 
 def _last_line(path: Path) -> str:

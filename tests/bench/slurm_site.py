@@ -133,24 +133,24 @@ def make_site(
 
 
 def _observations(raw: Path, scans: int) -> Iterator[str]:
-    yield _line("source", name="X", source_kind="fixed", ra_deg=1, dec_deg=2)
-    yield _line("obs_unit", name="u", source="X", observing_program="p")
+    yield line("source", name="X", source_kind="fixed", ra_deg=1, dec_deg=2)
+    yield line("obs_unit", name="u", source="X", observing_program="p")
     for n in range(scans):
         with tarfile.open(raw / f"s{n}.tar", "w") as archive:
             member = tarfile.TarInfo("data")
             member.size = 4
             archive.addfile(member, io.BytesIO(b"data"))
-        yield _line(
+        yield line(
             "executed_obs_unit", name=f"e{n}", obs_unit="u", start_time="2026-03-01T02:00:00Z",
             end_time="2026-03-01T02:10:00Z", status="completed",
         )  # fmt: skip
-        yield _line(
+        yield line(
             "raw_data_package", name=f"s{n}", executed_obs_unit=f"e{n}", instrument_module="CHAI/LFA",
             state="archived", location="raw", path=f"s{n}.tar",
         )  # fmt: skip
 
 
-def _line(kind: str, **fields: object) -> str:
+def line(kind: str, **fields: object) -> str:
     return json.dumps({"kind": kind, **fields}) + "\n"
 
 

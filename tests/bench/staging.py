@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import shutil
 import sqlite3
@@ -23,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench.figures import Figure, measure
-from tests.bench.slurm_site import PIPELINE, BenchSite
+from tests.bench.slurm_site import PIPELINE, BenchSite, line
 from tests.fakes.object_store import BUCKET, KEY_ID, SECRET
 
 GIB = 1 << 30
@@ -256,15 +255,15 @@ class Site(BenchSite):
 
 
 def _observations(packages: list[Package], storage: str) -> Iterator[str]:
-    yield _line("data_location", name="raw", location_type="long_term_archive", storage_type=storage)
-    yield _line("source", name="X", source_kind="fixed", ra_deg=1, dec_deg=2)
-    yield _line("obs_unit", name="u", source="X", observing_program="p")
+    yield line("data_location", name="raw", location_type="long_term_archive", storage_type=storage)
+    yield line("source", name="X", source_kind="fixed", ra_deg=1, dec_deg=2)
+    yield line("obs_unit", name="u", source="X", observing_program="p")
     for n, package in enumerate(packages):
-        yield _line(
+        yield line(
             "executed_obs_unit", name=f"e{n}", obs_unit="u", start_time="2026-03-01T02:00:00Z",
             end_time="2026-03-01T02:10:00Z", status="completed",
         )  # fmt: skip
-        yield _line(
+        yield line(
             "raw_data_package", name=f"s{n}", executed_obs_unit=f"e{n}", instrument_module="CHAI/LFA", state="archived",
             location="raw", path=package.path.name, size_bytes=package.size_bytes, checksum=package.checksum,
         )  # fmt: skip
@@ -274,10 +273,6 @@ def _copy_database(source: Path, target: Path) -> None:
     """With what still stands in its write-ahead log."""
     with closing(sqlite3.connect(source)) as connection:
         connection.execute("VACUUM INTO ?", (str(target),))
-
-
-def _line(kind: str, **fields: object) -> str:
-    return json.dumps({"kind": kind, **fields}) + "\n"
 
 
 def _timed(call: Callable[[], object]) -> float:
