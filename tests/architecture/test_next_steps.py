@@ -26,7 +26,6 @@ ELSEWHERE = {
     "ccatwm/edges/transport/_session.py": "what the agent told, with what it said is next",
     "ccatwm/edges/workfiles/_folders.py": "becomes the reason of a run's failure, which `ccatwm show` follows up",
     "ccatwm/edges/workfiles/_system.py": "becomes the reason of a run's failure, which `ccatwm show` follows up",
-    "ccatwm/edges/workfiles/local.py": "becomes the reason of a run's failure, which `ccatwm show` follows up",
 }
 # Reports of acts that are no end, and what says the rest.
 FOLLOWED = {

@@ -128,7 +128,7 @@ def test_an_ops_db_that_a_person_must_mend_ends_with_3_and_is_told_once(site: Pa
     file.write_bytes(b"no database" * 1000)
     done = [as_cron("--site", site, name, home=site.parent) for name in ("trigger", "cycle", "cycle")]
     assert [(d.returncode, d.stdout) for d in done] == [(3, "")] * 3
-    assert "damaged" in done[0].stderr and "next: restore it from a backup" in done[0].stderr
+    assert "damaged" in done[0].stderr and "next: `ccatwm db restore FILE --yes` brings a backup back" in done[0].stderr
     assert [d.stderr for d in done[1:]] == ["", ""]
     done = [as_cron("--site", site, "health", home=site.parent)]
     assert (done[0].returncode, done[0].stdout, done[0].stderr) == (3, "", ""), "passes have told it"

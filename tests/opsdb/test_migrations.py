@@ -221,7 +221,7 @@ def test_a_file_that_is_no_database_is_for_a_person_to_restore(tmp_path: Path, d
     (tmp_path / "a.sqlite").write_text(damage)
     database = Database(f"sqlite:///{tmp_path}/a.sqlite")
     for look in (database.check_schema, lambda: check_schema(database), lambda: upgrade_schema(database)):
-        with pytest.raises(OpsDbUnusableError, match=r"damaged, or no SQLite database.*\n.*restore it"):
+        with pytest.raises(OpsDbUnusableError, match=r"damaged, or no SQLite database.*\n.*db restore FILE"):
             look()
     assert (tmp_path / "a.sqlite").read_text() == damage
 

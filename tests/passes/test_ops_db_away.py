@@ -312,7 +312,7 @@ def test_a_file_that_is_taken_away_is_not_replaced_by_an_empty_one(
     )
 
 
-def test_a_file_that_becomes_no_database_ends_a_pass_with_4(upgraded_sqlite, tmp_path):
+def test_a_file_that_becomes_no_database_waits_for_a_person(upgraded_sqlite, tmp_path):
     night = first_night(tmp_path / "world", copied(upgraded_sqlite, tmp_path / "world"))
     file, kept = night.folder / "opsdb.sqlite", tmp_path / "kept"
 
@@ -322,5 +322,8 @@ def test_a_file_that_becomes_no_database_ends_a_pass_with_4(upgraded_sqlite, tmp
         file.write_bytes(b"no database" * 1000)
 
     answer = pass_in_child(night, "trigger", Strike(1, replace, "after", "db.commit"))
-    assert_world_did_not_answer("trigger", answer)
+    assert (answer["struck"], answer["code"]) == (True, 3), answer
+    error = answer["report"]["error"]
+    assert error["class"] == "OpsDbUnusableError"
+    assert "db restore" in error["next"], error
     assert file.read_bytes() == b"no database" * 1000

@@ -196,7 +196,7 @@ class Database:
             return OpsDbUnusableError(
                 f"the file is damaged, or no SQLite database: {_first_line(error)}",
                 where=self.safe_url,
-                next="restore it from a backup, or correct OPSDB_URL",
+                next="`ccatwm db restore FILE --yes` brings a backup back; or correct OPSDB_URL",
             )
         return None
 

@@ -477,6 +477,7 @@ executed_reduction_step = _table(
     Index("ix_run_recipe", "sub_group_id", "recipe"),
     Index("ix_run_status", "step_id", "status", "trial"),  # what is counted of all there ever were
     _partial_index("ix_run_blocking", "step_id", where="blocking", sqlite="blocking = 1"),
+    _partial_index("ix_run_measured", "step_id", "id", where="wall_seconds IS NOT NULL"),  # a step's last ones
     _partial_index("ix_run_backfill", "backfill_id", where="backfill_id IS NOT NULL"),
     _partial_index("ix_run_inputs_there", "processing_location", where="inputs_removed_at IS NULL"),
 )

@@ -25,7 +25,8 @@ def past_core_hours(connection: sa.Connection, step_ids: Collection[int]) -> dic
     for step_id in sorted(set(step_ids)):
         query = (
             sa.select(runs.c.resolved_step, runs.c.next_resources, runs.c.wall_seconds, runs.c.cpu_hours)
-            .where(runs.c.step_id == step_id, runs.c.status == RunStatus.COMPLETED.value, runs.c.wall_seconds > 0)
+            .where(runs.c.step_id == step_id, runs.c.wall_seconds.is_not(None))  # ix_run_measured
+            .where(runs.c.status == RunStatus.COMPLETED.value, runs.c.wall_seconds > 0)
             .order_by(runs.c.id.desc())
             .limit(LAST_RUNS)
         )

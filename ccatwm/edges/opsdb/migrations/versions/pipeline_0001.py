@@ -813,6 +813,15 @@ def upgrade() -> None:
         postgresql_where=sa.text("inputs_removed_at IS NULL"),
     )
     op.create_index(
+        "ix_run_measured",
+        "executed_reduction_step",
+        ["step_id", "id"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("wall_seconds IS NOT NULL"),
+        postgresql_where=sa.text("wall_seconds IS NOT NULL"),
+    )
+    op.create_index(
         "ix_run_open",
         "executed_reduction_step",
         ["processing_location", "status"],
