@@ -150,6 +150,14 @@ class CorruptCopyError(CcatwmError):
     """A copy of a raw data package does not have the size, checksum or form it should have."""
 
 
+class StoppedError(CcatwmError):
+    """Whoever brings a package was told to end: what is under way is broken off."""
+
+
+class NoGoodCopyError(CcatwmError):
+    """A package cannot be had anywhere."""
+
+
 class MissingCopyError(CcatwmError):
     """A copy of a raw data package is not where the ops-db says."""
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from ccatwm.core.model import EntryKind as EntryKind
 from ccatwm.core.model import TreeEntry as TreeEntry
-from ccatwm.errors import MissingCopyError
+from ccatwm.errors import CcatwmError, MissingCopyError
 from ccatwm.errors import SchedulerUnavailableError as SchedulerUnavailableError
 from ccatwm.errors import TransportError as TransportError
 
@@ -313,6 +313,34 @@ class PackageCopy:
     def at_root(self, root: str | None) -> PackageCopy:
         """The same where the site says that its location lies at `root`; as it is where it says nothing."""
         return self if root is None else replace(self, root=root)
+
+
+@dataclass(frozen=True)
+class PackageOrder:
+    """A package that is to come into the folder `target`, below the base directory.
+
+    `copies`: where it can be had, the best one first. `members`: (size, checksum or None) of its files by path, where they
+    are listed. `adopt_from`: by location, the folder of the processing host below which whole folders are linked rather
+    than copied.
+    """
+
+    name: str
+    target: PurePosixPath
+    copies: tuple[PackageCopy, ...]
+    size_bytes: int | None = None
+    checksum: str | None = None
+    members: Mapping[str, tuple[int, str | None]] = field(default_factory=dict)
+    adopt_from: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Brought:
+    """What came of an order: `received` from `source`, or `error`; `findings` of copies that are bad or missing."""
+
+    received: Received | None = None
+    source: PackageCopy | None = None
+    findings: list[tuple[PackageCopy, CcatwmError]] = field(default_factory=list)
+    error: CcatwmError | None = None
 
 
 class Storage(Protocol):

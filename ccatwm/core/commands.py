@@ -72,13 +72,19 @@ class Places:
         return self.config / "manifest.json"
 
 
+# What the job script needs beside `output`, of any job.
+SCRIPT_DIRECTORIES = tuple(
+    PurePosixPath(name)
+    for name in ("config", "logs", "scratch", "scratch/home", "scratch/tmp", "scratch/cache", "job", "job/claims")
+)
+
+
 def attempt_directories(step: ResolvedStep) -> list[PurePosixPath]:
     """Folders of an attempt that must be there before its job starts, relative to the attempt."""
     output = [PurePosixPath("output")]
     if step.role is StepRole.FINAL:
         output += [PurePosixPath("output") / name for name in OUTPUT_DIRECTORIES]
-    inner = ["config", "logs", "scratch", "scratch/home", "scratch/tmp", "scratch/cache", "job", "job/claims"]
-    return [*output, *(PurePosixPath(name) for name in inner)]
+    return [*output, *SCRIPT_DIRECTORIES]
 
 
 def places(step: ResolvedStep, facts: RunFacts, *, runtime: str) -> Places:

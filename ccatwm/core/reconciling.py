@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ccatwm.core.states import TRANSITIONS, RunEvent, RunStatus
+from ccatwm.core.transfers import attempt_directory
 
 _RUN = re.compile(r"run-([1-9]\d{0,17})")
 _ATTEMPT = re.compile(r"attempt-([1-9]\d{0,8})")
@@ -81,10 +82,12 @@ def parse_attempt_name(name: str) -> int | None:
 
 
 def parse_tasks(token: str, content: bytes) -> list[FoundAttempt] | None:
-    """The attempts of a submission, or None where its file is none of ours."""
-    attempts = []
+    """The attempts of a submission, or None where its file is none of ours. A job that brings packages has no attempts."""
+    attempts: list[FoundAttempt] = []
     for index, line in enumerate(content.decode("utf-8", "surrogateescape").splitlines()):
         path = PurePosixPath(line)
+        if path == attempt_directory(token):
+            continue
         run_id, number = parse_run_directory(str(path.parent)), parse_attempt_name(path.name)
         if run_id is None or number is None:
             return None

@@ -21,10 +21,10 @@ def short_text(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def some_text(names: Sequence[str], shown: int) -> str:
+def some_text(names: Sequence[str], shown: int, separator: str = ", ") -> str:
     """The first names and how many more there are: `a, b, c and 4 more`."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return separator.join(names[:shown]) + more
 
 
 def role_text(item: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import PurePosixPath
@@ -14,25 +15,17 @@ from typing import Any
 
 from ccatwm.core.cache import Amount
 from ccatwm.core.model import EntryKind, Run, RunInput
-from ccatwm.core.staging import cache_directory, copy_order, not_readable_here
+from ccatwm.core.staging import cache_directory, copy_order
 from ccatwm.core.wording import count_text, size_text
 from ccatwm.edges.opsdb.stores import runs, staged
-from ccatwm.edges.storage.receiving import receive_copy
-from ccatwm.errors import CcatwmError, CopyUnavailableError, CorruptCopyError, MissingCopyError
-from ccatwm.interfaces import Bar, Clock, PackageCopy, Received
+from ccatwm.edges.storage.receiving import bring_package, finding_of
+from ccatwm.errors import CcatwmError, StoppedError
+from ccatwm.interfaces import Bar, Brought, Clock, PackageCopy, PackageOrder, Received
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, PassItem, location, this_process
 from ccatwm.passes._room import CLAIM_HOURS, claimant_is_gone
 
 Members = Mapping[str, tuple[int, str | None]]
-
-
-class NoGoodCopyError(CcatwmError):
-    """A package cannot be had anywhere."""
-
-
-class StoppedError(CcatwmError):
-    """The pass ends: what is under way is broken off."""
 
 
 NOTE_SECONDS = 0.2
@@ -143,6 +136,11 @@ class Sought:
     findings: list[tuple[PackageCopy, CcatwmError]] = field(default_factory=list)
     error: CcatwmError | None = None
 
+    def settle(self, brought: Brought) -> None:
+        """What came of it. Of a place that did not answer nothing was read."""
+        self.received, self.source, self.error = brought.received, brought.source, brought.error
+        self.findings = brought.findings
+
     @property
     def coming(self) -> Amount:
         """What is not on the disk yet."""
@@ -210,6 +208,18 @@ def release(context: Context, sought: Iterable[Sought]) -> None:
 # --- bringing -------------------------------------------------------------------------------------------------------
 
 
+def order_of(context: Context, sought: Sought) -> PackageOrder:
+    """What is asked of whoever brings it: copies as this site has their places."""
+    settings = context.settings
+    copies = tuple(copy.at_root(settings.root_of(copy.location)) for copy in sought.copies)
+    requested = settings.staging_mode == "request"  # then data transfer may have unpacked it here
+    return PackageOrder(
+        sought.package.name, sought.directory, copies, sought.package.size_bytes, sought.package.checksum,
+        dict(sought.members),
+        {copy.location: settings.path_there(copy.root or "/") for copy in copies} if requested else {},
+    )  # fmt: skip
+
+
 def receive(
     context: Context, sought: Sought, away: dict[str, str], told: Callable[[int], None],
     stopped: Callable[[], bool] = lambda: False,
@@ -219,86 +229,29 @@ def receive(
     What came of it is said in `sought`, and in `away` which data locations do not answer now: others need not ask them.
     `told` is told of every piece that is read; it is broken off when `stopped`.
     """
-    try:
-        for copy in sought.copies:
-            if copy.location in away:
-                continue
-            try:
-                sought.received = _receive(context, sought, copy, told, stopped)
-            except CopyUnavailableError as error:
-                away[copy.location] = error.message
-                sought.read = 0
-            except (CorruptCopyError, MissingCopyError) as error:
-                sought.findings.append((copy, error))
-                sought.read = 0
-            else:
-                sought.source = copy
-                return
-    except CcatwmError as error:
-        sought.error = error
-    else:
-        sought.error = _no_copy(sought, [away[c.location] for c in sought.copies if c.location in away])
+
+    @contextmanager
+    def watch(_copy: PackageCopy) -> Iterator[Callable[[int], None]]:
+        sought.read = 0
+        with context.progress.begin(sought.package.name, sought.package.size_bytes, "bytes") as bar:
+
+            def note_read(count: int) -> None:
+                if stopped():
+                    raise StoppedError(f"package {sought.package.name}: the pass ends")
+                sought.read += count
+                bar.advance(count)
+                told(count)
+
+            yield note_read
+
+    sought.settle(bring_package(context.workfiles, context.storages, order_of(context, sought), away, watch))
 
 
-def _receive(
-    context: Context, sought: Sought, copy: PackageCopy, told: Callable[[int], None], stopped: Callable[[], bool]
-) -> Received:
-    storage = context.storages.get(copy.storage)
-    if storage is None:
-        raise MissingCopyError(not_readable_here(copy.storage, copy.location))
-    package = sought.package
-    with context.progress.begin(package.name, package.size_bytes, "bytes") as bar:
-
-        def note_read(count: int) -> None:
-            if stopped():
-                raise StoppedError(f"package {package.name}: the pass ends")
-            sought.read += count
-            bar.advance(count)
-            told(count)
-
-        placed = copy.at_root(context.settings.root_of(copy.location))
-        if context.settings.staging_mode == "request" and storage.form(placed) == "directory":
-            return _adopt(context, sought, placed)
-        return receive_copy(
-            context.workfiles, storage, placed, sought.directory,
-            size_bytes=package.size_bytes, checksum=package.checksum, members=sought.members or None, read=note_read,
-        )  # fmt: skip
-
-
-def _adopt(context: Context, sought: Sought, copy: PackageCopy) -> Received:
-    """A package that data transfer has unpacked here: linked, not copied, where that can be. It was verified by who brought
-    it; where the ops-db lists its files, it has them all."""
-    there = PurePosixPath(context.settings.path_there(copy.root or "/")) / copy.path
-    received = context.workfiles.adopt_tree(there, sought.directory)
-    listed = (len(sought.members), sum(size for size, _ in sought.members.values()))
-    if sought.members and listed != (received.file_count, received.unpacked_bytes):
-        context.workfiles.remove_trees([sought.directory])
-        raise CorruptCopyError(
-            f"{copy.path} at {copy.location} has {received.file_count} files of {received.unpacked_bytes} bytes, "
-            f"{listed[0]} of {listed[1]} are listed"
-        )
-    return received
-
-
-def _no_copy(sought: Sought, unanswered: Sequence[str]) -> CcatwmError:
-    name = sought.package.name
-    if unanswered:  # one of them may be good: no copy was found that is
-        return CopyUnavailableError(f"package {name}: {'; '.join(unanswered)}")
-    if not sought.findings:
-        return NoGoodCopyError(f"package {name}: the ops-db knows no copy of it at an active location")
-    findings = [f"{copy.location}: {_finding(error)} ({error.message})" for copy, error in sought.findings]
-    return NoGoodCopyError(f"package {name}: no good copy: {'; '.join(findings)}")
-
-
-def _finding(error: CcatwmError) -> str:
-    return "corrupt" if isinstance(error, CorruptCopyError) else "missing"
-
-
-def record(frame: PassFrame, sought: Sought, for_runs: Sequence[Run]) -> None:
-    """Say what came of it: where the package is, and which copies are bad."""
-    context = frame.context
+def record(frame: PassFrame, sought: Sought, for_runs: Sequence[Run], *, claim: str | None = None) -> None:
+    """Say what came of it: where the package is, and which copies are bad. `claim`: not of this process."""
+    context, claim = frame.context, claim or this_process().token
     told = [
-        (copy, error, f"package {sought.package.name}: its copy at {copy.location} ({copy.path}) is {_finding(error)}: "
+        (copy, error, f"package {sought.package.name}: its copy at {copy.location} ({copy.path}) is {finding_of(error)}: "
          f"{error.message}")
         for copy, error in sought.findings
     ]  # fmt: skip
@@ -308,13 +261,13 @@ def record(frame: PassFrame, sought: Sought, for_runs: Sequence[Run]) -> None:
             for run in for_runs:
                 runs.add_warning(connection, run.id, text)
         if sought.received is None:
-            staged.release_claims(connection, location(context), [str(sought.directory)], this_process().token)
+            staged.release_claims(connection, location(context), [str(sought.directory)], claim)
         else:
             _record_received(context, connection, sought, sought.received)
     for copy, _, text in told:
         if (copy.location, copy.path) not in sought.known_bad:
-            run = for_runs[0]
-            frame.report.tell(PassItem("bad-copy", text, run.id, run.pipeline, run.step, run.sub_group))
+            of_run = [(run.id, run.pipeline, run.step, run.sub_group) for run in for_runs[:1]]
+            frame.report.tell(PassItem("bad-copy", text, *(of_run[0] if of_run else ())))
 
 
 def _record_finding(
@@ -322,7 +275,7 @@ def _record_finding(
 ) -> None:
     staged.record_copy_report(
         connection, package_id=sought.package.identity, package_name=sought.package.name, location=copy.location,
-        path=copy.path, finding=_finding(error), message=error.message, now=context.clock.now(),
+        path=copy.path, finding=finding_of(error), message=error.message, now=context.clock.now(),
     )  # fmt: skip
 
 

@@ -6,6 +6,8 @@ claim oneself.
 
 from __future__ import annotations
 
+import base64
+import secrets
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
@@ -13,6 +15,11 @@ from ccatwm.interfaces import WorkFiles
 
 SUPERSEDED_MODE = 0o500
 MAX_RESTARTS = 1000
+
+
+def new_token() -> str:
+    """26 characters of base32: what a job's name can carry, and nobody else has."""
+    return base64.b32encode(secrets.token_bytes(16)).decode("ascii").rstrip("=").lower()
 
 
 def supersede(workfiles: WorkFiles, attempt_directory: str) -> bool:

@@ -11,11 +11,14 @@ import sqlalchemy as sa
 
 from ccatwm.core.model import RunInput
 from ccatwm.core.staging_requests import Next, next_about
+from ccatwm.core.wording import some_text
 from ccatwm.edges.opsdb.staging_requests import StagingRequests, open_requests
 from ccatwm.edges.opsdb.stores import staged
 from ccatwm.errors import CcatwmError, SettingsError
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import location
+
+SHOWN = 3  # packages of a run by name
 
 
 class RequestedError(CcatwmError):
@@ -74,8 +77,8 @@ class Requests:
                     failed.append(f"package {package.name}: {answer.text}")
                     requests.close(connection, [request] if request is not None else [], now)
         if failed:
-            raise NotBroughtError(_some(failed))
-        raise RequestedError(_some(waiting))
+            raise NotBroughtError(some_text(failed, SHOWN, "; "))
+        raise RequestedError(some_text(waiting, SHOWN, "; "))
 
     def close_unneeded(self) -> int:
         """Let data transfer remove what no run of this location needs any more; how many packages."""
@@ -92,8 +95,3 @@ class Requests:
             with self._context.database.write() as connection:
                 requests.close(connection, unneeded, now)
         return len(unneeded)
-
-
-def _some(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
-    return "; ".join(texts[:3]) + more

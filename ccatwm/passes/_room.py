@@ -20,6 +20,7 @@ from ccatwm.core.cache import (
     leaving_order,
     plan_room,
 )
+from ccatwm.core.transfers import claiming_job
 from ccatwm.edges.opsdb.stores import staged
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import boot_id, location, process_start, this_process
@@ -35,7 +36,9 @@ def cache_limits(settings: Settings) -> CacheLimits:
 
 
 def claimant_is_gone(claim: str) -> bool:
-    """Whether the process that made a claim certainly lives no more."""
+    """Whether the process that made a claim certainly lives no more. That of a job is ended by whoever looks after jobs."""
+    if claiming_job(claim) is not None:
+        return False
     boot, pid, start = claim.rsplit(":", 2)
     return boot == boot_id() and boot != "unknown" and process_start(int(pid)) != start
 

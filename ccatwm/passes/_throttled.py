@@ -43,6 +43,11 @@ def report_behind(frame: PassFrame, behind: Sequence[WaitingRun], shortage: Shor
     _report(frame, behind, f"behind runs that have no room: {shortage.reason}", intended=shortage.intended)
 
 
+def report_turn(frame: PassFrame, behind: Sequence[WaitingRun], reason: str) -> None:
+    """Runs whose inputs batch jobs are to bring, when those that bring others have ended."""
+    _report(frame, behind, reason, intended=True)
+
+
 def _report(frame: PassFrame, held_back: Sequence[WaitingRun], reason: str, *, intended: bool) -> None:
     items = [waiting_item(run, "throttled", reason) for run in held_back[:SHOWN]]
     others = len(held_back) - len(items)

@@ -26,7 +26,7 @@ from ccatwm.core.outcomes import (
 from ccatwm.core.products import container_failure
 from ccatwm.core.retries import learned_resources
 from ccatwm.core.states import BEFORE_SUBMIT, RunEvent, RunStatus
-from ccatwm.edges.opsdb.stores import attempts, runs, streaks, sub_groups
+from ccatwm.edges.opsdb.stores import attempts, runs, streaks, sub_groups, transfers
 from ccatwm.edges.opsdb.stores.attempts import OpenJob
 from ccatwm.errors import CcatwmError, ConflictError, SchedulerUnavailableError
 from ccatwm.interfaces import JobReport, JobState, JobTask
@@ -557,6 +557,8 @@ def _sweep_strays(frame: PassFrame) -> None:
     settings = frame.context.settings
     with frame.context.database.read() as connection:
         given_up = attempts.list_given_up_tokens(connection, settings.hpc_backend, settings.cluster, since)
+        staging = transfers.list_given_up_tokens(connection, settings.hpc_backend, settings.cluster, since)
+        given_up |= dict.fromkeys(staging, 1)
     if not given_up or frame.dry_run:
         return
     strays = [job for job in frame.context.scheduler.list_held() if job.token in given_up]

@@ -47,10 +47,12 @@ from ccatwm.passes._failures import fail_run
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
 from ccatwm.passes._request import RequestedError, Requests
 from ccatwm.passes._room import Room
-from ccatwm.passes._throttled import report_behind, report_short, report_throttled, waiting_item
+from ccatwm.passes._throttled import report_behind, report_short, report_throttled, report_turn, waiting_item
+from ccatwm.passes._transfers import MissedError, TransferringError, Transfers
 from ccatwm.passes._work import WorkQueue
 
 REQUESTED = "requested"  # outcome of a run that waits for data transfer
+TRANSFERRING = "transferring"  # outcome of a run that waits for a batch job that brings a package
 UNAVAILABLE = "unavailable"  # outcome of a run that waits for a data location to answer
 WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
 MARKER = ".ccatwm-run.json"
@@ -81,18 +83,25 @@ def run(context: Context, options: PassOptions) -> PassReport:
 
 
 def _body(frame: PassFrame) -> None:
+    if frame.dry_run:
+        transfers = None
+    else:
+        transfers = Transfers(frame, lambda run, error: _not_staged(frame, run, error))
+        transfers.settle()
     most = frame.context.settings.max_concurrent
     with frame.context.database.read() as connection:
         demand = throttles.read_for_stage(connection, location(frame.context), frame.now, most)
     frame.report.selected = len(demand.waiting)
     admission = admit(*demand)
     report_throttled(frame, admission.throttled)
-    if frame.dry_run:
+    if transfers is None:
         for waiting in frame.units(admission.admitted):
             frame.report.add("done", waiting_item(waiting, "would be staged"))
     elif admission.admitted:
         with frame.context.progress.begin("stage", len(admission.admitted), "runs") as bar:
-            _Staging(frame, admission.admitted, Tally(bar, frame.context.clock)).stage_all()
+            turn = sorted(admission.admitted, key=lambda waiting: waiting.id not in transfers.came)
+            _Staging(frame, turn, Tally(bar, frame.context.clock), transfers).stage_all()
+            transfers.hand_over()
     if frame.context.settings.staging_mode == "request" and not frame.dry_run:
         Requests(frame.context).close_unneeded()
 
@@ -110,7 +119,8 @@ def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
 class _RunStaged:
     """A run whose inputs are on their way.
 
-    `missing`: packages that it waits for; `elsewhere`: one that another process brings.
+    `missing`: packages that it waits for; `elsewhere`: one that another process brings; `in_jobs`: those that batch jobs
+    bring, by their cache folder.
     """
 
     run: Run
@@ -118,6 +128,7 @@ class _RunStaged:
     missing: set[PurePosixPath] = field(default_factory=set)
     whole: dict[PurePosixPath, tuple[int, int]] = field(default_factory=dict)
     elsewhere: str | None = None
+    in_jobs: dict[PurePosixPath, str] = field(default_factory=dict)
     tries: int = 0
 
 
@@ -165,8 +176,11 @@ class _Staging:
     trips none is left half-way.
     """
 
-    def __init__(self, frame: PassFrame, admitted: Sequence[WaitingRun], tally: Tally) -> None:
+    def __init__(
+        self, frame: PassFrame, admitted: Sequence[WaitingRun], tally: Tally, transfers: Transfers
+    ) -> None:
         self.frame = frame
+        self._transfers = transfers
         self._admitted = admitted
         self._tally = tally
         self._away: dict[str, str] = {}
@@ -174,7 +188,7 @@ class _Staging:
         settings = frame.context.settings
         # One connection carries one call at a time: beside it, others would only wait.
         self._queue = WorkQueue(1 if settings.files_over_ssh else settings.stage_parallel)
-        self._room = Room(frame.context, [w.id for w in admitted], frame.now, lambda: self._queue.coming)
+        self._room = Room(frame.context, [w.id for w in admitted], frame.now, lambda: self._queue.coming + transfers.coming)
         self._packages: dict[PurePosixPath, _PackageWork] = {}  # under way, each once
         self._open: dict[int, _RunStaged] = {}
         self._ready: list[_RunStaged] = []
@@ -206,6 +220,9 @@ class _Staging:
         for count, waiting in enumerate(self.frame.units(self._admitted)):
             if len(self._short) >= MOST_SHORT:
                 self._report_behind(self._admitted[count:])
+                return
+            if self._transfers.is_full:
+                report_turn(self.frame, self._admitted[count:], self._transfers.full_text)
                 return
             if count == next_begin:
                 turn = self._admitted[count : count + self._at_once]
@@ -269,14 +286,19 @@ class _Staging:
         for folder, what in looked.lost.items():
             self.frame.report.tell(_item(run, "lost-in-cache", f"{folder.name}: {what}; brought again"))
         under_way = [p for p in looked.missing if directory_of(p) in self._packages]
-        sought = seek(context, [p for p in looked.missing if p not in under_way], looked.rows)
+        in_jobs = [p for p in looked.missing if self._transfers.has(directory_of(p), looked.rows)]
+        sought = seek(context, [p for p in looked.missing if p not in under_way and p not in in_jobs], looked.rows)
         absent = [one.package for one in sought if not one.copies]
         if absent and context.settings.staging_mode == "request":
             self._requests.ask(absent)
         if not self._has_room(staging, sought, looked):
             return
+        by_job = [one for one in sought if self._transfers.takes(one)]
+        self._transfers.gather(by_job)
+        sought = [one for one in sought if one not in by_job]
+        staging.in_jobs = {directory_of(package): package.name for package in (*in_jobs, *(o.package for o in by_job))}
         staging.whole = looked.whole
-        staging.missing = {directory_of(package) for package in looked.missing}
+        staging.missing = {directory_of(package) for package in looked.missing} - staging.in_jobs.keys()
         for package in under_way:
             self._packages[directory_of(package)].waiting.append(staging)
         mine = claim(context, sought) if sought else []
@@ -313,6 +335,10 @@ class _Staging:
             return
         if staging.elsewhere is not None:
             self._ended(staging, ClaimedElsewhereError(staging.elsewhere))
+        elif staging.in_jobs:
+            self._open.pop(staging.run.id)
+            self._tally.bar.advance(1)
+            self._transfers.wait_for(staging.run, staging.in_jobs)
         else:
             self._link(staging)
 
@@ -405,6 +431,10 @@ def _not_staged(frame: PassFrame, run: Run, error: CcatwmError) -> None:
         _wait(frame, run, FailureClass.NO_SPACE.value, message, failure_class=FailureClass.NO_SPACE.value)
     elif isinstance(error, RequestedError):
         _wait(frame, run, REQUESTED, error.message)
+    elif isinstance(error, TransferringError):
+        _wait(frame, run, TRANSFERRING, error.message)
+    elif isinstance(error, MissedError):
+        fail_run(frame, run, RunStatus.STAGING_DATA, error.failure, error.message, by_pass="stage")
     elif isinstance(error, CopyUnavailableError):
         _wait(frame, run, UNAVAILABLE, error.message)
     elif isinstance(error, StagingError):

@@ -7,9 +7,7 @@ looked up by its token.
 
 from __future__ import annotations
 
-import base64
 import logging
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,7 +25,7 @@ from ccatwm.edges.opsdb.stores.attempts import NewAttempt, Submission, build_job
 from ccatwm.errors import CcatwmError, NoSpaceError, SchedulerUnavailableError
 from ccatwm.interfaces import FileWrite, Found, FoundJob, JobState, JobTask, SubmitResult
 from ccatwm.passes._attempt_files import attempt_files, attempt_folders, inputs_lists, job_script
-from ccatwm.passes._claims import supersede
+from ccatwm.passes._claims import new_token, supersede
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import record_failure
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
@@ -162,11 +160,6 @@ def plan_submissions(selected: Sequence[WaitingRun], max_array_size: int) -> lis
         Planned(new_token(), array[0][1].resources, tuple(item for _, item in array))
         for array in sorted(arrays, key=lambda array: array[0][0])
     ]
-
-
-def new_token() -> str:
-    """26 characters of base32: what a job's name can carry, and nobody else has."""
-    return base64.b32encode(secrets.token_bytes(16)).decode("ascii").rstrip("=").lower()
 
 
 def _submit_chunk(frame: PassFrame, planned: Sequence[Planned]) -> bool:

@@ -23,7 +23,14 @@ from ccatwm.core.retention import KEEP
 from ccatwm.core.rules import parse_since
 from ccatwm.errors import Problem, SettingsError
 from ccatwm.settings.find import MARK_FILE, PREFIX, SETTINGS_FILE, Site, find_site, user_state_folder
-from ccatwm.settings.schema import LocalSettings, LocationSettings, Settings, SlurmSettings, SshSettings
+from ccatwm.settings.schema import (
+    LocalSettings,
+    LocationSettings,
+    Settings,
+    SlurmSettings,
+    SshSettings,
+    StageSettings,
+)
 
 SECTION_VARIABLE = "ENV_FOR_DYNACONF"
 DATABASE_FILE = "opsdb.sqlite"
@@ -40,6 +47,7 @@ CHOICES = {
     "COLLECT_VERIFY": ("none", "size", "full"),
     "OBSERVATIONS": ("managed", "foreign"),
     "CONTAINER_RUNTIME": ("apptainer", "singularity", "none"),
+    "STAGE.executor": ("inline", "job"),
     "STAGING_MODE": ("fetch", "request"),
     "TRANSPORT": ("local", "ssh"),
     "WORKFILES": ("local", "ssh"),
@@ -246,6 +254,7 @@ class _Check:
             "tuple[str, ...]": self._texts,
             "LocalSettings": lambda k, v: self._nested(k, v, LocalSettings),
             "SlurmSettings": lambda k, v: self._nested(k, v, SlurmSettings),
+            "StageSettings": lambda k, v: self._nested(k, v, StageSettings),
             "SshSettings": lambda k, v: self._nested(k, v, SshSettings),
             "Mapping[str, str]": self._text_map,
             "Mapping[str, Any]": lambda k, v: self._table(k, v, None),
@@ -330,7 +339,7 @@ class _Check:
 
     def _texts(self, key: str, value: Any) -> tuple[str, ...] | None:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            for item in value if key == "SLURM.extra" else ():
+            for item in value if key in ("SLURM.extra", "STAGE.extra") else ():
                 if (problem := flag_problem(item)) is not None:
                     self._wrong(key, f"{item!r} {problem}", "options of sbatch, one per item")
             return tuple(str(item) for item in value)

@@ -65,6 +65,28 @@ class SlurmSettings:
 
 
 @dataclass(frozen=True)
+class StageSettings:
+    """Who reads, checks and unpacks packages: `stage` itself (`inline`), or batch jobs at the processing site (`job`).
+
+    The others are of these jobs. `job_gb`: how much one brings at most, but for a package that is larger by itself.
+    `python` is a Python 3.11 or newer where they run; empty: as `ssh.python`, without SSH the one that runs `stage`. What
+    is empty of the rest is as for all jobs.
+    """
+
+    executor: str = "inline"  # inline | job
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    extra: tuple[str, ...] = ()
+    cpu: int = 2
+    memory_gb: float = 4.0
+    time_hours: float = 4.0
+    job_gb: float = 200.0
+    python: str = ""
+
+
+@dataclass(frozen=True)
 class SshSettings:
     """How the processing host is reached. Secrets come from the agent or from files, never from here.
 
@@ -108,7 +130,7 @@ class Settings:
     obs_timezone: str = "America/Santiago"
     staging_mode: str = "fetch"  # fetch | request: we copy, or data transfer does
     staging_job_hours: float = 24.0  # how long data transfer may take to bring a package
-    stage_parallel: int = 4  # packages that are brought at once
+    stage_parallel: int = 4  # packages that are brought at once, or jobs that bring some
     cache_max_gb: float | None = None
     min_free_gb: float = 1.0
     min_free_inodes: int = 10_000
@@ -138,6 +160,7 @@ class Settings:
     locations: Mapping[str, LocationSettings] = field(default_factory=dict)
     local: LocalSettings = LocalSettings()
     slurm: SlurmSettings = SlurmSettings()
+    stage: StageSettings = StageSettings()
     transport: str = "local"  # local | ssh: how commands reach the processing host
     workfiles: str = ""  # local | ssh; empty: as the transport
     ssh: SshSettings = SshSettings()

@@ -15,7 +15,7 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import leases, pausing, views
 from ccatwm.views.backfills import backfill_line, list_open_backfills
-from ccatwm.views.cache import build_cache, cache_text
+from ccatwm.views.cache import build_cache, build_staging_jobs, cache_text, staging_jobs_text
 from ccatwm.views.copies import list_bad_copies
 from ccatwm.views.published import affected_lines, list_affected
 from ccatwm.views.runs import NO_CEILING, run_json
@@ -61,6 +61,7 @@ def build_status(
         backfills = list_open_backfills(connection, selection.pipeline)
         affected = list_affected(connection, grouping, now)
         cache = None if cache_at is None else build_cache(connection, cache_at, cache_max_gb)
+        staging = [] if cache_at is None else build_staging_jobs(connection, cache_at)
     document: dict[str, Any] = {
         "schema": "ccatwm.status/1",
         "at": utc_text(now),
@@ -74,6 +75,7 @@ def build_status(
         "backfills": backfills,
         "affected_sets": affected,
         "cache": cache,
+        "staging_jobs": staging,
         "unsettled": unsettled,
         "passes": [_pass(row) for row in records],
         "leases": [_lease(row) for row in held],
@@ -270,6 +272,8 @@ def other_lines(document: Mapping[str, Any]) -> list[str]:
     lines += affected_lines(document["affected_sets"])
     if document["cache"] and document["cache"]["limit_bytes"] is not None:
         lines.append(f"cache: {cache_text(document['cache'])}")
+    if document["staging_jobs"]:
+        lines.append(f"staging jobs: {staging_jobs_text(document['staging_jobs'])}")
     for row in document["status"]:
         if row["without_image"]:
             waiting_for = count_text(row["outcomes"][Outcome.WAITING_FOR_IMAGE], "sub-group")

@@ -25,6 +25,7 @@ ELSEWHERE = {
     "ccatwm/cli/_frame.py": "an error of the file system: what it says is all that is known",
     "ccatwm/edges/transport/_session.py": "what the agent told, with what it said is next",
     "ccatwm/edges/workfiles/_folders.py": "becomes the reason of a run's failure, which `ccatwm show` follows up",
+    "ccatwm/transfer_job.py": "it runs in a staging job; its last line is in the message of the runs that wait for it",
     "ccatwm/edges/workfiles/_system.py": "becomes the reason of a run's failure, which `ccatwm show` follows up",
 }
 # Reports of acts that are no end, and what says the rest.

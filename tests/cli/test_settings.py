@@ -318,7 +318,7 @@ def test_every_setting_is_documented_and_nothing_else_is() -> None:
 
 
 def test_every_key_of_a_table_is_documented_and_nothing_else_is() -> None:
-    tables = {"slurm": schema.SlurmSettings, "ssh": schema.SshSettings}
+    tables = {"slurm": schema.SlurmSettings, "ssh": schema.SshSettings, "stage": schema.StageSettings}
     known = {f"{name}.{field.name}" for name, table in tables.items() for field in dataclasses.fields(table)}
     assert {name for name in documented() if "." in name} == known
 

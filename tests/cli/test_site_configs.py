@@ -96,7 +96,7 @@ def test_every_key_that_a_site_shows_is_known_and_every_setting_is_shown(name: s
     settings = load(copy(name, tmp_path, filled=True, everything=True))
     elsewhere = {"SCHEDULER_OPTIONS", "SLURM_PARTITION"}
     if name in ON_THIS_HOST:
-        elsewhere |= {"CLUSTER", "GRACE_SECONDS", "PATH_MAP", "SLURM", "SSH", "TRANSPORT", "WORKFILES"}
+        elsewhere |= {"CLUSTER", "GRACE_SECONDS", "PATH_MAP", "SLURM", "SSH", "STAGE", "TRANSPORT", "WORKFILES"}
     else:
         elsewhere |= {"LOCAL"}
     if name == "ramses":
@@ -117,6 +117,7 @@ def test_lines_that_only_show_a_built_in_value_show_the_right_one(name: str, tmp
         assert getattr(shown, field) == getattr(plain, field), field
     for table, fields in (
         ("slurm", ("command_timeout_seconds", "warn_seconds", "requeue_seconds", "accounting")),
+        ("stage", ("executor", "cpu", "memory_gb", "time_hours", "job_gb")),
         ("ssh", ("port", "agent", "connect_timeout_seconds", "banner_timeout_seconds", "auth_timeout_seconds",
                  "keepalive_seconds")),
     ):  # fmt: skip

@@ -600,6 +600,28 @@ staged_package = _table(
     sa.UniqueConstraint("processing_location", "directory"),
     Index("ix_staged_package_state", "processing_location", "state"),
     Index("ix_staged_package_package", "package_id"),
+    _partial_index("ix_staged_package_claim", "claim", where="claim IS NOT NULL"),
+)
+transfer_job = _table(
+    # a batch job that brings packages into the cache; which ones says `staged_package.claim`
+    "transfer_job",
+    Column("processing_location", Text, nullable=False),
+    Column("token", Text, nullable=False, unique=True),
+    Column("backend", Text, nullable=False),
+    Column("cluster", Text, nullable=False),
+    Column("state", Text, nullable=False),  # INTENDED, HELD, RELEASED, ENDED
+    Column("job_id", Text),
+    Column("packages", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("limit_seconds", Float, nullable=False),
+    Column("doubtful", Boolean, nullable=False, server_default=sa.false()),  # given up, its job may appear yet
+    Column("message", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("submitted_at", UtcDateTime),
+    Column("gone_at", UtcDateTime),  # since when the batch system does not have it
+    Column("ended_at", UtcDateTime),
+    _partial_index("ix_transfer_job_open", "processing_location", where="state <> 'ENDED'"),
+    _partial_index("ix_transfer_job_doubtful", "created_at", where="doubtful", sqlite="doubtful = 1"),
 )
 staging_request = _table(
     # what is asked of data transfer where the observation tables have no `staging_job` that may be written

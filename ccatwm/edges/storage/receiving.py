@@ -3,10 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
-from ccatwm.interfaces import CopyThere, PackageCopy, Received, Storage, WorkFiles
+from ccatwm.core.staging import not_readable_here
+from ccatwm.errors import (
+    CcatwmError,
+    CopyUnavailableError,
+    CorruptCopyError,
+    MissingCopyError,
+    NoGoodCopyError,
+)
+from ccatwm.interfaces import Brought, CopyThere, PackageCopy, PackageOrder, Received, Storage, WorkFiles
+
+Watch = Callable[[PackageCopy], AbstractContextManager[Callable[[int], None]]]
+
+
+def bring_package(
+    work: WorkFiles, storages: Mapping[str, Storage], order: PackageOrder, away: dict[str, str], watch: Watch
+) -> Brought:
+    """Read a package from its best copy; where one is bad, or its place does not answer, from the next.
+
+    `away`: data locations that do not answer now, and what they said: no copy there is tried, and those that are met are
+    added. `watch` is entered for every copy that is read and gives what is told of every piece of it; what that raises
+    breaks it off, and is what came of it.
+    """
+    brought = Brought()
+    try:
+        for copy in order.copies:
+            if copy.location in away:
+                continue
+            try:
+                with watch(copy) as read:
+                    brought.received = _bring_copy(work, storages, order, copy, read)
+            except CopyUnavailableError as error:
+                away[copy.location] = error.message
+            except (CorruptCopyError, MissingCopyError) as error:
+                brought.findings.append((copy, error))
+            else:
+                brought.source = copy
+                return brought
+    except CcatwmError as error:
+        brought.error = error
+    else:
+        brought.error = _no_copy(order, brought, [away[c.location] for c in order.copies if c.location in away])
+    return brought
+
+
+def _bring_copy(
+    work: WorkFiles, storages: Mapping[str, Storage], order: PackageOrder, copy: PackageCopy, read: Callable[[int], None]
+) -> Received:
+    storage = storages.get(copy.storage)
+    if storage is None:
+        raise MissingCopyError(not_readable_here(copy.storage, copy.location))
+    if copy.location in order.adopt_from and storage.form(copy) == "directory":
+        return _adopt(work, order, copy)
+    return receive_copy(
+        work, storage, copy, order.target,
+        size_bytes=order.size_bytes, checksum=order.checksum, members=order.members or None, read=read,
+    )  # fmt: skip
+
+
+def _adopt(work: WorkFiles, order: PackageOrder, copy: PackageCopy) -> Received:
+    """A package that data transfer has unpacked here: linked, not copied, where that can be. It was verified by who brought
+    it; where the ops-db lists its files, it has them all."""
+    received = work.adopt_tree(PurePosixPath(order.adopt_from[copy.location]) / copy.path, order.target)
+    listed = (len(order.members), sum(size for size, _ in order.members.values()))
+    if order.members and listed != (received.file_count, received.unpacked_bytes):
+        work.remove_trees([order.target])
+        raise CorruptCopyError(
+            f"{copy.path} at {copy.location} has {received.file_count} files of {received.unpacked_bytes} bytes, "
+            f"{listed[0]} of {listed[1]} are listed"
+        )
+    return received
+
+
+def _no_copy(order: PackageOrder, brought: Brought, unanswered: list[str]) -> CcatwmError:
+    if unanswered:  # one of them may be good: no copy was found that is
+        return CopyUnavailableError(f"package {order.name}: {'; '.join(unanswered)}")
+    if not brought.findings:
+        return NoGoodCopyError(f"package {order.name}: the ops-db knows no copy of it at an active location")
+    findings = [f"{copy.location}: {finding_of(error)} ({error.message})" for copy, error in brought.findings]
+    return NoGoodCopyError(f"package {order.name}: no good copy: {'; '.join(findings)}")
+
+
+def finding_of(error: CcatwmError) -> str:
+    """What a copy is that could not be used."""
+    return "corrupt" if isinstance(error, CorruptCopyError) else "missing"
 
 
 def receive_copy(

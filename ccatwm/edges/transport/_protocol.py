@@ -15,13 +15,19 @@ from ccatwm.interfaces import (
     EntryKind,
     FileWrite,
     PackageCopy,
+    PackageOrder,
     Received,
     Space,
     TreeEntry,
     TreeSize,
 )
 
-CODEC = Codec((CommandResult, EntryKind, FileWrite, PackageCopy, Received, Space, TreeEntry, TreeSize, errors.Problem))
+CODEC = Codec(
+    (
+        CommandResult, EntryKind, FileWrite, PackageCopy, PackageOrder, Received, Space, TreeEntry, TreeSize,
+        errors.Problem,
+    )
+)  # fmt: skip
 
 GREETING = "CCATWM-AGENT"  # then a nonce and the version of Python, on a line of their own
 OLDEST_PYTHON = (3, 11)

@@ -234,6 +234,15 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(
+        "ix_staged_package_claim",
+        "staged_package",
+        ["claim"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("claim IS NOT NULL"),
+        postgresql_where=sa.text("claim IS NOT NULL"),
+    )
+    op.create_index(
         "ix_staged_package_package", "staged_package", ["package_id"], unique=False, schema="ccatwm"
     )
     op.create_index(
@@ -303,6 +312,47 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_submission_job_id"), "submission", ["job_id"], unique=False, schema="ccatwm")
     op.create_index("ix_submission_state", "submission", ["state"], unique=False, schema="ccatwm")
+    op.create_table(
+        "transfer_job",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("processing_location", sa.Text(), nullable=False),
+        sa.Column("token", sa.Text(), nullable=False),
+        sa.Column("backend", sa.Text(), nullable=False),
+        sa.Column("cluster", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=True),
+        sa.Column("packages", sa.Integer(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("limit_seconds", sa.Float(), nullable=False),
+        sa.Column("doubtful", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("submitted_at", UtcDateTime(), nullable=True),
+        sa.Column("gone_at", UtcDateTime(), nullable=True),
+        sa.Column("ended_at", UtcDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("token"),
+        schema="ccatwm",
+        sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_transfer_job_doubtful",
+        "transfer_job",
+        ["created_at"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("doubtful = 1"),
+        postgresql_where=sa.text("doubtful"),
+    )
+    op.create_index(
+        "ix_transfer_job_open",
+        "transfer_job",
+        ["processing_location"],
+        unique=False,
+        schema="ccatwm",
+        sqlite_where=sa.text("state <> 'ENDED'"),
+        postgresql_where=sa.text("state <> 'ENDED'"),
+    )
     op.create_table(
         "grouping_scope",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),

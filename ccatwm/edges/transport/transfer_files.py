@@ -1,0 +1,113 @@
+"""What a batch job that brings packages is given, and what it answers, as files; and the program that it runs. Pure.
+
+The job has no connection to anybody. Its folder `.transfers/{token}` has `program.pyz`, `stores` (where object stores
+answer), one `orders/{n}` a package, and gets one `results/{n}` for each that it is done with.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import PurePosixPath
+from typing import Any
+
+from ccatwm.core.transfers import TRANSFERS
+from ccatwm.edges.transport._protocol import CODEC, error_from_value, error_to_value
+from ccatwm.edges.transport._session import MODULES
+from ccatwm.errors import CcatwmError, NoGoodCopyError
+from ccatwm.interfaces import Brought, PackageOrder
+
+# What it needs beside what the agent does.
+OWN_MODULES = (
+    "ccatwm.transfer_job", "ccatwm.core.objects", "ccatwm.core.path_map", "ccatwm.core.retention",
+    "ccatwm.core.staging", "ccatwm.core.transfers", "ccatwm.edges.storage.receiving", "ccatwm.edges.storage.s3",
+    "ccatwm.edges.transport._session", "ccatwm.edges.transport.transfer_files", "ccatwm.settings", "ccatwm.settings.schema",
+)  # fmt: skip
+MAIN = b"import sys\nfrom ccatwm.transfer_job import main\nsys.exit(main(sys.argv[1:]))\n"
+LONGEST = 160 << 20  # bytes of an order or a result
+
+
+def program_path(token: str) -> PurePosixPath:
+    return TRANSFERS / token / "program.pyz"
+
+
+def stores_path(token: str) -> PurePosixPath:
+    return TRANSFERS / token / "stores"
+
+
+def order_path(token: str, number: int) -> PurePosixPath:
+    return TRANSFERS / token / "orders" / str(number)
+
+
+def result_path(token: str, number: int) -> PurePosixPath:
+    return TRANSFERS / token / "results" / str(number)
+
+
+@cache
+def build_program() -> bytes:
+    """A zip file that a Python runs: this program as far as a job needs it, and nothing that has to be installed."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in [("__main__.py", MAIN), *_sources()]:
+            packed.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return held.getvalue()
+
+
+def _sources() -> Iterator[tuple[str, bytes]]:
+    for name in dict.fromkeys((*MODULES, *OWN_MODULES)):
+        spec = find_spec(name)
+        assert spec is not None, name
+        source: str = spec.loader.get_source(name)  # type: ignore[union-attr]  # every loader of source files has it
+        path = name.replace(".", "/")
+        yield (f"{path}/__init__.py" if spec.submodule_search_locations is not None else f"{path}.py"), source.encode()
+
+
+def encode_order(order: PackageOrder) -> bytes:
+    """Errors: WireError for a package of too many files."""
+    return CODEC.encode(order)
+
+
+def decode_order(data: bytes) -> PackageOrder:
+    order: PackageOrder = _value(data)
+    return order
+
+
+def encode_stores(stores: Mapping[str, Mapping[str, str]]) -> bytes:
+    """By location: where it answers and who one is there, the fields of a location's settings."""
+    return CODEC.encode({name: dict(fields) for name, fields in stores.items()})
+
+
+def decode_stores(data: bytes) -> dict[str, dict[str, str]]:
+    stores: dict[str, dict[str, str]] = _value(data)
+    return stores
+
+
+def encode_result(brought: Brought) -> bytes:
+    return CODEC.encode(
+        {
+            "received": brought.received,
+            "source": brought.source,
+            "findings": [(copy, error_to_value(error, "")) for copy, error in brought.findings],
+            "error": None if brought.error is None else error_to_value(brought.error, ""),
+        }
+    )
+
+
+def decode_result(data: bytes, what: str) -> Brought:
+    """Errors: WireError for what is none."""
+    value = _value(data)
+    findings = [(copy, _error(error, what)) for copy, error in value["findings"]]
+    error = None if value["error"] is None else _error(value["error"], what)
+    return Brought(value["received"], value["source"], findings, error)
+
+
+def _error(value: dict[str, Any], what: str) -> CcatwmError:
+    error = error_from_value(value, what)
+    return error if isinstance(error, CcatwmError) else NoGoodCopyError(f"{what}: {error}")
+
+
+def _value(data: bytes) -> Any:
+    return CODEC.read(io.BytesIO(data).read)

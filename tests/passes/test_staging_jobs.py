@@ -1,0 +1,412 @@
+"""Packages that batch jobs bring at the processing site, instead of `stage` itself (STAGE.executor = "job")."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+import pytest
+
+from ccatwm.core.selection import Selection
+from ccatwm.core.transfers import TRANSFERS
+from ccatwm.edges.transport import transfer_files
+from ccatwm.edges.workfiles.local import LocalWorkFiles
+from ccatwm.interfaces import (
+    FileWrite,
+    JobReport,
+    JobState,
+    PackageCopy,
+    PackageOrder,
+    PlainEffects,
+    SubmitResult,
+)
+from ccatwm.settings.schema import LocationSettings, StageSettings
+from ccatwm.views.status import build_status, other_lines
+from tests.fakes.batch import FileBatch
+from tests.passes.away import Strike, pass_in_child
+from tests.passes.bad_world import COPY, Scan, good_tar, observe, reduce
+
+JOB = StageSettings(executor="job")
+
+
+@pytest.fixture
+def by_jobs(empty_observatory):
+    """Two scans are observed, and runs made of them; nothing is staged yet."""
+    return night(empty_observatory, Scan("one", good_tar(a=b"1")), Scan("two", good_tar(a=b"2")))
+
+
+def night(observatory, *scans, **stage):
+    observatory.settings_changes["stage"] = replace(JOB, **stage)
+    observe(observatory, *scans)
+    reduce(observatory, COPY)
+    for name in ("trigger", "resolve"):
+        observatory.run_pass(name)
+    return observatory
+
+
+def outcomes(report):
+    return [(item.outcome, item.reason) for item in report.items]
+
+
+def open_jobs(observatory):
+    return [job for job in observatory.rows("transfer_job") if job["state"] != "ENDED"]
+
+
+def folders(observatory):
+    found = observatory.base / str(TRANSFERS)
+    return sorted(p.name for p in found.iterdir()) if found.exists() else []
+
+
+def complete(observatory):
+    for _ in range(4):
+        observatory.until_quiet()
+        observatory.minute += 180  # whatever back-off there is
+    return [run["status"] for run in observatory.runs()]
+
+
+# --- the chain ----------------------------------------------------------------------------------------------
+
+
+def test_runs_wait_for_a_job_by_name_and_are_staged_once_it_has_brought_their_packages(by_jobs):
+    report = by_jobs.run_pass("stage")
+    jobs = open_jobs(by_jobs)
+    assert [job["state"] for job in jobs] == ["RELEASED", "RELEASED"]  # one each: up to STAGE_PARALLEL at once
+    assert [outcome for outcome, _ in outcomes(report)] == ["transferring"] * 2
+    assert outcomes(report)[0][1] == f"package one-LFA: staging job {jobs[0]['job_id']} brings it"
+    assert not list((by_jobs.base / ".cache").glob("*/*"))  # this host has read nothing
+    assert by_jobs.jobs() == 2
+    report = by_jobs.run_pass("stage")
+    assert [outcome for outcome, _ in outcomes(report)] == ["staged"] * 2  # in the pass that found them, not the next
+    assert complete(by_jobs) == ["COMPLETED"] * 2
+    assert open_jobs(by_jobs) == [] and folders(by_jobs) == []
+    assert all(package["claim"] is None for package in by_jobs.rows("staged_package"))
+
+
+def test_a_pass_that_finds_its_jobs_at_work_makes_no_others(by_jobs):
+    for _ in range(3):
+        by_jobs.run_pass("stage")
+    assert len(by_jobs.rows("transfer_job")) == 2
+
+
+def test_status_names_the_jobs_and_what_they_are_still_to_bring(by_jobs):
+    def status():
+        context = by_jobs.context()
+        document = build_status(
+            context.database, context.grouping, Selection(), now=context.clock.now(), cache_at="local"
+        )
+        context.database.dispose()
+        return document
+
+    by_jobs.run_pass("stage")
+    first, second = status()["staging_jobs"]
+    assert (first["state"], first["packages"], first["packages_left"]) == ("released", 1, 1)
+    line = f"staging jobs: 2 ({first['job_id']}, {second['job_id']}), 2 packages and 20.5 kB to come"
+    assert line in other_lines(status())
+    complete(by_jobs)
+    assert status()["staging_jobs"] == [] and not any("staging jobs" in one for one in other_lines(status()))
+
+
+def test_more_than_jobs_may_bring_at_once_waits_for_its_turn(empty_observatory):
+    scans = [Scan(name, good_tar(a=name.encode() * 4000)) for name in ("one", "two", "three")]
+    empty_observatory.settings_changes["stage_parallel"] = 1
+    observatory = night(empty_observatory, *scans, job_gb=50_000 / (1 << 30))
+    report = observatory.run_pass("stage")
+    waits = [reason for _, reason in outcomes(report) if "waits for its turn behind 1 staging job" in reason]
+    assert len(open_jobs(observatory)) == 1 and len(waits) == 1
+    assert complete(observatory) == ["COMPLETED"] * 3
+    assert sorted(job["packages"] for job in observatory.rows("transfer_job")) == [1, 2]
+
+
+def test_two_runs_that_need_one_package_have_it_brought_once(by_jobs):
+    by_jobs.apply()
+    by_jobs.run_pass("stage")
+    text = (by_jobs.folder / "pipeline.yaml").read_text()
+    (by_jobs.folder / "pipeline.yaml").write_text(text.replace("name: otf", "name: other"))
+    by_jobs.apply()
+    assert complete(by_jobs) == ["COMPLETED"] * 4
+    assert sum(job["packages"] for job in by_jobs.rows("transfer_job")) == 2
+
+
+def test_jobs_that_were_handed_over_are_seen_through_after_the_setting_has_changed(by_jobs):
+    by_jobs.run_pass("stage")
+    by_jobs.settings_changes["stage"] = StageSettings()
+    assert [outcome for outcome, _ in outcomes(by_jobs.run_pass("stage"))] == ["transferring"] * 2
+    assert complete(by_jobs) == ["COMPLETED"] * 2
+    assert len(by_jobs.rows("transfer_job")) == 2 and open_jobs(by_jobs) == []
+
+
+# --- bad copies ---------------------------------------------------------------------------------------------
+
+
+def test_a_corrupt_copy_is_reported_and_the_next_one_is_used(empty_observatory):
+    good = good_tar(a=b"1")
+    observatory = night(empty_observatory, Scan("one", good, copies={"buffer": good[:-600] + b"x" * 600}))
+    observatory.run_pass("stage")
+    observatory.jobs()
+    report = observatory.run_pass("stage")
+    assert tuple(sorted(outcome for outcome, _ in outcomes(report))) == ("bad-copy", "staged")
+    (bad,) = observatory.rows("copy_report")
+    assert (bad["location"], bad["finding"]) == ("buffer", "corrupt")
+    assert "one.tar) is corrupt" in str(observatory.runs()[0]["warnings"])
+
+
+def test_a_package_without_a_good_copy_fails_its_run_and_no_other(empty_observatory):
+    observatory = night(empty_observatory, Scan("one", good_tar(a=b"1")), Scan("two", good_tar(a=b"2")))
+    (observatory.folder / "raw" / "two.tar").write_bytes(b"rubbish" * 100)
+    observatory.run_pass("stage")
+    observatory.jobs()
+    observatory.run_pass("stage")
+    one, two = observatory.runs()
+    assert (one["status"], two["status"], two["failure_class"]) == ("STAGED", "FAILED", "staging")
+    assert "no good copy: raw: corrupt" in two["message"]
+
+
+# --- jobs that come to nothing ------------------------------------------------------------------------------
+
+
+def test_a_job_that_leaves_no_record_is_tried_again_at_the_cost_of_an_attempt(by_jobs):
+    by_jobs.run_pass("stage")
+    first = open_jobs(by_jobs)
+    for job in first:  # the batch system is done with them, nothing of them ran
+        by_jobs.batch().cancel([(job["job_id"], 0, job["token"], None)])
+    report = by_jobs.run_pass("stage")
+    assert [outcome for outcome, _ in outcomes(report)] == ["failed"] * 2
+    assert "ended before it had brought the package: the job has ended and left no exit record" in outcomes(report)[0][1]
+    assert complete(by_jobs) == ["COMPLETED"] * 2
+    assert {run["retries_used"] for run in by_jobs.runs()} == {1}
+
+
+def test_a_job_that_was_ended_half_way_costs_nothing(empty_observatory):
+    empty_observatory.settings_changes["stage_parallel"] = 1
+    observatory = night(empty_observatory, Scan("one", good_tar(a=b"1")), Scan("two", good_tar(a=b"2")))
+    observatory.run_pass("stage")
+    (job,) = open_jobs(observatory)
+    (observatory.base / str(transfer_files.order_path(job["token"], 1))).rename(observatory.folder / "kept")
+    observatory.jobs()  # it brings the first one
+    record = observatory.base / str(TRANSFERS) / job["token"] / "attempt" / "job" / "exit.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"signal": "TERM", "exit_code": 143}))
+    observatory.run_pass("stage")
+    assert complete(observatory) == ["COMPLETED"] * 2
+    assert {run["retries_used"] for run in observatory.runs()} == {0}
+    assert [job["packages"] for job in observatory.rows("transfer_job")] == [2, 1]
+
+
+def test_a_program_that_cannot_run_there_is_named(by_jobs):
+    by_jobs.settings_changes["stage"] = replace(JOB, python="/no/such/python")
+    by_jobs.run_pass("stage")
+    by_jobs.jobs()
+    report = by_jobs.run_pass("stage")
+    assert "the program ended with exit code 127: " in outcomes(report)[0][1]
+    assert "/no/such/python" in outcomes(report)[0][1]
+
+
+class Refusing(FileBatch):
+    outcome = "refused"
+
+    def submit(self, jobs):
+        return [SubmitResult(job.token, self.outcome, None, "invalid partition specified: nowhere") for job in jobs]
+
+
+@pytest.mark.parametrize("outcome", ["refused", "throttled", "not-asked"])
+def test_jobs_that_the_batch_system_does_not_take_are_no_fault_of_runs(by_jobs, outcome, monkeypatch):
+    monkeypatch.setattr(Refusing, "outcome", outcome)
+    monkeypatch.setattr(
+        type(by_jobs), "batch", lambda self, effects=None: Refusing(self.folder / "batch", self.base, PlainEffects())
+    )
+    report = by_jobs.run_pass("stage")
+    assert (report.error is not None) == (outcome == "refused")
+    if report.error is not None:
+        assert "invalid partition specified: nowhere" in report.error.message and "table `stage`" in report.error.next
+    assert open_jobs(by_jobs) == [] and folders(by_jobs) == []
+    assert {(run["status"], run["retries_used"]) for run in by_jobs.runs()} == {("STAGING_DATA", 0)}
+    assert all(package["state"] == "GONE" for package in by_jobs.rows("staged_package"))
+
+
+class Silent(FileBatch):
+    """Takes jobs, and its answer is lost."""
+
+    grace_seconds = 900
+
+    def submit(self, jobs):
+        super().submit(jobs)
+        return [SubmitResult(job.token, "unknown", None, "Socket timed out") for job in jobs]
+
+
+def test_a_lost_answer_is_looked_up_and_the_job_is_adopted(by_jobs, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(type(by_jobs), "batch", lambda s, e=None: Silent(s.folder / "batch", s.base, PlainEffects()))
+        report = by_jobs.run_pass("stage")
+        assert report.exit_code == 4 and "Socket timed out" in report.error.message
+    assert [job["state"] for job in open_jobs(by_jobs)] == ["INTENDED"] * 2
+    by_jobs.run_pass("stage")
+    assert [job["state"] for job in open_jobs(by_jobs)] == ["RELEASED"] * 2
+    assert complete(by_jobs) == ["COMPLETED"] * 2
+    assert len(by_jobs.rows("transfer_job")) == 2
+
+
+class Away(FileBatch):
+    def poll(self, jobs):
+        return [JobReport(job.job_id, job.array_index, JobState.UNKNOWN) for job in jobs]
+
+
+def test_what_jobs_have_brought_is_used_while_the_batch_system_is_silent(by_jobs, monkeypatch):
+    by_jobs.run_pass("stage")
+    by_jobs.jobs()
+    monkeypatch.setattr(type(by_jobs), "batch", lambda s, e=None: Away(s.folder / "batch", s.base, PlainEffects()))
+    by_jobs.run_pass("stage")
+    assert [run["status"] for run in by_jobs.runs()] == ["STAGED"] * 2
+
+
+# --- kills --------------------------------------------------------------------------------------------------
+
+
+def effects_of_a_pass(observatory):
+    counting = Strike(at=10**9)
+    pass_in_child_counting(observatory, counting)
+    return counting.count
+
+
+def pass_in_child_counting(observatory, counting):
+    observatory.minute += 1
+    context = observatory.context(counting)
+    from ccatwm import wiring
+    from ccatwm.passes._frame import PassOptions
+
+    wiring.run_pass("stage", context, PassOptions())
+    context.database.dispose()
+
+
+def killed(observatory, at, when):
+    """One `stage` that dies at its `at`-th effect; False when it came to its end before."""
+    try:
+        answer = pass_in_child(observatory, "stage", Strike(at, lambda: os._exit(0), when))
+    except ValueError:  # no answer came
+        return True
+    assert not answer["struck"]
+    return False
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("moment", ["handing over", "settling"])
+def test_a_pass_killed_at_any_moment_loses_no_package_and_has_none_brought_twice(
+    empty_observatory, tmp_path, when, moment
+):
+    observatory = night(empty_observatory, Scan("one", good_tar(a=b"1")))
+    if moment == "settling":
+        observatory.run_pass("stage")
+        observatory.jobs()
+    at, count = 1, 0
+    while killed(observatory, at, when):
+        count += 1
+        at += 1 if count % 3 else 3  # later passes begin where the one before was killed: go on from there
+        assert count < 200
+    observatory.minute += 30
+    assert complete(observatory) == ["COMPLETED"]
+    handed_over = [job for job in observatory.rows("transfer_job") if job["job_id"] is not None]
+    assert count >= 3 and len(handed_over) == 1
+    observe(observatory, Scan("two", good_tar(a=b"2")))
+    assert complete(observatory) == ["COMPLETED"] * 2
+    assert {run["retries_used"] for run in observatory.runs()} == {0}
+    assert open_jobs(observatory) == [] and folders(observatory) == []
+
+
+# --- the program --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job_folder(tmp_path):
+    """A base directory with one job of three packages; `orders` are written, and it can be run."""
+    base = tmp_path / "base"
+    raw = tmp_path / "raw"
+    base.mkdir()
+    raw.mkdir()
+    files = LocalWorkFiles(base, PlainEffects())
+    writes = [
+        FileWrite(transfer_files.program_path("t"), transfer_files.build_program()),
+        FileWrite(transfer_files.stores_path("t"), transfer_files.encode_stores({})),
+    ]
+    for number in range(3):
+        (raw / f"{number}.tar").write_bytes(good_tar(a=b"x" * 3_000_000))
+        copy = PackageCopy(str(number), "raw", "disk", str(raw), f"{number}.tar")
+        order = PackageOrder(f"p{number}", PurePosixPath(f".cache/packages/p{number}"), (copy,))
+        writes.append(FileWrite(transfer_files.order_path("t", number), transfer_files.encode_order(order)))
+    files.write_files(writes)
+    return base
+
+
+def start(base):
+    """As the job script does, by a Python that has nothing installed."""
+    program = base / str(transfer_files.program_path("t"))
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(program), str(base), "t"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+
+
+def results(base):
+    return sorted(p.name for p in (base / ".transfers" / "t").glob("results/*"))
+
+
+def test_the_program_needs_nothing_but_python(job_folder):
+    program = start(job_folder)
+    said, complaint = program.communicate(timeout=60)
+    assert (program.returncode, complaint, said.count("is there")) == (0, "", 3)
+    assert results(job_folder) == ["0", "1", "2"]
+    assert [p.stat().st_size for p in sorted(job_folder.glob(".cache/packages/*/a"))] == [3_000_000] * 3
+
+
+def test_a_program_that_is_started_again_goes_on_where_it_was(job_folder):
+    start(job_folder).communicate(timeout=60)
+    (job_folder / ".transfers" / "t" / "results" / "1").unlink()
+    shutil.rmtree(job_folder / ".cache" / "packages" / "p1")
+    said, _ = start(job_folder).communicate(timeout=60)
+    assert said == "p1: is there\n"
+
+
+@pytest.mark.parametrize(("number", "answers"), [(signal.SIGTERM, [[], ["0"]]), (signal.SIGUSR1, [["0"]])])
+def test_told_to_end_it_breaks_off_and_warned_it_finishes_what_it_has_begun(job_folder, number, answers):
+    pipe = job_folder.parent / "raw" / "slow"
+    content = good_tar(a=b"x" * 3_000_000)
+    # The first package comes as slowly as the test says: from a process that waits for a word.
+    order = transfer_files.order_path("t", 0)
+    copy = PackageCopy("0", "raw", "disk", str(pipe.parent), "slow")
+    pipe.write_bytes(content)
+    data = transfer_files.encode_order(PackageOrder("p0", PurePosixPath(".cache/packages/p0"), (copy,)))
+    (job_folder / str(order)).write_bytes(data)
+    program = start(job_folder)
+    deadline = time.monotonic() + 30
+    while program.poll() is None and not list(job_folder.glob(".cache/packages/.*")) and not results(job_folder):
+        assert time.monotonic() < deadline
+    program.send_signal(number)
+    program.communicate(timeout=60)
+    assert program.returncode == 0
+    done = results(job_folder)
+    assert done in answers or done == ["0", "1", "2"]  # it may have been faster than the signal
+    assert sorted(p.name for p in job_folder.glob(".cache/packages/p*")) == [f"p{name}" for name in done]
+    assert not list(job_folder.glob(".cache/packages/.*"))
+
+
+# --- what jobs can read -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key_file", "by_job"), [("/keys", True), ("", False)])
+def test_a_job_reads_an_object_store_only_with_keys_in_a_file(by_jobs, key_file, by_job):
+    from ccatwm.core.cache import Amount
+    from ccatwm.passes._bring import Sought
+    from ccatwm.passes._frame import PassFrame, PassOptions, PassReport
+    from ccatwm.passes._transfers import Transfers
+
+    by_jobs.settings_changes["locations"] = {"cloud": LocationSettings("s3://bucket", credentials_file=key_file)}
+    context = by_jobs.context()
+    report = PassReport("stage", "here", context.clock.now())
+    transfers = Transfers(PassFrame(context, report, PassOptions(), None), lambda run, error: None)
+    copy = PackageCopy("1", "cloud", "s3", None, "x.tar")
+    assert transfers.takes(Sought(None, PurePosixPath("x"), [copy], set(), {}, Amount())) is by_job
+    context.database.dispose()
