@@ -16,7 +16,7 @@ from ccatwm.edges.storage import s3
 from ccatwm.edges.storage.s3 import S3Storage
 from ccatwm.errors import CopyUnavailableError, CorruptCopyError, MissingCopyError, SettingsError
 from ccatwm.interfaces import PackageCopy, PlainEffects
-from ccatwm.settings.schema import LocationSettings
+from ccatwm.settings.schema import LocationSettings, StageSettings
 from tests.fakes.object_store import BUCKET, KEY_ID, SECRET, ObjectStore, object_store
 from tests.passes.bad_world import COPY, Scan, by_package, good_tar, observe, reduce, told
 
@@ -289,3 +289,21 @@ def test_the_access_key_is_nowhere_in_files_rows_or_messages(night, store):
     written = b"".join(p.read_bytes() for p in night.folder.rglob("*") if p.is_file())
     assert SECRET.encode() not in written
     assert SECRET not in "".join(told(night, reports))
+
+
+def test_a_job_at_the_processing_site_reads_it_with_keys_from_a_file_that_it_is_told_of(night, store, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text(f"[default]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = {SECRET}\n")
+    keys.chmod(0o600)
+    places = night.settings_changes["locations"]
+    night.settings_changes["locations"] = {"raw": replace(places["raw"], credentials_file=str(keys))}
+    night.settings_changes["stage"] = StageSettings(executor="job")
+    in_the_store(night, store, Scan("one", GOOD))
+    reduce(night, COPY)
+    for name in ("trigger", "resolve", "stage"):
+        night.run_pass(name)
+    written = b"".join(p.read_bytes() for p in night.base.rglob("*") if p.is_file())
+    assert str(keys).encode() in written and SECRET.encode() not in written
+    night.until_quiet()
+    assert by_package(night)["one"]["status"] == "COMPLETED"
+    assert len(night.rows("transfer_job")) == 1
