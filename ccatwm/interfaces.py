@@ -165,6 +165,10 @@ class WorkFiles(Protocol):
         """
         ...
 
+    def make_exclusives(self, paths: Iterable[PurePosixPath], *, mode: int = 0o770) -> dict[PurePosixPath, bool]:
+        """`make_exclusive` of each. An error of one is raised; those before it are made."""
+        ...
+
     def modes(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, int | None]:
         """Permission bits by path (links not followed), None where nothing is."""
         ...
@@ -291,6 +295,13 @@ class WorkFiles(Protocol):
         members: Mapping[str, tuple[int, str | None]] | None = None,
     ) -> Received:
         """A package that is a directory: (relative name, stream) pairs; `checksum` is the tree digest if given."""
+        ...
+
+    def receiving_together(self) -> AbstractContextManager[WorkFiles]:
+        """Where many small packages are received: they may appear, and be on disk for certain, only when the block ends.
+
+        What it gives is used for receiving alone, by one thread. An error at its end is that of all packages.
+        """
         ...
 
     def space(self) -> Space: ...

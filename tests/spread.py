@@ -18,7 +18,7 @@ USING_CLUSTER = frozenset(
     f"tests/integration/test_{name}.py"
     for name in (
         "cluster", "demo_slurm", "doctor_slurm", "sandbox_site", "slurm_failures", "slurm_once", "slurm_restore",
-        "slurm_verdicts", "ssh_crash", "upgrade",
+        "slurm_staging", "slurm_verdicts", "ssh_crash", "upgrade",
     )
 )  # fmt: skip
 UNIT_IS_FILE = ("demo", "integration")

@@ -20,7 +20,7 @@ from ccatwm.core.wording import count_text, size_text
 from ccatwm.edges.opsdb.stores import runs, staged
 from ccatwm.edges.storage.receiving import bring_package, finding_of
 from ccatwm.errors import CcatwmError, StoppedError
-from ccatwm.interfaces import Bar, Brought, Clock, PackageCopy, PackageOrder, Received
+from ccatwm.interfaces import Bar, Brought, Clock, PackageCopy, PackageOrder, Received, WorkFiles
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, PassItem, location, this_process
 from ccatwm.passes._room import CLAIM_HOURS, claimant_is_gone
@@ -74,6 +74,13 @@ class Looked:
     whole: dict[PurePosixPath, tuple[int, int]]
     lost: dict[PurePosixPath, str] = field(default_factory=dict)
     rows: Mapping[str, Any] = field(default_factory=dict)
+
+
+    def of(self, folders: Mapping[PurePosixPath, RunInput]) -> Looked:
+        """As far as it is about these packages, by their folders."""
+        whole = {folder: self.whole[folder] for folder in folders if folder in self.whole}
+        lost = {folder: self.lost[folder] for folder in folders if folder in self.lost}
+        return Looked([p for folder, p in folders.items() if folder not in whole], whole, lost, self.rows)
 
 
 def directory_of(package: RunInput) -> PurePosixPath:
@@ -136,6 +143,10 @@ class Sought:
     findings: list[tuple[PackageCopy, CcatwmError]] = field(default_factory=list)
     error: CcatwmError | None = None
 
+    def to_claim(self) -> staged.Claimed:
+        package = self.package
+        return staged.Claimed(str(self.directory), package.identity, package.name, package.checksum, self.amount)
+
     def settle(self, brought: Brought) -> None:
         """What came of it. Of a place that did not answer nothing was read."""
         self.received, self.source, self.error = brought.received, brought.source, brought.error
@@ -154,8 +165,8 @@ def seek(context: Context, packages: Sequence[RunInput], rows: Mapping[str, Any]
         return []
     with context.database.read() as connection:
         copies = context.grouping.copies(connection, ids)
-        bad = {package_id: staged.known_bad_copies(connection, package_id) for package_id in ids}
-        files = {package_id: context.grouping.file_list(connection, package_id) for package_id in ids}
+        bad = staged.known_bad_copies(connection, ids)
+        files = context.grouping.file_lists(connection, ids)
     if context.settings.staging_mode == "request":  # what lies elsewhere is for data transfer to bring
         copies = {i: [c for c in some if c.location == location(context)] for i, some in copies.items()}
     return [
@@ -185,16 +196,12 @@ def claim(context: Context, sought: Sequence[Sought]) -> list[Sought]:
     """Those that nobody else is bringing or removing: they are ours now."""
     now = context.clock.now()
     with context.database.write() as connection:
-        return [
-            one
-            for one in sought
-            if staged.claim_package(
-                connection, location(context), str(one.directory),
-                package_id=one.package.identity, package_name=one.package.name, checksum=one.package.checksum,
-                amount=one.amount, claim=this_process().token, now=now, until=now + timedelta(hours=CLAIM_HOURS),
-                holder_is_gone=claimant_is_gone,
-            )
-        ]  # fmt: skip
+        mine = staged.claim_packages(
+            connection, location(context), [one.to_claim() for one in sought],
+            claim=this_process().token, now=now, until=now + timedelta(hours=CLAIM_HOURS),
+            holder_is_gone=claimant_is_gone,
+        )  # fmt: skip
+    return [one for one in sought if str(one.directory) in mine]
 
 
 def release(context: Context, sought: Iterable[Sought]) -> None:
@@ -220,9 +227,24 @@ def order_of(context: Context, sought: Sought) -> PackageOrder:
     )  # fmt: skip
 
 
+def receive_together(
+    context: Context, some: Sequence[Sought], away: dict[str, str], told: Callable[[int], None],
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """The same for packages that are small: one flush brings all of them to disk."""
+    try:
+        with context.workfiles.receiving_together() as together:
+            for one in some:
+                receive(context, one, away, told, stopped, into=together)
+    except CcatwmError as error:
+        for one in some:
+            if one.error is None:
+                one.received, one.error = None, error
+
+
 def receive(
     context: Context, sought: Sought, away: dict[str, str], told: Callable[[int], None],
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Callable[[], bool] = lambda: False, into: WorkFiles | None = None,
 ) -> None:
     """Read the package from its best copy; where one is bad, or its place does not answer, from the next.
 
@@ -244,30 +266,49 @@ def receive(
 
             yield note_read
 
-    sought.settle(bring_package(context.workfiles, context.storages, order_of(context, sought), away, watch))
+    sought.settle(bring_package(into or context.workfiles, context.storages, order_of(context, sought), away, watch))
 
 
-def record(frame: PassFrame, sought: Sought, for_runs: Sequence[Run], *, claim: str | None = None) -> None:
-    """Say what came of it: where the package is, and which copies are bad. `claim`: not of this process."""
+def record(frame: PassFrame, some: Sequence[tuple[Sought, Sequence[Run]]], *, claim: str | None = None) -> None:
+    """Say what came of packages, each with the runs that want it: where it is, and which copies are bad.
+
+    `claim`: whose they were, if not this process's.
+    """
     context, claim = frame.context, claim or this_process().token
     told = [
-        (copy, error, f"package {sought.package.name}: its copy at {copy.location} ({copy.path}) is {finding_of(error)}: "
-         f"{error.message}")
+        (sought, for_runs, copy, error, _finding_text(sought, copy, error))
+        for sought, for_runs in some
         for copy, error in sought.findings
-    ]  # fmt: skip
+    ]
     with context.database.write() as connection:
-        for copy, error, text in told:
+        for sought, for_runs, copy, error, text in told:
             _record_finding(context, connection, sought, copy, error)
             for run in for_runs:
                 runs.add_warning(connection, run.id, text)
-        if sought.received is None:
-            staged.release_claims(connection, location(context), [str(sought.directory)], claim)
-        else:
-            _record_received(context, connection, sought, sought.received)
-    for copy, _, text in told:
+        not_there = [str(sought.directory) for sought, _ in some if sought.received is None]
+        staged.release_claims(connection, location(context), not_there, claim)
+        arrived = [
+            staged.Arrived(
+                str(sought.directory), sought.received.unpacked_bytes, sought.received.file_count,
+                sought.received.tree_digest or None,
+            )
+            for sought, _ in some
+            if sought.received is not None
+        ]  # fmt: skip
+        staged.record_staged(connection, location(context), arrived, context.clock.now())
+        for sought, _ in some:
+            source = sought.source
+            if source is not None and (source.location, source.path) in sought.known_bad:
+                staged.forget_copy_report(connection, sought.package.identity, source.location, source.path)
+    for sought, for_runs, copy, _, text in told:
         if (copy.location, copy.path) not in sought.known_bad:
             of_run = [(run.id, run.pipeline, run.step, run.sub_group) for run in for_runs[:1]]
             frame.report.tell(PassItem("bad-copy", text, *(of_run[0] if of_run else ())))
+
+
+def _finding_text(sought: Sought, copy: PackageCopy, error: CcatwmError) -> str:
+    where = f"package {sought.package.name}: its copy at {copy.location} ({copy.path})"
+    return f"{where} is {finding_of(error)}: {error.message}"
 
 
 def _record_finding(
@@ -277,13 +318,3 @@ def _record_finding(
         connection, package_id=sought.package.identity, package_name=sought.package.name, location=copy.location,
         path=copy.path, finding=finding_of(error), message=error.message, now=context.clock.now(),
     )  # fmt: skip
-
-
-def _record_received(context: Context, connection: Any, sought: Sought, received: Received) -> None:
-    staged.record_staged(
-        connection, location(context), str(sought.directory), now=context.clock.now(),
-        size_bytes=received.unpacked_bytes, file_count=received.file_count, tree_digest=received.tree_digest or None,
-    )  # fmt: skip
-    source = sought.source
-    if source is not None and (source.location, source.path) in sought.known_bad:
-        staged.forget_copy_report(connection, sought.package.identity, source.location, source.path)

@@ -69,16 +69,18 @@ class Room:
     """The room that one pass finds and makes.
 
     `turns`: ids of the runs in the order in which they have their turn. `coming`: what this pass is bringing, as far as
-    it is not on the disk yet.
+    it is not on the disk yet. `planned`: what it has found room for, and has not claimed yet.
     """
 
     def __init__(
-        self, context: Context, turns: Sequence[int], now: datetime, coming: Callable[[], Amount] = lambda: NOTHING
+        self, context: Context, turns: Sequence[int], now: datetime, coming: Callable[[], Amount] = lambda: NOTHING,
+        planned: Callable[[], Amount] = lambda: NOTHING,
     ) -> None:
         self._context = context
         self._now = now
         self._turn: Mapping[int, int] = {run_id: place for place, run_id in enumerate(turns)}
         self._coming = coming
+        self._planned = planned
         self._cached: list[CachedPackage] | None = None
         self.limits = cache_limits(context.settings)
 
@@ -122,11 +124,11 @@ class Room:
         if self.limits.most_bytes is None:
             return NOTHING
         with self._context.database.read() as connection:
-            return staged.read_held(connection, location(self._context)) + self._only_linked
+            return staged.read_held(connection, location(self._context)) + self._only_linked + self._planned()
 
     def _free(self) -> Amount:
         space = self._context.workfiles.space()
-        return Amount(space.free_bytes, space.free_inodes) - self._coming()
+        return Amount(space.free_bytes, space.free_inodes) - self._coming() - self._planned()
 
     def _list_cached(self) -> list[CachedPackage]:
         """As it was when this pass first wanted to know: what came since is in use."""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -161,12 +162,13 @@ class Transfers:
         return f"behind runs that wait for {count_text(len(self._open), 'staging job')}"
 
     @property
-    def coming(self) -> Amount:
-        """What jobs are to bring and may not be on the disk yet."""
-        return self._claimed_amount + total(one.amount for one in self._gathered.values())
+    def ordered(self) -> Amount:
+        """What was gathered in this pass and has no job yet."""
+        return total(one.amount for one in self._gathered.values())
 
-    @property
-    def _claimed_amount(self) -> Amount:
+    @cached_property
+    def coming(self) -> Amount:
+        """What jobs are to bring that were handed over before, and may not be on the disk yet."""
         if not self._open:
             return Amount()
         with self._context.database.read() as connection:
@@ -215,11 +217,11 @@ class Transfers:
     def _record(self, transfer: Transfer, order: PackageOrder, row: Any, data: bytes) -> None:
         brought = transfer_files.decode_result(data, f"package {order.name}")
         with self._context.database.read() as connection:
-            bad = staged.known_bad_copies(connection, row.package_id)
+            bad = staged.known_bad_copies(connection, [row.package_id])[row.package_id]
         sought = Sought(_package_of(row), order.target, list(order.copies), bad, order.members, Amount())
         sought.settle(brought)
         waiting = self._runs_waiting_for([row])
-        record(self._frame, sought, waiting, claim=job_claim(transfer.token))
+        record(self._frame, [(sought, waiting)], claim=job_claim(transfer.token))
         if brought.error is None:
             with self._context.database.write() as connection:
                 transfers.look_again(connection, [run.id for run in waiting])
@@ -448,7 +450,8 @@ class Transfers:
         made = []
         with self._context.database.write() as connection:
             for plan in planned:
-                plan.packages = [one for one in plan.packages if self._claim(connection, one, plan.token)]
+                mine = self._claim(connection, plan)
+                plan.packages = [one for one in plan.packages if str(one.directory) in mine]
                 if plan.packages:
                     made.append(plan.token)
                     transfers.insert_transfer(
@@ -458,13 +461,11 @@ class Transfers:
                     )  # fmt: skip
             return [t for t in transfers.list_open(connection, location(self._context)) if t.token in made]
 
-    def _claim(self, connection: Any, one: Sought, token: str) -> bool:
+    def _claim(self, connection: Any, plan: _Planned) -> set[str]:
         now = self._frame.now
-        return staged.claim_package(
-            connection, location(self._context), str(one.directory),
-            package_id=one.package.identity, package_name=one.package.name, checksum=one.package.checksum,
-            amount=one.amount, claim=job_claim(token), now=now, until=now + timedelta(days=CLAIM_DAYS),
-            holder_is_gone=claimant_is_gone,
+        return staged.claim_packages(
+            connection, location(self._context), [one.to_claim() for one in plan.packages],
+            claim=job_claim(plan.token), now=now, until=now + timedelta(days=CLAIM_DAYS), holder_is_gone=claimant_is_gone,
         )  # fmt: skip
 
     def _write_files(self, transfer: Transfer, packages: Sequence[Sought]) -> None:

@@ -7,7 +7,7 @@ folder; upstream products are linked from the run that made them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -38,6 +38,7 @@ from ccatwm.passes._bring import (
     directory_of,
     look,
     receive,
+    receive_together,
     record,
     release,
     seek,
@@ -56,7 +57,9 @@ TRANSFERRING = "transferring"  # outcome of a run that waits for a batch job tha
 UNAVAILABLE = "unavailable"  # outcome of a run that waits for a data location to answer
 WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
 MARKER = ".ccatwm-run.json"
-RUNS_AT_ONCE = 20  # that begin, and end, in one transaction
+RUNS_AT_ONCE = 50  # that begin, and end, in one transaction
+SMALL = Amount(4 << 20, 16)  # packages up to here come some at a time, with one flush for all
+MOST_TOGETHER = Amount(32 << 20, 32)  # bytes, and packages
 MOST_SHORT = 50  # runs without room that a pass looks at: behind them no others are
 MOST_TRIES = 2  # a package that a purge has taken files of is brought again, and linked again, in the same pass
 TELL_AFTER_SECONDS = 1.0  # that a run is staged is not kept back longer while others take their time
@@ -133,39 +136,89 @@ class _RunStaged:
 
 
 @dataclass
-class _PackageWork:
+class _Package:
     """A package that is brought, and the runs that wait for it."""
 
-    context: Context
     sought: Sought
     waiting: list[_RunStaged]
+
+    @property
+    def wanted_by(self) -> list[Run]:
+        return [staging.run for staging in self.waiting]
+
+
+@dataclass
+class _PackageWork:
+    """A package that is brought, or small ones together."""
+
+    context: Context
+    packages: list[_Package]
     away: dict[str, str]  # of the pass: what was met at data locations that do not answer now
     tally: Tally
     stopped: Callable[[], bool]
 
     @property
     def coming(self) -> Amount:
-        return self.sought.coming
+        return total(package.sought.coming for package in self.packages)
 
     def work(self) -> None:
-        receive(self.context, self.sought, self.away, self.tally.read, self.stopped)
+        some = [package.sought for package in self.packages]
+        if len(some) == 1:
+            receive(self.context, some[0], self.away, self.tally.read, self.stopped)
+        else:
+            receive_together(self.context, some, self.away, self.tally.read, self.stopped)
 
 
 @dataclass
 class _LinkWork:
-    """The inputs of a run, linked into its folder."""
+    """The inputs of runs, linked into their folders. `errors` by run."""
 
     context: Context
-    staging: _RunStaged
-    links: Links
+    some: list[tuple[_RunStaged, Links]]
     coming: Amount = NOTHING
-    error: CcatwmError | None = None
+    errors: dict[int, CcatwmError] = field(default_factory=dict)
 
     def work(self) -> None:
         try:
-            self.links.make(self.context)
+            make_links(self.context, [links for _, links in self.some])
         except CcatwmError as error:
-            self.error = error
+            if len(self.some) == 1:
+                self.errors[self.some[0][0].run.id] = error
+            else:  # of one of them: what is linked already stays
+                self._make_each()
+
+    def _make_each(self) -> None:
+        for staging, links in self.some:
+            try:
+                make_links(self.context, [links])
+            except CcatwmError as error:
+                self.errors[staging.run.id] = error
+
+
+def together(packages: Sequence[_Package]) -> Iterator[list[_Package]]:
+    """Small ones with one another, each other one by itself."""
+    some: list[_Package] = []
+    amount = NOTHING
+    for package in packages:
+        one = package.sought.amount
+        if not (0 < one.size_bytes <= SMALL.size_bytes and one.inodes <= SMALL.inodes):
+            yield [package]
+            continue
+        if some and (amount.size_bytes + one.size_bytes > MOST_TOGETHER.size_bytes or len(some) == MOST_TOGETHER.inodes):
+            yield some
+            some, amount = [], NOTHING
+        some.append(package)
+        amount += one
+    if some:
+        yield some
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What was found of packages of runs that begin together, before the first has its turn."""
+
+    looked: Looked
+    sought: dict[PurePosixPath, Sought]
 
 
 class _Staging:
@@ -188,8 +241,11 @@ class _Staging:
         settings = frame.context.settings
         # One connection carries one call at a time: beside it, others would only wait.
         self._queue = WorkQueue(1 if settings.files_over_ssh else settings.stage_parallel)
-        self._room = Room(frame.context, [w.id for w in admitted], frame.now, lambda: self._queue.coming + transfers.coming)
-        self._packages: dict[PurePosixPath, _PackageWork] = {}  # under way, each once
+        self._room = Room(frame.context, [w.id for w in admitted], frame.now, self._coming, self._ordered)
+        self._packages: dict[PurePosixPath, _Package] = {}  # under way, each once
+        self._planned: list[_Package] = []  # of runs that begin together: not claimed yet
+        self._lost: set[PurePosixPath] = set()  # of what is planned: what is there is not what was staged
+        self._whole: list[_RunStaged] = []  # runs whose packages are all there: to be linked
         self._open: dict[int, _RunStaged] = {}
         self._ready: list[_RunStaged] = []
         self._short: list[tuple[Run, Shortage]] = []
@@ -214,39 +270,59 @@ class _Staging:
         self._queue.close()
         self._finish()
 
+    def _coming(self) -> Amount:
+        """What this pass brings, or jobs do, and is not on the disk yet."""
+        return self._queue.coming + self._transfers.coming
+
+    def _ordered(self) -> Amount:
+        """What is to come and has not been claimed yet."""
+        return total(package.sought.amount for package in self._planned) + self._transfers.ordered
+
     def _stage_in_turn(self) -> None:
-        begun: dict[int, tuple[Run, list[RunInput]]] = {}
-        next_begin = 0
-        for count, waiting in enumerate(self.frame.units(self._admitted)):
+        """Runs begin together, as many as went well before; what they need is claimed, brought and linked together."""
+        count = 0
+        admitted = self._admitted[: self.frame.options.limit]
+        while count < len(admitted) and not self.frame.time_is_up():
+            self.frame.checkpoint()
             if len(self._short) >= MOST_SHORT:
                 self._report_behind(self._admitted[count:])
                 return
             if self._transfers.is_full:
                 report_turn(self.frame, self._admitted[count:], self._transfers.full_text)
                 return
-            if count == next_begin:
-                turn = self._admitted[count : count + self._at_once]
-                begun = _begin(self.frame, [w.id for w in turn if w.step_id not in self.frame.tripped])
-                next_begin, self._at_once = count + self._at_once, min(2 * self._at_once, RUNS_AT_ONCE)
+            turn = admitted[count : count + self._at_once]
+            count, self._at_once = count + len(turn), min(2 * self._at_once, RUNS_AT_ONCE)
+            self._take_together(turn)
+            while self._queue.is_full and not self.frame.time_is_up():
+                self._go_on()
+
+    def _take_together(self, turn: Sequence[WaitingRun]) -> None:
+        begun = _begin(self.frame, [w.id for w in turn if w.step_id not in self.frame.tripped])
+        errors = _make_run_directories(self.frame.context, [run for run, _ in begun.values()])
+        fresh = [inputs for run, inputs in begun.values() if not _is_again(run)]
+        known = self._look_and_seek([package for inputs in fresh for package in packages_of(inputs)])
+        for waiting in turn:
             if waiting.id in begun and waiting.step_id not in self.frame.tripped:
-                self._take(*begun[waiting.id])
-                while self._queue.is_full and not self.frame.time_is_up():
-                    self._go_on()
+                self._take(*begun[waiting.id], known, errors.get(waiting.id))
+        self._bring_planned()
+        self._link_whole()
 
     def _go_on(self) -> None:
         """Some work is done, and what follows from it is said."""
         self.frame.checkpoint()
         for work in self._queue.do_some():
             if isinstance(work, _PackageWork):
-                self._packages.pop(work.sought.directory)
-                self._package_done(work)
+                self._packages_done(work.packages)
             elif isinstance(work, _LinkWork):
-                self._linked(work)
+                for staging, _ in work.some:
+                    self._linked(staging, work.errors.get(staging.run.id))
+        self._bring_planned()
+        self._link_whole()
 
     def _let_go(self) -> None:
         """Packages that were not begun are left to others, or to the next pass."""
         dropped = self._queue.drop_waiting()
-        packages = [work.sought for work in dropped if isinstance(work, _PackageWork)]
+        packages = [p.sought for work in dropped if isinstance(work, _PackageWork) for p in work.packages]
         for one in packages:
             self._packages.pop(one.directory)
         self._queue.add(work for work in dropped if isinstance(work, _LinkWork))
@@ -255,39 +331,54 @@ class _Staging:
     def _break_off(self) -> None:
         """Nothing goes on. What has come by now is kept; an ops-db that is away keeps claims, which others take over."""
         self._queue.close()
-        works = list(self._packages.values())
+        packages = list(self._packages.values())
         with suppress(CcatwmError):
-            for work in works:
-                if work.sought.received is not None:
-                    record(self.frame, work.sought, [staging.run for staging in work.waiting])
-            release(self.frame.context, [w.sought for w in works if w.sought.received is None])
+            record(self.frame, [(p.sought, p.wanted_by) for p in packages if p.sought.received is not None])
+            release(self.frame.context, [p.sought for p in packages if p.sought.received is None])
 
     # --- one run -------------------------------------------------------------------------------------------------------
 
-    def _take(self, run: Run, inputs: Sequence[RunInput]) -> None:
+    def _look_and_seek(self, packages: Sequence[RunInput]) -> _Known:
+        """What is in the cache, and where the rest can be had."""
+        looked = look(self.frame.context, packages, verify=False)
+        sought = seek(self.frame.context, looked.missing, looked.rows)
+        return _Known(looked, {one.directory: one for one in sought})
+
+    def _take(self, run: Run, inputs: Sequence[RunInput], known: _Known, error: CcatwmError | None) -> None:
         """The next run has its turn: what it needs is on its way, or it waits, or has failed."""
         staging = _RunStaged(run, inputs)
         self._open[run.id] = staging
         try:
+            if error is not None:
+                raise error
             _check_host_files(self.frame.context, run)
-            _make_run_directory(self.frame.context, run)
-            again = run.attempt > 0 and run.failure_class == FailureClass.STAGING
-            if again:  # the job found an input gone or changed: link everything anew
+            if _is_again(run):  # the job found an input gone or changed: link everything anew
                 _remove_links(self.frame.context, run)
-            self._bring(staging, verify=again)
-        except CcatwmError as error:
-            self._ended(staging, error)
+                self._bring_verified(staging)
+            else:
+                self._bring(staging, known)
+        except CcatwmError as error_met:
+            self._ended(staging, error_met)
 
-    def _bring(self, staging: _RunStaged, *, verify: bool) -> None:
-        """Have what is missing brought, if there is room for it; where nothing is, link."""
+    def _bring_verified(self, staging: _RunStaged) -> None:
+        """The same with every file of its packages counted."""
+        looked = look(self.frame.context, packages_of(staging.inputs), verify=True)
+        sought = seek(self.frame.context, looked.missing, looked.rows)
+        self._bring(staging, _Known(looked, {one.directory: one for one in sought}))
+
+    def _bring(self, staging: _RunStaged, known: _Known) -> None:
+        """Have what is missing brought, if there is room for it; where nothing is, have it linked."""
         staging.tries += 1
         context, run = self.frame.context, staging.run
-        looked = look(context, packages_of(staging.inputs), verify=verify)
+        packages = {directory_of(package): package for package in packages_of(staging.inputs)}
+        looked = known.looked.of(packages)
         for folder, what in looked.lost.items():
-            self.frame.report.tell(_item(run, "lost-in-cache", f"{folder.name}: {what}; brought again"))
-        under_way = [p for p in looked.missing if directory_of(p) in self._packages]
-        in_jobs = [p for p in looked.missing if self._transfers.has(directory_of(p), looked.rows)]
-        sought = seek(context, [p for p in looked.missing if p not in under_way and p not in in_jobs], looked.rows)
+            if folder not in self._packages:
+                self.frame.report.tell(_item(run, "lost-in-cache", f"{folder.name}: {what}; brought again"))
+        missing = [directory_of(package) for package in looked.missing]
+        under_way = [d for d in missing if d in self._packages]
+        in_jobs = [d for d in missing if self._transfers.has(d, looked.rows)]
+        sought = [known.sought[d] for d in missing if d not in under_way and d not in in_jobs]
         absent = [one.package for one in sought if not one.copies]
         if absent and context.settings.staging_mode == "request":
             self._requests.ask(absent)
@@ -295,24 +386,37 @@ class _Staging:
             return
         by_job = [one for one in sought if self._transfers.takes(one)]
         self._transfers.gather(by_job)
-        sought = [one for one in sought if one not in by_job]
-        staging.in_jobs = {directory_of(package): package.name for package in (*in_jobs, *(o.package for o in by_job))}
+        staging.in_jobs = {d: packages[d].name for d in (*in_jobs, *(one.directory for one in by_job))}
         staging.whole = looked.whole
-        staging.missing = {directory_of(package) for package in looked.missing} - staging.in_jobs.keys()
-        for package in under_way:
-            self._packages[directory_of(package)].waiting.append(staging)
-        mine = claim(context, sought) if sought else []
-        context.workfiles.remove_trees([one.directory for one in mine if one.directory in looked.lost])
-        works = [
-            _PackageWork(context, one, [staging], self._away, self._tally, self._queue.is_stopping) for one in mine
-        ]
-        self._packages |= {work.sought.directory: work for work in works}
-        self._queue.add(works)
-        for one in sought:
-            if one not in mine:
-                staging.elsewhere = one.package.name
-                staging.missing.discard(one.directory)
+        staging.missing = set(missing) - staging.in_jobs.keys()
+        for directory in under_way:
+            self._packages[directory].waiting.append(staging)
+        planned = [_Package(one, [staging]) for one in sought if one not in by_job]
+        self._planned += planned
+        self._packages |= {package.sought.directory: package for package in planned}
+        self._lost |= looked.lost.keys()
         self._link_if_whole(staging)
+
+    def _bring_planned(self) -> None:
+        """Claim what is to come, and begin to bring it; what others have claimed is waited for."""
+        planned, self._planned = self._planned, []
+        if not planned:
+            return
+        context = self.frame.context
+        mine = {one.directory for one in claim(context, [package.sought for package in planned])}
+        context.workfiles.remove_trees([directory for directory in sorted(mine) if directory in self._lost])
+        self._lost -= mine
+        self._queue.add(
+            _PackageWork(context, some, self._away, self._tally, self._queue.is_stopping)
+            for some in together([package for package in planned if package.sought.directory in mine])
+        )
+        for package in planned:
+            if package.sought.directory not in mine:
+                self._packages.pop(package.sought.directory)
+                for staging in package.waiting:
+                    staging.elsewhere = package.sought.package.name
+                    staging.missing.discard(package.sought.directory)
+                    self._link_if_whole(staging)
 
     def _has_room(self, staging: _RunStaged, sought: Sequence[Sought], looked: Looked) -> bool:
         """Errors: StagingError for a run that never fits."""
@@ -340,39 +444,45 @@ class _Staging:
             self._tally.bar.advance(1)
             self._transfers.wait_for(staging.run, staging.in_jobs)
         else:
-            self._link(staging)
+            self._whole.append(staging)
 
-    def _link(self, staging: _RunStaged) -> None:
-        try:
-            links = plan_links(self.frame.context, staging.run, staging.inputs, staging.whole)
-        except StagingError as error:
-            self._ended(staging, error)
-        else:
-            self._queue.add([_LinkWork(self.frame.context, staging, links)])
-
-    def _package_done(self, work: _PackageWork) -> None:
-        sought, waiting = work.sought, [s for s in work.waiting if s.run.id in self._open]
-        record(self.frame, sought, [s.run for s in work.waiting])
-        if sought.received is not None:
-            self._tally.add_package()
-        for staging in waiting:
-            if sought.received is None:
-                assert sought.error is not None, "it came or it did not"
-                self._ended(staging, sought.error)
-            else:
-                staging.missing.discard(sought.directory)
-                staging.whole[sought.directory] = (sought.received.file_count, sought.received.unpacked_bytes)
-                self._link_if_whole(staging)
-
-    def _linked(self, work: _LinkWork) -> None:
-        staging = work.staging
-        if isinstance(work.error, IncompleteTreeError) and staging.tries < MOST_TRIES:
+    def _link_whole(self) -> None:
+        """Have the runs linked whose packages are all there."""
+        whole, self._whole = self._whole, []
+        some = []
+        for staging in whole:
             try:
-                self._bring(staging, verify=True)
-            except CcatwmError as error:
+                some.append((staging, plan_links(self.frame.context, staging.run, staging.inputs, staging.whole)))
+            except StagingError as error:
                 self._ended(staging, error)
+        if some:
+            self._queue.add([_LinkWork(self.frame.context, some)])
+
+    def _packages_done(self, packages: Sequence[_Package]) -> None:
+        for package in packages:
+            self._packages.pop(package.sought.directory)
+        record(self.frame, [(package.sought, package.wanted_by) for package in packages])
+        for package in packages:
+            sought, waiting = package.sought, [s for s in package.waiting if s.run.id in self._open]
+            if sought.received is not None:
+                self._tally.add_package()
+            for staging in waiting:
+                if sought.received is None:
+                    assert sought.error is not None, "it came or it did not"
+                    self._ended(staging, sought.error)
+                else:
+                    staging.missing.discard(sought.directory)
+                    staging.whole[sought.directory] = (sought.received.file_count, sought.received.unpacked_bytes)
+                    self._link_if_whole(staging)
+
+    def _linked(self, staging: _RunStaged, error: CcatwmError | None) -> None:
+        if isinstance(error, IncompleteTreeError) and staging.tries < MOST_TRIES:
+            try:
+                self._bring_verified(staging)
+            except CcatwmError as error_met:
+                self._ended(staging, error_met)
         else:
-            self._ended(staging, work.error)
+            self._ended(staging, error)
 
     def _ended(self, staging: _RunStaged, error: CcatwmError | None) -> None:
         """All is there that the run needs, or its failure is its own: the pass goes on."""
@@ -516,25 +626,54 @@ def _check_host_files(context: Context, run: Run) -> None:
             )
 
 
-def _make_run_directory(context: Context, run: Run) -> None:
-    """The run's folder, made once; its marker says whose it is, so that a restored ops-db cannot write into it."""
-    folder = PurePosixPath(run.directory)
-    marker = folder / MARKER
-    content = {
+def _is_again(run: Run) -> bool:
+    """Whether its job has found an input gone or changed."""
+    return run.attempt > 0 and run.failure_class == FailureClass.STAGING
+
+
+def _make_run_directories(context: Context, runs: Sequence[Run]) -> dict[int, CcatwmError]:
+    """The folders of runs, made once; a marker says whose each is, so that a restored ops-db cannot write into it.
+
+    Returns what went wrong, by run.
+    """
+    try:
+        return _make_directories(context, runs)
+    except CcatwmError as error:
+        if len(runs) == 1:
+            return {runs[0].id: error}
+    errors: dict[int, CcatwmError] = {}
+    for run in runs:
+        errors |= _make_run_directories(context, [run])
+    return errors
+
+
+def _make_directories(context: Context, runs: Sequence[Run]) -> dict[int, CcatwmError]:
+    files, folders = context.workfiles, {run.id: PurePosixPath(run.directory) for run in runs}
+    made = files.make_exclusives(folders.values())
+    there = [folders[run.id] / MARKER for run in runs if not made[folders[run.id]]]
+    texts = files.read_files(there) if there else {}
+    errors: dict[int, CcatwmError] = {}
+    markers = []
+    for run in runs:
+        marker, content = folders[run.id] / MARKER, _marker(context, run)
+        text = texts.get(marker)
+        if text is None:
+            markers.append(FileWrite(marker, json.dumps(content).encode()))
+        elif json.loads(text) != content:
+            said = text.decode("utf-8", "replace")
+            errors[run.id] = StagingError(f"{run.directory} belongs to another run: {said}")
+    if markers:
+        files.write_files(markers)
+    return errors
+
+
+def _marker(context: Context, run: Run) -> dict[str, object]:
+    return {
         "format": 1,
         "run": run.id,
         "ops_db": context.ops_db_uid,
         "created_at": run.created_at.isoformat(),
     }
-    if not context.workfiles.make_exclusive(folder):
-        text = context.workfiles.read_files([marker])[marker]
-        if text is not None:
-            if json.loads(text) != content:
-                raise StagingError(
-                    f"{run.directory} belongs to another run: {text.decode('utf-8', 'replace')}"
-                )
-            return
-    context.workfiles.write_files([FileWrite(marker, json.dumps(content).encode())])
 
 
 def _remove_links(context: Context, run: Run) -> None:
@@ -552,10 +691,17 @@ class Links:
     whole: dict[PurePosixPath, tuple[int, int]]
     hard: bool
 
-    def make(self, context: Context) -> None:
-        """Errors: IncompleteTreeError for a package that lost files."""
-        context.workfiles.make_trees(self.folders)
-        context.workfiles.link_trees([*self.packages, *self.products], hard=self.hard, whole=self.whole)
+
+def make_links(context: Context, some: Sequence[Links]) -> None:
+    """Errors: IncompleteTreeError for a package that lost files; of many nobody says which."""
+    files = context.workfiles
+    files.make_trees([folder for links in some for folder in links.folders])
+    for hard in (True, False):
+        alike = [links for links in some if links.hard is hard]
+        whole = {folder: count for links in alike for folder, count in links.whole.items()}
+        pairs = [pair for links in alike for pair in (*links.packages, *links.products)]
+        if pairs:
+            files.link_trees(pairs, hard=hard, whole=whole)
 
 
 def plan_links(

@@ -55,13 +55,15 @@ def list_wanted(
     base = str(settings.pipeline_base_dir)
     packages, upstream = packages_of(inputs), products_of(inputs)
     with database.read() as connection:
-        copies = grouping.copies(connection, [p.identity for p in packages]) if packages else {}
+        ids = [package.identity for package in packages]
+        copies = grouping.copies(connection, ids) if packages else {}
+        known_bad, files = staged.known_bad_copies(connection, ids), grouping.file_lists(connection, ids)
         paths = products.product_paths(connection, [int(p.identity) for p in upstream])
         wanted = []
         for item in packages:
             cache = cache_directory(item.identity, item.name, item.checksum)
             row = staged.read_staged(connection, place, str(cache))
-            bad = staged.known_bad_copies(connection, item.identity)
+            bad = known_bad[item.identity]
             outside = sorted(
                 (copy.at_root(settings.root_of(copy.location)) for copy in copies.get(item.identity, [])),
                 key=lambda c: copy_order(c.location, c.storage, c.priority, c.path, here=place, known_bad=bad),
@@ -70,7 +72,7 @@ def list_wanted(
             wanted.append(
                 Wanted(
                     item, input_path(item), (*here, *outside), None if row is None else row.tree_digest,
-                    grouping.file_list(connection, item.identity) or None, frozenset(c.id for c in here),
+                    files[item.identity] or None, frozenset(c.id for c in here),
                 )
             )  # fmt: skip
     for item in upstream:

@@ -542,6 +542,42 @@ def test_what_was_not_verified_gives_way_to_what_is_received(work: WorkFiles, ba
     assert visible(base) == ["p", "p/a"]
 
 
+def test_packages_that_are_received_together_are_all_there_in_the_end(work: WorkFiles, base: Path) -> None:
+    put(base, "cache/p3/stray")
+    with work.receiving_together() as together:
+        for number in range(20):
+            together.receive_tar(io.BytesIO(tar_of("a", "d/b")), P(f"cache/p{number}"), size_bytes=None, checksum=None)
+        with pytest.raises(CorruptCopyError):
+            together.receive_tar(io.BytesIO(b"no tar"), P("cache/bad"), size_bytes=None, checksum=None)
+        together.receive_file(io.BytesIO(b"abc"), P("cache/file"), name="x", size_bytes=3, checksum=None)
+    assert sorted(p.name for p in (base / "cache").iterdir()) == sorted(["file", *(f"p{n}" for n in range(20))])
+    assert visible(base / "cache/p3") == ["a", "d", "d/b"]
+    assert stat.S_IMODE((base / "cache/p7/d/b").stat().st_mode) == 0o444
+
+
+def test_many_trees_are_linked_as_one_is(work: WorkFiles, base: Path) -> None:
+    for number in range(40):
+        put(base, f"s/{number}/d/a", b"%d" % number)
+        put(base, f"s/{number}/b")
+    put(base, "t/3/stays")
+    links = [(P(f"s/{number}"), P(f"t/{number}")) for number in range(40)] + [(P("s/1/b"), P("t/file"))]
+    work.link_trees(links, whole={P(f"s/{number}"): (2, 1 + len(str(number))) for number in range(40)})
+    assert visible(base / "t/3") == ["stays"]
+    assert sorted(p.name for p in (base / "t").iterdir()) == sorted([*map(str, range(40)), "file"])
+    assert all(os.path.samefile(base / f"s/{n}/d/a", base / f"t/{n}/d/a") for n in range(40) if n != 3)
+    put(base, "s/9/more")
+    with pytest.raises(IncompleteTreeError, match=r"s/9 has 3 files"):
+        work.link_trees([(P(f"s/{n}"), P(f"u/{n}")) for n in range(40)], whole={P("s/9"): (2, 2)})
+    assert not list((base / "u").glob(".*")), "nothing is left half-way"
+
+
+def test_many_folders_are_made_exclusively(work: WorkFiles, base: Path) -> None:
+    (base / "runs/7").mkdir(parents=True)
+    made = work.make_exclusives([P(f"runs/{number}") for number in range(30)])
+    assert [path.name for path, is_made in made.items() if not is_made] == ["7"]
+    assert len(list((base / "runs").iterdir())) == 30
+
+
 # --- what others brought ------------------------------------------------------------------------------------------
 
 

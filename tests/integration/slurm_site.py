@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 import time
 import traceback
@@ -24,7 +25,7 @@ from ccatwm.edges.opsdb.stores.control import request_cancel
 from ccatwm.interfaces import Effects, PlainEffects
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
-from ccatwm.settings.schema import Settings, SlurmSettings
+from ccatwm.settings.schema import Settings, SlurmSettings, SshSettings
 from tests.crash.rig import define, ingest, rows
 from tests.fakes.slurm_commands import SlurmCommands
 from tests.integration.cluster import Cluster
@@ -158,6 +159,17 @@ class SlurmSite:
         made = SlurmCommands(self.folder / "bin")
         self.slurm["bin_dir"] = str(made.folder)
         return made
+
+    def reach_by_ssh(self) -> None:
+        """From now on the cluster's user does all there."""
+        ssh = self.cluster.ssh
+        subprocess.run(["chown", "-R", self.cluster.user, self.base], check=True)
+        self.slurm["account"] = self.cluster.account
+        self.changes |= {
+            "transport": "ssh",
+            "ssh": SshSettings(host=ssh.host, port=ssh.port, user=ssh.user, key_file=str(ssh.key),
+                               known_hosts=str(ssh.known_hosts), agent=False, python="/usr/bin/python3"),
+        }  # fmt: skip
 
     def behave(self, script: str) -> None:
         """What the program does from now on, besides being executed."""

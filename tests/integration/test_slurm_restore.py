@@ -6,7 +6,6 @@ What was executed is told by the program itself, what was handed over by the fil
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +24,6 @@ from ccatwm.passes._claims import supersede
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport, holder_is_gone
 from ccatwm.settings.find import MARK_FILE
-from ccatwm.settings.schema import SshSettings
 from ccatwm.upkeep.backup import Said, back_up, restore
 from ccatwm.upkeep.reconcile import ReconcileReport, reconcile
 from tests.crash.rig import ingest
@@ -163,15 +161,8 @@ def site(request: pytest.FixtureRequest, slurm_sites: SlurmSites) -> Iterator[Re
         mark.write_text(json.dumps(json.loads(mark.read_text()) | {"ops_db": "me"}))
     made.behave(BEHAVIOUR)
     if made.transport == "ssh":
-        ssh = made.cluster.ssh
         slurm_sites.root.chmod(0o755)
-        subprocess.run(["chown", "-R", made.user, made.base], check=True)
-        made.slurm["account"] = made.cluster.account
-        made.changes |= {
-            "transport": "ssh",
-            "ssh": SshSettings(host=ssh.host, port=ssh.port, user=ssh.user, key_file=str(ssh.key),
-                               known_hosts=str(ssh.known_hosts), agent=False, python="/usr/bin/python3"),
-        }  # fmt: skip
+        made.reach_by_ssh()
     made.back_up()
     yield made
     made.go(1, 2, 6)

@@ -70,6 +70,39 @@ def receive(work: LocalWorkFiles, raw: bytes) -> None:
 # --- full disks ---------------------------------------------------------------------------------------------------
 
 
+def test_a_disk_that_is_full_amid_packages_that_come_together_leaves_none_of_them(small_disk: Path):
+    work = LocalWorkFiles(small_disk, PlainEffects())
+    with pytest.raises(NoSpaceError), work.receiving_together() as together:
+        for number in range(10):
+            together.receive_tar(io.BytesIO(tar(a=bytes(1 << 20))), P(f"cache/{number}"), size_bytes=None, checksum=None)
+    assert tree(small_disk) == {"cache": None}
+
+
+def test_an_error_of_the_flush_leaves_none_of_them(base: Path):
+    class NoFlush:
+        @contextmanager
+        def around(self, name: str, detail: str = "") -> Iterator[None]:
+            if name == "file.syncfs":
+                raise OSError(errno.EIO, "Input/output error")
+            yield
+
+    work = LocalWorkFiles(base, NoFlush())
+    with pytest.raises(CcatwmError, match="Input/output error"), work.receiving_together() as together:
+        for number in range(3):
+            together.receive_tar(io.BytesIO(tar(a=b"x")), P(f"cache/{number}"), size_bytes=None, checksum=None)
+    assert tree(base) == {"cache": None}
+
+
+def test_what_comes_together_is_hidden_until_all_is_on_disk_and_nobody_sweeps_it_away(base: Path):
+    work = LocalWorkFiles(base, PlainEffects())
+    with work.receiving_together() as together:
+        for number in range(3):
+            together.receive_tar(io.BytesIO(tar(a=b"x")), P(f"cache/{number}"), size_bytes=None, checksum=None)
+        assert not [p for p in (base / "cache").iterdir() if not p.name.startswith(".")]
+        work.remove_trees([P("cache/1")])  # with what dead processes left of it
+    assert sorted(p.name for p in (base / "cache").iterdir()) == ["0", "1", "2"]
+
+
 def test_a_package_too_large_for_the_disk_leaves_nothing(small_disk: Path):
     work = LocalWorkFiles(small_disk, PlainEffects())
     with pytest.raises(NoSpaceError, match=r"No space left on device: .*cache/p"):

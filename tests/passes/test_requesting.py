@@ -76,7 +76,8 @@ def bring(night, job: dict[str, Any], *, content: bytes = GOOD) -> str:
     path = f"staged/{name_of(night, job)}"
     (night.base / path).mkdir(parents=True)
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        archive.extractall(night.base / path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.2 knows of none
+        archive.extractall(night.base / path)
     record_copy(night, job, path, "staged")
     return path
 

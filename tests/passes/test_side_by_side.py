@@ -6,20 +6,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import pytest
 
 from ccatwm import wiring
-from ccatwm.core.cache import Amount
+from ccatwm.core.cache import NOTHING, Amount
 from ccatwm.edges.storage.disk import DiskStorage
 from ccatwm.errors import FilesUnavailableError
 from ccatwm.interfaces import PackageCopy, PlainEffects
-from ccatwm.passes._bring import Tally
+from ccatwm.passes import stage
+from ccatwm.passes._bring import Sought, Tally
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions
 from ccatwm.passes._work import WorkQueue
 from tests.fakes.progress import ToldBar, ToldProgress
+from tests.passes.bad_world import COPY, Scan, good_tar, observe, reduce
 from tests.passes.conftest import Observatory
 
 PATIENCE = 20  # seconds
@@ -73,7 +76,8 @@ def states(observatory: Observatory) -> dict[str, str]:
     return {row["package_name"]: row["state"] for row in observatory.rows("staged_package")}
 
 
-def test_packages_of_several_runs_come_at_once(three_scans: Observatory) -> None:
+def test_packages_of_several_runs_come_at_once(three_scans: Observatory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "SMALL", NOTHING)  # each by itself
     three_scans.make_runs()
     (three_scans.folder / "buffer" / "scan-2.tar").unlink()  # its other copy is opened before
     (three_scans.folder / "raw" / "scan-2.tar").rename(three_scans.folder / "buffer" / "scan-2.tar")
@@ -208,3 +212,42 @@ def test_the_display_tells_packages_bytes_and_bytes_per_second() -> None:
     tally.read(4_000_000)
     tally.add_package()
     assert bar.notes[-1] == "1 package, 4.0 MB, 1.3 MB/s"
+
+
+# --- small ones ----------------------------------------------------------------------------------------------------
+
+
+def test_small_packages_come_together_and_a_bad_one_spoils_none_of_the_others(empty_observatory: Observatory) -> None:
+    scans = [Scan(f"s{n:02}", good_tar(a=b"%d" % n)) for n in range(24)]
+    observe(empty_observatory, *scans)
+    reduce(empty_observatory, COPY)
+    (empty_observatory.folder / "raw" / "s07.tar").write_bytes(b"rubbish" * 100)
+    for name in ("trigger", "resolve"):
+        empty_observatory.run_pass(name)
+    together: list[int] = []
+    work = stage._PackageWork.work
+
+    def noted(self: Any) -> None:
+        together.append(len(self.packages))
+        work(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage._PackageWork, "work", noted)
+        report = empty_observatory.run_pass("stage")
+    assert (report.done, report.failed) == (23, 1)
+    assert max(together) > 5 and sum(together) == 24
+    assert sorted(states(empty_observatory).values()) == ["GONE"] + ["PRESENT"] * 23
+    empty_observatory.until_quiet()
+    statuses = [run["status"] for run in empty_observatory.runs()]
+    assert sorted(statuses) == ["COMPLETED"] * 23 + ["FAILED"]
+
+
+def test_what_is_large_or_of_unknown_size_comes_by_itself() -> None:
+    def package(size: int, files: int = 1) -> Any:
+        return stage._Package(Sought(None, PurePosixPath("x"), [], set(), {}, Amount(size, files)), [])  # type: ignore[arg-type]
+
+    large, unknown, many = package(5 << 20), package(0), package(100, 17)
+    small = [package(1 << 20) for _ in range(40)]
+    shares = list(stage.together([small[0], large, unknown, many, *small[1:]]))
+    assert [large] in shares and [unknown] in shares and [many] in shares
+    assert [len(share) for share in shares if share[0] in small] == [32, 8]

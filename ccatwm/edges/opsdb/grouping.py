@@ -502,15 +502,23 @@ class GroupingEngine:
         found = {(part.schema, str(part.name)) for part in parts if isinstance(part, sa.TableClause)}
         return sorted(found, key=lambda relation: (relation[0] or "", relation[1]))
 
-    def file_list(self, connection: sa.Connection, package_id: str) -> dict[str, tuple[int, str | None]]:
-        """(size, checksum) of the files that a package lists, by path inside it; only those with a size."""
+    def file_lists(
+        self, connection: sa.Connection, package_ids: Sequence[str]
+    ) -> dict[str, dict[str, tuple[int, str | None]]]:
+        """By package, (size, checksum) of the files that it lists, by path inside it; only those with a size."""
+        found: dict[str, dict[str, tuple[int, str | None]]] = {package_id: {} for package_id in package_ids}
         if not self._tables.has("RawDataFile", "size_bytes"):
-            return {}
+            return found
         c = partial(self._tables.optional, "RawDataFile")
-        columns = (c("name").label("name"), c("size_bytes").label("size"), c("checksum").label("checksum"))
-        keys = as_keys(c("raw_data_package_id"), [package_id])
-        query = sa.select(*columns).where(c("raw_data_package_id").in_(keys), c("size_bytes").is_not(None))
-        return {row.name: (int(row.size), row.checksum) for row in connection.execute(query)}
+        package = c("raw_data_package_id")
+        columns = {
+            "package": key_text(package), "name": c("name"), "size": c("size_bytes"), "checksum": c("checksum"),
+        }  # fmt: skip
+        query = sa.select(*(column.label(name) for name, column in columns.items())).where(c("size_bytes").is_not(None))
+        for ids in _chunks(as_keys(package, package_ids)):
+            for row in connection.execute(query.where(package.in_(ids))):
+                found[row.package][row.name] = (int(row.size), row.checksum)
+        return found
 
     def location(self, connection: sa.Connection, name_or_id: str) -> Location | None:
         """A data location by name, else by id."""

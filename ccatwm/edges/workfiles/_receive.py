@@ -157,8 +157,12 @@ class TreeWriter:
     Files are mode 0444, folders 0755 with the set-group bit of their parent, whatever the umask.
     """
 
-    def __init__(self, folder: int, effects: Effects, members: Members | None, *, resumed: bool = False) -> None:
+    def __init__(
+        self, folder: int, effects: Effects, members: Members | None, *, resumed: bool = False, flushes: bool = True
+    ) -> None:
+        """`flushes` False: whoever asked flushes the file system afterwards."""
         self._effects = effects
+        self._flushes_files = flushes
         self.resumed = resumed
         self._listed = {"/".join(safe_parts(name)): listed for name, listed in (members or {}).items()}
         self._missing = set(self._listed)
@@ -269,6 +273,10 @@ class TreeWriter:
 
     def _flush(self) -> None:
         """fsync and close written files in a thread: small ones wait together. Errors come up in `finish`."""
+        if not self._flushes_files:
+            written, self._open, self._open_bytes = self._open, [], 0
+            _close_all(written)
+            return
         with self._effects.around("file.fsync", f"{len(self._open)} files"):
             self._flushes.append(self.crew.flushing.submit(_sync_and_close, self._open))
             self._open, self._open_bytes = [], 0
@@ -299,12 +307,11 @@ class TreeWriter:
             raise CorruptCopyError("there is no file in the package")
         if self.resumed:
             self._remove_strangers()
-        for parts in sorted(self._folders):
+        for parts in sorted(self._folders) if self._flushes_files else ():
             with self._effects.around("file.fsync", "/".join(parts)):
                 os.fsync(self._tree.get(parts))
         digest = tree_digest((path, size, sha) for path, (size, sha) in self._written.items())
         return Received(size_bytes, len(self._written), f"sha256:{digest}", self.unpacked_bytes)
-
 
     def _remove_strangers(self) -> None:
         """What the interrupted unpacking left and the package does not have."""
@@ -370,6 +377,13 @@ def _sync_and_close(descriptors: Iterable[int]) -> None:
     with ExitStack() as stack:
         for descriptor in descriptors:
             stack.callback(close_checked, descriptor, os.fsync)
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    """The same without fsync: network file systems tell of a full disk at close."""
+    with ExitStack() as stack:
+        for descriptor in descriptors:
+            stack.callback(os.close, descriptor)
 
 
 def _key(parts: Parts) -> bytes:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar
@@ -45,7 +45,7 @@ from ccatwm.edges.workfiles._system import (
 )
 from ccatwm.edges.workfiles._tar import receive_tar_into
 from ccatwm.errors import CcatwmError, CorruptCopyError, IncompleteTreeError, MissingCopyError
-from ccatwm.interfaces import Effects, FileWrite, Received, Space, TreeEntry, TreeSize
+from ccatwm.interfaces import Effects, FileWrite, Received, Space, TreeEntry, TreeSize, WorkFiles
 
 T = TypeVar("T")
 MANY = 16  # files from which on whole file systems are flushed
@@ -61,6 +61,8 @@ def space_at(folder: str | os.PathLike[str]) -> Space:
 
 class LocalWorkFiles:
     """`WorkFiles` by system calls of this host. `seen_as` is what jobs call the base directory, if it is not ours."""
+
+    _flushes = True  # each file that is received, and each folder
 
     def __init__(self, base_dir: Path, effects: Effects, *, seen_as: PurePosixPath | None = None) -> None:
         self._base = Path(os.path.abspath(base_dir))
@@ -79,16 +81,25 @@ class LocalWorkFiles:
                     folders.make(_parts(path))
 
     def make_exclusive(self, path: PurePosixPath, *, mode: int = 0o770) -> bool:
-        above, name = _split(path)
-        with self._folders() as folders, self._at(path):
-            parent = folders.make(above)
-            with self._effects.around("file.mkdir", str(path)):
-                try:
-                    os.mkdir(name, mode, dir_fd=parent)
-                except FileExistsError:
-                    return False
-            self._sync(parent, above)
-        return True
+        return self.make_exclusives([path], mode=mode)[path]
+
+    def make_exclusives(self, paths: Iterable[PurePosixPath], *, mode: int = 0o770) -> dict[PurePosixPath, bool]:
+        made, changed = dict[PurePosixPath, bool](), dict[Parts, None]()
+        with self._folders() as folders:
+            for path in paths:
+                above, name = _split(path)
+                with self._at(path):
+                    parent = folders.make(above)
+                    with self._effects.around("file.mkdir", str(path)):
+                        try:
+                            os.mkdir(name, mode, dir_fd=parent)
+                        except FileExistsError:
+                            made[path] = False
+                            continue
+                made[path] = True
+                changed[above] = None
+            self._sync_all(folders, changed)
+        return made
 
     def write_files(self, files: Iterable[FileWrite]) -> None:
         files = list(files)
@@ -322,6 +333,11 @@ class LocalWorkFiles:
         hard: bool = True,
         whole: Mapping[PurePosixPath, tuple[int, int]] | None = None,
     ) -> None:
+        links = list(links)
+        if len(links) > MANY and syncfs_tells():
+            for start in range(0, len(links), TOGETHER):
+                self._link_many(links[start : start + TOGETHER], hard, whole or {})
+            return
         sweeper, made = Sweeper(self._effects), dict[Parts, None]()
         with self._folders() as olds, self._folders() as news:
             for source, target in links:
@@ -335,6 +351,52 @@ class LocalWorkFiles:
                     old_parent = olds.get(old_above)
                     self._link(old_parent, old, parent, name, hard, count)
                 made[above] = None
+            self._sync_all(news, made)
+
+    def _link_many(
+        self,
+        links: Sequence[tuple[PurePosixPath, PurePosixPath]],
+        hard: bool,
+        whole: Mapping[PurePosixPath, tuple[int, int]],
+    ) -> None:
+        """The same, flushing the file system rather than each folder: all hidden and locked, one flush, all renamed."""
+        sweeper, made = Sweeper(self._effects), dict[Parts, None]()
+        hidden: list[tuple[PurePosixPath, str, int]] = []
+        shown = 0
+        with self._folders() as olds, self._folders() as news:
+            try:
+                for source, target in links:
+                    (old_above, old), (above, name) = _split(source), _split(target)
+                    with self._at(target):
+                        parent = news.make(above)
+                        if find_status(parent, name) is not None:
+                            continue
+                        sweeper.sweep(parent, above, name)
+                    temporary = hidden_name(name)
+                    with self._at(source), _whole_or_not(source, whole.get(source)) as count:
+                        try:
+                            self._link_entry(olds.get(old_above), old, parent, temporary, hard, count, flushes=False)
+                            count.compare()
+                            hidden.append((target, temporary, _locked(parent, temporary)))
+                        except BaseException:
+                            self._discard(parent, temporary)
+                            raise
+                    made[above] = None
+                if hidden:
+                    with self._at(PurePosixPath()), self._effects.around("file.syncfs", f"{len(hidden)} trees"):
+                        sync_file_systems(descriptor for _, _, descriptor in hidden)
+                for target, temporary, _ in hidden:
+                    above, name = _split(target)
+                    with self._at(target), self._effects.around("file.rename", name):
+                        done = rename_new(news.get(above), temporary, news.get(above), name)
+                    shown += 1
+                    if not done:  # somebody else was faster
+                        self._discard(news.get(above), temporary)
+            finally:
+                for number, (target, temporary, descriptor) in enumerate(hidden):
+                    os.close(descriptor)
+                    if number >= shown:
+                        self._discard(news.make(_split(target)[0]), temporary)
             self._sync_all(news, made)
 
     def _link(self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count) -> None:
@@ -351,11 +413,11 @@ class LocalWorkFiles:
             self._discard(parent, hidden)
 
     def _link_entry(
-        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count
+        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count, *, flushes: bool = True
     ) -> None:
         found = os.stat(old, dir_fd=old_parent, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
-            self._link_folder(old_parent, old, parent, name, hard, count)
+            self._link_folder(old_parent, old, parent, name, hard, count, flushes=flushes)
         elif stat.S_ISREG(found.st_mode):
             with self._effects.around("file.link", old):
                 link_or_copy(old_parent, old, parent, name, hard=hard)
@@ -364,15 +426,16 @@ class LocalWorkFiles:
             raise UnlinkableError(f"{encode_name(old)} is neither a file nor a folder: it cannot be an input")
 
     def _link_folder(
-        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count
+        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count, *, flushes: bool = True
     ) -> None:
         with self._effects.around("file.mkdir", old):
             os.mkdir(name, dir_fd=parent)
         with _opened(old_parent, old) as source, _opened(parent, name) as target:
             is_locked(target)
             for inner in sorted(os.listdir(source)):
-                self._link_entry(source, inner, target, inner, hard, count)
-            self._sync(target, (old,))
+                self._link_entry(source, inner, target, inner, hard, count, flushes=flushes)
+            if flushes:
+                self._sync(target, (old,))
 
     def adopt_tree(self, source: PurePosixPath, target: PurePosixPath) -> Received:
         above, name = _split(target)
@@ -455,18 +518,38 @@ class LocalWorkFiles:
         above, name = _split(target)
         with self._folders() as folders, self._at(target):
             parent = folders.make(above)
-            sweeper = Sweeper(self._effects)
+            sweeper = self._sweeper()
             left = self._interrupted(sweeper, parent, above, name) if is_resumable(members) else None
             sweeper.sweep(parent, above, name, keep=left)
             hidden = left or hidden_name(name)
             try:
                 received = self._fill_folder(parent, hidden, members, fill, resumed=left is not None)
-                self._put(parent, hidden, name)
+                self._filled(parent, hidden, target)
             except BaseException:
                 self._discard(parent, hidden)
                 raise
-            self._sync(parent, above)
         return received
+
+    def _sweeper(self) -> Sweeper:
+        return Sweeper(self._effects)
+
+    def _filled(self, parent: int, hidden: str, target: PurePosixPath) -> None:
+        """What was received is whole, and on disk: it appears."""
+        above, name = _split(target)
+        self._put(parent, hidden, name)
+        self._sync(parent, above)
+
+    @contextmanager
+    def receiving_together(self) -> Iterator[WorkFiles]:
+        if not syncfs_tells():
+            yield self
+            return
+        together = _Together(self._base, self._effects, seen_as=self._seen_as)
+        try:
+            yield together
+            together.show_all()
+        finally:
+            together.close()
 
     def _fill_folder(
         self,
@@ -483,7 +566,7 @@ class LocalWorkFiles:
         with _opened(parent, name) as folder:
             is_locked(folder)
             os.fchmod(folder, 0o755 | (os.fstat(folder).st_mode & stat.S_ISGID))
-            with TreeWriter(folder, self._effects, members, resumed=resumed) as writer:
+            with TreeWriter(folder, self._effects, members, resumed=resumed, flushes=self._flushes) as writer:
                 return fill(writer)
 
     def _interrupted(self, sweeper: Sweeper, parent: int, above: Parts, name: str) -> str | None:
@@ -547,10 +630,55 @@ class LocalWorkFiles:
         with self._effects.around("file.fsync", "/".join(parts)):
             os.fsync(folder)
 
-    def _sync_all(self, folders: Folders, changed: Iterable[Parts]) -> None:
+    def _sync_all(self, folders: Folders, changed: Collection[Parts]) -> None:
+        """Flush folders whose entries have changed; of many their file systems."""
+        if len(changed) > MANY and syncfs_tells():
+            with self._at(PurePosixPath()), self._effects.around("file.syncfs", f"{len(changed)} folders"):
+                _sync_around(folders, changed)
+            return
         for parts in changed:
             with self._at(PurePosixPath(*parts)):
                 self._sync(folders.get(parts), parts)
+
+
+class _Together(LocalWorkFiles):
+    """Receives packages without flushing each: they stay hidden and locked until one flush has brought all to disk."""
+
+    _flushes = False
+
+    def __init__(self, base_dir: Path, effects: Effects, *, seen_as: PurePosixPath | None = None) -> None:
+        super().__init__(base_dir, effects, seen_as=seen_as)
+        self._one_sweeper = Sweeper(effects)
+        self._hidden: list[tuple[PurePosixPath, str, int]] = []
+        self._shown = 0
+
+    def _sweeper(self) -> Sweeper:
+        """Hundreds of packages lie in the same folder, which is listed once."""
+        return self._one_sweeper
+
+    def _filled(self, parent: int, hidden: str, target: PurePosixPath) -> None:
+        self._hidden.append((target, hidden, _locked(parent, hidden)))
+
+    def show_all(self) -> None:
+        """Errors: as those of receiving one; then what was not renamed vanishes."""
+        if not self._hidden:
+            return
+        with self._folders() as folders:
+            with self._at(PurePosixPath()), self._effects.around("file.syncfs", f"{len(self._hidden)} packages"):
+                sync_file_systems(descriptor for _, _, descriptor in self._hidden)
+            for target, hidden, _ in self._hidden:
+                above, name = _split(target)
+                with self._at(target):
+                    self._put(folders.get(above), hidden, name)
+                self._shown += 1
+            self._sync_all(folders, dict.fromkeys(_split(target)[0] for target, _, _ in self._hidden))
+
+    def close(self) -> None:
+        with self._folders() as folders:
+            for number, (target, hidden, descriptor) in enumerate(self._hidden):
+                os.close(descriptor)
+                if number >= self._shown:
+                    self._discard(folders.make(_split(target)[0]), hidden)
 
 
 class UnlinkableError(CcatwmError):
@@ -636,6 +764,13 @@ def _sync_around(folders: Folders, written: Iterable[Parts]) -> None:
         if device not in seen:
             sync_file_systems([descriptor])
             seen.add(device)
+
+
+def _locked(parent: int, name: str) -> int:
+    """A descriptor that keeps others from sweeping away what was made under a hidden name."""
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    is_locked(descriptor)
+    return descriptor
 
 
 @contextmanager

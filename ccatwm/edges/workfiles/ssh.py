@@ -6,11 +6,21 @@ The account there does all writing. Batches are cut so that one call stays withi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
 from ccatwm.errors import MissingCopyError
-from ccatwm.interfaces import CopyThere, FileWrite, Received, RemoteCalls, Space, TreeEntry, TreeSize
+from ccatwm.interfaces import (
+    CopyThere,
+    FileWrite,
+    Received,
+    RemoteCalls,
+    Space,
+    TreeEntry,
+    TreeSize,
+    WorkFiles,
+)
 
 T = TypeVar("T")
 Members = Mapping[str, tuple[int, str | None]]
@@ -47,6 +57,16 @@ class SshWorkFiles:
 
     def make_exclusive(self, path: PurePosixPath, *, mode: int = 0o770) -> bool:
         return bool(self._call("make_exclusive", path=path, mode=mode))
+
+    def make_exclusives(self, paths: Iterable[PurePosixPath], *, mode: int = 0o770) -> dict[PurePosixPath, bool]:
+        answers: dict[PurePosixPath, bool] = {}
+        for some in _cut(paths):
+            answers |= self._call("make_exclusives", paths=some, mode=mode)
+        return answers
+
+    def receiving_together(self) -> AbstractContextManager[WorkFiles]:
+        """One call a package: each is on disk when it is answered."""
+        return nullcontext(self)
 
     def write_files(self, files: Iterable[FileWrite]) -> None:
         for some in _cut(files, lambda file: len(file.content)):

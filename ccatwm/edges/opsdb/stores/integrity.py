@@ -17,7 +17,7 @@ from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores import products
 from ccatwm.edges.opsdb.stores._chunks import chunks
 from ccatwm.edges.opsdb.stores.due import mark_due
-from ccatwm.edges.opsdb.stores.staged import claim_package, read_staged, release_claims
+from ccatwm.edges.opsdb.stores.staged import Claimed, claim_packages, read_staged, release_claims
 
 run, product, staged = t.executed_reduction_step, t.data_product, t.staged_package
 
@@ -148,10 +148,11 @@ def claim_unknown(connection: sa.Connection, location: str, directory: str, clai
     row = read_staged(connection, location, directory)
     if row is not None and row.state == "PRESENT":
         return False
-    return claim_package(
-        connection, location, directory, package_id="", package_name="", checksum=None, amount=NOTHING,
+    mine = claim_packages(
+        connection, location, [Claimed(directory, "", "", None, NOTHING)],
         claim=claimant.token, now=claimant.now, until=claimant.until, holder_is_gone=claimant.is_gone,
     )  # fmt: skip
+    return directory in mine
 
 
 def record_removed(connection: sa.Connection, location: str, directories: Sequence[str], claimant: Claimant) -> None:

@@ -38,44 +38,50 @@ def cache_bytes(connection: sa.Connection, location: str) -> int:
     return int(connection.execute(present).scalar_one())
 
 
-def claim_package(
+class Claimed(NamedTuple):
+    """A package to be claimed. `amount`: what it is thought to need, until it is known better."""
+
+    directory: str
+    package_id: str
+    package_name: str
+    checksum: str | None
+    amount: Amount
+
+
+def claim_packages(
     connection: sa.Connection,
     location: str,
-    directory: str,
+    packages: Sequence[Claimed],
     *,
-    package_id: str,
-    package_name: str,
-    checksum: str | None,
-    amount: Amount,
     claim: str,
     now: datetime,
     until: datetime,
     holder_is_gone: Callable[[str], bool],
-) -> bool:
-    """Claim the staging of a package; False while another living process has it.
-
-    `amount`: what it is thought to need, until it is known better.
-    """
-    row = read_staged(connection, location, directory)
+) -> set[str]:
+    """Claim the staging of packages; the directories of those that no other living process has."""
+    rows = list_staged(connection, location, [package.directory for package in packages])
     values = {"state": "STAGING", "claim": claim, "claimed_until": until}
-    if row is None:
-        connection.execute(
-            sa.insert(staged).values(
-                processing_location=location, directory=directory, package_id=package_id,
-                package_name=package_name, checksum=checksum, size_bytes=amount.size_bytes, file_count=amount.inodes,
-                **values,
-            )
-        )  # fmt: skip
-        return True
-    mine = row.claim == claim or not _is_claimed(row, now, holder_is_gone)
-    if not mine:
-        return False
-    changed = connection.execute(
-        sa.update(staged)
-        .where(staged.c.id == row.id, staged.c.claim.is_not_distinct_from(row.claim))
-        .values(**values)
-    ).rowcount
-    return bool(changed == 1)
+    new = [
+        {
+            "processing_location": location, "directory": p.directory, "package_id": p.package_id,
+            "package_name": p.package_name, "checksum": p.checksum, "size_bytes": p.amount.size_bytes,
+            "file_count": p.amount.inodes, **values,
+        }
+        for p in packages
+        if p.directory not in rows
+    ]  # fmt: skip
+    if new:
+        connection.execute(sa.insert(staged), new)
+    mine = {str(row["directory"]) for row in new}
+    for row in rows.values():
+        if row.claim == claim or not _is_claimed(row, now, holder_is_gone):
+            changed = connection.execute(
+                sa.update(staged)
+                .where(staged.c.id == row.id, staged.c.claim.is_not_distinct_from(row.claim))
+                .values(**values)
+            ).rowcount
+            mine |= {row.directory} if changed == 1 else set()
+    return mine
 
 
 def _is_claimed(row: Any, now: datetime, holder_is_gone: Callable[[str], bool]) -> bool:
@@ -83,15 +89,29 @@ def _is_claimed(row: Any, now: datetime, holder_is_gone: Callable[[str], bool]) 
     return row.state == "STAGING" and row.claimed_until > now and not holder_is_gone(row.claim)
 
 
-def record_staged(
-    connection: sa.Connection, location: str, directory: str, *, now: datetime, **values: Any
-) -> None:
-    """The package lies in its cache folder, verified."""
+class Arrived(NamedTuple):
+    """A package that lies in its cache folder, verified."""
+
+    directory: str
+    size_bytes: int
+    file_count: int
+    tree_digest: str | None
+
+
+def record_staged(connection: sa.Connection, location: str, arrived: Sequence[Arrived], now: datetime) -> None:
+    """Packages lie in their cache folders."""
+    if not arrived:
+        return
     connection.execute(
         sa.update(staged)
-        .where(staged.c.processing_location == location, staged.c.directory == directory)
-        .values(state="PRESENT", claim=None, claimed_until=None, staged_at=now, last_used_at=now, **values)
-    )
+        .where(staged.c.processing_location == location, staged.c.directory == sa.bindparam("in_directory"))
+        .values(state="PRESENT", claim=None, claimed_until=None, staged_at=now, last_used_at=now),
+        [
+            {"in_directory": one.directory, "size_bytes": one.size_bytes, "file_count": one.file_count,
+             "tree_digest": one.tree_digest}
+            for one in arrived
+        ],
+    )  # fmt: skip
 
 
 def release_claims(connection: sa.Connection, location: str, directories: Sequence[str], claim: str) -> None:
@@ -243,11 +263,15 @@ def claim_leaving(
 # --- copies ---------------------------------------------------------------------------------------------------------
 
 
-def known_bad_copies(connection: sa.Connection, package_id: str) -> set[tuple[str, str]]:
-    """(location, path) of copies that were found corrupt or missing."""
+def known_bad_copies(connection: sa.Connection, package_ids: Sequence[str]) -> dict[str, set[tuple[str, str]]]:
+    """By package, (location, path) of copies that were found corrupt or missing."""
     report = t.copy_report
-    query = sa.select(report.c.location, report.c.path).where(report.c.package_id == package_id)
-    return {(row.location, row.path) for row in connection.execute(query)}
+    found: dict[str, set[tuple[str, str]]] = {package_id: set() for package_id in package_ids}
+    for chunk in chunks(list(found)):
+        query = sa.select(report.c.package_id, report.c.location, report.c.path).where(report.c.package_id.in_(chunk))
+        for row in connection.execute(query):
+            found[row.package_id].add((row.location, row.path))
+    return found
 
 
 def record_copy_report(
