@@ -42,6 +42,8 @@ from tests.crash.states import Ended, Trail
 from tests.integration.cluster import CANNOT
 
 MODES = ("before", "after", "fail")
+# A process that is killed leaves the same before and after them: the disk is not what is lost.
+CHANGES_NOTHING = ("file.fsync", "file.syncfs")
 
 
 @dataclass(frozen=True)
@@ -278,9 +280,11 @@ def points(
     recording: Recording, every: int = 1, modes: Sequence[str] = MODES, match: str = ""
 ) -> list[tuple[int, str]]:
     """All (k, mode). `before` k+1 leaves the very state of `after` k, so `before` is only taken at the first effect."""
-    numbers = [k for k, name in enumerate(recording.names, 1) if re.search(match, name)][::every]
+    numbers = [k for k, name in enumerate(recording.names, 1) if re.search(match, name)]
+    changing = [k for k in numbers if recording.names[k - 1].split()[0] not in CHANGES_NOTHING]
     found = [(1, "before")] if "before" in modes and not match else []
-    return found + [(k, mode) for mode in ("after", "fail") if mode in modes for k in numbers]
+    found += [(k, "after") for k in changing[::every]] if "after" in modes else []
+    return found + ([(k, "fail") for k in numbers[::every]] if "fail" in modes else [])
 
 
 def run_points(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -51,6 +52,7 @@ class _Faulty:
             start("503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
             return [body]
         if fault == "drop":
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)  # else it stays open, and silent
             raise ConnectionResetError("dropped by the test")
         answer = self._application(environ, start)
         return _half(answer) if fault == "cut" else answer

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Answer
+from tests.command_line import fork_ccatwm
 from tests.crash.campaign import write_campaign
 from tests.opsdb.databases import BOTH
 
@@ -41,9 +42,7 @@ class Place:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.world)
 
     def run(self, *arguments: str | Path) -> Answer:
-        process = self.start(*arguments)
-        out, err = process.communicate()
-        return Answer(process.returncode, out, err)
+        return Answer(*fork_ccatwm("--site", self.site, *arguments, cwd=self.world))
 
     def __call__(self, *arguments: str | Path, code: int = 0) -> Answer:
         answer = self.run(*arguments)
