@@ -227,7 +227,8 @@ class WorkFiles(Protocol):
         """For each (source, target): make `target` a copy of the file or tree `source` by hard link, else
         reflink, else copy; never half-done visible (made under a hidden name, renamed once). A target that is
         there stays as it is. `hard=False` forbids hard links (a program without a container could write through).
-        `whole` says how many files and bytes a source must have: `IncompleteTreeError` where it has not, or is gone."""
+        `whole` says how many files and bytes a source must have: `IncompleteTreeError` where it has not, or is gone; a
+        target that is there and has not is made anew. Nothing is flushed to disk: whoever reads the links compares them."""
         ...
 
     def adopt_tree(self, source: PurePosixPath, target: PurePosixPath) -> Received:

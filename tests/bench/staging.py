@@ -199,7 +199,11 @@ class Site(BenchSite):
         (folder / "settings.toml").write_text(SETTINGS + table)
         os.environ |= {"S3_RAW_ACCESS_KEY_ID": KEY_ID, "S3_RAW_SECRET_ACCESS_KEY": SECRET}
         (folder / "observations.jsonl").write_text("".join(_observations(packages, "s3" if endpoint_url else "disk")))
-        (folder / "pipelines.yaml").write_text(PIPELINE.format(program="/bin/true", hours=1))
+        # With an image: what runs without a container gets copies of its inputs, since nothing keeps it from writing there.
+        (folder / "image.sif").write_text("no program of it is run here")
+        pipeline = PIPELINE.format(program="/bin/true", hours=1)
+        with_image = pipeline.replace("version: 1.0.0,", f"version: 1.0.0, image: {folder / 'image.sif'},")
+        (folder / "pipelines.yaml").write_text(with_image)
         site = Site(folder)
         site.command("ingest", folder / "observations.jsonl")
         site.command("apply", "--yes", folder / "pipelines.yaml")

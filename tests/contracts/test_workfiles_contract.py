@@ -561,7 +561,7 @@ def test_many_trees_are_linked_as_one_is(work: WorkFiles, base: Path) -> None:
         put(base, f"s/{number}/b")
     put(base, "t/3/stays")
     links = [(P(f"s/{number}"), P(f"t/{number}")) for number in range(40)] + [(P("s/1/b"), P("t/file"))]
-    work.link_trees(links, whole={P(f"s/{number}"): (2, 1 + len(str(number))) for number in range(40)})
+    work.link_trees(links, whole={P(f"s/{n}"): (2, 1 + len(str(n))) for n in range(40) if n != 3})
     assert visible(base / "t/3") == ["stays"]
     assert sorted(p.name for p in (base / "t").iterdir()) == sorted([*map(str, range(40)), "file"])
     assert all(os.path.samefile(base / f"s/{n}/d/a", base / f"t/{n}/d/a") for n in range(40) if n != 3)
@@ -653,3 +653,14 @@ def test_a_tree_that_lost_files_is_not_linked_where_it_must_be_whole(work: WorkF
     with pytest.raises(IncompleteTreeError, match="gone is gone, or lost files"):
         work.link_trees([(P("gone"), P("v"))], hard=hard, whole={P("gone"): (2, 5)})
     assert work.list_folders([P()])[P()] == ["s", "t"]
+
+
+def test_a_target_that_is_not_whole_is_made_anew_where_it_must_be(work: WorkFiles, base: Path) -> None:
+    put(base, "s/a", b"12")
+    put(base, "s/d/b", b"345")
+    work.link_trees([(P("s"), P("t"))], whole={P("s"): (2, 5)})
+    (base / "t/d/b").unlink()  # as after a power cut
+    work.link_trees([(P("s"), P("t"))])
+    assert visible(base / "t") == ["a", "d"], "nobody said what it should have"
+    work.link_trees([(P("s"), P("t"))], whole={P("s"): (2, 5)})
+    assert visible(base / "t") == ["a", "d", "d/b"]

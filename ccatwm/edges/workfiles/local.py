@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar
@@ -33,6 +33,7 @@ from ccatwm.edges.workfiles._system import (
     NEW_FILE,
     close_checked,
     errors_at,
+    find_folder,
     find_regular,
     find_status,
     is_locked,
@@ -333,71 +334,20 @@ class LocalWorkFiles:
         hard: bool = True,
         whole: Mapping[PurePosixPath, tuple[int, int]] | None = None,
     ) -> None:
-        links = list(links)
-        if len(links) > MANY and syncfs_tells():
-            for start in range(0, len(links), TOGETHER):
-                self._link_many(links[start : start + TOGETHER], hard, whole or {})
-            return
-        sweeper, made = Sweeper(self._effects), dict[Parts, None]()
+        sweeper = Sweeper(self._effects)
         with self._folders() as olds, self._folders() as news:
             for source, target in links:
                 (old_above, old), (above, name) = _split(source), _split(target)
+                wanted = (whole or {}).get(source)
                 with self._at(target):
                     parent = news.make(above)
                     if find_status(parent, name) is not None:
-                        continue
-                    sweeper.sweep(parent, above, name)
-                with self._at(source), _whole_or_not(source, (whole or {}).get(source)) as count:
-                    old_parent = olds.get(old_above)
-                    self._link(old_parent, old, parent, name, hard, count)
-                made[above] = None
-            self._sync_all(news, made)
-
-    def _link_many(
-        self,
-        links: Sequence[tuple[PurePosixPath, PurePosixPath]],
-        hard: bool,
-        whole: Mapping[PurePosixPath, tuple[int, int]],
-    ) -> None:
-        """The same, flushing the file system rather than each folder: all hidden and locked, one flush, all renamed."""
-        sweeper, made = Sweeper(self._effects), dict[Parts, None]()
-        hidden: list[tuple[PurePosixPath, str, int]] = []
-        shown = 0
-        with self._folders() as olds, self._folders() as news:
-            try:
-                for source, target in links:
-                    (old_above, old), (above, name) = _split(source), _split(target)
-                    with self._at(target):
-                        parent = news.make(above)
-                        if find_status(parent, name) is not None:
+                        if wanted is None or _counted(parent, name) == wanted:
                             continue
-                        sweeper.sweep(parent, above, name)
-                    temporary = hidden_name(name)
-                    with self._at(source), _whole_or_not(source, whole.get(source)) as count:
-                        try:
-                            self._link_entry(olds.get(old_above), old, parent, temporary, hard, count, flushes=False)
-                            count.compare()
-                            hidden.append((target, temporary, _locked(parent, temporary)))
-                        except BaseException:
-                            self._discard(parent, temporary)
-                            raise
-                    made[above] = None
-                if hidden:
-                    with self._at(PurePosixPath()), self._effects.around("file.syncfs", f"{len(hidden)} trees"):
-                        sync_file_systems(descriptor for _, _, descriptor in hidden)
-                for target, temporary, _ in hidden:
-                    above, name = _split(target)
-                    with self._at(target), self._effects.around("file.rename", name):
-                        done = rename_new(news.get(above), temporary, news.get(above), name)
-                    shown += 1
-                    if not done:  # somebody else was faster
-                        self._discard(news.get(above), temporary)
-            finally:
-                for number, (target, temporary, descriptor) in enumerate(hidden):
-                    os.close(descriptor)
-                    if number >= shown:
-                        self._discard(news.make(_split(target)[0]), temporary)
-            self._sync_all(news, made)
+                        self._remove(parent, name)  # the machine went down before all of it was on disk
+                    sweeper.sweep(parent, above, name)
+                with self._at(source), _whole_or_not(source, wanted) as count:
+                    self._link(olds.get(old_above), old, parent, name, hard, count)
 
     def _link(self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count) -> None:
         hidden = hidden_name(name)
@@ -413,11 +363,11 @@ class LocalWorkFiles:
             self._discard(parent, hidden)
 
     def _link_entry(
-        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count, *, flushes: bool = True
+        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count
     ) -> None:
         found = os.stat(old, dir_fd=old_parent, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
-            self._link_folder(old_parent, old, parent, name, hard, count, flushes=flushes)
+            self._link_folder(old_parent, old, parent, name, hard, count)
         elif stat.S_ISREG(found.st_mode):
             with self._effects.around("file.link", old):
                 link_or_copy(old_parent, old, parent, name, hard=hard)
@@ -426,16 +376,14 @@ class LocalWorkFiles:
             raise UnlinkableError(f"{encode_name(old)} is neither a file nor a folder: it cannot be an input")
 
     def _link_folder(
-        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count, *, flushes: bool = True
+        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count
     ) -> None:
         with self._effects.around("file.mkdir", old):
             os.mkdir(name, dir_fd=parent)
         with _opened(old_parent, old) as source, _opened(parent, name) as target:
             is_locked(target)
             for inner in sorted(os.listdir(source)):
-                self._link_entry(source, inner, target, inner, hard, count, flushes=flushes)
-            if flushes:
-                self._sync(target, (old,))
+                self._link_entry(source, inner, target, inner, hard, count)
 
     def adopt_tree(self, source: PurePosixPath, target: PurePosixPath) -> Received:
         above, name = _split(target)
@@ -460,10 +408,18 @@ class LocalWorkFiles:
                 if not stat.S_ISDIR(os.stat(source.name, dir_fd=outside, follow_symlinks=False).st_mode):
                     raise CorruptCopyError(f"{shown} is no folder")
                 self._link_folder(outside, source.name, parent, name, True, count)
+                self._sync_tree(parent, name)
         except FileNotFoundError as error:
             raise MissingCopyError(f"{shown} is not there, or lost files while it was linked") from error
         except (IncompleteTreeError, UnlinkableError) as error:
             raise CorruptCopyError(f"{shown}: {error.message}") from error
+
+    def _sync_tree(self, parent: int, name: str) -> None:
+        """Flush every folder of a tree of links."""
+        with _opened(parent, name) as folder:
+            for inner in names_of_folders(folder):
+                self._sync_tree(folder, inner)
+            self._sync(folder, (name,))
 
     # --- receiving ---------------------------------------------------------------------------------------------
 
@@ -693,6 +649,18 @@ def _folder_at(path: PurePosixPath) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _counted(parent: int, name: str) -> tuple[int, int] | None:
+    """Files and bytes of a tree; None where it is none."""
+    folder = find_folder(parent, name)
+    if folder is None:
+        return None
+    try:
+        files = [found.st_size for found in statuses(folder) if stat.S_ISREG(found.st_mode)]
+    finally:
+        os.close(folder)
+    return len(files), sum(files)
 
 
 class _Count:
