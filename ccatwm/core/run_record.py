@@ -7,6 +7,8 @@ is guessed.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,12 +16,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ccatwm.core.digests import tree_digest
-from ccatwm.core.model import EntryKind, ResolvedStep, TreeEntry, run_directory
-from ccatwm.core.names import decode_path
+from ccatwm.core.model import EntryKind, ProductType, ResolvedStep, TreeEntry, run_directory
+from ccatwm.core.names import decode_path, encode_name
 from ccatwm.core.recipe import Recipe
 from ccatwm.core.states import RunEvent, RunStatus
 
 SCHEMA = "ccatwm.run/1"
+_SHA256 = re.compile("[0-9a-f]{64}")
 Fields = Mapping[str, str]  # by name: the kind of its value; with `?` it may be null
 
 RUN: Fields = {
@@ -201,18 +204,36 @@ def _value(kind: str, value: Any, where: str, problems: list[str]) -> Any:
     if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
         problems.append(f"{where} is no {kind}")
         return None
+    if wrong := _unstorable(value):
+        problems.append(f"{where} has {wrong}")
+        return None
     return _time(str(value), where, problems) if kind == "time" else value
+
+
+def _unstorable(value: Any) -> str | None:
+    """What of it no ops-db takes, or None. A file that a disk has spoilt is JSON all the same."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str) and ("\0" in item or any("\ud800" <= c <= "\udfff" for c in item)):
+            return "a text with a NUL character or half a character"
+        if isinstance(item, int) and not -(2**63) <= item < 2**63:
+            return "a number beyond 64 bits"
+        if isinstance(item, float) and not math.isfinite(item):
+            return "a number that is infinite or none"
+        waiting += [*item.keys(), *item.values()] if isinstance(item, dict) else item if isinstance(item, list) else ()
+    return None
 
 
 def _time(text: str, where: str, problems: list[str]) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        problems.append(f"{where} is no time with a time zone: {text[:40]!r}")
-        return None
-    return found.astimezone(UTC)
+        if found.tzinfo is not None:
+            return found.astimezone(UTC)
+    except (ValueError, OverflowError):  # the zone of a time in the year 1 or 9999 may lead out of the calendar
+        pass
+    problems.append(f"{where} is no time with a time zone: {text[:40]!r}")
+    return None
 
 
 def _contradictions(record: RunRecord, directory: str, uid: str) -> list[str]:
@@ -230,6 +251,10 @@ def _contradictions(record: RunRecord, directory: str, uid: str) -> list[str]:
         for path in (run["output_directory"], *(row[key] for key, row in _paths(record)))
         if ".." in PurePosixPath(path).parts or not path.startswith(f"{record.directory}/")
     ]
+    problems += _wrong_products(record)
+    numbers = [row["number"] for row in record.attempts]
+    if len(set(numbers)) < len(numbers):
+        problems.append("two of its attempts have one number")
     try:
         ResolvedStep.from_json(run["resolved_step"])
     except (KeyError, TypeError, ValueError) as error:
@@ -239,6 +264,25 @@ def _contradictions(record: RunRecord, directory: str, uid: str) -> list[str]:
             problems.append("row.recipe is not the digest of row.recipe_parts")
     except (KeyError, TypeError) as error:
         problems.append(f"row.recipe_parts is no recipe: {error!r}")
+    return problems
+
+
+def _wrong_products(record: RunRecord) -> list[str]:
+    """Rows that `collect` cannot have written."""
+    ids, problems = set(), []
+    for number, row in enumerate(record.products):
+        where = f"products[{number}]"
+        if row["id"] in ids or row["id"] < 1:
+            problems.append(f"{where}.id is no number of its own")
+        ids.add(row["id"])
+        if row["type"] not in ProductType.__members__:
+            problems.append(f"{where}.type is none of {', '.join(ProductType.__members__)}")
+        if min(row["size_bytes"], row["file_count"]) < 0:
+            problems.append(f"{where} has less than no bytes or files")
+        if _SHA256.fullmatch(row["sha256"]) is None:
+            problems.append(f"{where}.sha256 is no checksum")
+        if row["full_path"] != f"{encode_name(record.run['output_directory'])}/{row['path']}":
+            problems.append(f"{where}.full_path is not its path in the output")
     return problems
 
 

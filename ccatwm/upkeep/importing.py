@@ -18,6 +18,7 @@ from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import reconciling, run_records
 from ccatwm.edges.opsdb.stores.change_log import record_change
+from ccatwm.errors import ConflictError
 from ccatwm.interfaces import WorkFiles
 from ccatwm.upkeep.run_folders import find_run_folders
 
@@ -143,23 +144,38 @@ def _import_one(
     database: Database, files: WorkFiles, record: RunRecord, asked: Importing, report: ImportReport
 ) -> None:
     absent = _find_absent(files, record, full=asked.full)  # before a row says that they are there
+    try:
+        counts = _write(database, record, absent, asked, report)
+    except ConflictError as error:  # a record that contradicts itself is no reason not to import others
+        next = "compare its run.json with what the ops-db has; the files stay as they are"
+        report.refused.append(Refused(record.directory, error.message, next))
+        return
+    if counts is None:
+        return
+    names = {row["id"]: row["path"] for row in record.products}
+    gone = {names[number]: why for number, why in absent.items()}
+    report.imported.append(Imported(record.id, record.directory, len(record.products), counts, gone))
+
+
+def _write(
+    database: Database, record: RunRecord, absent: Mapping[int, str], asked: Importing, report: ImportReport
+) -> bool | None:
+    """Whether the run counts from now on; None where it was refused."""
     with database.write() as connection:
         place = run_records.find_place(connection, record)
         if place is None:
             report.refused.append(_undefined(record))
-            return
+            return None
         if conflicts := run_records.list_conflicts(connection, record):
             next = "`ccatwm show` and `ccatwm history` tell what the ops-db has; the files stay as they are"
             report.refused.append(Refused(record.directory, "; ".join(conflicts), next))
-            return
+            return None
         counts = run_records.insert_record(connection, record, place, absent, now=asked.now, actor=asked.actor)
         record_change(
             connection, at=asked.now, actor=asked.actor, host=asked.host, act=ACT, target=f"run {record.id}",
             reason=None, text=None, details={"directory": record.directory},
         )  # fmt: skip
-    names = {row["id"]: row["path"] for row in record.products}
-    gone = {names[number]: why for number, why in absent.items()}
-    report.imported.append(Imported(record.id, record.directory, len(record.products), counts, gone))
+    return counts
 
 
 def _undefined(record: RunRecord) -> Refused:

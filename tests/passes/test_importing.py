@@ -185,6 +185,18 @@ def test_a_damaged_record_is_named_and_the_others_are_imported(done):
 
 
 @ON_SQLITE
+def test_a_record_that_the_ops_db_refuses_is_named_and_the_others_are_imported(done):
+    path = record_of(done, grid(done))
+    lose_rows(done)
+    attempts = json.loads(path.read_text())["attempts"]
+    change(path, attempts=[*attempts, {**attempts[0], "number": attempts[0]["number"] + 1}])  # one task twice
+    report = import_all(done)
+    (refused,) = report.refused
+    assert refused.directory == str(path.parent.relative_to(done.base)) and "refused a row" in refused.why
+    assert report.imported and all(run.directory != refused.directory for run in report.imported)
+
+
+@ON_SQLITE
 def test_a_run_of_a_pipeline_that_is_not_defined_is_named_and_left(done):
     lose_rows(done)
     done.execute("UPDATE {schema}pipeline SET name = 'other'")

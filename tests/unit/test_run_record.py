@@ -51,7 +51,10 @@ def record(**run: Any) -> RunRecord:
         output_directory=f"{DIRECTORY}/attempt-1/output",
     )  # fmt: skip
     attempt = some(ATTEMPT, number=1, directory=f"{DIRECTORY}/attempt-1") | {"submission": some(SUBMISSION, job_id="12")}
-    product = some(PRODUCT, id=20, path="science/map.fits", full_path=f"{DIRECTORY}/attempt-1/output/science/map.fits")
+    output = f"{DIRECTORY}/attempt-1/output"
+    product = some(
+        PRODUCT, id=20, type="SCIENCE", path="science/map.fits", full_path=f"{output}/science/map.fits", sha256="0a" * 32
+    )
     given = some(INPUT, kind="product", details={"upstream_run_id": 3})
     return RunRecord(7, "uid-1", {"source": "x"}, row | run, (attempt,), (given,), (some(EVENT),), (product,))
 
@@ -128,7 +131,42 @@ def test_a_run_that_is_not_completed_is_refused():
 def test_a_path_that_leads_out_of_the_run_is_refused():
     made = record()
     away = replace(made, products=({**made.products[0], "full_path": f"{DIRECTORY}/../x"},))
-    assert parse(away)[1] == [f"{DIRECTORY}/../x leads out of the run directory"]
+    assert f"{DIRECTORY}/../x leads out of the run directory" in parse(away)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("sha256", "zz", "products[0].sha256 is no checksum"),
+        ("type", "FOO", "products[0].type is none of SCIENCE"),
+        ("id", 0, "products[0].id is no number of its own"),
+        ("size_bytes", -1, "products[0] has less than no bytes or files"),
+        ("size_bytes", 2**63, "products[0].size_bytes has a number beyond 64 bits"),
+        ("path", "../../x", "products[0].full_path is not its path in the output"),
+        ("path", "\ud800", "products[0].path has a text with a NUL character or half a character"),
+        ("quality", {"a": ["b\0"]}, "products[0].quality has a text with a NUL character or half a character"),
+        ("quality", {"a": float("nan")}, "products[0].quality has a number that is infinite or none"),
+    ],
+)
+def test_products_that_nobody_can_have_recorded_are_refused(name, value, told):
+    document = document_of(record())
+    document["products"][0][name] = value
+    made, problems = parse_record(json.dumps(document).encode(), DIRECTORY, uid="uid-1")
+    assert made is None
+    assert [problem for problem in problems if problem.startswith(told)]
+
+
+def test_numbers_that_are_there_twice_are_refused():
+    made = record()
+    assert parse(replace(made, products=made.products * 2))[1] == ["products[1].id is no number of its own"]
+    assert parse(replace(made, attempts=made.attempts * 2))[1] == ["two of its attempts have one number"]
+
+
+def test_a_time_beyond_the_calendar_is_none():
+    document = document_of(record())
+    document["row"]["ended_at"] = "9999-12-31T23:59:59-10:00"
+    _, problems = parse_record(json.dumps(document).encode(), DIRECTORY, uid="uid-1")
+    assert problems == ["row.ended_at is no time with a time zone: '9999-12-31T23:59:59-10:00'"]
 
 
 def test_a_recipe_that_is_not_that_of_its_parts_is_refused():
