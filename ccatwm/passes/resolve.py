@@ -30,6 +30,7 @@ from ccatwm.core.gap import (
     plan_trial,
 )
 from ccatwm.core.model import TriggerType
+from ccatwm.core.names import decode_path
 from ccatwm.edges.opsdb.exclusions import ExclusionReader
 from ccatwm.edges.opsdb.stores import products, sub_groups, triggers
 from ccatwm.edges.opsdb.stores.steps import StepRecord, get_step_record, step_depths
@@ -294,8 +295,8 @@ def _decide_with_files(frame: PassFrame, connection: sa.Connection, view: SubGro
         if decision.current_run_id is None or not _counts_again(view, decision):
             return decision
         paths = products.paths_of_run(connection, decision.current_run_id)
-        there = frame.context.workfiles.exists(PurePosixPath(path) for path in paths.values())
-        missing = {product: path for product, path in paths.items() if not there[PurePosixPath(path)]}
+        there = frame.context.workfiles.exists(decode_path(path) for path in paths.values())
+        missing = {product: path for product, path in paths.items() if not there[decode_path(path)]}
         if not missing:
             return decision
         log.warning("run %d is made again: of its products %s is gone, %d in all", decision.current_run_id,

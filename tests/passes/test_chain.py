@@ -10,6 +10,7 @@ from ccatwm.errors import UsageError
 from ccatwm.upkeep.control import Wanted, cancel, retry
 from ccatwm.upkeep.requests import request_runs
 from tests.crash.campaign import program
+from tests.passes.bad_world import COPY, Scan, good_tar, observe, reduce
 from tests.passes.conftest import as_json
 
 
@@ -128,6 +129,22 @@ def test_what_is_gone_is_made_again_and_not_restored(observatory):
     assert after["current_run_id"] not in (first, None)
     assert {p["id"]: p["status"] for p in observatory.rows("data_product")}[lost["id"]] == "missing"
     assert observatory.sub_group("calibrate", "executed_obs_unit=2")["outcome"] == "restored"
+
+
+def test_files_whose_names_are_no_plain_text_are_found_when_their_run_counts_again(empty_observatory):
+    night = empty_observatory
+    observe(night, Scan("one", good_tar()))
+    names = r"""printf x >"science/half a %25 word" && printf y >"$(printf 'science/no\377utf\n8')" """
+    reduce(night, COPY + names + "\n")
+    night.until_quiet()
+    night.edit("[executed_obs_unit]}", "[executed_obs_unit], config: {mode: other}}")
+    night.until_quiet()
+    assert len(night.runs()) == 2
+    night.edit(", config: {mode: other}", "")
+    night.until_quiet()
+    assert night.sub_group("calibrate")["current_run_id"] == 1
+    assert len(night.runs()) == 2
+    assert {product["status"] for product in night.rows("data_product")} == {"present"}
 
 
 def test_a_slow_old_run_that_ends_last_does_not_win(observatory):
