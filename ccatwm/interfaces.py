@@ -191,6 +191,10 @@ class WorkFiles(Protocol):
         """Whether something is there (links not followed)."""
         ...
 
+    def read_links(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, str | None]:
+        """What symbolic links lead to, as it is written in them; None where no link is."""
+        ...
+
     def list_tree(self, path: PurePosixPath) -> list[TreeEntry] | None:
         """All entries below `path`, sorted by path, links not followed; None if `path` is no directory."""
         ...

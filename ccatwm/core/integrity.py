@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 
 from ccatwm.core.digests import tree_digest
+from ccatwm.core.latest import LatestLink
 from ccatwm.core.model import EntryKind, TreeEntry
 from ccatwm.core.names import decode_path, encode_name
 from ccatwm.core.products import DECLARATION
@@ -22,9 +23,11 @@ class Kind(StrEnum):
 
     PRODUCT_MISSING = "product-missing"  # a row says that it is there
     PRODUCT_CHANGED = "product-changed"
+    PRODUCT_BACK = "product-back"  # a row says that it is missing
     CACHE_DAMAGED = "cache-damaged"  # a staged package that is not what was staged
     RUN_RECORD_MISSING = "run-record-missing"
-    OUTPUT_LINK_MISSING = "output-link-missing"
+    OUTPUT_LINK_WRONG = "output-link-wrong"  # or gone
+    LATEST_LINK_WRONG = "latest-link-wrong"
     RUN_UNKNOWN = "run-unknown"  # on disk only
     ATTEMPT_UNKNOWN = "attempt-unknown"
     FILE_UNKNOWN = "file-unknown"
@@ -33,14 +36,17 @@ class Kind(StrEnum):
     TRASH_UNKNOWN = "trash-unknown"
 
 
-MENDED = frozenset({Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED, Kind.CACHE_DAMAGED, Kind.CACHE_UNKNOWN})
+MENDED = frozenset({
+    Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED, Kind.PRODUCT_BACK, Kind.CACHE_DAMAGED, Kind.CACHE_UNKNOWN,
+    Kind.OUTPUT_LINK_WRONG, Kind.LATEST_LINK_WRONG,
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Difference:
     """One difference: `path` below the base directory, percent-encoded where it is not plain text.
 
-    `row`: number of the product, run or cache row that it is about.
+    `row`: number of the product, run or cache row that it is about. `target`: what a link has to lead to.
     """
 
     kind: Kind
@@ -49,6 +55,7 @@ class Difference:
     next: str
     row: int | None = None
     sub_group: int | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,23 @@ def product_differences(
         if (difference := _difference(product, files, folders, hashes)) is not None
     ]
     return found + _unknown_files(products, files, output)
+
+
+def products_back(
+    products: Sequence[KnownProduct], entries: Sequence[TreeEntry] | None, hashes: Mapping[PurePosixPath, str] | None
+) -> list[Difference]:
+    """Of products that are recorded as missing those that are there as they were; by size alone without `hashes`."""
+    files = {entry.path: entry for entry in entries or () if entry.kind is EntryKind.FILE}
+    folders = {entry.path for entry in entries or () if entry.kind is EntryKind.DIRECTORY}
+    return [
+        Difference(
+            Kind.PRODUCT_BACK, product.full_path,
+            f"product {product.id} of run {product.run_id} is recorded as missing, and is there as it was",
+            f"{MEND} counts it again", product.id, product.sub_group_id,
+        )
+        for product in products
+        if _difference(product, files, folders, hashes) is None
+    ]  # fmt: skip
 
 
 def _difference(
@@ -190,20 +214,50 @@ def unknown_cache_folder(directory: str) -> Difference:
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def run_differences(run_id: int, directory: str, there: Mapping[str, bool]) -> list[Difference]:
-    """Of a completed run: `there` says of `run.json` and `output` whether they are."""
+def run_differences(
+    run_id: int, directory: str, output: str, there: Mapping[str, bool], link: str | None
+) -> list[Difference]:
+    """Of a completed run: `there` says of `run.json` and `output` whether they are; `link` is what `output` leads to."""
     found = []
     if not there["run.json"]:
         found.append(Difference(
             Kind.RUN_RECORD_MISSING, f"{directory}/run.json", f"run {run_id} has no record beside its output",
             "`ccatwm show RUN` has what stood in it; without it the files do not tell what they are", run_id,
         ))  # fmt: skip
-    if not there["output"]:
+    target = str(PurePosixPath(output).relative_to(directory))
+    if link != target:
+        what = f"run {run_id} has no link to the output that counts"
+        wrong = _wrong_link(there["output"], link)
         found.append(Difference(
-            Kind.OUTPUT_LINK_MISSING, f"{directory}/output", f"run {run_id} has no link to the output that counts",
-            "`ccatwm products --all` has the paths through its attempt", run_id,
+            Kind.OUTPUT_LINK_WRONG, f"{directory}/output", f"{what}{wrong}", _mend_link(there["output"], link), run_id,
+            target=target,
         ))  # fmt: skip
     return found
+
+
+def _wrong_link(there: bool, link: str | None) -> str:
+    if link is not None:
+        return f": it leads to {encode_name(link)}"
+    return ": something else is in its place" if there else ""
+
+
+def _mend_link(there: bool, link: str | None) -> str:
+    if there and link is None:
+        return f"move away what is there, then {MEND} puts it right"
+    return f"{MEND} puts it right"
+
+
+def latest_difference(wanted: LatestLink, link: str | None, *, there: bool) -> Difference | None:
+    """Of the stable path of a sub-group: `link` is what it leads to, `there` whether anything is."""
+    if link == wanted.target:  # also where nothing is wanted, and something of somebody else's lies there
+        return None
+    what = f"is to be {wanted.target}" if wanted.target else "of this sub-group is none to be used"
+    in_the_way = there and link is None
+    return Difference(
+        Kind.LATEST_LINK_WRONG, encode_name(str(wanted.path)), f"the newest product {what}{_wrong_link(there, link)}",
+        f"{_mend_link(there, link)}, with the next `ccatwm collect`", None,
+        None if in_the_way else wanted.sub_group_id, wanted.target,
+    )  # fmt: skip
 
 
 def unknown_run(directory: str, *, has_record: bool) -> Difference:

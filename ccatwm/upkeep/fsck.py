@@ -1,13 +1,14 @@
 """Compares what the ops-db says of files with what lies on disk, both ways. Touches: files (read), the ops-db.
 
 Nothing is changed unless somebody says so: then products that are not what was recorded are written down as missing, so
-that what counts is made again, and staged packages that are not what was staged leave the cache.
+that what counts is made again, those that are back are counted again, staged packages that are not what was staged leave
+the cache, and links lead where they have to.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -20,8 +21,11 @@ from ccatwm.core.integrity import (
     Difference,
     Kind,
     KnownPackage,
+    KnownProduct,
     cache_difference,
+    latest_difference,
     product_differences,
+    products_back,
     run_differences,
     trash_missing,
     trash_unknown,
@@ -29,6 +33,7 @@ from ccatwm.core.integrity import (
     unknown_cache_folder,
     unknown_run,
 )
+from ccatwm.core.latest import LatestLink
 from ccatwm.core.model import EntryKind, TreeEntry
 from ccatwm.core.names import decode_path
 from ccatwm.core.reconciling import parse_run_directory
@@ -36,7 +41,7 @@ from ccatwm.core.staging import CACHE
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import integrity as store
-from ccatwm.edges.opsdb.stores import reconciling
+from ccatwm.edges.opsdb.stores import latest, reconciling
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.integrity import Claimant
 from ccatwm.errors import UsageError
@@ -46,6 +51,7 @@ from ccatwm.upkeep.run_folders import find_attempts, find_run_folders
 RUNS_AT_ONCE = 200
 TRASH = PurePosixPath(".trash")
 PACKAGES_AT_ONCE = 50
+LINKS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,7 @@ def fsck(checking: Checking, *, yes: bool, reason: str | None, now: datetime, ac
             bar.advance(count)
     packages, found = _cache(checking)
     differences += found
+    differences += _latest(checking)
     differences += _unknown_folders(checking)
     differences += _trash(checking)
     ordered = sorted(differences, key=lambda d: (list(Kind).index(d.kind), d.path))
@@ -146,9 +153,11 @@ def _page(checking: Checking, page: Sequence[store.CompletedRun]) -> list[Differ
     with checking.database.read() as connection:
         products = store.present_products(connection, ids)
         absent = store.runs_with_absent_products(connection, ids)
+        missing = store.missing_products(connection, absent)
     trees = checking.files.list_trees(PurePosixPath(run.output) for run in page)
     beside = [PurePosixPath(run.directory) / name for run in page for name in ("run.json", "output")]
     there = checking.files.exists(beside)
+    links = checking.files.read_links(PurePosixPath(run.directory) / "output" for run in page)
     found: list[Difference] = []
     for run in page:
         entries = trees[PurePosixPath(run.output)]
@@ -158,24 +167,41 @@ def _page(checking: Checking, page: Sequence[store.CompletedRun]) -> list[Differ
             found += [d for d in differing if run.id not in absent or d.kind is not Kind.FILE_UNKNOWN]
         if run.id not in absent:
             names = {name: there[PurePosixPath(run.directory) / name] for name in ("run.json", "output")}
-            found += run_differences(run.id, run.directory, names)
+            link = links[PurePosixPath(run.directory) / "output"]
+            found += run_differences(run.id, run.directory, run.output, names, link)
+        elif missing[run.id]:
+            found += _back(checking, missing[run.id], PurePosixPath(run.output), entries)
     return _still_so(checking, found, ids) if found else found
+
+
+def _back(
+    checking: Checking, missing: Sequence[KnownProduct], output: PurePosixPath, entries: Sequence[TreeEntry] | None
+) -> list[Difference]:
+    """Products recorded as missing that are there again: their bytes are read, whatever is asked for."""
+    sized = {difference.row for difference in products_back(missing, entries, None)}
+    likely = [product for product in missing if product.id in sized]
+    paths = {decode_path(product.path) for product in likely}
+    wanted = [e for e in entries or () if e.path in paths or paths.intersection(e.path.parents)]
+    return products_back(likely, entries, _sums(checking, output, wanted)) if likely else []
 
 
 def _still_so(checking: Checking, found: Sequence[Difference], ids: Sequence[int]) -> list[Difference]:
     with checking.database.read() as connection:
         present = {p.id for products in store.present_products(connection, ids).values() for p in products}
-    about_products = (Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED)
-    return [d for d in found if d.kind not in about_products or d.row in present]
+        missing = {p.id for products in store.missing_products(connection, ids).values() for p in products}
+    still = {Kind.PRODUCT_MISSING: present, Kind.PRODUCT_CHANGED: present, Kind.PRODUCT_BACK: missing}
+    return [d for d in found if d.kind not in still or d.row in still[d.kind]]
 
 
 def _hashes(
     checking: Checking, folder: PurePosixPath, entries: Sequence[TreeEntry] | None
 ) -> dict[PurePosixPath, str] | None:
     """sha256 (hex) by path below `folder`, where bytes are compared."""
-    if not checking.full:
-        return None
-    files = [entry.path for entry in entries or () if entry.kind is EntryKind.FILE]
+    return _sums(checking, folder, entries or ()) if checking.full else None
+
+
+def _sums(checking: Checking, folder: PurePosixPath, entries: Iterable[TreeEntry]) -> dict[PurePosixPath, str]:
+    files = [entry.path for entry in entries if entry.kind is EntryKind.FILE]
     found = checking.files.hash_files(folder / path for path in files)
     return {path: summed[1] for path in files if (summed := found[folder / path]) is not None}
 
@@ -212,6 +238,29 @@ def _unknown_cache(checking: Checking) -> list[Difference]:
         known = store.known_cache_folders(connection, checking.location)
     folders = [str(CACHE / name) for name in names if not name.startswith(".")]
     return [unknown_cache_folder(folder) for folder in folders if folder not in known]
+
+
+# --- stable paths ------------------------------------------------------------------------------------------------------
+
+
+def _latest(checking: Checking) -> list[Difference]:
+    """Links `latest` that lead elsewhere. Of those that are wrong the ops-db is asked once more."""
+    found: list[Difference] = []
+    after = 0
+    while page := _links(checking, after):
+        after = page[-1].sub_group_id
+        paths = [link.path for link in page]
+        there, targets = checking.files.exists(paths), checking.files.read_links(paths)
+        wrong = {link: latest_difference(link, targets[link.path], there=there[link.path]) for link in page}
+        if any(wrong.values()):
+            still = set(_links(checking, page[0].sub_group_id - 1))
+            found += [difference for link, difference in wrong.items() if difference is not None and link in still]
+    return found
+
+
+def _links(checking: Checking, after: int) -> list[LatestLink]:
+    with checking.database.read() as connection:
+        return latest.list_links(connection, checking.location, after, LINKS_AT_ONCE)
 
 
 # --- what lies on disk ----------------------------------------------------------------------------------------------------
@@ -265,20 +314,37 @@ def _mend(
     if not mendable:
         return []
     products = [d for d in mendable if d.kind in (Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED)]
+    linked = _mend_outputs(checking, [d for d in mendable if d.kind is Kind.OUTPUT_LINK_WRONG])
+    stable = [d for d in mendable if d.kind is Kind.LATEST_LINK_WRONG and d.sub_group is not None]
     claimant = checking.claimant
     with checking.database.write() as connection:
         groups = {d.sub_group for d in products if d.sub_group is not None}
         store.record_products_missing(connection, [d.row for d in products if d.row is not None], groups, now)
+        back = _count_again(connection, [d for d in mendable if d.kind is Kind.PRODUCT_BACK], now)
+        latest.mark_link_due(connection, [d.sub_group for d in stable if d.sub_group is not None])
         leaving = _claim(connection, checking.location, mendable, claimant)
+        mended = [*products, *back, *linked, *stable]
         record_change(
             connection, at=now, actor=actor, host=host, act="fsck", target="files", reason=reason,
-            text="\n".join(f"{d.path}: {d.what}" for d in (*products, *leaving)),
+            text="\n".join(f"{d.path}: {d.what}" for d in (*mended, *leaving)),
         )  # fmt: skip
     if leaving:
         checking.files.remove_trees(decode_path(d.path) for d in leaving)
         with checking.database.write() as connection:
             store.record_removed(connection, checking.location, [d.path for d in leaving], claimant)
-    return products + leaving
+    return mended + leaving
+
+
+def _mend_outputs(checking: Checking, wrong: Sequence[Difference]) -> list[Difference]:
+    """Links to the output that counts, made again; nothing but a link gives way."""
+    in_the_way = checking.files.switch_links([(decode_path(d.path), d.target) for d in wrong])
+    return [d for d in wrong if decode_path(d.path) not in in_the_way]
+
+
+def _count_again(connection: sa.Connection, back: Sequence[Difference], now: datetime) -> list[Difference]:
+    groups = {d.sub_group for d in back if d.sub_group is not None}
+    done = store.record_products_back(connection, [d.row for d in back if d.row is not None], groups, now)
+    return [d for d in back if d.row in done]
 
 
 def _claim(

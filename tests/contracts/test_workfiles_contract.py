@@ -132,6 +132,7 @@ ACTS: dict[str, Callable[[WorkFiles, PurePosixPath], object]] = {
     "write_files": lambda work, path: work.write_files([FileWrite(path, b"")]),
     "read_files": lambda work, path: work.read_files([path]),
     "exists": lambda work, path: work.exists([path]),
+    "read_links": lambda work, path: work.read_links([path]),
     "list_tree": lambda work, path: work.list_tree(path),
     "hash_files": lambda work, path: work.hash_files([path]),
     "link_trees_from": lambda work, path: work.link_trees([(path, P("new"))]),
@@ -156,7 +157,7 @@ def test_a_path_out_of_the_base_directory_is_refused(
         ACTS[act](work, P(path))
 
 
-CHANGES = sorted(set(ACTS) - {"read_files", "exists", "list_tree", "hash_files", "rename"})
+CHANGES = sorted(set(ACTS) - {"read_files", "exists", "read_links", "list_tree", "hash_files", "rename"})
 
 
 @pytest.mark.parametrize("act", [*CHANGES, "rename"])
@@ -275,6 +276,14 @@ def test_links_are_switched_and_taken_away_together(work: WorkFiles, base: Path)
     assert work.switch_links([(P("old/latest"), None), (P("new/latest"), "run-3/output")]) == []
     assert visible(base) == ["new", "new/latest", "old", "old/run-1", "old/run-1/output", "old/run-1/output/x"]
     assert os.readlink(base / "new/latest") == "run-3/output"
+
+
+def test_links_are_read_as_they_are_written(work: WorkFiles, base: Path) -> None:
+    put(base, "run-1/output/x")
+    (base / "latest").symlink_to("run-9/output")
+    (base / "out").symlink_to("/etc")
+    paths = [P("latest"), P("out"), P("run-1/output"), P("run-1/output/x"), P("no/such"), P("latest/x")]
+    assert work.read_links(paths) == dict.fromkeys(paths) | {P("latest"): "run-9/output", P("out"): "/etc"}
 
 
 def test_nothing_but_a_link_gives_way_to_a_link(work: WorkFiles, base: Path) -> None:

@@ -154,7 +154,72 @@ def test_a_run_without_its_record_or_its_link_is_named(night, first):
     run = first.parents[1]
     (run / "run.json").unlink()
     (run / "output").unlink()
-    assert kinds(check(night)) == [Kind.RUN_RECORD_MISSING, Kind.OUTPUT_LINK_MISSING]
+    assert kinds(check(night)) == [Kind.RUN_RECORD_MISSING, Kind.OUTPUT_LINK_WRONG]
+    assert kinds(check(night, yes=True)) == [Kind.RUN_RECORD_MISSING, Kind.OUTPUT_LINK_WRONG]
+    assert kinds(check(night)) == [Kind.RUN_RECORD_MISSING] and (run / "output").samefile(first)
+
+
+def test_a_link_to_another_output_is_mended_and_what_is_no_link_stays(night, first):
+    link = first.parents[1] / "output"
+    link.unlink()
+    link.symlink_to("attempt-9/output")
+    (difference,) = check(night).differences
+    assert difference.kind is Kind.OUTPUT_LINK_WRONG and "it leads to attempt-9/output" in difference.what
+    assert check(night, yes=True).exit_code == 0 and check(night).differences == () and link.samefile(first)
+    link.unlink()
+    (link / "mine").mkdir(parents=True)
+    report = check(night, yes=True)
+    assert report.exit_code == 1 and report.differences[0].next.startswith("move away what is there")
+    assert (link / "mine").is_dir()
+
+
+def test_a_stable_path_that_is_gone_or_leads_elsewhere_is_named_and_put_right(night, first):
+    link = first.parents[2] / "latest"
+    for wrong in (None, "run-99/output"):
+        link.unlink()
+        if wrong:
+            link.symlink_to(wrong)
+        (difference,) = check(night).differences
+        assert difference.kind is Kind.LATEST_LINK_WRONG and "`ccatwm fsck --yes --reason TEXT`" in difference.next
+        assert check(night, yes=True).exit_code == 0
+        night.run_pass("collect")
+        assert check(night).differences == () and link.samefile(first)
+
+
+def test_what_lies_in_the_way_of_a_stable_path_is_left_to_a_person(night, first):
+    link = first.parents[2] / "latest"
+    link.unlink()
+    link.mkdir()
+    report = check(night, yes=True)
+    assert report.exit_code == 1 and report.differences[0].next.startswith("move away what is there")
+    link.rmdir()
+    assert check(night, yes=True).exit_code == 0
+    night.run_pass("collect")
+    assert link.samefile(first)
+
+
+def test_products_that_are_back_as_they_were_count_again(night, first):
+    away = first.parents[4] / "away"
+    first.rename(away)
+    assert check(night, yes=True).exit_code == 0 and not check(night).differences
+    away.rename(first)
+    report = check(night)
+    assert set(kinds(report)) == {Kind.PRODUCT_BACK} and "counts it again" in report.differences[0].next
+    assert check(night, yes=True).exit_code == 0
+    night.until_quiet()
+    assert {row["status"] for row in night.rows("data_product")} == {"present"}
+    assert len(night.runs()) == 2 and check(night).differences == ()
+
+
+def test_products_that_are_back_with_other_bytes_stay_missing(night, first):
+    away = first.parents[4] / "away"
+    first.rename(away)
+    check(night, yes=True)
+    away.rename(first)
+    chunk = first / "science" / "store.zarr" / "0"
+    chunk.write_text("3\n")
+    backs = [difference.path for difference in check(night).differences]
+    assert backs and not [path for path in backs if path.endswith("store.zarr")]
 
 
 def test_what_is_written_down_needs_a_reason(night):

@@ -257,6 +257,9 @@ class LocalWorkFiles:
     def exists(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, bool]:
         return {path: status is not None for path, status in self._each(paths, find_status).items()}
 
+    def read_links(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, str | None]:
+        return self._each(paths, _link_target)
+
     def read_files(
         self, paths: Iterable[PurePosixPath], *, max_bytes: int = 1 << 22
     ) -> dict[PurePosixPath, bytes | None]:

@@ -112,6 +112,9 @@ class SshWorkFiles:
     def exists(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, bool]:
         return self._each("exists", paths)
 
+    def read_links(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, str | None]:
+        return self._each("read_links", paths)
+
     def hash_files(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, tuple[int, str] | None]:
         return self._each("hash_files", paths)
 

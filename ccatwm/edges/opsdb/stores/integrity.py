@@ -54,12 +54,21 @@ def _completed(location: str) -> sa.ColumnElement[bool]:
 
 def present_products(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, list[KnownProduct]]:
     """Products that are said to be there, by run."""
+    return _products(connection, run_ids, "present")
+
+
+def missing_products(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, list[KnownProduct]]:
+    """Products that are said to be missing, by run; nothing of ours removed them."""
+    return _products(connection, run_ids, "missing")
+
+
+def _products(connection: sa.Connection, run_ids: Collection[int], status: str) -> dict[int, list[KnownProduct]]:
     found: dict[int, list[KnownProduct]] = {run_id: [] for run_id in run_ids}
     columns = (product.c.id, product.c.run_id, run.c.sub_group_id, product.c.path, product.c.full_path,
                product.c.is_directory, product.c.size_bytes, product.c.file_count, product.c.sha256)  # fmt: skip
     for chunk in chunks(sorted(run_ids)):
         query = sa.select(*columns).join(run, run.c.id == product.c.run_id)
-        query = query.where(product.c.run_id.in_(chunk), product.c.status == "present")
+        query = query.where(product.c.run_id.in_(chunk), product.c.status == status)
         for row in connection.execute(query.order_by(product.c.id)):
             found[row.run_id].append(KnownProduct(*row))
     return found
@@ -118,6 +127,14 @@ def record_products_missing(
     """They are not there; what was made of them is decided on again."""
     products.record_missing(connection, product_ids)
     mark_due(connection, sorted(sub_group_ids), now)
+
+
+def record_products_back(
+    connection: sa.Connection, product_ids: Sequence[int], sub_group_ids: Collection[int], now: datetime
+) -> set[int]:
+    """They are there again, and what is made of them is decided on again. Which: something may have come between."""
+    mark_due(connection, sorted(sub_group_ids), now)
+    return products.record_back(connection, product_ids)
 
 
 @dataclass(frozen=True)

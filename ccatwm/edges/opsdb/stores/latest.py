@@ -24,6 +24,19 @@ def list_links_due(connection: sa.Connection, location: str, limit: int) -> list
     return _links(connection, _select_links().where(sub_group.c.latest_due, here).limit(limit))
 
 
+def list_links(connection: sa.Connection, location: str, after: int, limit: int) -> list[LatestLink]:
+    """Links at a processing location that are settled, as they have to be: of sub-groups above the number `after`."""
+    here = sa.func.coalesce(runs.c.processing_location, t.pipeline.c.processing_location) == location
+    query = _select_links().where(sub_group.c.id > after, sa.not_(sub_group.c.latest_due), here)
+    return _links(connection, query.order_by(sub_group.c.id).limit(limit))
+
+
+def mark_link_due(connection: sa.Connection, sub_group_ids: Collection[int]) -> None:
+    """The disk says something else than it has to."""
+    for chunk in chunks(sorted(sub_group_ids)):
+        connection.execute(sa.update(sub_group).where(sub_group.c.id.in_(chunk)).values(latest_due=True))
+
+
 def settle_links(connection: sa.Connection, switched: Sequence[LatestLink]) -> int:
     """These links are as was said; how many still have to be so.
 

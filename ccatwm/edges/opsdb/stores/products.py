@@ -66,6 +66,20 @@ def paths_of_run(connection: sa.Connection, run_id: int) -> dict[int, str]:
     return {row.id: row.full_path for row in connection.execute(query)}
 
 
+def record_back(connection: sa.Connection, product_ids: Collection[int]) -> set[int]:
+    """Products that were missing and are there again; not those of a run whose output was taken away meanwhile. Which."""
+    done: set[int] = set()
+    other = product.alias("other")
+    taken = sa.exists().where(other.c.run_id == product.c.run_id, other.c.status == "removed")
+    for chunk in chunks(sorted(product_ids)):
+        where = sa.and_(product.c.id.in_(chunk), product.c.status == "missing", sa.not_(taken))
+        back = sa.update(product).where(where).values(status="present").returning(product.c.id, product.c.run_id)
+        rows = connection.execute(back).all()
+        mark_links_due(connection, {row.run_id for row in rows})
+        done |= {row.id for row in rows}
+    return done
+
+
 def record_missing(connection: sa.Connection, product_ids: Collection[int]) -> None:
     """Products whose files are gone though nobody here removed them."""
     for chunk in chunks(sorted(product_ids)):
