@@ -7,6 +7,7 @@ Operators and their values are those of filter rules (`core.rules`). What is com
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,9 +49,16 @@ def _rule(text: str, problems: list[Problem]) -> Rule | None:
     has_value = rest.count(":") > 0
     value = _value(operator, written) if has_value else None
     if wrong := OPERATORS[operator](value):
-        problems.append(Problem(where, f"operator {operator} with value {written!r}", f"it takes {wrong}; {FORM}"))
+        beyond = " no larger than 1.7e308" if math.inf in _numbers(value) or -math.inf in _numbers(value) else ""
+        problems.append(
+            Problem(where, f"operator {operator} with value {written!r}", f"it takes {wrong}{beyond}; {FORM}")
+        )
         return None
     return Rule("DataProduct", column, operator, value, inner, where)
+
+
+def _numbers(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else (value,)
 
 
 def _column(path: str) -> tuple[str, str]:
@@ -66,9 +74,23 @@ def _value(operator: str, written: str) -> Any:
 
 
 def _scalar(written: str) -> Any:
-    """A number, true, false or a text in quotation marks as JSON has them; anything else is a text as it stands."""
+    """A number, true, false or a text in quotation marks as JSON has them; anything else is a text as it stands.
+
+    A whole number of more than 64 bits is compared as what it is about. One beyond all numbers is for the operator to
+    refuse: as a text it would match nothing, and nobody would be told.
+    """
     try:
-        value = json.loads(written)
+        value = json.loads(written, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return written
-    return value if value is not None and is_scalar(value) else written
+    if isinstance(value, int) and not is_scalar(value):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+    return value if is_scalar(value) or isinstance(value, float) else written
+
+
+def _refuse_constant(name: str) -> Any:
+    """`NaN` and `Infinity`, which JSON does not know."""
+    raise ValueError(name)

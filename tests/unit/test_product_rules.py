@@ -31,6 +31,10 @@ pytestmark = pytest.mark.quick
         ("qa.rms_k:is_null", ("quality", "rms_k", "is_null", None)),
         ("qa.n:eq:null", ("quality", "n", "eq", "null")),
         ("qa.n:eq:NaN", ("quality", "n", "eq", "NaN")),
+        ("qa.n:eq:Infinity", ("quality", "n", "eq", "Infinity")),
+        ("qa.n:lt:9223372036854775807", ("quality", "n", "lt", 2**63 - 1)),
+        ("qa.n:lt:9223372036854775808", ("quality", "n", "lt", 2.0**63)),
+        ("qa.n:between:-99999999999999999999,1", ("quality", "n", "between", [-1e20, 1])),
     ],
 )
 def test_a_rule_is_read(text: str, expected: tuple[Any, ...]) -> None:
@@ -47,6 +51,8 @@ def test_a_rule_is_read(text: str, expected: tuple[Any, ...]) -> None:
         ("qa.rms_k:since:3d", "unknown operator 'since'", "allowed: eq, neq"),
         ("qa.rms_k:lt", "operator lt with value ''", "it takes a text or a number"),
         ("qa.rms_k:lt:true", "operator lt with value 'true'", "it takes a text or a number"),
+        ("qa.rms_k:lt:1e400", "operator lt with value '1e400'", "a text or a number no larger than 1.7e308"),
+        ("qa.rms_k:gt:-1" + "0" * 400, "operator gt", "no larger than 1.7e308"),
         ("qa.rms_k:between:1", "operator between", "a list of two"),
         ("qa.rms_k:is_null:1", "operator is_null", "no value"),
         ("qa.a..b:eq:1", "path 'qa.a..b' names no value", "keys between dots"),
