@@ -6,6 +6,7 @@ Touches: images and references (read); the folder (written).
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +38,13 @@ class Here:
     progress: Progress = NO_PROGRESS
 
 
-def check_folder(folder: Path) -> None:
-    """Errors: UsageError where it is not empty, or cannot be used."""
+def check_folder(folder: Path, base: Path) -> None:
+    """Errors: UsageError where it is not empty, lies below the base directory, or cannot be used."""
+    if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(base)):
+        raise UsageError(
+            f"{folder} lies below the base directory {base}, where only passes write",
+            next="name a folder elsewhere",
+        )
     if any(ord(c) < 32 or c == ":" for c in str(folder)):
         raise UsageError(
             f"{str(folder)!r} has a colon or a control character, which container runtimes do not take",

@@ -103,7 +103,7 @@ def prepare(asked: Asked, here: Here, tell: Callable[[str], None]) -> Prepared:
 
     Errors: UsageError with all that is in the way at once; then there is no folder that was not there before.
     """
-    check_folder(asked.folder)
+    check_folder(asked.folder, Path(here.settings.pipeline_base_dir))
     run, inputs, resources, number, place = _read(here.database, asked.run_id)
     problems: list[Problem] = []
     changed = _read_changes(asked.changes, run.resolved_step.config, problems)

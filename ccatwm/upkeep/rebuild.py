@@ -154,7 +154,7 @@ def rebuild(asked: Asked, here: Here, clock: Clock, tell: Callable[[str], None])
     Errors: UsageError with all that cannot be had any more at once; then there is no folder that was not there before.
     """
     known = _read(here, asked.product_id)
-    check_folder(asked.folder)
+    check_folder(asked.folder, Path(here.settings.pipeline_base_dir))
     wanted = _wanted_packages(here, known)
     warnings = _check(here, known, wanted)
     made = make_folder(asked.folder)

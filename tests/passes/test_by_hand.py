@@ -154,6 +154,15 @@ def test_a_folder_that_is_not_empty_is_left_as_it_is(failed, cli):
     assert [path.name for path in Path("mine").iterdir()] == ["notes"]
 
 
+def test_a_folder_below_the_base_directory_is_refused(failed, cli):
+    Path("there").symlink_to(failed.base)  # by whatever name
+    for folder in ("there/mine", f"{failed.base}/otf/mine"):
+        answer = cli("rerun", "1", "--by-hand", folder)
+        assert (answer.code, "lies below the base directory" in answer.err) == (2, True)
+        assert "next: name a folder elsewhere" in answer.err
+    assert not list(failed.base.rglob("mine"))
+
+
 def test_a_run_that_is_not_there_is_told_with_the_newest_that_are(failed, cli):
     answer = cli("rerun", "99", "--by-hand", "mine")
     assert (answer.code, "there is no run 99" in answer.err, "the newest are" in answer.err) == (2, True, True)

@@ -140,6 +140,13 @@ def test_a_program_that_fails_by_now_is_told_with_its_last_line(made, cli):
     assert "ended with exit code 3: no beam" in answer.json["where"][0]
 
 
+def test_a_folder_below_the_base_directory_is_refused(made, cli):
+    product = made.rows("data_product")[0]["id"]
+    answer = cli("rebuild", str(product), "--dir", str(made.base / "otf" / "again"))
+    assert (answer.code, "lies below the base directory" in answer.err) == (2, True)
+    assert not (made.base / "otf" / "again").exists()
+
+
 def test_nothing_is_written_to_the_ops_db_or_below_the_base_directory(made, cli):
     before = snapshot(made.url), tree_of(made.base), tree_of(made.folder / "state")
     assert rebuild(cli, made).code == 0
