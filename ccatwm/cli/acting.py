@@ -391,6 +391,7 @@ def _print_set(row: dict[str, Any], *, would_be: bool) -> None:
 
     _frame.print_lines([*(["would be published:"] if would_be else []), *view.head_lines(row)])
     _frame.print_table("", view.PRODUCT_COLUMNS, [view.product_cells(item) for item in row["products"]])
+    _frame.print_lines(view.missing_lines(row))
     if row["notice"]:
         _frame.print_lines(["", "to be sent:", *row["notice"]])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,8 +18,10 @@ from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import publishing as store
 from ccatwm.edges.opsdb.stores import views
 from ccatwm.edges.opsdb.stores.exclusions import active_ids
+from ccatwm.edges.opsdb.stores.products import missing_products
 from ccatwm.errors import UsageError
 
+MAX_NAMED = 20
 LIST_COLUMNS = ("set", "products", "size", "doi", "contact", "published", "affected")
 PRODUCT_COLUMNS = ("product", "run", "type", "size", "sha256", "file")
 
@@ -37,7 +39,7 @@ def build_published_set(database: Database, grouping: GroupingEngine, name: str,
 
 def build_unpublished_set(row: Mapping[str, Any]) -> dict[str, Any]:
     """The same of a set that would be published."""
-    return {"schema": "ccatwm.publish/1", "publish": _set(row, {}, {})}
+    return {"schema": "ccatwm.publish/1", "publish": _set(row, {}, {}, set())}
 
 
 def build_published_sets(database: Database, grouping: GroupingEngine, *, now: datetime) -> dict[str, Any]:
@@ -66,7 +68,19 @@ def _judge(
     pipelines = {item["run"]: item["pipeline"] for row in sets for item in row["products"]}
     why = why_excluded(connection, find_excluded(connection, grouping, now), pipelines) if pipelines else {}
     instead = _find_instead(connection, {run for run, reason in why.items() if reason})
-    return [_set(row, why, instead) for row in sets]
+    missing = missing_products(connection)
+    return [_set(row, why, instead, missing) for row in sets]
+
+
+def list_incomplete(connection: sa.Connection) -> list[dict[str, Any]]:
+    """Sets of which files are gone, though nothing of ours removes them: name, products (how many), missing (which)."""
+    missing = missing_products(connection)
+    found = []
+    for row in store.list_sets(connection) if missing else ():
+        gone = [item["product"] for item in row["products"] if item["product"] in missing]
+        if gone:
+            found.append({"name": row["name"], "products": len(row["products"]), "missing": gone})
+    return found
 
 
 def _find_instead(connection: sa.Connection, run_ids: set[int]) -> dict[tuple[int, str], dict[str, Any]]:
@@ -86,7 +100,10 @@ def _find_instead(connection: sa.Connection, run_ids: set[int]) -> dict[tuple[in
 
 
 def _set(
-    row: Mapping[str, Any], why: Mapping[int, str | None], instead: Mapping[tuple[int, str], Mapping[str, Any]]
+    row: Mapping[str, Any],
+    why: Mapping[int, str | None],
+    instead: Mapping[tuple[int, str], Mapping[str, Any]],
+    missing: Collection[int],
 ) -> dict[str, Any]:
     products = []
     for item in row["products"]:
@@ -102,6 +119,7 @@ def _set(
         "published_at": utc_text(row["created_at"]),
         "products": products,
         "affected": [item["product"] for item in products if item["excluded"]],
+        "missing": [item["product"] for item in products if item["product"] in missing],
     }
     return {**document, "notice": notice_lines(document) if document["affected"] else []}
 
@@ -123,6 +141,19 @@ def product_cells(item: Mapping[str, Any]) -> tuple[object, ...]:
     return (item["product"], item["run"], item["type"], size, digest, f"{item['path']}{mark}")
 
 
+def missing_lines(row: Mapping[str, Any]) -> list[str]:
+    """What to do where files of a set are gone."""
+    if not row["missing"]:
+        return []
+    names = ", ".join(str(number) for number in row["missing"][:MAX_NAMED])
+    more = f" and {len(row['missing']) - MAX_NAMED} more" if len(row["missing"]) > MAX_NAMED else ""
+    return [
+        f"the files of product {names}{more} are gone, and nothing of ours removed them",
+        "next: bring them back to where they were, then ccatwm fsck --yes --reason TEXT",
+        f"next: ccatwm rebuild {row['missing'][0]} --dir DIR",
+    ]
+
+
 def head_lines(row: Mapping[str, Any]) -> list[str]:
     """What stands above the products of a set."""
     words = [f"{key} {row[key]}" for key in ("doi", "contact", "note") if row[key]]
@@ -130,6 +161,15 @@ def head_lines(row: Mapping[str, Any]) -> list[str]:
     if row["affected"]:
         lines.append(f"  AFFECTED: {affected_text(row['affected'], len(row['products']))}")
     return lines
+
+
+def incomplete_lines(sets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For `status`."""
+    return [
+        f"published set {row['name']} is not whole: the files of {len(row['missing'])} of "
+        f"{count_text(row['products'], 'product')} are gone"
+        for row in sets
+    ]
 
 
 def affected_lines(sets: Sequence[Mapping[str, Any]]) -> list[str]:

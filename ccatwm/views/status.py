@@ -17,7 +17,7 @@ from ccatwm.edges.opsdb.stores import leases, pausing, views
 from ccatwm.views.backfills import backfill_line, list_open_backfills
 from ccatwm.views.cache import build_cache, build_staging_jobs, cache_text, staging_jobs_text
 from ccatwm.views.copies import list_bad_copies
-from ccatwm.views.published import affected_lines, list_affected
+from ccatwm.views.published import affected_lines, incomplete_lines, list_affected, list_incomplete
 from ccatwm.views.runs import NO_CEILING, run_json
 from ccatwm.views.throttled import add_throttles, list_throttled
 
@@ -60,6 +60,7 @@ def build_status(
         bad_copies = list_bad_copies(connection, grouping)
         backfills = list_open_backfills(connection, selection.pipeline)
         affected = list_affected(connection, grouping, now)
+        incomplete = list_incomplete(connection)
         cache = None if cache_at is None else build_cache(connection, cache_at, cache_max_gb)
         staging = [] if cache_at is None else build_staging_jobs(connection, cache_at)
     document: dict[str, Any] = {
@@ -74,6 +75,7 @@ def build_status(
         "bad_copies": bad_copies,
         "backfills": backfills,
         "affected_sets": affected,
+        "incomplete_sets": incomplete,
         "cache": cache,
         "staging_jobs": staging,
         "unsettled": unsettled,
@@ -179,7 +181,8 @@ def _next(document: Mapping[str, Any], now: datetime) -> list[str]:
             commands.append(f"ccatwm release {place} --retry --reason TEXT")
         targets = [target for target in step["held_targets"] if target != place or not step["tripped"]]
         commands += [f"ccatwm release {target} --reason TEXT" for target in targets]
-    commands += [f"ccatwm publish {row['name']}" for row in document["affected_sets"]]
+    sets = dict.fromkeys(row["name"] for row in (*document["affected_sets"], *document["incomplete_sets"]))
+    commands += [f"ccatwm publish {name}" for name in sets]
     if any(step["without_image"] for step in document["status"]):
         commands.append("ccatwm apply FILE")
     if _work_waits(document) and not _passes_are_recent(document["passes"], now):
@@ -270,6 +273,7 @@ def other_lines(document: Mapping[str, Any]) -> list[str]:
     ]
     lines += [backfill_line(row) for row in document["backfills"]]
     lines += affected_lines(document["affected_sets"])
+    lines += incomplete_lines(document["incomplete_sets"])
     if document["cache"] and document["cache"]["limit_bytes"] is not None:
         lines.append(f"cache: {cache_text(document['cache'])}")
     if document["staging_jobs"]:

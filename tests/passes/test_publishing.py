@@ -8,12 +8,13 @@ import pytest
 
 from ccatwm.core.publishing import parse_members
 from ccatwm.core.selection import Selection
+from ccatwm.edges.opsdb.stores.products import record_back, record_missing
 from ccatwm.errors import UsageError
 from ccatwm.upkeep.exclude import Act, exclude, include
 from ccatwm.upkeep.publish import publish
 from ccatwm.upkeep.requests import request_runs
 from ccatwm.views.lineage import build_lineage, lineage_lines
-from ccatwm.views.published import build_published_set, build_published_sets
+from ccatwm.views.published import build_published_set, build_published_sets, missing_lines
 from ccatwm.views.status import build_status, other_lines
 from tests.passes.conftest import Observatory
 
@@ -173,3 +174,19 @@ def test_an_excluded_version_and_an_exclusion_for_another_pipeline(observatory: 
     name = f"software:{software['software']}@{software['version']}"
     exclude(context.database, context.grouping, [name], act(observatory))
     assert published(observatory, "dr1")["affected"] == [grid], "what it stands on was made with it"
+
+
+def test_a_set_that_has_lost_files_is_told_until_they_are_back(observatory: Observatory) -> None:
+    observatory.until_quiet()
+    made = products(observatory, "grid") + products(observatory, "calibrate")
+    freeze(observatory, "dr1", *map(str, made))
+    assert published(observatory, "dr1")["missing"] == status(observatory)["incomplete_sets"] == []
+    with observatory.context().database.write() as connection:
+        record_missing(connection, made[:1])
+    assert status(observatory)["incomplete_sets"] == [{"name": "dr1", "products": len(made), "missing": made[:1]}]
+    assert "are gone" in other_lines(status(observatory))[0] and "ccatwm publish dr1" in status(observatory)["next"]
+    told = missing_lines(published(observatory, "dr1"))
+    assert told[0].startswith(f"the files of product {made[0]} are gone") and f"rebuild {made[0]}" in told[-1]
+    with observatory.context().database.write() as connection:
+        assert record_back(connection, made) == set(made[:1])
+    assert published(observatory, "dr1")["missing"] == status(observatory)["incomplete_sets"] == []

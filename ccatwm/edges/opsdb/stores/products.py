@@ -58,6 +58,13 @@ def gone_products(connection: sa.Connection, product_ids: Collection[int]) -> di
     return found
 
 
+def missing_products(connection: sa.Connection) -> set[int]:
+    """All whose files are gone though nobody here removed them: few."""
+    indexed = product.c.status != sa.literal_column("'present'")  # the condition of an index, as it stands there
+    gone = sa.and_(indexed, product.c.status == "missing")
+    return set(connection.execute(sa.select(product.c.id).where(gone)).scalars())
+
+
 def paths_of_run(connection: sa.Connection, run_id: int) -> dict[int, str]:
     """Paths below the base directory of a run's products that should be there, by product id."""
     query = sa.select(product.c.id, product.c.full_path).where(
