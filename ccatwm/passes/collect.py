@@ -58,6 +58,7 @@ CLEAN_UP_PER_PASS = 200
 CLEAN_UP_AT_ONCE = 50
 LINKS_AT_ONCE = 500
 HASHED_AT_ONCE = 1000  # files
+SET_ASIDE = 3  # runs beside which nothing can be written: where there is no other, it is not they
 HASHED_BYTES = 2 << 30  # of one call: between two the lease is renewed
 
 
@@ -123,16 +124,19 @@ def _body(frame: PassFrame) -> None:
     _switch_latest(frame)
     some: list[Run] = []
     at_once = 1
+    aside: list[FilesUnavailableError] = []
     for item in frame.units(selected):
         some.append(item)
         if len(some) >= at_once:
-            files = _collect_some(frame, some, newest, inputs)
+            files = _collect_some(frame, some, newest, inputs, aside)
             at_once = min(2 * at_once, RUNS_AT_ONCE) if files < FILES_AT_ONCE else 1
             some = []
     if some:
-        _collect_some(frame, some, newest, inputs)
+        _collect_some(frame, some, newest, inputs, aside)
     _switch_latest(frame)
     _remove_inputs(frame)
+    if aside:
+        raise aside[0]
 
 
 def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
@@ -144,9 +148,11 @@ def _collect_some(
     some: Sequence[Run],
     newest: Mapping[int, Attempt],
     inputs: Mapping[int, Sequence[RunInput]],
+    aside: list[FilesUnavailableError],
 ) -> int:
     """Runs from COLLECTING_RESULTS to COMPLETED, read, published and written down together; the failure of one is its
-    own. How many files they have, so that few are together where outputs are large."""
+    own. How many files they have, so that few are together where outputs are large. `aside`: why nothing can be written
+    beside the output of some; these stay as they are."""
     outputs = _read_each(frame, {newest[item.id].id: _asked(frame, item, newest[item.id]) for item in some})
     good = []
     files = 0
@@ -169,12 +175,14 @@ def _collect_some(
             )  # fmt: skip
     good, records = _numbered(frame, good)
     try:
-        _publish_checked(frame.context, good, records)
+        published = _publish_checked(frame, good, records, aside)
     except NoSpaceError as error:
         for collected in good:
             frame.report.add("waiting", _item(collected.run, FailureClass.NO_SPACE.value, error.message))
     else:
-        _record(frame, good)
+        _record(frame, published)
+    if len(aside) >= SET_ASIDE and not frame.report.done:
+        raise aside[0]
     return files
 
 
@@ -365,17 +373,27 @@ def _numbered(frame: PassFrame, good: Sequence[Collected]) -> tuple[list[Collect
     return numbered, {c.run.id: completed(known[c.run.id], c.warnings, c.output, frame.now) for c in good}
 
 
-def _publish_checked(context: Context, good: Sequence[Collected], records: Mapping[int, RunRecord]) -> None:
-    """What cannot be written here says nothing of the program's output: the next pass tries again."""
+def _publish_checked(
+    frame: PassFrame,
+    good: Sequence[Collected],
+    records: Mapping[int, RunRecord],
+    aside: list[FilesUnavailableError],
+) -> list[Collected]:
+    """Those that are published. What cannot be written here says nothing of the program's output: the next pass tries
+    again, and what is in the way of one run is not in that of others."""
     try:
-        _publish(context, good, records)
+        _publish(frame.context, good, records)
     except (NoSpaceError, *NO_FAULT_OF_A_RUN):
         raise
     except CcatwmError as error:
-        where = good[0].run.directory if len(good) == 1 else ""
-        raise FilesUnavailableError(
-            error.message, where=where, next="see that the base directory can be written to"
-        ) from error
+        if len(good) > 1:
+            return [done for one in good for done in _publish_checked(frame, [one], records, aside)]
+        run = good[0].run
+        frame.report.add("waiting", _item(run, "not written", error.message))
+        next = "see that the base directory can be written to, and that nothing else lies there"
+        aside.append(FilesUnavailableError(error.message, where=run.directory, next=next))
+        return []
+    return list(good)
 
 
 def _publish(context: Context, good: Sequence[Collected], records: Mapping[int, RunRecord]) -> None:

@@ -440,6 +440,27 @@ def test_a_full_disk_makes_a_run_wait_without_an_attempt_until_there_is_room(nig
         assert len(executions(night)) == 2
 
 
+@pytest.mark.parametrize("name", ["run.json", "output"])
+def test_what_lies_in_the_way_of_one_run_is_not_in_that_of_others(night, name):
+    observe(night, *(Scan(f"scan-{n}", GOOD) for n in range(4)))
+    reduce(night, "mkdir science; echo x >science/x\n")
+    for _ in range(2):
+        night.cycle()
+    night.jobs()
+    night.run_pass("poll")
+    stuck = night.runs()[0]
+    (run,) = night.base.glob(f"otf/*/*/run-{stuck['id']}")
+    (run / name / "mine").mkdir(parents=True)
+    report = night.run_pass("collect")
+    assert isinstance(report.error, FilesUnavailableError) and str(run.relative_to(night.base)) in str(report.error.where)
+    assert "nothing else lies there" in str(report.error.next)
+    assert sorted(r["status"] for r in night.runs()) == ["COLLECTING_RESULTS"] + ["COMPLETED"] * 3
+    assert (run / name / "mine").is_dir()
+    shutil.rmtree(run / name)
+    night.until_quiet()
+    assert {(r["status"], r["attempt"]) for r in night.runs()} == {("COMPLETED", 1)}
+
+
 def test_a_base_directory_that_turned_read_only_costs_no_finished_run(night):
     """File systems with an error are mounted read-only: the output is good, only the writing of records has to wait."""
     night.base.mkdir()
