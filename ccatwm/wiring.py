@@ -494,16 +494,23 @@ PATIENCE_SECONDS = 20  # and for anything else that falls due by itself
 
 
 def work_is_left(context: Context) -> bool:
-    """Whether more passes would do something soon without anybody doing anything: jobs, retries, what falls due."""
+    """Whether more passes would do something soon without anybody doing anything.
+
+    Jobs, those that bring packages, too; retries; what falls due.
+    """
     now = context.clock.now()
     retries_by, soon = (now + timedelta(seconds=s) for s in (RETRY_PATIENCE_SECONDS, PATIENCE_SECONDS))
     location = context.settings.processing_location
     from ccatwm.edges.opsdb.stores.leases import read_brakes
     from ccatwm.edges.opsdb.stores.runs import any_active_run
+    from ccatwm.edges.opsdb.stores.transfers import list_open
     from ccatwm.edges.opsdb.stores.views import list_later_due
 
+    here = (context.settings.hpc_backend, context.settings.cluster)  # nobody here looks after the jobs of another
     with context.database.read() as connection:
         submits = read_brakes(connection)[1] is None
         if any_active_run(connection, location, now, soon=soon, retries_by=retries_by, submits=submits):
+            return True
+        if any((transfer.backend, transfer.cluster) == here for transfer in list_open(connection, location)):
             return True
         return any(due_at <= soon for due_at in list_later_due(connection, location, now))

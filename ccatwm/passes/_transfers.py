@@ -72,7 +72,11 @@ CLAIM_DAYS = 3650  # a job's claim ends with the job, not with time
 
 
 class TransferringError(CcatwmError):
-    """A batch job is to bring what a run needs: it waits."""
+    """A batch job is to bring what a run needs: it waits. `next_in_turn`: for one that goes when another has ended."""
+
+    def __init__(self, message: str, *, next_in_turn: bool = False) -> None:
+        super().__init__(message)
+        self.next_in_turn = next_in_turn
 
 
 class MissedError(CcatwmError):
@@ -116,6 +120,7 @@ class Transfers:
         self._gathered: dict[PurePosixPath, Sought] = {}
         self._waiting: list[_Waiting] = []
         self._raised: CcatwmError | None = None
+        self._none_goes = "the batch system takes no more jobs"
         self.came: set[int] = set()  # runs for which packages have come, as `settle` found
         with self._context.database.read() as connection:
             self._open = transfers.list_open(connection, location(self._context))
@@ -392,6 +397,8 @@ class Transfers:
         most = self._settings.stage_parallel - len(self._open)
         with self._context.database.read() as connection:
             blocked = leases.read_brakes(connection)[1]
+        if blocked is not None:
+            self._none_goes = f"submission is blocked: {blocked}"
         if most <= 0 or blocked is not None:
             return []
         free = self._context.scheduler.limits().free_tasks
@@ -542,14 +549,18 @@ class Transfers:
             rows = staged.list_staged(connection, location(self._context), wanted)
         self._gathered.clear()
         for one in waiting:
-            texts = []
+            texts, has_job = [], True
             for directory, name in one.names.items():
                 row = rows.get(str(directory))
                 job = jobs.get(claiming_job(row.claim) or "") if row is not None else None
+                has_job = has_job and job is not None
                 texts.append(f"package {name}: {self._job_text(job)}")
-            self._ended(one.run, TransferringError(some_text(texts, SHOWN, "; ")))
+            in_turn = not has_job and bool(self._open)
+            self._ended(one.run, TransferringError(some_text(texts, SHOWN, "; "), next_in_turn=in_turn))
 
     def _job_text(self, job: Transfer | None) -> str:
+        if job is None and not self._open:
+            return f"no staging job can be handed over now: {self._none_goes}"
         if job is None:
             return f"waits for its turn behind {count_text(len(self._open), 'staging job')}"
         where = f" on partition {self._settings.stage.partition}" if self._settings.stage.partition else ""

@@ -542,7 +542,7 @@ def _not_staged(frame: PassFrame, run: Run, error: CcatwmError) -> None:
     elif isinstance(error, RequestedError):
         _wait(frame, run, REQUESTED, error.message)
     elif isinstance(error, TransferringError):
-        _wait(frame, run, TRANSFERRING, error.message)
+        _wait(frame, run, TRANSFERRING, error.message, seconds=0 if error.next_in_turn else WAIT_SECONDS)
     elif isinstance(error, MissedError):
         fail_run(frame, run, RunStatus.STAGING_DATA, error.failure, error.message, by_pass="stage")
     elif isinstance(error, CopyUnavailableError):
@@ -586,9 +586,11 @@ def _record_ready(frame: PassFrame, ready: Sequence[_RunStaged]) -> None:
             frame.report.add("done", _item(run, "staged"))
 
 
-def _wait(frame: PassFrame, run: Run, outcome: str, message: str, **values: str) -> None:
-    """No attempt is charged: the run is looked at again in a while."""
-    due_at = frame.now + timedelta(seconds=WAIT_SECONDS)
+def _wait(
+    frame: PassFrame, run: Run, outcome: str, message: str, *, seconds: int = WAIT_SECONDS, **values: str
+) -> None:
+    """No attempt is charged: the run is looked at again in a while; with `seconds` 0 by the next pass."""
+    due_at = frame.now + timedelta(seconds=seconds) if seconds else None
     with frame.context.database.write() as connection:
         runs.update_run(connection, run.id, due_at=due_at, message=message, **values)
     frame.report.add("waiting", _item(run, outcome, message))

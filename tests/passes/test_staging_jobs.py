@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from ccatwm import wiring
 from ccatwm.core.selection import Selection
 from ccatwm.core.transfers import TRANSFERS
 from ccatwm.edges.transport import transfer_files
@@ -122,6 +123,26 @@ def test_more_than_jobs_may_bring_at_once_waits_for_its_turn(empty_observatory):
     assert len(open_jobs(observatory)) == 1 and len(waits) == 1
     assert complete(observatory) == ["COMPLETED"] * 3
     assert sorted(job["packages"] for job in observatory.rows("transfer_job")) == [1, 2]
+
+
+def test_a_cycle_until_idle_waits_for_staging_jobs_and_for_those_whose_turn_comes_next(empty_observatory):
+    empty_observatory.settings_changes["stage_parallel"] = 1
+    scans = [Scan(name, good_tar(a=name.encode() * 4000)) for name in ("one", "two")]
+    observatory = night(empty_observatory, *scans, job_gb=1e-9)
+
+    def work_is_left(**changes):
+        context = observatory.context()
+        try:
+            return wiring.work_is_left(replace(context, settings=replace(context.settings, **changes)))
+        finally:
+            context.database.dispose()
+
+    observatory.run_pass("stage")
+    assert [run["due_at"] is None for run in observatory.runs()] == [False, True]  # the second goes after the first
+    table = "{schema}executed_reduction_step"
+    observatory.execute(f"UPDATE {table} SET due_at = (SELECT max(due_at) FROM {table})")  # not soon
+    assert work_is_left()
+    assert not work_is_left(cluster="another")  # nobody here looks after the jobs of another
 
 
 def test_two_runs_that_need_one_package_have_it_brought_once(by_jobs):
@@ -276,7 +297,6 @@ def effects_of_a_pass(observatory):
 def pass_in_child_counting(observatory, counting):
     observatory.minute += 1
     context = observatory.context(counting)
-    from ccatwm import wiring
     from ccatwm.passes._frame import PassOptions
 
     wiring.run_pass("stage", context, PassOptions())
