@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from types import FrameType
 
 from ccatwm.core.transfers import TRANSFERS
+from ccatwm.core.wire import WireError
 from ccatwm.edges.storage.disk import DiskStorage
 from ccatwm.edges.storage.receiving import bring_package
 from ccatwm.edges.storage.s3 import S3Storage
@@ -57,14 +58,13 @@ def main(arguments: Sequence[str]) -> int:
     stop = Stop()
     files = LocalWorkFiles(Path(base_dir), PlainEffects())
     try:
-        _bring_all(files, token, stop)
-    except CcatwmError as error:
+        return _bring_all(files, token, stop)
+    except (CcatwmError, WireError) as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
 
 
-def _bring_all(files: LocalWorkFiles, token: str, stop: Stop) -> None:
+def _bring_all(files: LocalWorkFiles, token: str, stop: Stop) -> int:
     told = files.read_files([stores_path(token)])[stores_path(token)]
     if told is None:
         raise CcatwmError(f"{stores_path(token)} is not there: this job was given up")
@@ -76,20 +76,27 @@ def _bring_all(files: LocalWorkFiles, token: str, stop: Stop) -> None:
     numbers = [int(name) for entry in listed if (name := PurePosixPath(entry.path).name).isdigit()]
     answered = files.exists(result_path(token, number) for number in numbers)
     away: dict[str, str] = {}
+    code = 0
     for number in sorted(numbers):
         if answered[result_path(token, number)]:
             continue  # by a start of this job before this one
         if stop.soon:
-            return
+            return code
         data = files.read_files([order_path(token, number)], max_bytes=LONGEST)[order_path(token, number)]
         if data is None:
             raise CcatwmError(f"{order_path(token, number)} is not there: this job was given up")
-        order = decode_order(data)
+        try:
+            order = decode_order(data)
+        except WireError as error:  # the others have nothing to do with it
+            print(f"{order_path(token, number)} cannot be read: {error}", file=sys.stderr)
+            code = 1
+            continue
         brought = _bring(files, storages, order, away, stop)
         if isinstance(brought.error, StoppedError):
-            return
+            return code
         files.write_files([FileWrite(result_path(token, number), encode_result(brought))])
         print(f"{order.name}: {brought.error or 'is there'}", flush=True)
+    return code
 
 
 def _bring(

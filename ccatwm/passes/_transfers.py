@@ -38,6 +38,7 @@ from ccatwm.core.transfers import (
     missed,
     share_out,
 )
+from ccatwm.core.wire import WireError
 from ccatwm.core.wording import count_text, some_text
 from ccatwm.edges.opsdb.stores import leases, runs, staged, transfers
 from ccatwm.edges.opsdb.stores.transfers import Transfer
@@ -50,6 +51,7 @@ from ccatwm.errors import (
     SettingsError,
 )
 from ccatwm.interfaces import (
+    Brought,
     FileWrite,
     FoundJob,
     JobReport,
@@ -139,8 +141,9 @@ class Transfers:
         return claimed or directory in self._gathered
 
     def takes(self, sought: Sought) -> bool:
-        """Whether a job can read all its copies: access keys that are nowhere but in our environment it has not."""
-        return self.wanted and bool(sought.copies) and all(self._reads(c.storage, c.location) for c in sought.copies)
+        """Whether a job can be told of it, and read all its copies: keys that only our environment has it has not."""
+        reads = bool(sought.copies) and all(self._reads(c.storage, c.location) for c in sought.copies)
+        return self.wanted and reads and transfer_files.can_order(self._order(sought))
 
     def _reads(self, storage: str, place: str) -> bool:
         setting = self._settings.locations.get(place)
@@ -215,12 +218,15 @@ class Transfers:
             order_data, result_data = (data[path] for path in paths)
             if order_data is None or result_data is None:
                 continue
-            order = transfer_files.decode_order(order_data)
+            try:
+                order = transfer_files.decode_order(order_data)
+                brought = transfer_files.decode_result(result_data, f"package {order.name}")
+            except WireError:
+                continue  # torn by a disk, or of another release: as good as none, and told when the job has ended
             if str(order.target) in rows:  # else it was recorded before
-                self._record(transfer, order, rows[str(order.target)], result_data)
+                self._record(transfer, order, rows[str(order.target)], brought)
 
-    def _record(self, transfer: Transfer, order: PackageOrder, row: Any, data: bytes) -> None:
-        brought = transfer_files.decode_result(data, f"package {order.name}")
+    def _record(self, transfer: Transfer, order: PackageOrder, row: Any, brought: Brought) -> None:
         with self._context.database.read() as connection:
             bad = staged.known_bad_copies(connection, [row.package_id])[row.package_id]
         sought = Sought(_package_of(row), order.target, list(order.copies), bad, order.members, Amount())
@@ -352,7 +358,7 @@ class Transfers:
         if not rows:
             return
         failure = conclusion.failure or FailureClass.STAGING
-        message = conclusion.message or "it left no answer for it"
+        message = conclusion.message or "it left no answer for it that can be read"
         told = missed(failure, message, f"staging job {transfer.job_id}", transfer.packages - len(rows))
         if told is not None:
             self._failed(waiting, MissedError(*told))

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from ccatwm import wiring
+from ccatwm.core.model import InputKind, InputRole, RunInput
 from ccatwm.core.selection import Selection
 from ccatwm.core.transfers import TRANSFERS
 from ccatwm.edges.transport import transfer_files
@@ -219,6 +220,28 @@ def test_a_job_that_was_ended_half_way_costs_nothing(empty_observatory):
     assert [job["packages"] for job in observatory.rows("transfer_job")] == [2, 1]
 
 
+@pytest.mark.parametrize("torn", [b"{bad", b"", transfer_files.CODEC.encode({"of": "another release"})])
+@pytest.mark.parametrize("which", ["order_path", "result_path"])
+def test_an_order_or_answer_that_cannot_be_read_stops_nothing_and_its_package_comes_with_the_next_job(
+    empty_observatory, torn, which
+):
+    empty_observatory.settings_changes["stage_parallel"] = 1
+    observatory = night(empty_observatory, Scan("one", good_tar(a=b"1")), Scan("two", good_tar(a=b"2")))
+    observatory.run_pass("stage")
+    (job,) = open_jobs(observatory)
+    path = observatory.base / str(getattr(transfer_files, which)(job["token"], 0))
+    if which == "order_path":
+        path.write_bytes(torn)
+    observatory.jobs()
+    path.write_bytes(torn)
+    report = observatory.run_pass("stage")
+    assert sorted(outcome for outcome, _ in outcomes(report)) == ["failed", "staged"] and report.error is None
+    text = "orders/0 cannot be read: " if which == "order_path" else "it left no answer for it that can be read"
+    assert any(text in reason for _, reason in outcomes(report))
+    assert complete(observatory) == ["COMPLETED"] * 2
+    assert [job["packages"] for job in observatory.rows("transfer_job")] == [2, 1]
+
+
 def test_a_program_that_cannot_run_there_is_named(by_jobs):
     by_jobs.settings_changes["stage"] = replace(JOB, python="/no/such/python")
     by_jobs.run_pass("stage")
@@ -416,8 +439,15 @@ def test_told_to_end_it_breaks_off_and_warned_it_finishes_what_it_has_begun(job_
 # --- what jobs can read -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("key_file", "by_job"), [("/keys", True), ("", False)])
-def test_a_job_reads_an_object_store_only_with_keys_in_a_file(by_jobs, key_file, by_job):
+LISTED = {f"chunk-{number}": (1, None) for number in range(5000)}
+TOO_MANY = {f"{number:06}" + "x" * 2000: (1, None) for number in range(20_000)}
+
+
+@pytest.mark.parametrize(
+    ("key_file", "members", "by_job"),
+    [("/keys", {}, True), ("", {}, False), ("/keys", LISTED, True), ("/keys", TOO_MANY, False)],
+)
+def test_a_job_takes_what_it_can_be_told_of_and_has_keys_in_a_file_for(by_jobs, key_file, members, by_job):
     from ccatwm.core.cache import Amount
     from ccatwm.passes._bring import Sought
     from ccatwm.passes._frame import PassFrame, PassOptions, PassReport
@@ -428,5 +458,6 @@ def test_a_job_reads_an_object_store_only_with_keys_in_a_file(by_jobs, key_file,
     report = PassReport("stage", "here", context.clock.now())
     transfers = Transfers(PassFrame(context, report, PassOptions(), None), lambda run, error: None)
     copy = PackageCopy("1", "cloud", "s3", None, "x.tar")
-    assert transfers.takes(Sought(None, PurePosixPath("x"), [copy], set(), {}, Amount())) is by_job
+    package = RunInput(InputKind.PACKAGE, InputRole.MEMBER, "x", "1", None, None)
+    assert transfers.takes(Sought(package, PurePosixPath("x"), [copy], set(), members, Amount())) is by_job
     context.database.dispose()

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ccatwm.core.transfers import TRANSFERS
+from ccatwm.core.wire import WireError
 from ccatwm.edges.transport._protocol import CODEC, error_from_value, error_to_value
 from ccatwm.edges.transport._session import MODULES
 from ccatwm.errors import CcatwmError, NoGoodCopyError
@@ -28,6 +29,7 @@ OWN_MODULES = (
 )  # fmt: skip
 MAIN = b"import sys\nfrom ccatwm.transfer_job import main\nsys.exit(main(sys.argv[1:]))\n"
 LONGEST = 160 << 20  # bytes of an order or a result
+FEW_MEMBERS = 2000  # an order holds so many whatever their names are
 
 
 def program_path(token: str) -> PurePosixPath:
@@ -70,8 +72,22 @@ def encode_order(order: PackageOrder) -> bytes:
     return CODEC.encode(order)
 
 
+def can_order(order: PackageOrder) -> bool:
+    """False for a package with more listed files than an order holds."""
+    if len(order.members) <= FEW_MEMBERS:
+        return True
+    try:
+        encode_order(order)
+    except WireError:
+        return False
+    return True
+
+
 def decode_order(data: bytes) -> PackageOrder:
-    order: PackageOrder = _value(data)
+    """Errors: WireError for what is none."""
+    order = _value(data)
+    if not isinstance(order, PackageOrder):
+        raise WireError("no order of a package")
     return order
 
 
@@ -99,9 +115,12 @@ def encode_result(brought: Brought) -> bytes:
 def decode_result(data: bytes, what: str) -> Brought:
     """Errors: WireError for what is none."""
     value = _value(data)
-    findings = [(copy, _error(error, what)) for copy, error in value["findings"]]
-    error = None if value["error"] is None else _error(value["error"], what)
-    return Brought(value["received"], value["source"], findings, error)
+    try:
+        findings = [(copy, _error(error, what)) for copy, error in value["findings"]]
+        error = None if value["error"] is None else _error(value["error"], what)
+        return Brought(value["received"], value["source"], findings, error)
+    except (ValueError, TypeError, KeyError, AttributeError) as broken:
+        raise WireError(f"no answer for a package: {type(broken).__name__}: {broken}") from broken
 
 
 def _error(value: dict[str, Any], what: str) -> CcatwmError:
