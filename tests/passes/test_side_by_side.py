@@ -42,11 +42,13 @@ class Meeting(DiskStorage):
         with self._lock:
             self._now += 1
             self.most = max(self.most, self._now)
-        self._barrier.wait(PATIENCE)
-        with super().open(copy) as stream:
-            yield stream
-        with self._lock:
-            self._now -= 1
+        try:
+            self._barrier.wait(PATIENCE)
+            with super().open(copy) as stream:
+                yield stream
+        finally:  # also of a copy that turns out bad
+            with self._lock:
+                self._now -= 1
 
 
 class Broken(DiskStorage):
