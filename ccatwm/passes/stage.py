@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import PurePosixPath
+from typing import Any
 
 from ccatwm.core.cache import NOTHING, Amount, Shortage, never_fits, total
 from ccatwm.core.model import FailureClass, Run, RunInput
@@ -44,7 +45,7 @@ from ccatwm.passes._bring import (
     seek,
 )
 from ccatwm.passes._context import Context
-from ccatwm.passes._failures import fail_run
+from ccatwm.passes._failures import fail_run, plan_for
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
 from ccatwm.passes._request import RequestedError, Requests
 from ccatwm.passes._room import Room
@@ -544,15 +545,23 @@ def _not_staged(frame: PassFrame, run: Run, error: CcatwmError) -> None:
     elif isinstance(error, TransferringError):
         _wait(frame, run, TRANSFERRING, error.message, seconds=0 if error.next_in_turn else WAIT_SECONDS)
     elif isinstance(error, MissedError):
-        fail_run(frame, run, RunStatus.STAGING_DATA, error.failure, error.message, by_pass="stage")
+        _failed(frame, run, error.failure, error.message)
     elif isinstance(error, CopyUnavailableError):
         _wait(frame, run, UNAVAILABLE, error.message)
     elif isinstance(error, StagingError):
-        fail_run(
-            frame, run, RunStatus.STAGING_DATA, error.failure, error.message, by_pass="stage", for_good=error.for_good
-        )
+        _failed(frame, run, error.failure, error.message, for_good=error.for_good)
     else:
-        fail_run(frame, run, RunStatus.STAGING_DATA, FailureClass.STAGING, error.message, by_pass="stage")
+        _failed(frame, run, FailureClass.STAGING, error.message)
+
+
+def _failed(frame: PassFrame, run: Run, failure: FailureClass, message: str, *, for_good: bool = False) -> None:
+    """One that waits for a person, and of which nothing has run yet, keeps no package from others meanwhile."""
+    changes: dict[str, Any] = {}
+    if run.attempt == 0 and (for_good or plan_for(frame, run, failure, None).due_at is None):
+        with suppress(CcatwmError):  # else they go when their time has come
+            _remove_links(frame.context, run)
+            changes["inputs_removed_at"] = frame.now
+    fail_run(frame, run, RunStatus.STAGING_DATA, failure, message, by_pass="stage", for_good=for_good, **changes)
 
 
 def _begin(frame: PassFrame, run_ids: Sequence[int]) -> dict[int, tuple[Run, list[RunInput]]]:

@@ -130,6 +130,24 @@ def test_a_run_that_needs_more_than_the_whole_cache_waits_for_a_person(three_sca
     assert status_of(three_scans) == ["COMPLETED"] * 3
 
 
+def test_a_run_that_waits_for_a_person_before_it_was_staged_keeps_no_package_from_others(three_scans: Observatory) -> None:
+    limit(three_scans, TAR + 1)
+    three_scans.apply()
+    large_step = "      - {name: all, software: cal, group_by: [source], raw_inputs: true}\n"
+    three_scans.edit("    steps:\n", f"    steps:\n{large_step}")
+    three_scans.make_runs()
+    three_scans.until_quiet()
+    assert [run["status"] for run in three_scans.runs("calibrate")] == ["COMPLETED"] * 3
+    (large,) = three_scans.runs("all")
+    assert large["status"] == "FAILED" and "all of the cache may be" in large["message"]
+    limit(three_scans, 10 * TAR)
+    wanted = Wanted(selection=Selection(pipeline="otf", step="all"), reason="raised", actor="tester", host="here")
+    context = three_scans.context()
+    retry(context.database, wanted, now=context.clock.now())
+    three_scans.until_quiet()
+    assert [run["status"] for run in three_scans.runs("all")] == ["COMPLETED"]
+
+
 def test_smaller_needs_go_on_behind_a_run_without_room(three_scans: Observatory) -> None:
     """What is in the cache needs nothing."""
     path = three_scans.folder / "pipeline.yaml"
