@@ -264,30 +264,31 @@ class Transfers:
                 jobs = sorted(found.jobs.get(transfer.token, ()), key=lambda job: (job.state is JobState.HELD, job.job_id))
                 age = (self._frame.now - transfer.created_at).total_seconds()
                 if jobs:
-                    held.append(self._adopt(transfer, jobs))
+                    held += self._adopt(transfer, jobs)
                 elif found.certain or age >= self._context.scheduler.grace_seconds:
                     self._give_up(transfer)
         self._release(held)
 
-    def _adopt(self, transfer: Transfer, jobs: Sequence[FoundJob]) -> Transfer:
+    def _adopt(self, transfer: Transfer, jobs: Sequence[FoundJob]) -> list[Transfer]:
         twins = [JobTask(job.job_id, 0, job.token) for job in jobs[1:] if job.state is JobState.HELD]
         if twins:
             self._context.scheduler.cancel(twins)
         return self._held(transfer, jobs[0].job_id, jobs[0].submitted_at)
 
-    def _held(self, transfer: Transfer, job_id: str, submitted_at: Any) -> Transfer:
+    def _held(self, transfer: Transfer, job_id: str, submitted_at: Any) -> list[Transfer]:
+        """The job, which waits for its release; none where another pass has given it up meanwhile."""
         with self._context.database.write() as connection:
-            transfers.change_transfer(
+            changed = transfers.change_transfer(
                 connection, transfer.token, ("INTENDED", "HELD"), state="HELD", job_id=job_id, submitted_at=submitted_at
             )
-        return dataclasses.replace(transfer, state="HELD", job_id=job_id)
+        return [dataclasses.replace(transfer, state="HELD", job_id=job_id)] if changed else []
 
     def _give_up(self, transfer: Transfer) -> None:
         """The batch system never had it: win its claim, so that one that appears later does nothing."""
         if supersede(self._context.workfiles, str(attempt_directory(transfer.token))):
             self._close(transfer, "the batch system never had the job", doubtful=True)
         else:
-            self._release([self._held(transfer, transfer.token, self._frame.now)])
+            self._release(self._held(transfer, transfer.token, self._frame.now))
 
     def _release(self, held: Sequence[Transfer]) -> None:
         """Let held jobs go."""
@@ -429,9 +430,10 @@ class Transfers:
             raise
         results = {r.token: r for r in self._context.scheduler.submit([self._request(t) for t in intended])}
         held = [
-            self._held(t, str(r.job_id), self._frame.now)
+            one
             for t in intended
             if (r := results.get(t.token)) is not None and r.outcome == "accepted"
+            for one in self._held(t, str(r.job_id), self._frame.now)
         ]
         for transfer in intended:
             result = results.get(transfer.token)

@@ -273,6 +273,21 @@ def test_jobs_that_the_batch_system_does_not_take_are_no_fault_of_runs(by_jobs, 
     assert all(package["state"] == "GONE" for package in by_jobs.rows("staged_package"))
 
 
+def test_a_job_that_another_pass_gave_up_meanwhile_is_not_let_go(by_jobs, monkeypatch):
+    class Slow(FileBatch):
+        """While it takes jobs, a pass on another host gives them up."""
+
+        def submit(self, jobs):
+            by_jobs.execute("UPDATE {schema}transfer_job SET state = 'ENDED', doubtful = TRUE")
+            return super().submit(jobs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(by_jobs), "batch", lambda s, e=None: Slow(s.folder / "batch", s.base, PlainEffects()))
+        by_jobs.run_pass("stage")
+    assert by_jobs.jobs() == 0
+    assert {job["state"] for job in by_jobs.rows("transfer_job")} == {"ENDED"}
+
+
 class Silent(FileBatch):
     """Takes jobs, and its answer is lost."""
 
