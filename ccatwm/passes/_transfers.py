@@ -21,6 +21,7 @@ from ccatwm.core.commands import SCRIPT_DIRECTORIES, build_argv_file
 from ccatwm.core.model import FailureClass, InputKind, InputRole, Run, RunInput
 from ccatwm.core.outcomes import (
     Conclusion,
+    ExitRecord,
     JobFacts,
     Patience,
     Verdict,
@@ -70,6 +71,7 @@ from ccatwm.passes._room import claimant_is_gone
 
 MOST_WAITING = 50  # runs that a pass tells what they wait for, once no job takes more
 SHOWN = 3  # packages of a run by name
+LONGEST_QUEUE_SECONDS = 7 * 86400.0  # a job that began is thought to have ended so long after its time limit
 CLAIM_DAYS = 3650  # a job's claim ends with the job, not with time
 
 
@@ -195,6 +197,10 @@ class Transfers:
             self._read_results([t for t in mine if t.state == "RELEASED"])
             self._settle_half_way([t for t in mine if t.state != "RELEASED"])
             self._look_after([t for t in mine if t.state == "RELEASED"])
+        for transfer in self._open:
+            if transfer not in mine:
+                self._settle_by_files(transfer)
+        if self._open:
             self._sweep()
         with self._context.database.read() as connection:
             self._open = transfers.list_open(connection, location(self._context))
@@ -304,8 +310,8 @@ class Transfers:
         """Ask what became of jobs; those that have ended are closed, with what they did not bring."""
         if not released:
             return
-        tasks = [JobTask(str(t.job_id), 0, t.token, t.submitted_at) for t in released]
-        reports = {report.job_id: report for report in self._context.scheduler.poll(tasks)}
+        polled = self._context.scheduler.poll([_task(transfer) for transfer in released])
+        reports = {report.job_id: report for report in polled}
         for transfer in released:
             report = reports.get(str(transfer.job_id), JobReport("", 0, JobState.UNKNOWN))
             self._mark_gone(transfer, report)
@@ -313,8 +319,19 @@ class Transfers:
             if conclusion.verdict is Verdict.RELEASE:
                 self._context.scheduler.release([str(transfer.job_id)])
             elif conclusion.verdict in (Verdict.SUCCEEDED, Verdict.FAILED, Verdict.CANCELLED):
+                if report.state in (JobState.PENDING, JobState.HELD):  # it would wait there for ever
+                    self._context.scheduler.cancel([_task(transfer)])
                 self._read_results([transfer])  # the last ones
                 self._close_ended(transfer, conclusion)
+
+    def _settle_by_files(self, transfer: Transfer) -> None:
+        """A job of a batch system that this site uses no more: nobody can be asked about it, its files tell."""
+        self._read_results([transfer])
+        _, record, _ = self._read_records(transfer)
+        age = (self._frame.now - transfer.created_at).total_seconds()
+        never_began = record is None and supersede(self._context.workfiles, str(attempt_directory(transfer.token)))
+        if record is not None or never_began or age > transfer.limit_seconds + LONGEST_QUEUE_SECONDS:
+            self._close(transfer, "its batch system is not this site's any more", doubtful=never_began)
 
     def _mark_gone(self, transfer: Transfer, report: JobReport) -> None:
         here = report.state in (JobState.HELD, JobState.RUNNING) or (report.state is JobState.PENDING and not report.cause)
@@ -326,15 +343,11 @@ class Transfers:
 
     def _conclude(self, transfer: Transfer, report: JobReport) -> Conclusion:
         files, first = self._context.workfiles, attempt_directory(transfer.token)
-        restarts = list_restarts(files, [str(first)])[str(first)]
-        folder = first.with_name(f"{first.name}.r{restarts}") if restarts else first
-        paths = [folder / "job" / name for name in ("started.json", "exit.json", "refused")]
-        read = files.read_files(paths, max_bytes=65536)
+        folder, record, (started, refused) = self._read_records(transfer)
         gone = (self._frame.now - transfer.gone_at).total_seconds() if transfer.gone_at is not None else 0.0
         facts = JobFacts(
-            report.state, report.cause, report.message, settled=report.settled, record=parse_exit_record(read[paths[1]]),
-            started=parse_started_record(read[paths[0]]) is not None, refused=read[paths[2]] is not None,
-            gone_seconds=gone, limit_seconds=transfer.limit_seconds,
+            report.state, report.cause, report.message, settled=report.settled, record=record, started=started,
+            refused=refused, gone_seconds=gone, limit_seconds=transfer.limit_seconds,
         )  # fmt: skip
         patience = Patience(
             self._settings.record_wait_seconds, self._settings.slurm.requeue_seconds,
@@ -350,6 +363,16 @@ class Transfers:
             lines = (tail or b"").decode("utf-8", "replace").strip().splitlines()
             said = dataclasses.replace(said, message=": ".join([said.message, *lines[-1:]]))
         return said
+
+    def _read_records(self, transfer: Transfer) -> tuple[PurePosixPath, ExitRecord | None, tuple[bool, bool]]:
+        """The folder of its last start with its exit record, and whether it has started, and was refused, there."""
+        files, first = self._context.workfiles, attempt_directory(transfer.token)
+        restarts = list_restarts(files, [str(first)])[str(first)]
+        folder = first.with_name(f"{first.name}.r{restarts}") if restarts else first
+        started, ended, refused = (folder / "job" / name for name in ("started.json", "exit.json", "refused"))
+        read = files.read_files([started, ended, refused], max_bytes=65536)
+        has_started = parse_started_record(read[started]) is not None
+        return folder, parse_exit_record(read[ended]), (has_started, read[refused] is not None)
 
     def _close_ended(self, transfer: Transfer, conclusion: Conclusion) -> None:
         with self._context.database.read() as connection:
@@ -573,6 +596,10 @@ class Transfers:
             return f"waits for its turn behind {count_text(len(self._open), 'staging job')}"
         where = f" on partition {self._settings.stage.partition}" if self._settings.stage.partition else ""
         return f"staging job {job.job_id or job.token}{where} brings it"
+
+
+def _task(transfer: Transfer) -> JobTask:
+    return JobTask(str(transfer.job_id), 0, transfer.token, transfer.submitted_at)
 
 
 def _package_of(row: Any) -> RunInput:

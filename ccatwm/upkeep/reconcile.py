@@ -24,11 +24,13 @@ from ccatwm.core.reconciling import (
     plan_reconciliation,
 )
 from ccatwm.core.staging import SUBMISSIONS
+from ccatwm.core.transfers import TRANSFERS, attempt_directory
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import reconciling
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.latest import mark_all_links_due
+from ccatwm.edges.opsdb.stores.transfers import list_open_tokens
 from ccatwm.errors import CcatwmError
 from ccatwm.interfaces import FoundJob, JobState, JobTask, Scheduler, WorkFiles
 from ccatwm.upkeep.run_folders import find_attempts, find_run_folders, find_tokens
@@ -133,6 +135,9 @@ def reconcile(
     if scheduler is not None:
         _end_jobs(scheduler, [a for item in let_be for a in item.attempts], found_jobs)
     last = max((parse_run_directory(folder) or 0 for folder in found.directories), default=0)
+    strange = _strange_staging_jobs(database, files)
+    if strange:
+        _end_staging_jobs(make_scheduler(), files, strange, supersede)
     with database.write() as connection:
         was_blocked = reconciling.lock_blocked(connection)
         if _plan(connection, found) != plan:
@@ -152,6 +157,30 @@ def reconcile(
                 details={"let_be": [item.directory for item in let_be]},
             )  # fmt: skip
     return report
+
+
+def _strange_staging_jobs(database: Database, files: WorkFiles) -> list[str]:
+    """Tokens of jobs that bring packages and that the ops-db does not know, or knows as ended. Files first: what is made
+    meanwhile was recorded before its files were."""
+    there = files.list_folders([TRANSFERS])[TRANSFERS]
+    if not there:
+        return []
+    with database.read() as connection:
+        return sorted(set(there) - list_open_tokens(connection))
+
+
+def _end_staging_jobs(
+    scheduler: Scheduler, files: WorkFiles, tokens: Sequence[str], supersede: Supersede
+) -> None:
+    """What they were to bring is brought by others; no run and no product is theirs."""
+    whole = [token for token in tokens if not token.startswith(".")]  # else half removed
+    for token in whole:
+        supersede(files, str(attempt_directory(token)))
+    found = scheduler.find(whole)
+    tasks = [JobTask(job.job_id, 0, token) for token, jobs in found.jobs.items() for job in jobs]
+    if tasks:
+        scheduler.cancel(tasks)
+    files.remove_trees([folder / token for token in tokens for folder in (TRANSFERS, SUBMISSIONS)])
 
 
 def _look(files: WorkFiles) -> _Found:

@@ -29,7 +29,9 @@ from ccatwm.interfaces import (
     PlainEffects,
     SubmitResult,
 )
+from ccatwm.passes._claims import supersede
 from ccatwm.settings.schema import LocationSettings, StageSettings
+from ccatwm.upkeep.reconcile import reconcile
 from ccatwm.views.status import build_status, other_lines
 from tests.fakes.batch import FileBatch
 from tests.passes.away import Strike, pass_in_child
@@ -162,6 +164,39 @@ def test_jobs_that_were_handed_over_are_seen_through_after_the_setting_has_chang
     assert [outcome for outcome, _ in outcomes(by_jobs.run_pass("stage"))] == ["transferring"] * 2
     assert complete(by_jobs) == ["COMPLETED"] * 2
     assert len(by_jobs.rows("transfer_job")) == 2 and open_jobs(by_jobs) == []
+
+
+@pytest.mark.parametrize("at_work", [False, True])
+def test_jobs_of_a_batch_system_that_is_used_no_more_are_settled_by_their_files(by_jobs, at_work):
+    by_jobs.run_pass("stage")
+    if at_work:
+        by_jobs.jobs()
+    by_jobs.execute("UPDATE {schema}transfer_job SET cluster = 'the-old-one'")
+    by_jobs.run_pass("stage")
+    old = [job for job in by_jobs.rows("transfer_job") if job["cluster"] == "the-old-one"]
+    assert [job["state"] for job in old] == ["ENDED"] * 2
+    assert complete(by_jobs) == ["COMPLETED"] * 2
+    assert len(by_jobs.rows("transfer_job")) == (2 if at_work else 4)
+    assert {run["retries_used"] for run in by_jobs.runs()} == {0}
+
+
+def test_jobs_made_since_a_backup_are_ended_by_doctor_and_their_packages_brought_anew(by_jobs):
+    by_jobs.run_pass("stage")
+    for table in ("transfer_job", "staged_package"):  # as the backup had none
+        by_jobs.execute(f"DELETE FROM {{schema}}{table}")
+    strange = folders(by_jobs)
+    assert len(strange) == 2
+    context = by_jobs.context()
+    reconcile(
+        context.database, context.workfiles, lambda: context.scheduler, supersede=supersede, now=context.clock.now(),
+        actor="tester", host="here", yes=False,
+    )  # fmt: skip
+    context.database.dispose()
+    assert folders(by_jobs) == []
+    assert by_jobs.jobs() == 0  # they do not run any more
+    by_jobs.minute += 10
+    assert complete(by_jobs) == ["COMPLETED"] * 2
+    assert folders(by_jobs) == []
 
 
 # --- bad copies ---------------------------------------------------------------------------------------------
