@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 from ccatwm.core.commands import RunFacts, attempt_directories, build_argv, build_argv_file, srun_launcher
 from ccatwm.core.manifest import build_manifest
 from ccatwm.core.model import Attempt, ResolvedStep, Resources, Run, RunInput, StepRole
-from ccatwm.interfaces import EntryKind, FileWrite, TreeEntry
+from ccatwm.core.outputs import parse_listing, size_of
+from ccatwm.interfaces import FileWrite
 from ccatwm.passes._context import Context
 
 KILL_AFTER_SECONDS = 15
@@ -108,15 +109,13 @@ def _list_inputs(context: Context, runs: Iterable[Run]) -> dict[int, bytes]:
     """By run id `size TAB path` of every input file whose name has no line break."""
     folders = {run.id: PurePosixPath(run.directory) for run in runs}
     places = {run_id: [folder / "input", folder / "workspace"] for run_id, folder in folders.items()}
-    trees = context.workfiles.list_trees([path for paths in places.values() for path in paths])
+    records = context.workfiles.list_records([path for paths in places.values() for path in paths])
     return {
-        run_id: b"".join(_lines(path, trees[path] or ()) for path in paths)
-        for run_id, paths in places.items()
+        run_id: b"".join(_lines(path, records[path] or b"") for path in paths) for run_id, paths in places.items()
     }
 
 
-def _lines(folder: PurePosixPath, entries: Iterable[TreeEntry]) -> bytes:
-    lines = [
-        f"{entry.size_bytes}\t{folder / entry.path}" for entry in entries if entry.kind is EntryKind.FILE
-    ]
-    return "".join(f"{line}\n" for line in lines if "\n" not in line).encode("utf-8", "surrogateescape")
+def _lines(folder: PurePosixPath, record: bytes) -> bytes:
+    above = str(folder).encode("utf-8", "surrogateescape")
+    files = sorted((path, head) for path, head in parse_listing(record).entries.items() if head.startswith(b"f"))
+    return b"".join(b"%d\t%s/%s\n" % (size_of(head), above, path) for path, head in files if b"\n" not in path)
