@@ -47,7 +47,7 @@ MODES = ("before", "after", "fail")
 CHANGES_NOTHING = ("file.fsync", "file.syncfs")
 # Of effects that come in rows of the same kind `--thin` takes one of so many: folders and hidden files that are made one
 # after the other, commits between which a pass takes and gives back its lease.
-THINNED = {"file.mkdir": 4, "file.write": 4, "db.commit": 2}
+THINNED = {"file.mkdir": 8, "file.write": 8, "db.commit": 4}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def test_kills_on_sqlite_are_survived(record_property):
 
 
 def test_failing_effects_on_sqlite_are_survived(record_property):
-    crash(record_property, "--mode", "fail", "--every", "15")
+    crash(record_property, "--mode", "fail", "--every", "25")
 
 
 def test_kills_with_real_jobs_are_survived(record_property):
@@ -51,7 +51,7 @@ def test_a_kill_amid_an_eviction_and_what_follows_it_is_survived(record_property
 
 @pytest.mark.postgres
 def test_kills_on_postgresql_are_survived(record_property):
-    crash(record_property, "--database", "postgresql", "--mode", "after", "--every", "80")
+    crash(record_property, "--database", "postgresql", "--mode", "after", "--every", "120")
 
 
 def test_a_job_that_a_batch_system_runs_twice_is_executed_once(record_property):

@@ -31,8 +31,8 @@ DEFECTS = (
     Defect(
         "products committed before they are published",
         "ccatwm/passes/collect.py",
-        "        _publish_checked(frame.context, good, records)\n",
-        "        _record(frame, good)\n        _publish_checked(frame.context, good, records)\n",
+        "        published = _publish_checked(frame, good, records, aside)\n",
+        "        _record(frame, good)\n        published = _publish_checked(frame, good, records, aside)\n",
         ("--match", "run.json", "--mode", "fail"),
         "run.json",
     ),

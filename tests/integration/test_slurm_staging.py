@@ -108,6 +108,7 @@ def test_a_package_comes_by_a_job_on_its_partition_and_this_host_reads_none_of_i
     )  # fmt: skip
     site.wait_until("COMPLETED on short")
     site.stage_until("STAGED")
+    site.run_pass("stage")
     (cached,) = site.base.glob(".cache/packages/late-LFA-*/late.fits")
     assert cached.read_text() == "data\n"
     owner = site.cluster.user if site.changes.get("transport") == "ssh" else "root"
@@ -134,6 +135,8 @@ def test_a_job_that_never_came_to_be_is_given_up_and_another_one_made(site: Stag
     assert [job["state"] for job in site.jobs()] == ["INTENDED"]  # it may show up yet
     site.later(10 * GRACE)
     site.stage_until("STAGED")
+    site.wait_until("COMPLETED on short")  # it may have answered before it ended
+    site.run_pass("stage")
     assert [job["state"] for job in site.jobs()] == ["ENDED", "ENDED"]
     assert [job["job_id"] is None for job in site.jobs()] == [True, False]
 

@@ -575,7 +575,7 @@ def test_copies_are_readable_ones_at_active_locations(observed: Database) -> Non
 def test_the_file_list_of_a_package_has_sizes_and_checksums(observed: Database) -> None:
     package = members(observed, [rule("RawDataPackage.name", "eq", "p1")])[0].package_id
     with observed.read() as connection:
-        assert engine_for(observed).file_list(connection, package) == {
+        assert engine_for(observed).file_lists(connection, [package])[package] == {
             "a.fits": (3, "md5:1"),
             "b.fits": (4, None),
         }
