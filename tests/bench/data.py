@@ -34,7 +34,7 @@ from tests.passes.conftest import Observatory
 
 FILES = 100_000
 PER_FOLDER = 1000
-MAX_MEMORY_MB = 200
+MAX_MEMORY_MB = 256
 JOB_LIST = ["find", ".", "-mindepth", "1", "-printf", r"%y %s %T@\0%P\0%l\0"]
 LISTED = ["find", ".", "-mindepth", "1", "-printf", "%s %P\\n"]
 
