@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import FrameType
 
 from ccatwm.core.transfers import TRANSFERS
@@ -26,6 +26,7 @@ from ccatwm.edges.transport.transfer_files import (
     decode_order,
     decode_stores,
     encode_result,
+    numbers_of,
     order_path,
     result_path,
     stores_path,
@@ -72,12 +73,11 @@ def _bring_all(files: LocalWorkFiles, token: str, stop: Stop) -> int:
     storages: Mapping[str, Storage] = {
         "disk": DiskStorage(PlainEffects()), "s3": S3Storage(places, os.environ, PlainEffects()),
     }  # fmt: skip
-    listed = files.list_tree(TRANSFERS / token / "orders") or ()
-    numbers = [int(name) for entry in listed if (name := PurePosixPath(entry.path).name).isdigit()]
+    numbers = numbers_of(files.list_tree(TRANSFERS / token / "orders"))
     answered = files.exists(result_path(token, number) for number in numbers)
     away: dict[str, str] = {}
     code = 0
-    for number in sorted(numbers):
+    for number in numbers:
         if answered[result_path(token, number)]:
             continue  # by a start of this job before this one
         if stop.soon:

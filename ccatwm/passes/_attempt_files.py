@@ -40,15 +40,20 @@ def attempt_files(
     facts = _facts(context, run, attempt)
     runtime = "none" if step.software.image is None else context.settings.container_runtime
     manifest = build_manifest(step, facts, inputs, runtime=runtime)
-    limits = f"time_seconds={attempt.resources.time_seconds}\nkill_after_seconds={KILL_AFTER_SECONDS}\n"
-    limits += f"memory_mb={round(attempt.resources.memory_gb * 1024)}\n"
-    limits += f"final={int(step.role is StepRole.FINAL)}\n"
+    asked = attempt.resources
+    limits = job_limits(asked.time_seconds, asked.memory_gb, final=step.role is StepRole.FINAL)
     return [
         FileWrite(folder / "config" / "manifest.json", json.dumps(manifest, indent=1).encode()),
         FileWrite(folder / "job" / "inputs.list", listed),
-        FileWrite(folder / "job" / "limits", limits.encode()),
+        FileWrite(folder / "job" / "limits", limits),
         FileWrite(folder / "job" / "argv", build_argv_file(build_argv(step, facts, runtime=runtime))),
     ]
+
+
+def job_limits(time_seconds: int, memory_gb: float, *, final: bool) -> bytes:
+    """`job/limits` of any job; `final`: its output has folders by type."""
+    limits = f"time_seconds={time_seconds}\nkill_after_seconds={KILL_AFTER_SECONDS}\n"
+    return f"{limits}memory_mb={round(memory_gb * 1024)}\nfinal={int(final)}\n".encode()
 
 
 def _step_there(context: Context, step: ResolvedStep) -> ResolvedStep:

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from ccatwm.interfaces import WorkFiles
+from ccatwm.interfaces import FoundJob, JobState, WorkFiles
 
 SUPERSEDED_MODE = 0o500
 MAX_RESTARTS = 1000
@@ -32,6 +32,11 @@ def supersede(workfiles: WorkFiles, attempt_directory: str) -> bool:
         return True
     mode = workfiles.modes([claim])[claim]
     return mode is not None and not mode & 0o200
+
+
+def keep_first(job: FoundJob) -> tuple[bool, int, str]:
+    """Sort key of jobs with one token: one that runs is kept, else the oldest."""
+    return job.state is JobState.HELD, len(job.job_id), job.job_id
 
 
 def list_restarts(workfiles: WorkFiles, attempt_directories: Iterable[str]) -> dict[str, int]:

@@ -62,9 +62,9 @@ from ccatwm.interfaces import (
     PackageOrder,
     SubmitResult,
 )
-from ccatwm.passes._attempt_files import KILL_AFTER_SECONDS, job_script
+from ccatwm.passes._attempt_files import job_limits, job_script
 from ccatwm.passes._bring import Sought, order_of, record
-from ccatwm.passes._claims import list_restarts, new_token, supersede
+from ccatwm.passes._claims import keep_first, list_restarts, new_token, supersede
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, location
 from ccatwm.passes._room import claimant_is_gone
@@ -216,9 +216,7 @@ class Transfers:
 
     def _read_results_of(self, transfer: Transfer, rows: Mapping[str, Any]) -> None:
         files, token = self._context.workfiles, transfer.token
-        answered = files.list_tree(TRANSFERS / token / "results") or ()
-        numbers = [int(name) for entry in answered if (name := PurePosixPath(entry.path).name).isdigit()]
-        for number in sorted(numbers):
+        for number in transfer_files.numbers_of(files.list_tree(TRANSFERS / token / "results")):
             paths = (transfer_files.order_path(token, number), transfer_files.result_path(token, number))
             data = files.read_files(paths, max_bytes=transfer_files.LONGEST)
             order_data, result_data = (data[path] for path in paths)
@@ -256,8 +254,7 @@ class Transfers:
     def _runs_waiting_for(self, rows: Sequence[Any]) -> list[Run]:
         packages = {(row.package_id, row.checksum) for row in rows}
         with self._context.database.read() as connection:
-            ids = transfers.list_waiting_runs(connection, location(self._context), packages)
-            found = runs.get_runs(connection, sorted({run_id for some in ids.values() for run_id in some}))
+            found = runs.get_runs(connection, transfers.list_waiting_runs(connection, location(self._context), packages))
         return list(found.values())
 
     def _settle_half_way(self, some: Sequence[Transfer]) -> None:
@@ -267,7 +264,7 @@ class Transfers:
         if intended:
             found = self._context.scheduler.find([t.token for t in intended])
             for transfer in intended:
-                jobs = sorted(found.jobs.get(transfer.token, ()), key=lambda job: (job.state is JobState.HELD, job.job_id))
+                jobs = sorted(found.jobs.get(transfer.token, ()), key=keep_first)
                 age = (self._frame.now - transfer.created_at).total_seconds()
                 if jobs:
                     held += self._adopt(transfer, jobs)
@@ -512,8 +509,7 @@ class Transfers:
         root = self._context.workfiles.root()
         python = settings.stage.python or (settings.ssh.python if settings.transport == "ssh" else sys.executable)
         argv = [python, "-I", str(root / transfer_files.program_path(token)), str(root), token]
-        limits = f"time_seconds={round(transfer.limit_seconds)}\nkill_after_seconds={KILL_AFTER_SECONDS}\n"
-        limits += f"memory_mb={round(settings.stage.memory_gb * 1024)}\nfinal=0\n"
+        limits = job_limits(round(transfer.limit_seconds), settings.stage.memory_gb, final=False)
         orders = [self._order(one) for one in packages]
         self._context.workfiles.make_trees([there / "output", *(there / name for name in SCRIPT_DIRECTORIES)])
         self._context.workfiles.write_files(
@@ -525,7 +521,7 @@ class Transfers:
                     for number, order in enumerate(orders)
                 ),
                 FileWrite(there / "config" / "manifest.json", b"{}\n"),
-                FileWrite(there / "job" / "limits", limits.encode()),
+                FileWrite(there / "job" / "limits", limits),
                 FileWrite(there / "job" / "argv", build_argv_file(argv)),
                 FileWrite(SUBMISSIONS / token / "tasks", f"{there}\n".encode()),
                 FileWrite(SUBMISSIONS / token / "job.sh", job_script(), 0o755),

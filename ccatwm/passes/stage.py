@@ -339,9 +339,9 @@ class _Staging:
 
     # --- one run -------------------------------------------------------------------------------------------------------
 
-    def _look_and_seek(self, packages: Sequence[RunInput]) -> _Known:
-        """What is in the cache, and where the rest can be had."""
-        looked = look(self.frame.context, packages, verify=False)
+    def _look_and_seek(self, packages: Sequence[RunInput], *, verify: bool = False) -> _Known:
+        """What is in the cache, with `verify` by every file of it, and where the rest can be had."""
+        looked = look(self.frame.context, packages, verify=verify)
         sought = seek(self.frame.context, looked.missing, looked.rows)
         return _Known(looked, {one.directory: one for one in sought})
 
@@ -355,17 +355,10 @@ class _Staging:
             _check_host_files(self.frame.context, run)
             if _is_again(run):  # the job found an input gone or changed: link everything anew
                 _remove_links(self.frame.context, run)
-                self._bring_verified(staging)
-            else:
-                self._bring(staging, known)
+                known = self._look_and_seek(packages_of(inputs), verify=True)
+            self._bring(staging, known)
         except CcatwmError as error_met:
             self._ended(staging, error_met)
-
-    def _bring_verified(self, staging: _RunStaged) -> None:
-        """The same with every file of its packages counted."""
-        looked = look(self.frame.context, packages_of(staging.inputs), verify=True)
-        sought = seek(self.frame.context, looked.missing, looked.rows)
-        self._bring(staging, _Known(looked, {one.directory: one for one in sought}))
 
     def _bring(self, staging: _RunStaged, known: _Known) -> None:
         """Have what is missing brought, if there is room for it; where nothing is, have it linked."""
@@ -479,7 +472,7 @@ class _Staging:
     def _linked(self, staging: _RunStaged, error: CcatwmError | None) -> None:
         if isinstance(error, IncompleteTreeError) and staging.tries < MOST_TRIES:
             try:
-                self._bring_verified(staging)
+                self._bring(staging, self._look_and_seek(packages_of(staging.inputs), verify=True))
             except CcatwmError as error_met:
                 self._ended(staging, error_met)
         else:

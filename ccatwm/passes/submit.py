@@ -23,9 +23,9 @@ from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.stores import attempts, leases, runs, throttles
 from ccatwm.edges.opsdb.stores.attempts import NewAttempt, Submission, build_job_request
 from ccatwm.errors import CcatwmError, NoSpaceError, SchedulerUnavailableError
-from ccatwm.interfaces import FileWrite, Found, FoundJob, JobState, JobTask, SubmitResult
+from ccatwm.interfaces import FileWrite, Found, JobState, JobTask, SubmitResult
 from ccatwm.passes._attempt_files import attempt_files, attempt_folders, inputs_lists, job_script
-from ccatwm.passes._claims import new_token, supersede
+from ccatwm.passes._claims import keep_first, new_token, supersede
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import record_failure
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
@@ -378,7 +378,7 @@ def _settle_half_way(frame: PassFrame) -> None:
 
 def _settle_intended(frame: PassFrame, submission: Submission, found: Found) -> bool:
     """True if the job was found and adopted."""
-    jobs = sorted(found.jobs.get(submission.token, ()), key=_keep_first)
+    jobs = sorted(found.jobs.get(submission.token, ()), key=keep_first)
     if jobs:
         twins = [
             JobTask(job.job_id, a.array_index, job.token)
@@ -398,11 +398,6 @@ def _settle_intended(frame: PassFrame, submission: Submission, found: Found) -> 
             why = "looked up by its token until the grace period ends"
             frame.report.add("waiting", _attempt_item("waiting", why, attempt))
     return False
-
-
-def _keep_first(job: FoundJob) -> tuple[bool, int, str]:
-    """Of jobs with one token one that runs is kept, else the oldest."""
-    return job.state is JobState.HELD, len(job.job_id), job.job_id
 
 
 def _give_up(frame: PassFrame, submission: Submission) -> None:

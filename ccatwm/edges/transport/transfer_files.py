@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import PurePosixPath
@@ -19,7 +19,7 @@ from ccatwm.core.wire import WireError
 from ccatwm.edges.transport._protocol import CODEC, error_from_value, error_to_value
 from ccatwm.edges.transport._session import MODULES
 from ccatwm.errors import CcatwmError, NoGoodCopyError
-from ccatwm.interfaces import Brought, PackageOrder
+from ccatwm.interfaces import Brought, PackageOrder, TreeEntry
 
 # What it needs beside what the agent does.
 OWN_MODULES = (
@@ -46,6 +46,11 @@ def order_path(token: str, number: int) -> PurePosixPath:
 
 def result_path(token: str, number: int) -> PurePosixPath:
     return TRANSFERS / token / "results" / str(number)
+
+
+def numbers_of(listed: Iterable[TreeEntry] | None) -> list[int]:
+    """Of the orders or answers in a listed folder; none of one that is not there."""
+    return sorted(int(entry.path.name) for entry in listed or () if entry.path.name.isdigit())
 
 
 @cache

@@ -101,10 +101,10 @@ def read_coming(connection: sa.Connection, tokens: Sequence[str]) -> Amount:
 
 def list_waiting_runs(
     connection: sa.Connection, location: str, packages: Collection[tuple[str, str | None]]
-) -> dict[tuple[str, str | None], list[int]]:
-    """Runs that are being staged, by the package (id and checksum) that is among their inputs."""
+) -> list[int]:
+    """Runs that are being staged and have one of these packages (id and checksum) among their inputs."""
     inputs = t.run_input
-    found: dict[tuple[str, str | None], list[int]] = {}
+    found: set[int] = set()
     for chunk in chunks(sorted({package_id for package_id, _ in packages})):
         query = (
             sa.select(inputs.c.identity, inputs.c.checksum, runs.c.id)
@@ -113,12 +113,9 @@ def list_waiting_runs(
                 inputs.c.kind == InputKind.PACKAGE.value, inputs.c.identity.in_(chunk),
                 runs.c.processing_location == location, runs.c.status == RunStatus.STAGING_DATA.value,
             )
-            .order_by(runs.c.id)
         )  # fmt: skip
-        for identity, checksum, run_id in connection.execute(query):
-            if (identity, checksum) in packages:
-                found.setdefault((identity, checksum), []).append(run_id)
-    return found
+        found |= {row.id for row in connection.execute(query) if (row.identity, row.checksum) in packages}
+    return sorted(found)
 
 
 def look_again(connection: sa.Connection, run_ids: Collection[int]) -> None:
