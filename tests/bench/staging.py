@@ -134,13 +134,11 @@ def _download(url: str, key: str, target: Path) -> float:
 
 @contextmanager
 def _store(raw: Path) -> Iterator[str]:
-    """A store in a process of its own that holds the files of a folder."""
+    """A store in a process of its own whose objects are the files of a folder."""
     program = (
         "import sys, pathlib\n"
         "from tests.fakes.object_store import object_store\n"
-        "with object_store() as store:\n"
-        "    for path in pathlib.Path(sys.argv[1]).iterdir():\n"
-        "        store.put(path.name, path.read_bytes())\n"
+        "with object_store(pathlib.Path(sys.argv[1])) as store:\n"
         "    print(store.url, flush=True)\n"
         "    sys.stdin.read()\n"
     )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 KEY_ID, SECRET = "not-a-secret-id", "canary-of-the-object-store"
 BUCKET = "raw"
+BLOCK = 1 << 20
 
 
 @dataclass
@@ -65,9 +69,44 @@ def _half(answer: Iterable[bytes]) -> Iterator[bytes]:
     raise ConnectionResetError("cut by the test")
 
 
+class _FromFiles:
+    """Answers for the objects that are files of a folder itself: moto reads a whole object for each piece of it."""
+
+    def __init__(self, application: Any, folder: Path) -> None:
+        self._application = application
+        self._folder = folder
+
+    def __call__(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+        name = environ["PATH_INFO"].removeprefix(f"/{BUCKET}/")
+        path = self._folder / name
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD") or not name or not path.is_file():
+            return self._application(environ, start)
+        size = path.stat().st_size
+        tag = f'"{path.stat().st_mtime_ns:x}"'
+        if environ.get("HTTP_IF_MATCH", tag) != tag:
+            start("412 Precondition Failed", [("Content-Length", "0")])
+            return []
+        asked_for = re.fullmatch(r"bytes=(\d+)-(\d*)", environ.get("HTTP_RANGE", ""))
+        first, last = (int(asked_for[1]), min(int(asked_for[2] or size), size - 1)) if asked_for else (0, size - 1)
+        headers = {"Content-Length": str(last - first + 1), "ETag": tag, "Accept-Ranges": "bytes"}
+        headers |= {"Last-Modified": formatdate(path.stat().st_mtime, usegmt=True), "Content-Type": "binary/octet-stream"}
+        if asked_for:
+            headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+        start("206 Partial Content" if asked_for else "200 OK", list(headers.items()))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else _blocks(path, first, last + 1)
+
+
+def _blocks(path: Path, start: int, end: int) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as stream:
+        stream.seek(start)
+        while start < end and (data := stream.read(min(BLOCK, end - start))):
+            yield data
+            start += len(data)
+
+
 @contextmanager
-def object_store() -> Iterator[ObjectStore]:
-    """A store with an empty bucket `raw`, on a free port of 127.0.0.1."""
+def object_store(files: Path | None = None) -> Iterator[ObjectStore]:
+    """A store with an empty bucket `raw`, on a free port of 127.0.0.1. The files of `files` are objects of it, too."""
     import boto3
     from botocore.config import Config
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -79,7 +118,8 @@ def object_store() -> Iterator[ObjectStore]:
         def log(self, *_: Any, **__: Any) -> None: ...
 
     store = ObjectStore()
-    application = _Faulty(DomainDispatcherApplication(create_backend_app), store)
+    buckets = DomainDispatcherApplication(create_backend_app)
+    application = _Faulty(buckets if files is None else _FromFiles(buckets, files), store)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
