@@ -227,12 +227,15 @@ class WorkFiles(Protocol):
         *,
         hard: bool = True,
         whole: Mapping[PurePosixPath, tuple[int, int]] | None = None,
-    ) -> None:
+    ) -> dict[PurePosixPath, bytes | None]:
         """For each (source, target): make `target` a copy of the file or tree `source` by hard link, else
         reflink, else copy; never half-done visible (made under a hidden name, renamed once). A target that is
         there stays as it is. `hard=False` forbids hard links (a program without a container could write through).
         `whole` says how many files and bytes a source must have: `IncompleteTreeError` where it has not, or is gone; a
-        target that is there and has not is made anew. Nothing is flushed to disk: whoever reads the links compares them."""
+        target that is there and has not is made anew. Nothing is flushed to disk: whoever reads the links compares them.
+
+        Returns by target the files that were linked now, as `core.input_lists` has them; None for a target that was there,
+        and where it would be too much to tell."""
         ...
 
     def adopt_tree(self, source: PurePosixPath, target: PurePosixPath) -> Received:

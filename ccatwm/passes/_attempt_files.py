@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePosixPath
 
 from ccatwm.core.commands import RunFacts, attempt_directories, build_argv, build_argv_file, srun_launcher
+from ccatwm.core.input_lists import lines_of
 from ccatwm.core.manifest import build_manifest
 from ccatwm.core.model import Attempt, ResolvedStep, Resources, Run, RunInput, StepRole
-from ccatwm.core.outputs import parse_listing, size_of
 from ccatwm.interfaces import FileWrite
 from ccatwm.passes._context import Context
 
 KILL_AFTER_SECONDS = 15
 LONGEST_LIST = 1 << 30  # bytes
+TOGETHER_BYTES = 16 << 20  # of lists that are written in one call
 
 
 @cache
@@ -91,14 +92,23 @@ def _launcher(context: Context, resources: Resources) -> tuple[str, ...]:
 INPUTS_LIST = "inputs.list"  # in the run's folder: what it had when it was staged
 
 
-def write_staged_lists(context: Context, runs: Sequence[Run]) -> None:
-    """Keep what was just linked: what a purge takes before the job is handed over is missed by the job then."""
-    if not runs:
-        return
-    listed = _list_inputs(context, runs)
-    context.workfiles.write_files(
-        [FileWrite(PurePosixPath(run.directory) / INPUTS_LIST, listed[run.id]) for run in runs]
-    )
+def write_staged_lists(context: Context, runs: Sequence[Run], known: Mapping[int, bytes]) -> None:
+    """Keep what was just linked: what a purge takes before the job is handed over is missed by the job then.
+
+    `known`: the lists of those of which linking told them; of the others it is looked up, one after the other: a run may
+    have very many inputs.
+    """
+    files = [_staged_list(run, known[run.id]) for run in runs if run.id in known]
+    for run in runs:
+        if run.id not in known:
+            files.append(_staged_list(run, _list_inputs(context, [run])[run.id]))
+        if files and (run is runs[-1] or sum(len(file.content) for file in files) > TOGETHER_BYTES):
+            context.workfiles.write_files(files)
+            files = []
+
+
+def _staged_list(run: Run, listed: bytes) -> FileWrite:
+    return FileWrite(PurePosixPath(run.directory) / INPUTS_LIST, listed)
 
 
 def inputs_lists(context: Context, runs: Iterable[Run]) -> dict[int, bytes]:
@@ -111,16 +121,10 @@ def inputs_lists(context: Context, runs: Iterable[Run]) -> dict[int, bytes]:
 
 
 def _list_inputs(context: Context, runs: Iterable[Run]) -> dict[int, bytes]:
-    """By run id `size TAB path` of every input file whose name has no line break."""
+    """By run id the files in its folders of inputs."""
     folders = {run.id: PurePosixPath(run.directory) for run in runs}
     places = {run_id: [folder / "input", folder / "workspace"] for run_id, folder in folders.items()}
     records = context.workfiles.list_records([path for paths in places.values() for path in paths])
     return {
-        run_id: b"".join(_lines(path, records[path] or b"") for path in paths) for run_id, paths in places.items()
+        run_id: b"".join(lines_of(str(path), records[path] or b"") for path in paths) for run_id, paths in places.items()
     }
-
-
-def _lines(folder: PurePosixPath, record: bytes) -> bytes:
-    above = str(folder).encode("utf-8", "surrogateescape")
-    files = sorted((path, head) for path, head in parse_listing(record).entries.items() if head.startswith(b"f"))
-    return b"".join(b"%d\t%s/%s\n" % (size_of(head), above, path) for path, head in files if b"\n" not in path)

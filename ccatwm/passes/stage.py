@@ -7,7 +7,7 @@ folder; upstream products are linked from the run that made them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -124,7 +124,7 @@ class _RunStaged:
     """A run whose inputs are on their way.
 
     `missing`: packages that it waits for; `elsewhere`: one that another process brings; `in_jobs`: those that batch jobs
-    bring, by their cache folder.
+    bring, by their cache folder; `listed`: its list of inputs, as far as linking told it.
     """
 
     run: Run
@@ -134,6 +134,7 @@ class _RunStaged:
     elsewhere: str | None = None
     in_jobs: dict[PurePosixPath, str] = field(default_factory=dict)
     tries: int = 0
+    listed: bytes | None = None
 
 
 @dataclass
@@ -181,7 +182,9 @@ class _LinkWork:
 
     def work(self) -> None:
         try:
-            make_links(self.context, [links for _, links in self.some])
+            listed = make_links(self.context, [links for _, links in self.some])
+            for staging, links in self.some:
+                staging.listed = links.lines(listed)
         except CcatwmError as error:
             if len(self.some) == 1:
                 self.errors[self.some[0][0].run.id] = error
@@ -513,7 +516,8 @@ class _Staging:
     def _listed(self, ready: Sequence[_RunStaged]) -> Sequence[_RunStaged]:
         """Those whose list of inputs is written: all, or none where there is no space for it."""
         try:
-            write_staged_lists(self.frame.context, [staging.run for staging in ready])
+            known = {staging.run.id: staging.listed for staging in ready if staging.listed is not None}
+            write_staged_lists(self.frame.context, [staging.run for staging in ready], known)
         except NoSpaceError as error:
             for staging in ready:
                 _not_staged(self.frame, staging.run, error)
@@ -695,17 +699,30 @@ class Links:
     whole: dict[PurePosixPath, tuple[int, int]]
     hard: bool
 
+    @property
+    def pairs(self) -> list[tuple[PurePosixPath, PurePosixPath]]:
+        return [*self.packages, *self.products]
 
-def make_links(context: Context, some: Sequence[Links]) -> None:
-    """Errors: IncompleteTreeError for a package that lost files; of many nobody says which."""
-    files = context.workfiles
+    def lines(self, listed: Mapping[PurePosixPath, bytes | None]) -> bytes | None:
+        """The list of the run's inputs, where each of them was linked now."""
+        lines = [listed[target] for _, target in self.pairs]
+        return None if None in lines else b"".join(line for line in lines if line is not None)
+
+
+def make_links(context: Context, some: Sequence[Links]) -> dict[PurePosixPath, bytes | None]:
+    """By target what `WorkFiles.link_trees` tells of it.
+
+    Errors: IncompleteTreeError for a package that lost files; of many nobody says which.
+    """
+    files, listed = context.workfiles, dict[PurePosixPath, bytes | None]()
     files.make_trees([folder for links in some for folder in links.folders])
     for hard in (True, False):
         alike = [links for links in some if links.hard is hard]
         whole = {folder: count for links in alike for folder, count in links.whole.items()}
-        pairs = [pair for links in alike for pair in (*links.packages, *links.products)]
+        pairs = [pair for links in alike for pair in links.pairs]
         if pairs:
-            files.link_trees(pairs, hard=hard, whole=whole)
+            listed |= files.link_trees(pairs, hard=hard, whole=whole)
+    return listed
 
 
 def plan_links(

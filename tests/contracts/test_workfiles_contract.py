@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ccatwm.core.digests import tree_digest
+from ccatwm.core.input_lists import lines_of
 from ccatwm.core.outputs import entry_record, parse_listing
 from ccatwm.edges.storage.ssh import SshDiskStorage
 from ccatwm.edges.workfiles.local import LocalWorkFiles
@@ -578,6 +579,29 @@ def test_many_trees_are_linked_as_one_is(work: WorkFiles, base: Path) -> None:
     with pytest.raises(IncompleteTreeError, match=r"s/9 has 3 files"):
         work.link_trees([(P(f"s/{n}"), P(f"u/{n}")) for n in range(40)], whole={P("s/9"): (2, 2)})
     assert not list((base / "u").glob(".*")), "nothing is left half-way"
+
+
+def test_what_is_linked_is_told_as_a_list_of_inputs(work: WorkFiles, base: Path) -> None:
+    put(base, "s/d/\udcff", b"123")
+    put(base, "s/b c", b"4")
+    put(base, "s/two\nlines")
+    put(base, "there/old")
+    listed = work.link_trees([(P("s"), P("t/s")), (P("s/b c"), P("t/file")), (P("s"), P("there"))])
+    lines = {target: set((text or b"").splitlines()) for target, text in listed.items()}
+    assert lines[P("t/s")] == {b"3\tt/s/d/\xff", b"1\tt/s/b c"}
+    assert lines[P("t/file")] == {b"1\tt/file"}
+    assert listed[P("there")] is None, "it was not linked now"
+    record = work.list_records([P("t/s")])[P("t/s")] or b""
+    assert set(lines_of("t/s", record).splitlines()) == lines[P("t/s")], "as it is when it is listed later"
+
+
+def test_of_very_many_links_no_more_is_told_than_a_call_may(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("s/a", "s/b", "small/a"):
+        put(base, name)
+    monkeypatch.setattr("ccatwm.edges.workfiles.local.MOST_TOLD", 8)
+    work = LocalWorkFiles(base, PlainEffects())
+    listed = work.link_trees([(P("s"), P("t")), (P("small"), P("u")), (P("small"), P("v"))])
+    assert listed == {P("t"): None, P("u"): b"1\tu/a\n", P("v"): None}
 
 
 def test_many_folders_are_made_exclusively(work: WorkFiles, base: Path) -> None:

@@ -45,8 +45,8 @@ BOOTSTRAP = (
     'exec(i.read(int.from_bytes(i.read(8),"big")))'
 )
 MODULES = (
-    "ccatwm", "ccatwm.agent", "ccatwm.core", "ccatwm.core.archives", "ccatwm.core.digests", "ccatwm.core.model",
-    "ccatwm.core.names", "ccatwm.core.outputs", "ccatwm.core.wire",
+    "ccatwm", "ccatwm.agent", "ccatwm.core", "ccatwm.core.archives", "ccatwm.core.digests", "ccatwm.core.input_lists",
+    "ccatwm.core.model", "ccatwm.core.names", "ccatwm.core.outputs", "ccatwm.core.wire",
     "ccatwm.edges", "ccatwm.edges.hostfiles", "ccatwm.edges.hostfiles._memory",
     "ccatwm.edges.hostfiles.local", "ccatwm.edges.storage", "ccatwm.edges.storage.disk", "ccatwm.edges.transport",
     "ccatwm.edges.transport._protocol", "ccatwm.edges.transport.local", "ccatwm.edges.workfiles",

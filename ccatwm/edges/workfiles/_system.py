@@ -165,10 +165,14 @@ def is_locked(descriptor: int) -> bool:
 
 def link_or_copy(old_parent: int, old: str, new_parent: int, new: str, *, hard: bool) -> None:
     """The file under a second name: hard link, else reflink, else copy."""
-    if hard and _tried(
-        lambda: os.link(old, new, src_dir_fd=old_parent, dst_dir_fd=new_parent, follow_symlinks=False)
-    ):
-        return
+    if hard:
+        try:
+            os.link(old, new, src_dir_fd=old_parent, dst_dir_fd=new_parent, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+        else:
+            return
     source = find_regular(old_parent, old)
     if source is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), old)
@@ -181,7 +185,11 @@ def link_or_copy(old_parent: int, old: str, new_parent: int, new: str, *, hard: 
 
 
 def _fill(source: int, target: int, mode: int) -> None:
-    if not _tried(lambda: fcntl.ioctl(target, FICLONE, source)):
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
         _copy(source, target)
     os.fchmod(target, mode)
     os.fsync(target)
@@ -194,17 +202,6 @@ def _copy(source: int, target: int) -> None:
         size += len(data)
     if size != os.fstat(source).st_size:
         raise CcatwmError("a file changed while it was copied")
-
-
-def _tried(act: Callable[[], Any]) -> bool:
-    """False where the file system does not do this: another method is taken."""
-    try:
-        act()
-    except OSError as error:
-        if error.errno in UNSUPPORTED:
-            return False
-        raise
-    return True
 
 
 def make_writable(parent: int, name: str) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar
 
+from ccatwm.core.input_lists import input_line
 from ccatwm.core.names import encode_name
 from ccatwm.edges.workfiles._folders import (
     Folders,
@@ -50,6 +51,7 @@ from ccatwm.interfaces import Effects, FileWrite, Received, Space, TreeEntry, Tr
 
 T = TypeVar("T")
 MANY = 16  # files from which on whole file systems are flushed
+MOST_TOLD = 8 << 20  # bytes that one call tells of what it has linked
 TOGETHER = 256  # files that are open at once, well below what a process may have open
 UNLIMITED_INODES = 1 << 40  # what file systems without a fixed number of inodes are said to have free
 
@@ -336,12 +338,15 @@ class LocalWorkFiles:
         *,
         hard: bool = True,
         whole: Mapping[PurePosixPath, tuple[int, int]] | None = None,
-    ) -> None:
+    ) -> dict[PurePosixPath, bytes | None]:
         sweeper = Sweeper(self._effects)
+        listed = dict[PurePosixPath, bytes | None]()
+        told = 0
         with self._folders() as olds, self._folders() as news:
             for source, target in links:
                 (old_above, old), (above, name) = _split(source), _split(target)
                 wanted = (whole or {}).get(source)
+                listed[target] = None
                 with self._at(target):
                     parent = news.make(above)
                     if find_status(parent, name) is not None:
@@ -350,12 +355,16 @@ class LocalWorkFiles:
                         self._remove(parent, name)  # the machine went down before all of it was on disk
                     sweeper.sweep(parent, above, name)
                 with self._at(source), _whole_or_not(source, wanted) as count:
-                    self._link(olds.get(old_above), old, parent, name, hard, count)
+                    if self._link(olds.get(old_above), old, parent, name, hard, count):
+                        listed[target] = count.lines(target, MOST_TOLD - told)
+                told += len(listed[target] or b"")
+        return listed
 
-    def _link(self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count) -> None:
+    def _link(self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count) -> bool:
+        """Whether it is there by this call."""
         hidden = hidden_name(name)
         try:
-            self._link_entry(old_parent, old, parent, hidden, hard, count)
+            self._link_entry(old_parent, old, parent, hidden, hard, count, b"")
             count.compare()
             with self._effects.around("file.rename", name):
                 done = rename_new(parent, hidden, parent, name)
@@ -364,29 +373,31 @@ class LocalWorkFiles:
             raise
         if not done:  # somebody else was faster
             self._discard(parent, hidden)
+        return done
 
     def _link_entry(
-        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count
+        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count, path: bytes
     ) -> None:
+        """`path`: what it is called below the top of the tree."""
         found = os.stat(old, dir_fd=old_parent, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
-            self._link_folder(old_parent, old, parent, name, hard, count)
+            self._link_folder(old_parent, old, parent, name, hard, count, path)
         elif stat.S_ISREG(found.st_mode):
             with self._effects.around("file.link", old):
                 link_or_copy(old_parent, old, parent, name, hard=hard)
-            count.add(found.st_size)
+            count.add(path, found.st_size)
         else:
             raise UnlinkableError(f"{encode_name(old)} is neither a file nor a folder: it cannot be an input")
 
     def _link_folder(
-        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count
+        self, old_parent: int, old: str, parent: int, name: str, hard: bool, count: _Count, path: bytes = b""
     ) -> None:
         with self._effects.around("file.mkdir", old):
             os.mkdir(name, dir_fd=parent)
         with _opened(old_parent, old) as source, _opened(parent, name) as target:
             is_locked(target)
             for inner in sorted(os.listdir(source)):
-                self._link_entry(source, inner, target, inner, hard, count)
+                self._link_entry(source, inner, target, inner, hard, count, b"%s/%s" % (path, os.fsencode(inner)))
 
     def adopt_tree(self, source: PurePosixPath, target: PurePosixPath) -> Received:
         above, name = _split(target)
@@ -672,11 +683,20 @@ class _Count:
     def __init__(self, path: PurePosixPath, whole: tuple[int, int] | None) -> None:
         self._path = path
         self._whole = whole
+        self._sizes: list[tuple[bytes, int]] = []
         self.files = self.bytes = 0
 
-    def add(self, size: int) -> None:
+    def add(self, path: bytes, size: int) -> None:
         self.files += 1
         self.bytes += size
+        self._sizes.append((path, size))
+
+    def lines(self, target: PurePosixPath, most: int) -> bytes | None:
+        """What was linked there, as `core.input_lists` has it; None for more than `most` bytes."""
+        above = os.fsencode(target)
+        if sum(len(path) for path, _ in self._sizes) + self.files * (len(above) + 2) > most:
+            return None
+        return b"".join([input_line(above + path, size) for path, size in self._sizes])
 
     def compare(self) -> None:
         """Errors: IncompleteTreeError."""

@@ -78,11 +78,12 @@ class SshWorkFiles:
         *,
         hard: bool = True,
         whole: Mapping[PurePosixPath, tuple[int, int]] | None = None,
-    ) -> None:
-        known = whole or {}
+    ) -> dict[PurePosixPath, bytes | None]:
+        known, listed = whole or {}, dict[PurePosixPath, bytes | None]()
         for some in _cut(links):
             counts = {source: tuple(known[source]) for source, _ in some if source in known}
-            self._call("link_trees", links=some, hard=hard, whole=counts)
+            listed |= self._call("link_trees", links=some, hard=hard, whole=counts)
+        return listed
 
     def adopt_tree(self, source: PurePosixPath, target: PurePosixPath) -> Received:
         received: Received = self._call("adopt_tree", source=source, target=target)
