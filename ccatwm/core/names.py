@@ -10,15 +10,18 @@ import re
 import unicodedata
 from pathlib import PurePosixPath
 
+_PLAIN_ASCII = bytes(sorted(set(range(0x20, 0x7F)) - set(b"%")))
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
 
 
 def encode_name(name: str | bytes) -> str:
     """Percent-encode what is not plain text: undecodable bytes, control and format characters, `%` itself."""
     if isinstance(name, bytes):
+        if not name.translate(None, _PLAIN_ASCII):
+            return name.decode("ascii")  # nearly all of them
         name = name.decode("utf-8", "surrogateescape")
     if name.isascii() and name.isprintable() and "%" not in name:
-        return name  # nearly all of them
+        return name
     return "".join(c if _is_plain(c) else _encoded(c) for c in name)
 
 

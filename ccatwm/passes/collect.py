@@ -90,14 +90,13 @@ class Collected:
     def rows(self) -> Iterator[ProductRow]:
         """Rows of `data_product`, one by one: there may be 100,000."""
         output = f"{encode_name(self.output)}/"
-        kind, text = None, ""
-        for number, p in zip(self.numbers, self.plan.products, strict=True):
-            if p.type is not kind:
-                kind, text = p.type, p.type.value
-            name = p.name
-            yield (
-                number, text, name, output + name, p.is_directory, p.size_bytes, p.file_count, p.sha256, p.dims, p.quality
-            )  # fmt: skip
+        last, text = None, ""
+        for number, planned in zip(self.numbers, self.plan.products, strict=True):
+            kind, raw, is_directory, size_bytes, file_count, sha256, dims, quality = planned
+            if kind is not last:
+                last, text = kind, kind.value
+            name = encode_name(raw)
+            yield number, text, name, output + name, is_directory, size_bytes, file_count, sha256, dims, quality
 
 
 def run(context: Context, options: PassOptions) -> PassReport:

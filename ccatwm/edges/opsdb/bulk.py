@@ -148,13 +148,17 @@ def _converted(
     converts = [(n, convert) for n, convert in found if convert is not _same]
     if not converts:
         return rows
-    made = []
-    for row in rows:
-        values = list(row)
-        for n, convert in converts:
-            values[n] = convert(values[n])
-        made.append(tuple(values))
-    return made
+    made: list[Sequence[Any]] = list(zip(*rows, strict=True))
+    for n, convert in converts:
+        made[n] = _converted_column(convert, made[n])
+    return list(zip(*made, strict=True))
+
+
+def _converted_column(convert: Convert, values: Sequence[Any]) -> Sequence[Any]:
+    """Very often all of them are the same object."""
+    if len(set(map(id, values))) == 1:
+        return [convert(values[0])] * len(values)
+    return list(map(convert, values))
 
 
 def _kind(column: sa.Column[Any]) -> str:

@@ -23,7 +23,9 @@ def insert_products(connection: sa.Connection, run_id: int, rows: Iterable[Produ
     """The products of a run. Many are never held together."""
     rows = iter(rows)
     while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
-        made = ((run_id, "present", now, *plain, _text(dims), _text(quality)) for *plain, dims, quality in some)
+        *plain, dims, quality = zip(*some, strict=True)
+        alike = ([value] * len(some) for value in (run_id, "present", now))
+        made = zip(*alike, *plain, map(_text, dims), map(_text, quality), strict=True)
         insert_rows(connection, product, ("run_id", "status", "created_at", *PRODUCT_COLUMNS), made)
 
 
