@@ -166,10 +166,13 @@ class World:
         )  # fmt: skip
 
     def in_child(self, act: Callable[[Context], None]) -> bool:
-        """Run `act(context)` in a forked child; False if it was killed on purpose. Errors fail the test."""
+        """Run `act(context)` in a forked child; False if it was killed on purpose. Errors fail the test.
+
+        What cannot be killed any more needs no process of its own: a fork of this one takes a third of what it does.
+        """
         self.tick += 1
-        if self.in_process:
-            act(self._context())
+        if self.in_process or (self._is_past_its_fault and self.backend == "fake"):
+            self._act_here(act)
             return True
         sys.stdout.flush()
         pid = os.fork()
@@ -178,6 +181,19 @@ class World:
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert status in (0, KILLED, -KILLED), f"a pass ended with {status} after effect {self.counter.get()}"
         return status == 0
+
+    @property
+    def _is_past_its_fault(self) -> bool:
+        return self.kill_at is not None and self.counter.get() >= self.kill_at
+
+    def _act_here(self, act: Callable[[Context], None]) -> None:
+        context = self._context()
+        try:
+            act(context)
+        except Exception as error:
+            raise AssertionError(f"a pass ended after effect {self.counter.get()}: {error!r}") from error
+        finally:
+            context.database.dispose()
 
     def _child(self, act: Callable[[Context], None]) -> None:
         try:
