@@ -85,6 +85,7 @@ PASS = re.compile(r"(trigger|resolve|stage|submit|poll|collect): (\d+) done(?:, 
 DIFFERS = (
     (r"\d{4}-\d\d-\d\d(?:T|(?=\d\d:))\d\d:\d\d:\d\d(?:\.\d+)?Z?", "TIME"),
     (r"\d{8}T\d{6}Z", "TIME"),
+    (r"(?<=publishedon)\d{4}-\d\d-\d\d", "DAY"),
     (r"SOURCE_DATE_EPOCH=\d+", "EPOCH"),
     (r"\d+sago", "AGO"),
     (r"after\d+\.\d+s|\d+\.\d+safter", "SECONDS"),
@@ -126,11 +127,11 @@ def stable(said: str, *, names_only: bool) -> str:
 def test_what_differs_between_two_walks_is_known() -> None:
     once = (
         "2026-03-01T12:00:00Z poll: run 3\npoll: 1 done, 1 waiting\npoll: 2 done\nstage: 2 done\n"
-        "  wall_seconds 0.118, cpu_hours 1.44e-0\n5\n"
+        "  wall_seconds 0.118, cpu_hours 1.44e-0\n5\nset a, published on 2026-03-\n01, 1 product\n"
     )
     again = (
         "2026-03-02T12:00:00Z poll: run 3\npoll: 2 done\nstage: 1 done\nstage: 1 done\n"
-        "  wall_seconds 0.1, cpu_hours 1.2e-05\n"
+        "  wall_seconds 0.1, cpu_hours 1.2e-05\nset a, published on 2026-03-02, 1 product\n"
     )
     assert stable(once, names_only=False) == stable(again, names_only=False)
     assert stable(once, names_only=False) != stable(again.replace("run 3", "run 4"), names_only=False)
