@@ -123,6 +123,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ccatwm fsck", "by size; changes nothing"),
         ("ccatwm fsck --full", "reads every byte"),
         ("ccatwm fsck --yes --reason 'disk 3 was lost'", "what counts and is gone is made again"),
+        ("ccatwm fsck --yes --reason 'disk 3 was lost' --lost 900", "more than CONFIRM_RUNS of them"),
         ("ccatwm fsck --import", "rows of completed runs that the ops-db does not know"),
     ),
     "health": (("ccatwm health", "whether all is well; once an hour by cron"),),

@@ -33,12 +33,19 @@ def fsck(
     ] = False,
     yes: Yes = False,
     reason: Reason = None,
+    lost: Annotated[
+        int | None,
+        typer.Option("--lost", min=1, metavar="N", help="With --yes: so many runs have lost files; above CONFIRM_RUNS."),
+    ] = None,
 ) -> int:
     """Compare the ops-db with the disk, both ways, and name every difference with the command that mends it.
 
     --yes writes down what can be: products that are not what was recorded are missing from then on, and made again where
-    they count; staged packages that are not what was staged leave the cache.
+    they count; staged packages that are not what was staged leave the cache. Of a pipeline that is away as a whole
+    nothing is written down.
     """
+    if lost is not None and not yes:
+        raise UsageError("--lost goes with --yes", next="ccatwm fsck --yes --reason TEXT --lost N; or leave it out")
     if directories and not imports:
         raise UsageError("run directories go with --import", next="ccatwm fsck --import RUN_DIRECTORY")
     if imports and yes:
@@ -47,7 +54,7 @@ def fsck(
     context.database.check_schema(observations=context.settings.observations)
     if imports:
         return _import(common, context, directories or [], full)
-    return _compare(common, context, full, yes, reason)
+    return _compare(common, context, full, yes, reason, lost)
 
 
 def _import(common: Common, context: Context, directories: list[str], full: bool) -> int:
@@ -65,7 +72,9 @@ def _import(common: Common, context: Context, directories: list[str], full: bool
     return report.exit_code
 
 
-def _compare(common: Common, context: Context, full: bool, yes: bool, reason: str | None) -> int:
+def _compare(
+    common: Common, context: Context, full: bool, yes: bool, reason: str | None, lost: int | None
+) -> int:
     from ccatwm.edges.opsdb.stores.integrity import Claimant
     from ccatwm.passes._frame import location, this_process
     from ccatwm.passes._room import CLAIM_HOURS, claimant_is_gone
@@ -75,6 +84,9 @@ def _compare(common: Common, context: Context, full: bool, yes: bool, reason: st
     now = context.clock.now()
     claimant = Claimant(this_process().token, now, now + timedelta(hours=CLAIM_HOURS), claimant_is_gone)
     checking = Checking(context.database, context.workfiles, location(context), full, claimant, context.progress)
-    report = compare(checking, yes=yes, reason=reason, now=now, actor=context.actor, host=os.uname().nodename)
+    report = compare(
+        checking, yes=yes, reason=reason, now=now, actor=context.actor, host=os.uname().nodename,
+        confirm_runs=context.settings.confirm_runs, lost=lost,
+    )  # fmt: skip
     _frame.show_report(common, report)
     return report.exit_code

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -11,7 +12,10 @@ from ccatwm.core.digests import tree_digest
 from ccatwm.core.latest import LatestLink
 from ccatwm.core.model import EntryKind, TreeEntry
 from ccatwm.core.names import decode_path, encode_name
+from ccatwm.core.outputs import Listing
 from ccatwm.core.products import DECLARATION
+from ccatwm.core.reconciling import RUN_DEPTH
+from ccatwm.core.shell_text import quote_path
 from ccatwm.core.wording import count_text
 
 MEND = "`ccatwm fsck --yes --reason TEXT`"
@@ -21,6 +25,7 @@ RECONCILE = "`ccatwm doctor --reconcile`"
 class Kind(StrEnum):
     """What is wrong. The order is that of a report."""
 
+    TREE_AWAY = "tree-away"  # all of a pipeline: not mounted, or lost
     PRODUCT_MISSING = "product-missing"  # a row says that it is there
     PRODUCT_CHANGED = "product-changed"
     PRODUCT_BACK = "product-back"  # a row says that it is missing
@@ -41,6 +46,11 @@ MENDED = frozenset({
     Kind.OUTPUT_LINK_WRONG, Kind.LATEST_LINK_WRONG,
 })  # fmt: skip
 
+# What follows where the whole folder of a pipeline is away, or that of the cache: it is told as one, and not mended.
+_OF_A_TREE = frozenset({
+    Kind.PRODUCT_MISSING, Kind.RUN_RECORD_MISSING, Kind.OUTPUT_LINK_WRONG, Kind.LATEST_LINK_WRONG, Kind.CACHE_DAMAGED,
+})  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -56,6 +66,15 @@ class Difference:
     row: int | None = None
     sub_group: int | None = None
     target: str | None = None
+
+    @property
+    def pipeline(self) -> str:
+        """Or what else lies in the base directory, such as the cache."""
+        return self.path.partition("/")[0]
+
+    @property
+    def run_directory(self) -> str:
+        return "/".join(self.path.split("/")[:RUN_DEPTH])
 
 
 @dataclass(frozen=True)
@@ -93,9 +112,15 @@ def product_differences(
     entries: Sequence[TreeEntry] | None,
     output: str,
     hashes: Mapping[PurePosixPath, str] | None = None,
+    *,
+    root: PurePosixPath = PurePosixPath(),
+    left: Collection[PurePosixPath] = (),
 ) -> list[Difference]:
     """`entries` of the run's output folder `output`, None where it is gone; `hashes` (sha256 hex) of its files by path
-    below it where these were read."""
+    below it where these were read; `left`: links and special files that its own program left there.
+
+    Empty folders are no difference: no product, and no digest of one, knows of them.
+    """
     files = {entry.path: entry for entry in entries or () if entry.kind is EntryKind.FILE}
     folders = {entry.path for entry in entries or () if entry.kind is EntryKind.DIRECTORY}
     found = [
@@ -103,7 +128,29 @@ def product_differences(
         for product in products
         if (difference := _difference(product, files, folders, hashes)) is not None
     ]
-    return found + _unknown_files(products, files, output)
+    special = [entry for entry in special_entries(entries) if entry.path not in left]
+    return found + _unknown_files(products, files, output, root) + _unknown_special(special, output, root)
+
+
+def special_entries(entries: Sequence[TreeEntry] | None) -> list[TreeEntry]:
+    """What is neither file nor folder."""
+    return [entry for entry in entries or () if entry.kind in (EntryKind.SYMLINK, EntryKind.OTHER)]
+
+
+def left_by_program(special: Sequence[TreeEntry], then: Listing) -> set[PurePosixPath]:
+    """Of links and special files those that were there when the job had ended: `collect` has told of them."""
+    return {entry.path for entry in special if _was_so(entry, _raw(str(entry.path)), then)}
+
+
+def _was_so(entry: TreeEntry, path: bytes, then: Listing) -> bool:
+    kind = then.entries.get(path, b"")[:1]
+    if entry.kind is EntryKind.SYMLINK:
+        return kind == b"l" and then.targets.get(path) == _raw(entry.link_target or "")
+    return kind not in (b"", b"f", b"d", b"l")
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def products_back(
@@ -164,7 +211,7 @@ def _about(product: KnownProduct, kind: Kind, what: str) -> Difference:
 
 
 def _unknown_files(
-    products: Sequence[KnownProduct], files: Mapping[PurePosixPath, TreeEntry], output: str
+    products: Sequence[KnownProduct], files: Mapping[PurePosixPath, TreeEntry], output: str, root: PurePosixPath
 ) -> list[Difference]:
     """Files beside the products of a run: nobody recorded them, nobody reads them."""
     known = {decode_path(product.path) for product in products} | {PurePosixPath(DECLARATION)}
@@ -172,10 +219,64 @@ def _unknown_files(
     return [
         Difference(
             Kind.FILE_UNKNOWN, f"{output}/{encode_name(str(path))}", "a file that is no product of its run",
-            "move it away, or let it be: nothing reads it",
+            f"`mv {_place(root, output, path)} FOLDER` moves it away; or let it be: nothing reads it",
         )
         for path in extra
     ]  # fmt: skip
+
+
+def _unknown_special(special: Sequence[TreeEntry], output: str, root: PurePosixPath) -> list[Difference]:
+    """Wherever they lie, also inside a product: they came after its job had ended."""
+    return [
+        Difference(
+            Kind.FILE_UNKNOWN, f"{output}/{encode_name(str(entry.path))}", f"{_special_text(entry)}, of no product",
+            f"`rm {_place(root, output, entry.path)}` takes it away, and nothing else",
+        )
+        for entry in special
+    ]  # fmt: skip
+
+
+def _special_text(entry: TreeEntry) -> str:
+    if entry.kind is EntryKind.SYMLINK:
+        return f"a link to {encode_name(entry.link_target or '')}"
+    return "neither a file nor a folder nor a link (a FIFO, a socket, a device)"
+
+
+def _place(root: PurePosixPath, output: str, path: PurePosixPath) -> str:
+    return quote_path(root / decode_path(output) / path)
+
+
+# --- whole trees ------------------------------------------------------------------------------------------------------
+
+
+def pipelines_missed(differences: Iterable[Difference]) -> list[str]:
+    """Pipelines of which products are not there: whether anything of them is has to be looked at."""
+    return sorted({d.pipeline for d in differences if d.kind is Kind.PRODUCT_MISSING})
+
+
+def gather_away(differences: Sequence[Difference], away: Collection[str], root: PurePosixPath) -> list[Difference]:
+    """One difference for each pipeline that is `away` as a whole, instead of all that follows from it.
+
+    A file system that is not mounted, and a base directory of which only the mark is there, look like this.
+    """
+    kept = [d for d in differences if not (d.kind in _OF_A_TREE and d.pipeline in away)]
+    gone = [d for d in differences if d.kind is Kind.PRODUCT_MISSING and d.pipeline in away]
+    runs = Counter(pipeline for pipeline, _ in {(d.pipeline, d.run_directory) for d in gone})
+    return kept + [_tree_away(pipeline, count, root) for pipeline, count in sorted(runs.items())]
+
+
+def _tree_away(pipeline: str, runs: int, root: PurePosixPath) -> Difference:
+    folder = quote_path(root / pipeline / "lost")
+    return Difference(
+        Kind.TREE_AWAY, pipeline, f"there is no folder of any step, and {count_text(runs, 'run')} with products should be",
+        "mount it, or bring it back; nothing of it is written down. Only if it is lost for good: "
+        f"`mkdir -p {folder}`, then {MEND}",
+    )  # fmt: skip
+
+
+def runs_losing(differences: Iterable[Difference]) -> int:
+    """Runs whose products would be written down as missing."""
+    return len({d.run_directory for d in differences if d.kind in (Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED)})
 
 
 # --- the cache -----------------------------------------------------------------------------------------------------------

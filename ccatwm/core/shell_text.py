@@ -6,9 +6,13 @@ Every argument is quoted; a program that is started from such text sees the very
 from __future__ import annotations
 
 import shlex
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
+from ccatwm.core.names import encode_name
+
+_PLAIN = (string.ascii_letters + string.digits + "/._-").encode()
 _CONTINUED = " \\\n    "
 
 
@@ -16,6 +20,15 @@ def build_shell_command(argv: Sequence[str], *, directory: PurePath | str) -> st
     """`argv` in `directory`, one argument a line, in a subshell: whoever pastes it stays where he is."""
     quoted = [shlex.quote(argument) for argument in argv]
     return f"(cd {shlex.quote(str(directory))} && exec {_CONTINUED.join(quoted)})"
+
+
+def quote_path(path: PurePath) -> str:
+    """A path for a shell, one line of plain text whatever bytes it has: `$'...'` of bash, where it is no plain text."""
+    text = str(path)
+    if encode_name(text.replace("%", "")) == text.replace("%", ""):
+        return shlex.quote(text)
+    raw = text.encode("utf-8", "surrogateescape")
+    return "$'" + "".join(chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in raw) + "'"
 
 
 def build_command_line(argv: Sequence[str], environment: Mapping[str, str]) -> str:

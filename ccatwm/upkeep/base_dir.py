@@ -49,7 +49,8 @@ def _check_mark(mark: Mapping[str, Any], file: PurePath, database: Database | No
         raise BaseDirError(
             "the base directory is not prepared: no such file, or nothing readable in it",
             where=str(file),
-            next="set PIPELINE_BASE_DIR to the folder that `ccatwm init` made, or run `ccatwm init`",
+            next="mount it, if it is not mounted; else set PIPELINE_BASE_DIR to the folder that `ccatwm init` made, or run "
+            "`ccatwm init`",
         )
     if database is None:
         return

@@ -8,7 +8,8 @@ the cache, and links lead where they have to.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -23,10 +24,15 @@ from ccatwm.core.integrity import (
     KnownPackage,
     KnownProduct,
     cache_difference,
+    gather_away,
     latest_difference,
+    left_by_program,
+    pipelines_missed,
     product_differences,
     products_back,
     run_differences,
+    runs_losing,
+    special_entries,
     trash_missing,
     trash_unknown,
     unknown_attempt,
@@ -36,6 +42,7 @@ from ccatwm.core.integrity import (
 from ccatwm.core.latest import LatestLink
 from ccatwm.core.model import EntryKind, TreeEntry
 from ccatwm.core.names import decode_path
+from ccatwm.core.outputs import LIST, MAX_RECORD, parse_listing
 from ccatwm.core.reconciling import parse_run_directory
 from ccatwm.core.staging import CACHE
 from ccatwm.core.wording import count_text
@@ -46,6 +53,7 @@ from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.integrity import Claimant
 from ccatwm.errors import UsageError
 from ccatwm.interfaces import NO_PROGRESS, Progress, WorkFiles
+from ccatwm.upkeep._estimate import estimate_sub_groups
 from ccatwm.upkeep.run_folders import find_attempts, find_run_folders
 
 RUNS_AT_ONCE = 200
@@ -111,8 +119,15 @@ class FsckReport:
         return f"{compared}{how}: {told}; {len(self.mended)} mended"
 
 
-def fsck(checking: Checking, *, yes: bool, reason: str | None, now: datetime, actor: str, host: str) -> FsckReport:
-    """All differences; with `yes` what can be mended is. Errors: UsageError for `yes` without a reason."""
+def fsck(
+    checking: Checking, *, yes: bool, reason: str | None, now: datetime, actor: str, host: str,
+    confirm_runs: int = 500, lost: int | None = None,
+) -> FsckReport:  # fmt: skip
+    """All differences; with `yes` what can be mended is. What is away as a whole is never written down.
+
+    Errors: UsageError for `yes` without a reason; where more runs than `confirm_runs` have lost files, and more than the
+    `lost` that somebody said.
+    """
     if yes and not reason:
         raise UsageError("what is written down needs a reason", next="ccatwm fsck --yes --reason TEXT")
     differences: list[Difference] = []
@@ -127,9 +142,34 @@ def fsck(checking: Checking, *, yes: bool, reason: str | None, now: datetime, ac
     differences += _latest(checking)
     differences += _unknown_folders(checking)
     differences += _trash(checking)
+    differences = gather_away(differences, _away(checking, pipelines_missed(differences)), checking.files.root())
     ordered = sorted(differences, key=lambda d: (list(Kind).index(d.kind), d.path))
+    if yes:
+        _confirm(checking, ordered, confirm_runs if lost is None else max(lost, confirm_runs), confirm_runs)
     mended = frozenset(_mend(checking, ordered, reason or "", now, actor, host)) if yes else frozenset()
     return FsckReport(tuple(ordered), mended, total, packages, checking.full)
+
+
+def _away(checking: Checking, pipelines: Sequence[str]) -> list[str]:
+    """Those that have no folder, or none in it: an empty place where something is mounted; with them an empty cache."""
+    there = checking.files.list_folders([*map(PurePosixPath, pipelines), CACHE])
+    empty = {folder.parts[0] for folder, names in there.items() if all(name.startswith(".") for name in names)}
+    return sorted(empty) if empty - {CACHE.parts[0]} else []
+
+
+def _confirm(checking: Checking, differences: Sequence[Difference], may_be: int, confirm_runs: int) -> None:
+    """Errors: UsageError where more runs have lost files than `may_be`."""
+    runs = runs_losing(differences)
+    if runs <= may_be:
+        return
+    with checking.database.read() as connection:
+        cost = estimate_sub_groups(connection, {d.sub_group for d in differences if d.sub_group is not None}).cost
+    raise UsageError(
+        f"products of {runs} runs would be written down as missing, and those that count made again: at most as many runs, "
+        f"{cost}, more than CONFIRM_RUNS ({confirm_runs})",
+        next="look with `ccatwm fsck` whether all is mounted and restored as it was; where the files are lost, add "
+        f"--lost {runs}",
+    )
 
 
 # --- what the ops-db says -------------------------------------------------------------------------------------------------
@@ -158,12 +198,17 @@ def _page(checking: Checking, page: Sequence[store.CompletedRun]) -> list[Differ
     beside = [PurePosixPath(run.directory) / name for run in page for name in ("run.json", "output")]
     there = checking.files.exists(beside)
     links = checking.files.read_links(PurePosixPath(run.directory) / "output" for run in page)
+    outputs = [PurePosixPath(run.output) for run in page if products[run.id]]
+    left = _left(checking, {output: trees[output] for output in outputs})
     found: list[Difference] = []
     for run in page:
         entries = trees[PurePosixPath(run.output)]
         if products[run.id]:
             hashes = _hashes(checking, PurePosixPath(run.output), entries)
-            differing = product_differences(products[run.id], entries, run.output, hashes)
+            differing = product_differences(
+                products[run.id], entries, run.output, hashes, root=checking.files.root(),
+                left=left.get(PurePosixPath(run.output), ()),
+            )  # fmt: skip
             found += [d for d in differing if run.id not in absent or d.kind is not Kind.FILE_UNKNOWN]
         if run.id not in absent:
             names = {name: there[PurePosixPath(run.directory) / name] for name in ("run.json", "output")}
@@ -172,6 +217,20 @@ def _page(checking: Checking, page: Sequence[store.CompletedRun]) -> list[Differ
         elif missing[run.id]:
             found += _back(checking, missing[run.id], PurePosixPath(run.output), entries)
     return _still_so(checking, found, ids) if found else found
+
+
+def _left(
+    checking: Checking, trees: Mapping[PurePosixPath, Sequence[TreeEntry] | None]
+) -> dict[PurePosixPath, set[PurePosixPath]]:
+    """Of outputs that hold links or special files: which of them their programs had left, by the records of their jobs."""
+    found = {}
+    for output, entries in trees.items():
+        if special := special_entries(entries):
+            record = output.parent / "job" / LIST
+            listed = checking.files.read_files([record], max_bytes=MAX_RECORD)[record]
+            with suppress(ValueError):  # cut, or longer than anybody writes: as good as none
+                found[output] = left_by_program(special, parse_listing(listed or b""))
+    return found
 
 
 def _back(

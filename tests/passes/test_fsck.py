@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,21 +31,16 @@ def night(empty_observatory):
     return empty_observatory
 
 
-def check(night, *, full: bool = False, yes: bool = False) -> FsckReport:
+def check(night, *, full: bool = False, yes: bool = False, **how) -> FsckReport:
     context = night.context()
     now = context.clock.now()
     claimant = Claimant(this_process().token, now, now, claimant_is_gone)
     checking = Checking(context.database, context.workfiles, "local", full, claimant)
-    return fsck(checking, yes=yes, reason="a test" if yes else None, now=now, actor="tester", host="here")
+    return fsck(checking, yes=yes, reason="a test" if yes else None, now=now, actor="tester", host="here", **how)
 
 
 def kinds(report: FsckReport) -> list[Kind]:
     return [difference.kind for difference in report.differences]
-
-
-def output(night, scan: str) -> Path:
-    (run,) = [r for r in night.runs() if r["sub_group_key"].endswith(scan) and r["status"] == "COMPLETED"]
-    return night.base / run["output_directory"]
 
 
 @pytest.fixture
@@ -93,10 +90,45 @@ def test_a_tree_that_lost_or_changed_a_file_is_one_difference(night, first):
 
 def test_files_that_nobody_recorded_are_named_and_stay(night, first):
     (first / "science" / "late.txt").write_text("x")
-    os.mkfifo(first / "science" / "pipe")
     (difference,) = check(night, yes=True).differences
     assert difference.kind is Kind.FILE_UNKNOWN and difference.path.endswith("/science/late.txt")
+    assert f"`mv {first}/science/late.txt FOLDER`" in difference.next
     assert (first / "science" / "late.txt").exists()
+
+
+def test_links_and_special_files_that_somebody_put_there_are_named_with_what_takes_them_away(night, first):
+    """Also inside a product; empty folders are no difference."""
+    link, pipe, strange = (first / "science" / name for name in ("store.zarr/link", "a pipe", "li\nnk\udcff"))
+    link.symlink_to("/etc/hostname")
+    os.mkfifo(pipe)
+    strange.symlink_to("nowhere")
+    (first / "science" / "empty").mkdir()
+    for full in (False, True):
+        report = check(night, full=full, yes=True)
+        assert kinds(report) == [Kind.FILE_UNKNOWN] * 3 and report.exit_code == 1 and not report.mended
+    whats = [difference.what for difference in report.differences]
+    assert any("a link to /etc/hostname" in what for what in whats) and any("a FIFO" in what for what in whats)
+    for difference in report.differences:
+        command = re.match("`(rm .*)` takes it away", difference.next)
+        assert command is not None and command[1].isprintable()
+        subprocess.run(["bash", "-c", command[1]], check=True)
+    assert not any(os.path.lexists(path) for path in (link, pipe, strange)) and check(night).differences == ()
+
+
+def test_links_that_a_program_left_in_its_output_are_no_difference_until_they_lead_elsewhere(empty_observatory):
+    observe(empty_observatory, Scan("one", good_tar()))
+    reduce(empty_observatory, COPY + "ln -s a science/ours\nmkfifo science/pipe\n")
+    empty_observatory.until_quiet()
+    (run,) = empty_observatory.runs()
+    made = empty_observatory.base / run["output_directory"]
+    link = made / "science" / "ours"
+    assert link.is_symlink() and check(empty_observatory).differences == ()
+    link.unlink()
+    link.symlink_to("/etc/hostname")
+    (difference,) = check(empty_observatory).differences
+    assert difference.path.endswith("/science/ours")
+    (made.parent / "job" / "outputs.list").unlink()
+    assert len(check(empty_observatory).differences) == 2  # nobody knows any more whose they are
 
 
 def test_a_purged_package_leaves_the_cache_and_is_brought_again(night):
@@ -220,6 +252,52 @@ def test_products_that_are_back_with_other_bytes_stay_missing(night, first):
     chunk.write_text("3\n")
     backs = [difference.path for difference in check(night).differences]
     assert backs and not [path for path in backs if path.endswith("store.zarr")]
+
+
+def test_more_lost_runs_than_confirm_runs_want_their_number_and_nothing_is_written_down_before(night):
+    for run in night.runs():
+        shutil.rmtree(night.base / run["output_directory"] / "science")
+    packages = night.base / ".cache" / "packages"
+    shutil.rmtree(next(packages.iterdir()))
+    for how in ({"confirm_runs": 1}, {"confirm_runs": 0, "lost": 1}):
+        with pytest.raises(UsageError, match=r"products of 2 runs .* core hours .*, more than CONFIRM_RUNS") as refused:
+            check(night, yes=True, **how)
+        assert refused.value.next.endswith("add --lost 2")
+    assert {row["status"] for row in night.rows("data_product")} == {"present"}
+    assert {row["state"] for row in night.rows("staged_package")} == {"PRESENT"}
+    assert check(night, yes=True, confirm_runs=1, lost=2).exit_code == 0 and check(night).differences == ()
+
+
+@pytest.mark.parametrize("what_is_left", ["nothing", "an empty place"])
+def test_a_tree_that_is_away_as_a_whole_is_never_written_down_as_lost(night, what_is_left):
+    """A file system that is not mounted, or a base directory of which the mark alone is there."""
+    away = night.folder / "away"
+    away.mkdir()
+    for name in ("otf", ".cache"):
+        (night.base / name).rename(away / name)
+    if what_is_left == "an empty place":
+        (night.base / "otf").mkdir()
+    report = check(night, yes=True)
+    (difference,) = report.differences
+    assert (difference.kind, difference.path, report.exit_code) == (Kind.TREE_AWAY, "otf", 1)
+    assert "2 runs with products" in difference.what and difference.next.startswith("mount it, or bring it back")
+    assert not (night.base / "otf" / "reduce").exists()  # no link was made either
+    shutil.rmtree(night.base / "otf", ignore_errors=True)
+    for name in ("otf", ".cache"):
+        (away / name).rename(night.base / name)
+    night.until_quiet()
+    assert check(night).differences == () and len(night.runs()) == 2
+    assert {row["status"] for row in night.rows("data_product")} == {"present"}
+
+
+def test_a_tree_that_is_lost_for_good_is_written_down_once_a_person_has_made_its_folder(night):
+    shutil.rmtree(night.base / "otf")
+    (difference,) = check(night, yes=True).differences
+    command = re.search("`(mkdir -p [^`]*)`", difference.next)
+    assert command is not None
+    subprocess.run(["bash", "-c", command[1]], check=True)
+    check(night, yes=True)
+    assert {row["status"] for row in night.rows("data_product")} == {"missing"}
 
 
 def test_what_is_written_down_needs_a_reason(night):
