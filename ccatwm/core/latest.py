@@ -28,7 +28,11 @@ class LatestLink:
     @property
     def target(self) -> str | None:
         """Beside it, so that the base directory may have other names elsewhere."""
-        return None if self.run_id is None else f"run-{self.run_id}/output"
+        return None if self.run_id is None else latest_target(self.run_id)
+
+
+def latest_target(run_id: int) -> str:
+    return f"run-{run_id}/output"
 
 
 def latest_path(pipeline: str, step: str, sub_group: str) -> PurePosixPath:

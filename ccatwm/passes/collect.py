@@ -482,7 +482,10 @@ def _switch_latest(frame: PassFrame) -> None:
             settled = latest.settle_links(connection, due)
         for link in due:
             if link.path in in_the_way:
-                reason = f"{link.path} is no link of ours and stays; move it away, then `ccatwm doctor --reconcile`"
+                reason = (
+                    f"{link.path} is no link of ours and stays; move it away, then `ccatwm fsck --yes --reason TEXT`, and "
+                    "the next `ccatwm collect` makes the link"
+                )
                 frame.report.tell(PassItem("no-latest", reason, None, link.pipeline, link.step, link.sub_group))
         if settled < len(due):  # the rest changed meanwhile
             return

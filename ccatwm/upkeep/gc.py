@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.latest import latest_target
 from ccatwm.core.names import decode_path
 from ccatwm.core.retention import (
     GIB,
@@ -29,12 +30,12 @@ from ccatwm.core.retention import (
 )
 from ccatwm.core.wording import count_text, size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.stores import publishing, staged, sub_groups, trash
+from ccatwm.edges.opsdb.stores import latest, publishing, staged, sub_groups, trash
 from ccatwm.edges.opsdb.stores import retention as store
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.retention import Place, StepKept
 from ccatwm.edges.opsdb.stores.trash import Trashed
-from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, UsageError
+from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, NoSpaceError, UsageError
 from ccatwm.interfaces import TreeSize, WorkFiles
 
 log = logging.getLogger("ccatwm.upkeep.gc")
@@ -304,12 +305,13 @@ def _settle(garbage: Garbage, rows: Sequence[Trashed]) -> Iterator[Done]:
         return
     there = _where(garbage, rows)
     trashed, gone, done = [], [], []
+    leading = _leave(garbage, rows)
     for row in rows:
-        problem = None
+        problem = leading if row.kind == Kind.PRODUCTS else None
         if not there[row.path] and not there[row.trash_path]:
             gone.append(row.id)
             continue
-        if there[row.path]:
+        if there[row.path] and problem is None:
             problem = _move(garbage, row.path, row.trash_path)
         if problem is None:
             trashed.append(row.id)
@@ -320,6 +322,36 @@ def _settle(garbage: Garbage, rows: Sequence[Trashed]) -> Iterator[Done]:
         trash.record_trashed(connection, trashed, garbage.now)
         trash.record_deleted(connection, gone, garbage.now)  # an empty attempt has no scratch
     yield from done
+
+
+def _leave(garbage: Garbage, rows: Sequence[Trashed]) -> str | None:
+    """Have no link `latest` lead to products that go, before they do; why that cannot be done, else None."""
+    try:
+        _switch_links(garbage, rows, {latest_target(row.run) for row in rows if row.kind == Kind.PRODUCTS})
+    except NO_FAULT_OF_A_RUN:
+        raise
+    except CcatwmError as error:
+        return f"the link to it stays: {error.message}"
+    return None
+
+
+def _switch_links(garbage: Garbage, rows: Sequence[Trashed], going: Collection[str] = ()) -> None:
+    """Links `latest` as they have to be now, of the sub-groups whose products these are. Links first, then settled.
+
+    One that was left behind where its pipeline was before goes with what it leads to: `going`.
+    """
+    groups = {row.sub_group_id for row in rows if row.kind == Kind.PRODUCTS}
+    if not groups:
+        return
+    with garbage.database.read() as connection:
+        here, elsewhere = latest.list_links_of(connection, garbage.location, groups)
+    leads = garbage.files.read_links(link.path for link in elsewhere)
+    left_behind = [path for path, target in leads.items() if target in going]
+    in_the_way = garbage.files.switch_links(
+        [*((link.path, link.target) for link in here), *((path, None) for path in left_behind)]
+    )
+    with garbage.database.write() as connection:  # what changed meanwhile, or has something in its way, is for `collect`
+        latest.settle_links(connection, [link for link in here if link.path not in in_the_way])
 
 
 def _move(garbage: Garbage, source: str, target: str) -> str | None:
@@ -449,6 +481,10 @@ def _record_back(garbage: Garbage, rows: Sequence[Trashed], reason: str = "") ->
                 connection, at=garbage.now, actor=garbage.actor, host=garbage.host, act="gc --undo", target=f"run {run}",
                 reason=reason or None, details={"paths": [row.path for row in back if row.run == run]},
             )  # fmt: skip
+    try:
+        _switch_links(garbage, back)
+    except NoSpaceError as error:
+        log.warning("links `latest` wait for the next `collect`: %s", error.message)
 
 
 # --- for people and scripts -------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,13 @@ import sqlalchemy as sa
 
 from ccatwm import wiring
 from ccatwm.edges.opsdb.engine import POSTGRESQL_CONNECT
+from ccatwm.edges.opsdb.stores.latest import list_links_of
+from ccatwm.edges.opsdb.stores.trash import Trashed
+from ccatwm.edges.workfiles.local import LocalWorkFiles
 from ccatwm.edges.workfiles.ssh import SshWorkFiles
-from ccatwm.errors import UsageError
+from ccatwm.errors import CcatwmError, UsageError
 from ccatwm.passes._frame import PassOptions, PassReport
-from ccatwm.upkeep.gc import GcPlan, Undone
+from ccatwm.upkeep.gc import GcPlan, Undone, _switch_links
 from tests.cli.conftest import cli as cli
 from tests.crash.campaign import write_campaign
 from tests.crash.points import PostgresStore, SqliteStore, copy_world
@@ -184,11 +188,72 @@ def test_the_stable_path_goes_with_the_products_that_it_leads_to_and_comes_back_
     links = [reduced.base / "otf" / "calibrate" / run["sub_group_key"] / "latest" for run in reduced.runs("calibrate")]
     assert links and all(link.exists() for link in links)
     gc(reduced)
-    reduced.run_pass("collect")
-    assert not any(link.is_symlink() for link in links)
+    assert not any(link.is_symlink() for link in links)  # in this very pass, not in the next `collect`
     undo(reduced)
-    reduced.run_pass("collect")
     assert all(link.exists() for link in links)
+    assert not any(group["latest_due"] for group in reduced.rows("sub_group"))
+
+
+def test_no_stable_path_ever_leads_to_products_that_are_on_their_way_out(reduced, monkeypatch):
+    links = [reduced.base / "otf" / "calibrate" / run["sub_group_key"] / "latest" for run in reduced.runs("calibrate")]
+    move, seen = LocalWorkFiles.rename, []
+
+    def watched(files, source, target):
+        seen.append([link.is_symlink() for link in links if (reduced.base / source).is_relative_to(link.parent)])
+        return move(files, source, target)
+
+    monkeypatch.setattr(LocalWorkFiles, "rename", watched)
+    gc(reduced)
+    assert seen == [[False], [False]]
+
+
+def test_a_stable_path_that_had_not_followed_yet_is_switched_before_what_it_leads_to_goes(first_night):
+    """Which run counts has changed, and no `collect` has come to the link since."""
+    first_night.settings_changes = {"retention_superseded_days": 5.0, "retention_scratch_days": "keep"}
+    links = {link: link.readlink() for link in first_night.base.glob("otf/*/*/latest")}
+    first_night.edit("mode: hot_cold", "mode: cold")
+    first_night.until_quiet()
+    first_night.minute += 6 * DAY
+    for link, target in links.items():
+        link.unlink()
+        link.symlink_to(target)
+    first_night.execute("UPDATE {schema}sub_group SET latest_due = (1 = 1)")
+    gc(first_night)
+    calibrated = [link for link in links if "calibrate" in str(link)]
+    assert all(link.readlink() != links[link] and link.exists() for link in calibrated)
+
+
+def test_a_stable_path_that_was_left_behind_where_its_pipeline_was_goes_with_its_files(reduced):
+    links = list(reduced.base.glob("otf/calibrate/*/latest"))
+    reduced.execute("UPDATE {schema}sub_group SET current_run_id = NULL WHERE current_run_id = 1")
+    reduced.execute("UPDATE {schema}pipeline SET processing_location = 'elsewhere'")
+    context = reduced.context()
+    with context.database.read() as connection:
+        (one,) = [row for row in reduced.rows("executed_reduction_step") if row["id"] == 1]
+        here, elsewhere = list_links_of(connection, "local", [one["sub_group_id"]])
+    assert here == [] and [link.run_id for link in elsewhere] == [None]
+    link = next(link for link in links if link.readlink().parts[0] == "run-1")
+    row = Trashed(*(None,) * 2, 1, *(None,) * 3, one["sub_group_id"], *(None,) * 12)
+    row = replace(row, kind="products")
+    garbage = SimpleNamespace(database=context.database, files=context.workfiles, location="local")
+    _switch_links(garbage, [row])
+    assert link.is_symlink()  # what comes back needs no other link
+    _switch_links(garbage, [row], {"run-1/output"})
+    assert not link.is_symlink()
+
+
+def test_products_whose_link_cannot_be_taken_away_stay_until_it_can(reduced, monkeypatch):
+    def refused(files, links):
+        raise CcatwmError("otf: permission denied", next="x")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalWorkFiles, "switch_links", refused)
+        report, _ = gc(reduced)
+    assert outcomes(report) == [("not moved", 1), ("not moved", 2)]
+    assert "the link to it stays: otf: permission denied" in report.items[0].reason
+    assert all(link.exists() for link in reduced.base.glob("otf/calibrate/*/latest"))
+    assert outcomes(gc(reduced)[0]) == [("in the trash", 1), ("in the trash", 2)]
+    assert not list(reduced.base.glob("otf/calibrate/*/latest"))
 
 
 def test_a_restored_ops_db_that_gives_numbers_again_finds_its_way_past_what_lies_there(reduced):

@@ -135,6 +135,7 @@ def test_a_folder_in_the_way_stays_is_told_once_and_holds_nobody_up(observatory)
     told = [item for report in reports for item in report.items if item.outcome == "no-latest"]
     assert [(item.step, item.sub_group) for item in told] == [("grid", "all")]
     assert "otf/grid/all/latest is no link of ours and stays" in told[0].reason
+    assert "`ccatwm fsck --yes --reason TEXT`" in told[0].reason  # test_fsck sees it do so
     assert (link_of(observatory) / "notes").read_text() == "mine"
     assert leads_to(observatory, "calibrate", "executed_obs_unit=1") is not None
 

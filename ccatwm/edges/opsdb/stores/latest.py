@@ -31,6 +31,19 @@ def list_links(connection: sa.Connection, location: str, after: int, limit: int)
     return _links(connection, query.order_by(sub_group.c.id).limit(limit))
 
 
+def list_links_of(
+    connection: sa.Connection, location: str, sub_group_ids: Collection[int]
+) -> tuple[list[LatestLink], list[LatestLink]]:
+    """Links of these sub-groups, due or not: as they have to be here, and those that are another location's by now."""
+    here, elsewhere = list[LatestLink](), list[LatestLink]()
+    place = sa.func.coalesce(runs.c.processing_location, t.pipeline.c.processing_location)
+    for chunk in chunks(sorted(sub_group_ids)):
+        query = _select_links().where(sub_group.c.id.in_(chunk))
+        here += _links(connection, query.where(place == location))
+        elsewhere += _links(connection, query.where(place != location))
+    return here, elsewhere
+
+
 def mark_link_due(connection: sa.Connection, sub_group_ids: Collection[int]) -> None:
     """The disk says something else than it has to."""
     for chunk in chunks(sorted(sub_group_ids)):
