@@ -340,8 +340,8 @@ def publish(
     products: Annotated[
         list[str] | None, typer.Argument(metavar="[PRODUCT...]", help="17 or product:17; run:5 for all of a run.")
     ] = None,
-    doi: Annotated[str | None, typer.Option("--doi", metavar="DOI", help="It may come later.")] = None,
-    contact: Annotated[str | None, typer.Option("--contact", metavar="TEXT", help="Whom to tell of bad data.")] = None,
+    doi: Annotated[str | None, typer.Option("--doi", metavar="DOI", help="10.12345/suffix; it may come later.")] = None,
+    contact: Annotated[str | None, typer.Option("--contact", metavar="ADDRESS", help="E-mail, for bad data.")] = None,
     note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What it is.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show all published sets.")] = False,
     dry_run: DryRun = False,

@@ -6,12 +6,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from ccatwm.core.wording import count_text
-from ccatwm.errors import Problem, UsageError
+from ccatwm.errors import Problem
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 FORMS = "write 17 or product:17 for a product, run:5 for all products of a run"
+WORDS = ("doi", "contact", "note")
+# ISO 26324 lets a suffix have any printable character; a prefix is 10, a registrant's number and maybe its parts.
+_DOI = re.compile(r"10\.[0-9]{4,9}(?:\.[0-9]+)*/\S+")
+_DOI_BEFORE = re.compile(r"(?P<url>(?:https?://)?(?:dx\.|www\.)?doi\.org/)|(?:doi|info:doi)[:/]\s*", re.IGNORECASE)
+DOI_FORMS = "write 10.12345/suffix, also as doi:10.12345/suffix or https://doi.org/10.12345/suffix"
+_ADDRESS = r"[^\s@<>,;:\"()\[\]]+@[^\W_](?:[\w-]*[^\W_])?(?:\.[^\W_](?:[\w-]*[^\W_])?)+"
+_CONTACT = re.compile(rf'(?:(?:"[^"<>]*"\s*|[^"<>,@]*)<{_ADDRESS}>|{_ADDRESS})')
+CONTACT_FORMS = "write an e-mail address, name@example.org or 'Name <name@example.org>'; several with commas between them"
 FROZEN = ("product", "run", "pipeline", "step", "sub_group", "recipe", "type", "sha256", "size")
 
 
@@ -23,17 +32,68 @@ class Named:
     runs: tuple[int, ...]
 
 
-def check_name(name: str) -> None:
-    """Errors: UsageError."""
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} is no name of a published set",
-            next="letters, digits and . _ + - (a letter or digit first), 100 at most",
-        )
+@dataclass(frozen=True)
+class Asked:
+    """A command line as it is meant: `words` in their one form, None for one that is taken away, and its mistakes."""
+
+    named: Named
+    words: Mapping[str, str | None]
+    problems: tuple[Problem, ...] = ()
 
 
-def parse_members(texts: Iterable[str]) -> Named:
-    """Errors: UsageError with all mistakes at once."""
+def read_asked(name: str, texts: Iterable[str], words: Mapping[str, str]) -> Asked:
+    """All that can be said of a command line by itself."""
+    named, problems = parse_members(texts)
+    kept: dict[str, str | None] = {}
+    for key, text in words.items():
+        kept[key] = _word(key, text.strip()) or None
+        if kept[key] is None and text.strip():
+            problems.append(Problem(f"--{key}", _wrong(key, text), DOI_FORMS if key == "doi" else CONTACT_FORMS))
+    return Asked(named, kept, (*_name_problems(name), *problems))
+
+
+def _word(key: str, text: str) -> str | None:
+    """None for one that is not what it should be."""
+    return {"doi": doi_of, "contact": contact_of}.get(key, str)(text)
+
+
+def _wrong(key: str, text: str) -> str:
+    return f"{text!r} is no DOI" if key == "doi" else f"{text!r} is no e-mail address, and notices are to be sent there"
+
+
+def doi_of(text: str) -> str | None:
+    """`10.12345/suffix`, in lower case: DOIs that differ in case alone are the same. None for what is none."""
+    before = _DOI_BEFORE.match(text)
+    name = text[before.end() :] if before else text
+    if before and before["url"]:
+        name = unquote(name)
+    return name.lower() if _DOI.fullmatch(name) and name.isprintable() else None
+
+
+def contact_of(text: str) -> str | None:
+    """Addresses as they stand behind `To:`, with a comma and a blank between them. None where one is none."""
+    found, rest = list[str](), text
+    while rest:
+        one = _CONTACT.match(rest)
+        if one is None or not one[0].isprintable():
+            return None
+        found.append(one[0].strip())
+        rest = rest[one.end() :].lstrip()
+        if rest and not rest.startswith(","):
+            return None
+        rest = rest[1:].lstrip()
+    return ", ".join(found)
+
+
+def _name_problems(name: str) -> list[Problem]:
+    if NAME.fullmatch(name):
+        return []
+    allowed = "letters, digits and . _ + - (a letter or digit first), 100 at most"
+    return [Problem("NAME", f"{name!r} is no name of a published set", allowed)]
+
+
+def parse_members(texts: Iterable[str]) -> tuple[Named, list[Problem]]:
+    """What is named, and what names nothing."""
     products: dict[int, None] = {}
     runs: dict[int, None] = {}
     problems: list[Problem] = []
@@ -43,9 +103,7 @@ def parse_members(texts: Iterable[str]) -> Named:
             (runs if kind == "run" else products)[int(number)] = None
         else:
             problems.append(Problem(text, "names no product", FORMS))
-    if problems:
-        raise UsageError("some of it names no product; nothing was published", problems=problems)
-    return Named(tuple(products), tuple(runs))
+    return Named(tuple(products), tuple(runs)), problems
 
 
 def check_members(

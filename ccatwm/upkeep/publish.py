@@ -7,17 +7,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.publishing import Named, check_members, check_name, freeze, parse_members
+from ccatwm.core.publishing import WORDS, Named, check_members, freeze, read_asked
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.exclusions import find_excluded, why_excluded
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import publishing as store
 from ccatwm.edges.opsdb.stores import views
 from ccatwm.edges.opsdb.stores.change_log import record_change
-from ccatwm.errors import UsageError
+from ccatwm.errors import Problem, UsageError
 from ccatwm.upkeep.exclude import Act
-
-WORDS = ("doi", "contact", "note")
 
 
 def publish(
@@ -25,31 +23,33 @@ def publish(
 ) -> dict[str, Any]:
     """Publish products as the set `name`; of a set that is there, change `words` (doi, contact, note) alone.
 
-    Saying the same again does nothing. Returns the set as it is kept. Errors: UsageError for products that are not
-    there, gone, excluded or of trials; for those that are not current or stale without `act.yes`; for other products
-    under a name that is taken.
+    Saying the same again does nothing. Returns the set as it is kept. Errors: UsageError, with all mistakes at once, for
+    what is no name, product, DOI or address; for products that are not there, gone, excluded or of trials; for those that
+    are not current or stale without `act.yes`; for other products under a name that is taken.
     """
-    check_name(name)
-    named = parse_members(texts)
+    asked = read_asked(name, texts, words)
     with database.write() if not act.dry_run else database.read() as connection:
         if not act.dry_run:
             store.lock(connection)
         known = store.find_set(connection, name)
-        if known is None and not texts:
+        if known is None and not texts and not asked.problems:
             raise UsageError(f"no products are named for {name}", next="`ccatwm products` lists them")
-        members = _read_members(connection, named) if texts else []
+        members = _read_members(connection, asked.named) if texts else []
+        problems = [*asked.problems]
         if known is None:
-            _check(connection, grouping, named, members, act)
-        elif texts and _numbers(members) != _numbers(known["products"]):
+            problems += _problems(connection, grouping, asked.named, members, act)
+        if problems:
+            raise UsageError("nothing was published" if known is None else f"{name} stays as it is", problems=problems)
+        if known is not None and texts and _numbers(members) != _numbers(known["products"]):
             raise UsageError(
                 f"{name} is published with other products, and stays as it is",
                 next=f"`ccatwm publish {name}` shows them; publish these under another name",
             )
         kept = {
             "name": name, "products": [freeze(row) for row in members], "doi": None, "contact": None, "note": None,
-            "actor": act.actor, "created_at": act.now, **(known or {}), **words,
+            "actor": act.actor, "created_at": act.now, **(known or {}), **asked.words,
         }  # fmt: skip
-        if not act.dry_run and (known is None or any(known[key] != words[key] for key in words)):
+        if not act.dry_run and (known is None or any(known[key] != word for key, word in asked.words.items())):
             _write(connection, kept, act, new=known is None)
     return kept
 
@@ -81,17 +81,16 @@ def _read_members(connection: sa.Connection, named: Named) -> list[dict[str, Any
     ]
 
 
-def _check(
+def _problems(
     connection: sa.Connection,
     grouping: GroupingEngine,
     named: Named,
     members: Sequence[Mapping[str, Any]],
     act: Act,
-) -> None:
+) -> list[Problem]:
+    """What is wrong with the products of a new set."""
     pipelines = {row["run"]: row["pipeline"] for row in members}
     why = why_excluded(connection, find_excluded(connection, grouping, act.now), pipelines)
     trials = [row["run"] for row in members if row["trial"]]
     forbidden, doubtful = check_members(named, members, why, trials)
-    problems = [*forbidden, *([] if act.yes else doubtful)]
-    if problems:
-        raise UsageError("nothing was published", problems=problems)
+    return [*forbidden, *([] if act.yes else doubtful)]

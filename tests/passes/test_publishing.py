@@ -79,6 +79,31 @@ def test_said_again_nothing_changes_and_a_doi_may_come_later(observatory: Observ
         published(observatory, "dr2")
 
 
+def test_all_mistakes_of_a_command_line_are_told_at_once(observatory: Observatory) -> None:
+    observatory.until_quiet()
+    words = {"doi": "chai-dr1", "contact": "Ada Lovelace", "note": "n"}
+    with pytest.raises(UsageError) as caught:
+        freeze(observatory, "dr 1", "9999", "x", words=words)
+    assert [problem.where for problem in caught.value.problems] == ["NAME", "x", "--doi", "--contact", "product 9999"]
+    (grid,) = products(observatory, "grid")
+    freeze(observatory, "dr1", str(grid))
+    with pytest.raises(UsageError, match="dr1 stays as it is") as caught:
+        freeze(observatory, "dr1", words=words)
+    assert [problem.where for problem in caught.value.problems] == ["--doi", "--contact"]
+    assert published(observatory, "dr1")["note"] is None
+
+
+def test_a_doi_is_kept_in_one_form_whichever_was_given_and_can_be_taken_away(observatory: Observatory) -> None:
+    observatory.until_quiet()
+    (grid,) = products(observatory, "grid")
+    freeze(observatory, "dr1", str(grid), words={"doi": "https://doi.org/10.12345/CHAI-dr1"})
+    log = len(observatory.rows("change_log"))
+    freeze(observatory, "dr1", words={"doi": "doi:10.12345/chai-DR1"})
+    assert published(observatory, "dr1")["doi"] == "10.12345/chai-dr1" and len(observatory.rows("change_log")) == log
+    freeze(observatory, "dr1", words={"doi": ""})
+    assert published(observatory, "dr1")["doi"] is None
+
+
 def test_a_dry_run_publishes_nothing(observatory: Observatory) -> None:
     observatory.until_quiet()
     kept = freeze(observatory, "dr1", str(products(observatory, "grid")[0]), dry_run=True)
@@ -101,9 +126,7 @@ def test_what_may_not_be_published_is_told_all_at_once(observatory: Observatory)
     assert told[f"product {gone}"] == "its file is gone (missing)"
     assert told["product 9999"] == "there is no such product" and told["run 77"] == "has no products"
     assert observatory.rows("published_set") == []
-    with pytest.raises(UsageError) as caught:
-        parse_members(["17x", "run:", "cat:3", "\u0661", "9" * 30, "5"])
-    assert len(caught.value.problems) == 5
+    assert len(parse_members(["17x", "run:", "cat:3", "\u0661", "9" * 30, "5"])[1]) == 5
     for name in ("", "a b", "-x", "x" * 101, "ü"):
         with pytest.raises(UsageError, match="no name of a published set"):
             freeze(observatory, name, "1")
