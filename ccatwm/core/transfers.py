@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 from ccatwm.core.model import FailureClass
 
 TRANSFERS = PurePosixPath(".transfers")
 MOST_PACKAGES = 500  # of one job: each has files of its own there
+FRUITLESS = 3  # jobs in a row that brought nothing: that is no fault of the packages that they were at
 _PREFIX = "job:"
 # A job that was let work until then has done its part; what is left is another job's.
 _ENDED_FROM_OUTSIDE = frozenset({FailureClass.TIMEOUT, FailureClass.CANCELLED_OUTSIDE})
@@ -53,10 +54,19 @@ def share_out(sizes: Sequence[int], most_jobs: int, job_bytes: int) -> list[list
     return [share for share in shares if share]
 
 
+def begun(orders: Collection[int], answered: Collection[int]) -> set[int]:
+    """Of a job's orders those that it has, or may have, come to: it takes them one after the other, by their numbers.
+
+    All up to its last answer, and the next, at which it was when it ended.
+    """
+    last = max(answered, default=-1)
+    return {n for n in orders if n <= last} | set(sorted(n for n in orders if n > last)[:1])
+
+
 def missed(failure: FailureClass, message: str, job: str, brought: int) -> tuple[FailureClass, str] | None:
     """What runs are told whose packages an ended job did not bring; None where another job simply goes on.
 
-    `brought`: how many packages it brought.
+    `brought`: how many packages it brought. Those that it had not `begun` are spared, but for the last of `FRUITLESS` jobs.
     """
     if failure in _ENDED_FROM_OUTSIDE and brought:
         return None

@@ -31,9 +31,11 @@ from ccatwm.core.outcomes import (
 )
 from ccatwm.core.staging import SUBMISSIONS
 from ccatwm.core.transfers import (
+    FRUITLESS,
     MOST_PACKAGES,
     TRANSFERS,
     attempt_directory,
+    begun,
     claiming_job,
     job_claim,
     missed,
@@ -216,7 +218,11 @@ class Transfers:
 
     def _read_results_of(self, transfer: Transfer, rows: Mapping[str, Any]) -> None:
         files, token = self._context.workfiles, transfer.token
+        recorded = self._read_recorded(transfer)
+        before = len(recorded)
         for number in transfer_files.numbers_of(files.list_tree(TRANSFERS / token / "results")):
+            if number in recorded:
+                continue
             paths = (transfer_files.order_path(token, number), transfer_files.result_path(token, number))
             data = files.read_files(paths, max_bytes=transfer_files.LONGEST)
             order_data, result_data = (data[path] for path in paths)
@@ -229,6 +235,15 @@ class Transfers:
                 continue  # torn by a disk, or of another release: as good as none, and told when the job has ended
             if str(order.target) in rows:  # else it was recorded before
                 self._record(transfer, order, rows[str(order.target)], brought)
+            recorded.add(number)
+        if len(recorded) > before:
+            content = transfer_files.encode_numbers(recorded)
+            files.write_files([FileWrite(transfer_files.recorded_path(token), content)])
+
+    def _read_recorded(self, transfer: Transfer) -> set[int]:
+        """Numbers of answers that the ops-db has. A pass that died may have recorded others, too."""
+        path = transfer_files.recorded_path(transfer.token)
+        return transfer_files.decode_numbers(self._context.workfiles.read_files([path])[path])
 
     def _record(self, transfer: Transfer, order: PackageOrder, row: Any, brought: Brought) -> None:
         with self._context.database.read() as connection:
@@ -374,20 +389,43 @@ class Transfers:
     def _close_ended(self, transfer: Transfer, conclusion: Conclusion) -> None:
         with self._context.database.read() as connection:
             rows = transfers.list_claimed(connection, transfer.token)
+            others = transfers.list_brought(connection, location(self._context), transfer, FRUITLESS - 1)
+        brought = transfer.packages - len(rows)
+        fruitless = not brought and others == [0] * (FRUITLESS - 1)
         waiting = self._runs_waiting_for(rows) if rows else []
-        self._close(transfer, conclusion.message)
-        if not rows:
-            return
         failure = conclusion.failure or FailureClass.STAGING
         message = conclusion.message or "it left no answer for it that can be read"
-        told = missed(failure, message, f"staging job {transfer.job_id}", transfer.packages - len(rows))
+        if fruitless:
+            message += f" (none of the last {FRUITLESS} staging jobs brought anything)"
+        told = missed(failure, message, f"staging job {transfer.job_id}", brought)
+        charged = rows if fruitless or told is None else self._begun(transfer, rows)
+        at_fault = self._runs_waiting_for(charged) if told is not None and charged else []
+        self._close(transfer, conclusion.message, brought=brought)
         if told is not None:
-            self._failed(waiting, MissedError(*told))
-        else:
+            self._failed(at_fault, MissedError(*told))
+        if spared := {run.id for run in waiting} - {run.id for run in at_fault}:
             with self._context.database.write() as connection:
-                transfers.look_again(connection, [run.id for run in waiting])
+                transfers.look_again(connection, spared)
 
-    def _close(self, transfer: Transfer, message: str, *, doubtful: bool = False) -> None:
+    def _begun(self, transfer: Transfer, rows: Sequence[Any]) -> list[Any]:
+        """Of the packages that a job did not bring those that it had begun, as far as its files tell; else all."""
+        files, folder = self._context.workfiles, TRANSFERS / transfer.token
+        orders, answered = (
+            transfer_files.numbers_of(files.list_tree(folder / name)) for name in ("orders", "results")
+        )
+        targets = set()
+        for number in sorted(begun(orders, answered) - self._read_recorded(transfer)):
+            path = transfer_files.order_path(transfer.token, number)
+            try:
+                data = files.read_files([path], max_bytes=transfer_files.LONGEST)[path]
+                targets.add(str(transfer_files.decode_order(data or b"").target))
+            except WireError:
+                return list(rows)
+        return [row for row in rows if row.directory in targets] or list(rows)
+
+    def _close(
+        self, transfer: Transfer, message: str, *, doubtful: bool = False, brought: int | None = None
+    ) -> None:
         """It is over: its claims go back and its files go. Files last: what is left of a killed pass does no harm."""
         with self._context.database.write() as connection:
             rows = transfers.list_claimed(connection, transfer.token)
@@ -395,7 +433,7 @@ class Transfers:
             staged.release_claims(connection, location(self._context), directories, job_claim(transfer.token))
             transfers.change_transfer(
                 connection, transfer.token, ("INTENDED", "HELD", "RELEASED"), state="ENDED", message=message or None,
-                doubtful=doubtful, ended_at=self._frame.now,
+                doubtful=doubtful, brought=brought, ended_at=self._frame.now,
             )  # fmt: skip
         self._context.workfiles.remove_trees([TRANSFERS / transfer.token, SUBMISSIONS / transfer.token])
 

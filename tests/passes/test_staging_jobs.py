@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ccatwm import wiring
 from ccatwm.core.model import InputKind, InputRole, RunInput
@@ -255,6 +257,80 @@ def test_a_job_that_was_ended_half_way_costs_nothing(empty_observatory):
     assert [job["packages"] for job in observatory.rows("transfer_job")] == [2, 1]
 
 
+KILLED = """#!/bin/sh
+# A Python that is killed at the order {brings}: argv is -I PROGRAM BASE_DIR TOKEN.
+orders="$3/.transfers/$4/orders"
+mkdir "$orders.later"
+for order in "$orders"/*; do [ "${{order##*/}}" -lt {brings} ] || mv "$order" "$orders.later"; done
+"{python}" "$@"
+mv "$orders.later"/* "$orders"
+kill -9 $$
+"""
+
+
+def killed_night(observatory, names, brings):
+    """Runs that wait for packages of a job that is killed once it has brought so many; one job at a time."""
+    python = observatory.folder / "killed-python"
+    python.write_text(KILLED.format(brings=brings, python=sys.executable))
+    python.chmod(0o755)
+    observatory.settings_changes["stage_parallel"] = 1
+    return night(observatory, *(Scan(name, good_tar(a=name.encode())) for name in names), python=str(python))
+
+
+def test_a_killed_job_costs_an_attempt_for_the_package_that_it_was_at_and_for_no_other(empty_observatory):
+    observatory = killed_night(empty_observatory, ("one", "two", "three"), brings=1)
+    observatory.run_pass("stage")
+    observatory.jobs()
+    report = observatory.run_pass("stage")
+    assert sorted(outcome for outcome, _ in outcomes(report)) == ["failed", "staged", "transferring"]
+    assert len(open_jobs(observatory)) == 1  # in that very pass, for what the other had not begun
+    observatory.settings_changes["stage"] = JOB
+    assert complete(observatory) == ["COMPLETED"] * 3
+    assert sorted(run["retries_used"] for run in observatory.runs()) == [0, 0, 1]
+    assert next(job["brought"] for job in observatory.rows("transfer_job")) == 1
+
+
+def test_a_job_that_is_killed_every_time_ends_in_failures_that_say_so(empty_observatory):
+    names = [f"n{number}" for number in range(6)]
+    observatory = killed_night(empty_observatory, names, brings=0)
+    for charged in ([1], [1, 1], [1] * 6):  # the third in a row that brings nothing is no fault of one package
+        observatory.run_pass("stage")
+        observatory.jobs()
+        report = observatory.run_pass("stage", limit=0)
+        failed = [reason for outcome, reason in outcomes(report) if outcome == "failed"]
+        assert [run["retries_used"] for run in observatory.runs() if run["failure_class"]] == charged, failed
+    assert all("(none of the last 3 staging jobs brought anything)" in reason for reason in failed)
+    for _ in range(12):
+        complete(observatory)
+    assert {run["status"] for run in observatory.runs()} == {"FAILED"}
+    assert all("ended before it had brought the package: " in run["message"] for run in observatory.runs())
+    assert len(observatory.rows("transfer_job")) <= 6
+
+
+def test_answers_that_were_recorded_are_not_read_again_and_their_list_may_be_lost(empty_observatory, monkeypatch):
+    observatory = killed_night(empty_observatory, ("one", "two"), brings=1)
+    observatory.run_pass("stage")
+    observatory.jobs()
+    monkeypatch.setattr(type(observatory), "batch", lambda s, e=None: Away(s.folder / "batch", s.base, PlainEffects()))
+    read, seen = LocalWorkFiles.read_files, []
+
+    def watched(files, paths, **how):
+        paths = list(paths)
+        seen.extend(path.name for path in paths if path.parent.name == "results")
+        return read(files, paths, **how)
+
+    monkeypatch.setattr(LocalWorkFiles, "read_files", watched)
+    for _ in range(3):
+        observatory.run_pass("stage")
+    assert seen == ["0"]
+    (job,) = open_jobs(observatory)
+    (observatory.base / str(transfer_files.recorded_path(job["token"]))).write_bytes(b"x\n")
+    observatory.run_pass("stage")
+    observatory.run_pass("stage")
+    assert seen == ["0", "0"]
+    assert sorted(run["status"] for run in observatory.runs()) == ["STAGED", "STAGING_DATA"]
+
+
 @pytest.mark.parametrize("torn", [b"{bad", b"", transfer_files.CODEC.encode({"of": "another release"})])
 @pytest.mark.parametrize("which", ["order_path", "result_path"])
 def test_an_order_or_answer_that_cannot_be_read_stops_nothing_and_its_package_comes_with_the_next_job(
@@ -492,6 +568,21 @@ def test_told_to_end_it_breaks_off_and_warned_it_finishes_what_it_has_begun(job_
 
 LISTED = {f"chunk-{number}": (1, None) for number in range(5000)}
 TOO_MANY = {f"{number:06}" + "x" * 2000: (1, None) for number in range(20_000)}
+
+
+@given(st.dictionaries(st.text(max_size=20), st.tuples(st.integers(0, 2**63), st.none() | st.text(max_size=20))))
+def test_how_much_an_order_takes_is_known_without_encoding_it(members):
+    order = PackageOrder("p", PurePosixPath("p"), (), members)
+    size = len(transfer_files.encode_order(order))
+    assert size <= len(transfer_files.encode_order(replace(order, members={}))) + transfer_files._bytes_of(members)
+
+
+def test_an_order_is_encoded_to_see_whether_it_can_be_sent_only_near_the_limit(monkeypatch):
+    encoded = []
+    monkeypatch.setattr(transfer_files, "encode_order", lambda order: encoded.append(order))
+    order = PackageOrder("p", PurePosixPath("p"), (), LISTED)
+    assert transfer_files.can_order(order) and encoded == []
+    assert transfer_files.can_order(replace(order, members=TOO_MANY)) and len(encoded) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from ccatwm.core.reconciling import parse_tasks
 from ccatwm.core.transfers import (
     MOST_PACKAGES,
     attempt_directory,
+    begun,
     claiming_job,
     job_claim,
     missed,
@@ -43,6 +44,15 @@ def test_a_package_larger_than_a_job_may_bring_has_one_for_itself():
 def test_a_claim_says_whether_a_job_has_it():
     assert claiming_job(job_claim("abc")) == "abc"
     assert claiming_job("boot:12:34") is None and claiming_job(None) is None
+
+
+@pytest.mark.parametrize(
+    ("answered", "at"),
+    [([], {0}), ([0], {0, 1}), ([1], {0, 1, 2}), ([0, 1, 2, 3], {0, 1, 2, 3}), ([0, 2], {0, 1, 2, 3})],
+)
+def test_a_job_has_begun_what_it_answered_what_comes_before_and_the_next(answered, at):
+    assert begun(range(4), answered) == at
+    assert begun([], answered) == set()
 
 
 @pytest.mark.parametrize("failure", [FailureClass.TIMEOUT, FailureClass.CANCELLED_OUTSIDE])

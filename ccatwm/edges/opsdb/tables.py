@@ -615,6 +615,7 @@ transfer_job = _table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("limit_seconds", Float, nullable=False),
     Column("doubtful", Boolean, nullable=False, server_default=sa.false()),  # given up, its job may appear yet
+    Column("brought", Integer),  # packages, of one that began and has ended
     Column("message", Text),
     Column("created_at", UtcDateTime, nullable=False),
     Column("submitted_at", UtcDateTime),

@@ -1,12 +1,14 @@
 """What a batch job that brings packages is given, and what it answers, as files; and the program that it runs. Pure.
 
 The job has no connection to anybody. Its folder `.transfers/{token}` has `program.pyz`, `stores` (where object stores
-answer), one `orders/{n}` a package, and gets one `results/{n}` for each that it is done with.
+answer), one `orders/{n}` a package, and gets one `results/{n}` for each that it is done with; `recorded` has the numbers of
+those that need not be read again.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -15,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ccatwm.core.transfers import TRANSFERS
-from ccatwm.core.wire import WireError
+from ccatwm.core.wire import MAX_HEADER, WireError
 from ccatwm.edges.transport._protocol import CODEC, error_from_value, error_to_value
 from ccatwm.edges.transport._session import MODULES
 from ccatwm.errors import CcatwmError, NoGoodCopyError
@@ -29,7 +31,8 @@ OWN_MODULES = (
 )  # fmt: skip
 MAIN = b"import sys\nfrom ccatwm.transfer_job import main\nsys.exit(main(sys.argv[1:]))\n"
 LONGEST = 160 << 20  # bytes of an order or a result
-FEW_MEMBERS = 2000  # an order holds so many whatever their names are
+BESIDE = 64  # bytes of a listed file beside its name and checksum: its size, and what holds them together
+FULL = MAX_HEADER - (1 << 20)  # bytes of the listed files of an order, beside which there is room for all the rest of it
 
 
 def program_path(token: str) -> PurePosixPath:
@@ -46,6 +49,19 @@ def order_path(token: str, number: int) -> PurePosixPath:
 
 def result_path(token: str, number: int) -> PurePosixPath:
     return TRANSFERS / token / "results" / str(number)
+
+
+def recorded_path(token: str) -> PurePosixPath:
+    return TRANSFERS / token / "recorded"
+
+
+def encode_numbers(numbers: Iterable[int]) -> bytes:
+    return "".join(f"{number}\n" for number in sorted(numbers)).encode()
+
+
+def decode_numbers(data: bytes | None) -> set[int]:
+    """Those that can be read; none of a file that is not there."""
+    return {int(line) for line in (data or b"").split() if line.isdigit()}
 
 
 def numbers_of(listed: Iterable[TreeEntry] | None) -> list[int]:
@@ -78,14 +94,19 @@ def encode_order(order: PackageOrder) -> bytes:
 
 
 def can_order(order: PackageOrder) -> bool:
-    """False for a package with more listed files than an order holds."""
-    if len(order.members) <= FEW_MEMBERS:
+    """False for a package with more listed files than an order holds. It is encoded to see only where that is near."""
+    if _bytes_of(order.members) <= FULL:
         return True
     try:
         encode_order(order)
     except WireError:
         return False
     return True
+
+
+def _bytes_of(members: Mapping[str, tuple[int, str | None]]) -> int:
+    """What they take in an order, at most."""
+    return len(json.dumps([*members, *(checksum for _, checksum in members.values())])) + BESIDE * len(members)
 
 
 def decode_order(data: bytes) -> PackageOrder:

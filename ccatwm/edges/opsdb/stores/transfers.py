@@ -19,6 +19,7 @@ from ccatwm.edges.opsdb.stores._chunks import chunks
 jobs = t.transfer_job
 staged = t.staged_package
 runs = t.executed_reduction_step
+NEAR = 200  # jobs made before or after one, of all locations, among which the last ones are looked for
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,15 @@ def change_transfer(connection: sa.Connection, token: str, expected: Collection[
         sa.update(jobs).where(jobs.c.token == token, jobs.c.state.in_(list(expected))).values(**changes)
     ).rowcount
     return bool(changed == 1)
+
+
+def list_brought(connection: sa.Connection, location: str, beside: Transfer, most: int) -> list[int]:
+    """How many packages the last jobs that began and have ended brought, the newest first, without this one."""
+    near = jobs.c.id.between(beside.id - NEAR, beside.id + NEAR)
+    query = sa.select(jobs.c.brought).where(
+        near, jobs.c.id != beside.id, jobs.c.processing_location == location, jobs.c.brought.is_not(None)
+    )
+    return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(most)).scalars())
 
 
 def list_given_up_tokens(connection: sa.Connection, backend: str, cluster: str, since: datetime) -> set[str]:

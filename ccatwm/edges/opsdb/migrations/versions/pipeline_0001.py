@@ -325,6 +325,7 @@ def upgrade() -> None:
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("limit_seconds", sa.Float(), nullable=False),
         sa.Column("doubtful", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("brought", sa.Integer(), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("submitted_at", UtcDateTime(), nullable=True),
