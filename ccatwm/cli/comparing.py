@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ccatwm.cli import _frame
 from ccatwm.cli._frame import Common, Reason, Yes, command
-from ccatwm.errors import UsageError
+from ccatwm.errors import Problem, UsageError
 
 if TYPE_CHECKING:
     from ccatwm.passes._context import Context
@@ -50,26 +49,47 @@ def fsck(
         raise UsageError("run directories go with --import", next="ccatwm fsck --import RUN_DIRECTORY")
     if imports and yes:
         raise UsageError("--yes does not go with --import", next="first `ccatwm fsck --import`, then `ccatwm fsck --yes`")
+    if reason is not None and not (yes or imports):
+        raise UsageError("--reason goes with --yes", next="ccatwm fsck --yes --reason TEXT; or leave it out, to look only")
     context = _frame.open_context(common)
     context.database.check_schema(observations=context.settings.observations)
     if imports:
-        return _import(common, context, directories or [], full)
+        return _import(common, context, directories or [], full, reason)
     return _compare(common, context, full, yes, reason, lost)
 
 
-def _import(common: Common, context: Context, directories: list[str], full: bool) -> int:
+def _import(common: Common, context: Context, directories: list[str], full: bool, reason: str | None) -> int:
     from ccatwm.upkeep.importing import Importing, import_runs
 
-    base = str(context.workfiles.root())
-    below = tuple(os.path.relpath(d, base) if os.path.isabs(d) else d.rstrip("/") for d in directories)
-    for given, found in zip(directories, below, strict=True):
-        if Path(found).parts[:1] == ("..",):
-            raise UsageError(f"{given} is not below the base directory {base}", next="name a run directory of this site")
+    below = _run_directories(directories, str(context.workfiles.root()))
     now, host = context.clock.now(), os.uname().nodename
-    asked = Importing(context.ops_db_uid, now, context.actor, host, below, full)
+    asked = Importing(context.ops_db_uid, now, context.actor, host, below, full, reason)
     report = import_runs(context.database, context.workfiles, asked)
     _frame.show_report(common, report)
     return report.exit_code
+
+
+def _run_directories(given: list[str], base: str) -> tuple[str, ...]:
+    """Below the base directory, whether they were named from there, from the current folder or from the root.
+
+    Errors: UsageError with all that are none.
+    """
+    from ccatwm.core.reconciling import parse_run_directory
+
+    found: dict[str, None] = {}
+    problems = []
+    for text in given:
+        ways = [os.path.relpath(os.path.join(folder, text), base) for folder in (base, os.getcwd())]
+        runs = [way for way in ways if not way.startswith("..") and parse_run_directory(way) is not None]
+        if runs:
+            found[runs[0]] = None
+        else:
+            outside = all(way.startswith("..") for way in ways)
+            what = f"is not below the base directory {base}" if outside else "is no run directory"
+            problems.append(Problem(text or "''", what, "a run directory is PIPELINE/STEP/SUB_GROUP/run-N"))
+    if problems:
+        raise UsageError("nothing was imported", problems=problems)
+    return tuple(found)
 
 
 def _compare(

@@ -159,7 +159,14 @@ def products(
 ) -> int:
     """List data products that count now, newest first (200 unless --limit says otherwise)."""
     from ccatwm.core.product_rules import parse_product_rules
-    from ccatwm.views.products import COLUMNS, DEFAULT_LIMIT, build_products, latest_line, product_cells
+    from ccatwm.views.products import (
+        COLUMNS,
+        DEFAULT_LIMIT,
+        build_products,
+        latest_line,
+        product_cells,
+        rules_hint,
+    )
 
     wanted = parse_product_rules(rules or ())
     context = _open(common)
@@ -174,6 +181,8 @@ def products(
     _show_rows(common, document, "products", COLUMNS, cells, below=base_dir)
     if not common.json and not common.quiet:
         _frame.print_lines(latest_line(document["products"]))
+        if wanted and not cells:
+            _frame.print_lines([rules_hint(context.database, selection, all_of_them=all_of_them)])
     return 0
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ccatwm.core.names import encode_name
 from ccatwm.core.rules import OPERATORS, Rule, choices, is_scalar, wrong_json_path
 from ccatwm.errors import Problem, UsageError
 
@@ -19,6 +20,9 @@ SEARCH_OPERATORS = tuple(name for name in OPERATORS if name != "since")  # value
 WITHOUT_VALUE = ("is_null", "not_null")
 OF_TEXT = ("like", "ilike")
 OF_MANY = ("in", "not_in", "between")
+FORM_OF_MANY = "write the values with commas between them, such as dims.line:in:CO43,CO32 or qa.rms_k:between:0.1,0.2"
+FORM_WITHOUT = "write PATH:OPERATOR alone, such as qa.rms_k:not_null"
+MAX_TOLD = 20
 FORM = "write PATH:OPERATOR:VALUE, such as qa.rms_k:lt:0.2 or dims.line:eq:CO43"
 
 
@@ -32,7 +36,7 @@ def parse_product_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
 
 
 def _rule(text: str, problems: list[Problem]) -> Rule | None:
-    where = f"--rule {text}"
+    where = f"--rule {text}" if text.strip(": ") else f"--rule {text!r}"
     path, colon, rest = text.partition(":")
     operator, _, written = rest.partition(":")
     if not colon or not path:
@@ -51,10 +55,44 @@ def _rule(text: str, problems: list[Problem]) -> Rule | None:
     if wrong := OPERATORS[operator](value):
         beyond = " no larger than 1.7e308" if math.inf in _numbers(value) or -math.inf in _numbers(value) else ""
         problems.append(
-            Problem(where, f"operator {operator} with value {written!r}", f"it takes {wrong}{beyond}; {FORM}")
+            Problem(where, f"operator {operator} with value {written!r}", f"it takes {wrong}{beyond}; {_form(operator)}")
         )
         return None
     return Rule("DataProduct", column, operator, value, inner, where)
+
+
+def _form(operator: str) -> str:
+    return FORM_OF_MANY if operator in OF_MANY else FORM_WITHOUT if operator in WITHOUT_VALUE else FORM
+
+
+def declared_text(products: Sequence[Mapping[str, Any]]) -> str:
+    """What rules can be about: the values that these products declare (`quality`, `dims`), each with its kinds."""
+    kinds: dict[str, dict[str, None]] = {}
+    for product in products:
+        for name, column in (("qa", "quality"), ("dims", "dims")):
+            for path, value in _values(name, product[column] or {}):
+                kinds.setdefault(path, {})[_kind(value)] = None
+    if not kinds:
+        return "none of the products that are selected without rules declares a value in its products.json"
+    told = [f"{path} ({' or '.join(some)})" for path, some in sorted(kinds.items())]
+    more = f" and {len(told) - MAX_TOLD} more" if len(told) > MAX_TOLD else ""
+    return f"rules can be about {', '.join(told[:MAX_TOLD])}{more}; each compares with values of its own kind"
+
+
+def _values(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _values(f"{path}.{key}", inner)
+    else:
+        yield encode_name(path), value
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "number"
+    return "text" if isinstance(value, str) else "null" if value is None else "list"
 
 
 def _numbers(value: Any) -> Sequence[Any]:

@@ -96,6 +96,7 @@ class Importing:
     host: str
     directories: tuple[str, ...] = ()
     full: bool = False
+    reason: str | None = None
 
 
 def import_runs(database: Database, files: WorkFiles, asked: Importing) -> ImportReport:
@@ -173,7 +174,7 @@ def _write(
         counts = run_records.insert_record(connection, record, place, absent, now=asked.now, actor=asked.actor)
         record_change(
             connection, at=asked.now, actor=asked.actor, host=asked.host, act=ACT, target=f"run {record.id}",
-            reason=None, text=None, details={"directory": record.directory},
+            reason=asked.reason, text=None, details={"directory": record.directory},
         )  # fmt: skip
     return counts
 

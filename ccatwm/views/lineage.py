@@ -6,6 +6,7 @@ A run that several branches share is opened once; where it is met again its row 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from ccatwm.views.places import Places
 from ccatwm.views.products import files_text, product_json, told_product
 
 PACKAGE_PREFIX = "package:"
+PRODUCT_PREFIX = "product:"
 SCHEMA = "ccatwm.lineage/1"
 FILES = ("status", "removed_at", "removed_because", "deleted_at")  # of a product, as `products` has them
 
@@ -32,16 +34,27 @@ def build_lineage(
     *,
     places: Places,
 ) -> dict[str, Any]:
-    """The lineage of `17` (a product) or of `package:NAME`. Errors: UsageError for what is not there."""
+    """The lineage of `17` or `product:17`, or of `package:NAME`. Errors: UsageError for what is not there."""
+    subject = subject.strip()
     if subject.startswith(PACKAGE_PREFIX):
         name = subject.removeprefix(PACKAGE_PREFIX)
         return build_package_lineage(database, grouping, name, places=places)
-    if not subject.isascii() or not subject.isdigit():
-        raise UsageError(
-            f"{subject!r} is neither a product number nor `package:NAME`",
-            next="`ccatwm products` lists products; a raw data package is `package:NAME`",
-        )
-    return build_product_lineage(database, int(subject), places=places)
+    number = subject.removeprefix(PRODUCT_PREFIX)
+    if not number.isascii() or not number.isdigit():
+        next = _meant(database, grouping, subject)
+        raise UsageError(f"{subject!r} is neither a product number nor `package:NAME`", next=next)
+    return build_product_lineage(database, int(number), places=places)
+
+
+def _meant(database: Database, grouping: GroupingEngine, subject: str) -> str:
+    """What to type for the lineage of what was named otherwise."""
+    with database.read() as connection:
+        if subject and views.find_package(connection, grouping, subject) is not None:
+            return f"`ccatwm lineage {shlex.quote(f'{PACKAGE_PREFIX}{subject}')}`"
+    run = subject.removeprefix("run:")
+    if run != subject and run.isascii() and run.isdigit():
+        return f"`ccatwm show {run}` lists the products of the run; name one of them"
+    return "`ccatwm products` lists products; a raw data package is `package:NAME`"
 
 
 # --- what a product stands on -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ccatwm.core.latest import LATEST, is_usable, latest_path
+from ccatwm.core.product_rules import declared_text
 from ccatwm.core.rules import Rule
 from ccatwm.core.selection import Selection
 from ccatwm.core.wording import size_text, utc_text
@@ -41,6 +42,13 @@ def build_products(
         "total": total,
         "products": [product_json(row, places) for row in rows],
     }
+
+
+def rules_hint(database: Database, selection: Selection, *, all_of_them: bool) -> str:
+    """For people whose rules have found nothing: what there is to be found."""
+    with database.read() as connection:
+        rows = views.list_products(connection, selection, (), all_of_them=all_of_them, limit=DEFAULT_LIMIT)
+    return declared_text(rows)
 
 
 def product_json(row: dict[str, Any], places: Places) -> dict[str, Any]:

@@ -565,12 +565,22 @@ def test_a_package_that_nothing_was_made_of_says_where_it_belongs(world):
     assert "  otf/calibrate executed_obs_unit=9: waiting-for-data" in lines
 
 
-@pytest.mark.parametrize("subject", ["999", "package:scan-l", "map.fits"])
+def test_lineage_takes_a_product_as_others_write_it(world):
+    _, _, product = world.calibrated("executed_obs_unit=1", "scan-1")
+    for subject in (str(product), f"product:{product}", f" {product} "):
+        document = build_lineage(world.database, world.grouping, subject, places=PLACES)
+        assert document["product"]["product"] == product
+
+
+@pytest.mark.parametrize("subject", ["999", "package:scan-l", "map.fits", "scan-1", "run:7", ""])
 def test_lineage_of_what_is_not_there_says_what_is(world, subject):
     _, _, product = world.calibrated("executed_obs_unit=1", "scan-1")
     with pytest.raises(UsageError) as caught:
         build_lineage(world.database, world.grouping, subject, places=PLACES)
-    said = {"999": str(product), "package:scan-l": "scan-1", "map.fits": "package:NAME"}[subject]
+    said = {
+        "999": str(product), "package:scan-l": "scan-1", "scan-1": "`ccatwm lineage package:scan-1`",
+        "run:7": "`ccatwm show 7`",
+    }.get(subject, "package:NAME")  # fmt: skip
     assert said in caught.value.next
 
 

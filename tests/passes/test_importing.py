@@ -258,8 +258,35 @@ def test_fsck_names_what_it_does_not_know_with_the_command_that_makes_its_rows_a
 
 
 @ON_SQLITE
-@pytest.mark.parametrize("words", [["--import", "/etc"], ["otf/grid/all/run-3"], ["--import", "--yes"]])
+def test_run_directories_may_be_named_from_the_current_folder_and_are_imported_once_with_the_reason(
+    done, cli, monkeypatch
+):
+    use_site(done, monkeypatch)
+    for path in done.base.glob("otf/*/*/run-*/run.json"):
+        change(path, ops_db=done.context().ops_db_uid)
+    lose_rows(done)
+    for folder in sorted(done.base.glob("otf/*/*/run-*"), key=lambda path: int(path.name[4:])):
+        monkeypatch.chdir(folder.parent)
+        said = cli("fsck", "--import", folder.name, f"{folder}/", "--reason", "restored").out
+        assert said.count("imported  ") == 1 and "1 run imported" in said
+    imports = [row["reason"] for row in done.rows("change_log") if row["act"] == "import"]
+    assert imports == ["restored"] * 3
+
+
+@ON_SQLITE
+def test_what_is_no_run_directory_is_told_all_at_once(done, cli, monkeypatch):
+    use_site(done, monkeypatch)
+    wrong = ["otf", "otf/../../x", "../a/b/run-3", "", "/", "otf/grid/all/latest"]
+    answer = cli("fsck", "--import", "otf/grid/all/run-3", *wrong)
+    assert answer.code == 2 and answer.err.count("a run directory is PIPELINE/STEP/SUB_GROUP/run-N") == len(wrong)
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    "words",
+    [["--import", "/etc"], ["otf/grid/all/run-3"], ["--import", "--yes"], ["--reason", "x"], ["--lost", "3"], ["--yes"]],
+)
 def test_what_cannot_be_imported_is_refused_with_what_to_type(done, cli, monkeypatch, words):
     use_site(done, monkeypatch)
     answer = cli("fsck", *words)
-    assert answer.code == 2 and "next: " in answer.err
+    assert answer.code == 2 and ("next: " in answer.err or "a run directory is" in answer.err)

@@ -9,7 +9,7 @@ import pytest
 
 from ccatwm.core.product_rules import parse_product_rules
 from ccatwm.core.selection import Selection
-from ccatwm.views.products import build_products
+from ccatwm.views.products import build_products, rules_hint
 from tests.passes.conftest import Observatory
 
 QUALITY = {
@@ -69,6 +69,11 @@ def found(observatory: Observatory, *rules: str, **options: int) -> tuple[str, i
     )  # fmt: skip
     rows = [row for row in document["products"] if row["sub_group"] == "executed_obs_unit=1"]
     return "".join(sorted(row["name"] for row in rows)), document["total"]
+
+
+def test_who_finds_nothing_is_told_what_there_is_to_be_found(searched: Observatory) -> None:
+    context = searched.context()
+    assert rules_hint(context.database, Selection(), all_of_them=False).startswith("rules can be about ")
 
 
 def test_rules_find_products_by_their_metrics_and_dims(searched: Observatory) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ccatwm.core.product_rules import SEARCH_OPERATORS, parse_product_rules
+from ccatwm.core.product_rules import SEARCH_OPERATORS, declared_text, parse_product_rules
 from ccatwm.errors import UsageError
 
 pytestmark = pytest.mark.quick
@@ -76,3 +76,22 @@ def test_every_operator_of_filter_rules_but_that_of_times_is_there() -> None:
     assert set(SEARCH_OPERATORS) == {
         "eq", "neq", "in", "not_in", "gt", "gte", "lt", "lte", "like", "ilike", "between", "is_null", "not_null",
     }  # fmt: skip
+
+
+def test_values_that_are_wrong_are_answered_with_how_they_are_written() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_product_rules(["qa.x:between:1", "qa.x:is_null:5", ""])
+    between, nothing, empty = map(str, caught.value.problems)
+    assert "qa.rms_k:between:0.1,0.2" in between and "qa.rms_k:not_null" in nothing and empty.startswith("--rule '': ")
+
+
+def test_what_rules_can_be_about_is_told_with_its_kinds() -> None:
+    products = [
+        {"quality": {"rms_k": 0.1, "fit": {"good": True}}, "dims": None},
+        {"quality": {"rms_k": "none"}, "dims": {"line": "CO43", "windows": [1, 2], "beam": None}},
+    ]
+    text = declared_text(products)
+    assert "qa.rms_k (number or text)" in text and "qa.fit.good (true or false)" in text
+    assert "dims.line (text)" in text and "dims.windows (list)" in text and "dims.beam (null)" in text
+    assert "none of the products" in declared_text([{"quality": None, "dims": {}}])
+    assert "and 5 more" in declared_text([{"quality": {f"m{n:02}": n for n in range(25)}, "dims": None}])
