@@ -25,3 +25,16 @@ def small_disk(folder: Path, *, megabytes: int, inodes: int = 4096) -> Iterator[
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder: Path, what: str, left: int = 0) -> Path:
+    """Take all `bytes`, or all `inodes`, of the disk there but for some; the folder to remove to have room again."""
+    filler = folder / "of-somebody-else"
+    filler.mkdir()
+    if what == "inodes":
+        for number in range(os.statvfs(folder).f_favail - left):
+            (filler / str(number)).touch()
+    else:
+        free = os.statvfs(folder)
+        (filler / "large").write_bytes(bytes(free.f_bavail * free.f_frsize - left))
+    return filler

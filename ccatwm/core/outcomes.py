@@ -126,7 +126,8 @@ class JobFacts:
     """What is known of one attempt. `state` and `cause` are the batch system's (JobState, FailureClass value);
     `settled` False: it may say otherwise yet. `started`, `record`: the job's own records. `refused`: a job found the
     attempt begun by another. `gone_seconds`: since when it is out of the queue, or (pending with a cause) waits there
-    for what no time brings. `limit_seconds`: its time limit."""
+    for what no time brings. `limit_seconds`: its time limit. `full`: it left the sign that its disk was
+    full, where it could write no record."""
 
     state: str
     cause: str | None = None
@@ -135,6 +136,7 @@ class JobFacts:
     record: ExitRecord | None = None
     started: bool = False
     refused: bool = False
+    full: bool = False
     gone_seconds: float = 0.0
     limit_seconds: float = 0.0
     cancel_requested: bool = False
@@ -184,6 +186,8 @@ def _of_ended(
         )
     if facts.record is not None:
         return _from_record(facts.record, facts.cause, facts.message, partial, container_failed)
+    if facts.full and facts.cause in (None, FailureClass.CONTAINER):  # what could not begin is called so
+        return _of_full(facts)
     if facts.cause is not None:
         text = facts.message or f"the batch system says {facts.cause}"
         return Conclusion(Verdict.FAILED, FailureClass(facts.cause), message=text)
@@ -213,9 +217,29 @@ def _of_absent(
     if facts.record is not None:
         said = _from_record(facts.record, None, facts.message, partial, container_failed)
         return said if said.message else replace(said, message="the batch system never told of its end")
+    if facts.full and facts.cause is None:
+        return _of_full(facts)
     failure = FailureClass(facts.cause) if facts.cause else FailureClass.LOST
     text = facts.message or "the batch system does not know the job, and it left no exit record"
     return Conclusion(Verdict.FAILED, failure, message=text, needs_claim=not facts.started)
+
+
+def _of_full(facts: JobFacts) -> Conclusion:
+    text = "its disk or quota was full: the job could leave no record"
+    return Conclusion(Verdict.FAILED, FailureClass.NO_SPACE, message=text, needs_claim=not facts.started)
+
+
+def of_claimed(conclusion: Conclusion) -> Conclusion:
+    """What follows where the claim cannot be won: it had begun after all. A cancelled one is waited for, what is lost has
+    lost its record too."""
+    if conclusion.failure is FailureClass.SUBMIT_REJECTED:
+        return Conclusion(Verdict.WAIT, message="it has begun after all")
+    if conclusion.verdict is Verdict.CANCELLED:
+        return Conclusion(Verdict.WAIT, message="it began before it was cancelled; its end has not shown yet")
+    if conclusion.failure is FailureClass.NO_SPACE:
+        return replace(conclusion, needs_claim=False)
+    text = "it began, and neither the batch system nor its own record tells how it ended"
+    return Conclusion(Verdict.FAILED, FailureClass.LOST, message=text)
 
 
 def _from_record(

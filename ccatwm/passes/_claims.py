@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from ccatwm.core.outcomes import Conclusion, Verdict, of_claimed
+from ccatwm.errors import NoSpaceError
 from ccatwm.interfaces import FoundJob, JobState, WorkFiles
 
 SUPERSEDED_MODE = 0o500
@@ -32,6 +34,24 @@ def supersede(workfiles: WorkFiles, attempt_directory: str) -> bool:
         return True
     mode = workfiles.modes([claim])[claim]
     return mode is not None and not mode & 0o200
+
+
+def with_claim(workfiles: WorkFiles, conclusion: Conclusion, attempt_directory: str) -> Conclusion:
+    """The conclusion, once the claim is won that it needs; what follows where a job has it. Where no claim can be made for
+    want of room it waits, and nothing else does."""
+    if not conclusion.needs_claim:
+        return conclusion
+    try:
+        won = supersede(workfiles, attempt_directory)
+    except NoSpaceError as error:
+        text = f"the job has gone, which cannot be settled yet: {error.message}; {error.next}"
+        return Conclusion(Verdict.WAIT, message=text)
+    return conclusion if won else of_claimed(conclusion)
+
+
+def full_sign(attempt_directory: str) -> PurePosixPath:
+    """What a job leaves that could leave no record because its disk was full: a folder moved there, which takes no room."""
+    return PurePosixPath(attempt_directory) / "job" / "full"
 
 
 def keep_first(job: FoundJob) -> tuple[bool, int, str]:

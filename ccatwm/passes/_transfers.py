@@ -66,7 +66,7 @@ from ccatwm.interfaces import (
 )
 from ccatwm.passes._attempt_files import job_limits, job_script
 from ccatwm.passes._bring import Sought, order_of, record
-from ccatwm.passes._claims import keep_first, list_restarts, new_token, supersede
+from ccatwm.passes._claims import full_sign, keep_first, list_restarts, new_token, supersede, with_claim
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, location
 from ccatwm.passes._room import claimant_is_gone
@@ -127,6 +127,7 @@ class Transfers:
         self._waiting: list[_Waiting] = []
         self._raised: CcatwmError | None = None
         self._none_goes = "the batch system takes no more jobs"
+        self._said: dict[str, str] = {}  # of jobs that are waited for: what was found of them
         self.came: set[int] = set()  # runs for which packages have come, as `settle` found
         with self._context.database.read() as connection:
             self._open = transfers.list_open(connection, location(self._context))
@@ -328,6 +329,7 @@ class Transfers:
             report = reports.get(str(transfer.job_id), JobReport("", 0, JobState.UNKNOWN))
             self._mark_gone(transfer, report)
             conclusion = self._conclude(transfer, report)
+            self._said[transfer.token] = f"is to bring it: {conclusion.message}" if conclusion.message else ""
             if conclusion.verdict is Verdict.RELEASE:
                 self._context.scheduler.release([str(transfer.job_id)])
             elif conclusion.verdict in (Verdict.SUCCEEDED, Verdict.FAILED, Verdict.CANCELLED):
@@ -355,11 +357,11 @@ class Transfers:
 
     def _conclude(self, transfer: Transfer, report: JobReport) -> Conclusion:
         files, first = self._context.workfiles, attempt_directory(transfer.token)
-        folder, record, (started, refused) = self._read_records(transfer)
+        folder, record, (started, refused, full) = self._read_records(transfer)
         gone = (self._frame.now - transfer.gone_at).total_seconds() if transfer.gone_at is not None else 0.0
         facts = JobFacts(
             report.state, report.cause, report.message, settled=report.settled, record=record, started=started,
-            refused=refused, gone_seconds=gone, limit_seconds=transfer.limit_seconds,
+            refused=refused, full=full, gone_seconds=gone, limit_seconds=transfer.limit_seconds,
         )  # fmt: skip
         patience = Patience(
             self._settings.record_wait_seconds, self._settings.slurm.requeue_seconds,
@@ -368,23 +370,24 @@ class Transfers:
         said = conclude(
             facts, token=transfer.token, partial_exit_codes=(), container_failed=lambda _: False, patience=patience
         )
-        if said.needs_claim and not supersede(files, str(first)):
-            return Conclusion(Verdict.WAIT)
+        said = with_claim(files, said, str(first))
         if said.failure is FailureClass.NON_ZERO_EXIT:
             tail = files.read_tails([folder / "logs" / "stderr.log"], max_bytes=2000)[folder / "logs" / "stderr.log"]
             lines = (tail or b"").decode("utf-8", "replace").strip().splitlines()
             said = dataclasses.replace(said, message=": ".join([said.message, *lines[-1:]]))
         return said
 
-    def _read_records(self, transfer: Transfer) -> tuple[PurePosixPath, ExitRecord | None, tuple[bool, bool]]:
-        """The folder of its last start with its exit record, and whether it has started, and was refused, there."""
+    def _read_records(self, transfer: Transfer) -> tuple[PurePosixPath, ExitRecord | None, tuple[bool, bool, bool]]:
+        """The folder of its last start with its exit record, and whether it has started, was refused, had no room."""
         files, first = self._context.workfiles, attempt_directory(transfer.token)
         restarts = list_restarts(files, [str(first)])[str(first)]
         folder = first.with_name(f"{first.name}.r{restarts}") if restarts else first
         started, ended, refused = (folder / "job" / name for name in ("started.json", "exit.json", "refused"))
         read = files.read_files([started, ended, refused], max_bytes=65536)
         has_started = parse_started_record(read[started]) is not None
-        return folder, parse_exit_record(read[ended]), (has_started, read[refused] is not None)
+        record, full = parse_exit_record(read[ended]), full_sign(str(first))
+        is_full = record is None and files.exists([full])[full]
+        return folder, record, (has_started, read[refused] is not None, is_full)
 
     def _close_ended(self, transfer: Transfer, conclusion: Conclusion) -> None:
         with self._context.database.read() as connection:
@@ -629,7 +632,7 @@ class Transfers:
         if job is None:
             return f"waits for its turn behind {count_text(len(self._open), 'staging job')}"
         where = f" on partition {self._settings.stage.partition}" if self._settings.stage.partition else ""
-        return f"staging job {job.job_id or job.token}{where} brings it"
+        return f"staging job {job.job_id or job.token}{where} {self._said.get(job.token) or 'brings it'}"
 
 
 def _task(transfer: Transfer) -> JobTask:

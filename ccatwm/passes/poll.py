@@ -30,7 +30,7 @@ from ccatwm.edges.opsdb.stores import attempts, runs, streaks, sub_groups, trans
 from ccatwm.edges.opsdb.stores.attempts import OpenJob
 from ccatwm.errors import CcatwmError, ConflictError, SchedulerUnavailableError
 from ccatwm.interfaces import JobReport, JobState, JobTask
-from ccatwm.passes._claims import list_restarts, supersede
+from ccatwm.passes._claims import full_sign, list_restarts, with_claim
 from ccatwm.passes._context import Context
 from ccatwm.passes._failures import record_failure
 from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
@@ -57,6 +57,7 @@ class Watched:
     stderr_tail: bytes
     restart: int = 0
     refused: bool = False
+    full: bool = False
 
 
 def run(context: Context, options: PassOptions) -> PassReport:
@@ -273,7 +274,9 @@ def _read_records(context: Context, seen: Sequence[tuple[Run, Attempt, JobReport
     tails = context.workfiles.read_tails(failed.values(), max_bytes=STDERR_TAIL_BYTES) if failed else {}
     ended = {attempt.id for _, attempt, report in seen if report.state is JobState.ENDED}
     silent = {a: folders[a] / "job" / "refused" for a, r in records.items() if r is None and a in ended}
-    refused = context.workfiles.exists(silent.values()) if silent else {}
+    gone = ended | {attempt.id for _, attempt, report in seen if report.state is JobState.ABSENT}
+    signs = {a.id: full_sign(a.first_directory) for a in telling if a.id in gone and records[a.id] is None}
+    there = context.workfiles.exists([*silent.values(), *signs.values()]) if signs else {}
     return [
         Watched(
             run,
@@ -285,7 +288,8 @@ def _read_records(context: Context, seen: Sequence[tuple[Run, Attempt, JobReport
             records.get(attempt.id),
             tails.get(failed[attempt.id]) or b"" if attempt.id in failed else b"",
             restarts.get(attempt.first_directory, attempt.restart),
-            attempt.id in silent and refused[silent[attempt.id]],
+            attempt.id in silent and there[silent[attempt.id]],
+            attempt.id in signs and there[signs[attempt.id]],
         )
         for run, attempt, report in seen
     ]
@@ -302,6 +306,7 @@ def _conclude(frame: PassFrame, item: Watched) -> Conclusion:
         record=item.record,
         started=item.started is not None,
         refused=item.refused,
+        full=item.full,
         gone_seconds=(frame.now - attempt.gone_at).total_seconds() if attempt.gone_at is not None else 0.0,
         limit_seconds=attempt.resources.time_seconds,
         cancel_requested=item.run.cancel_requested_at is not None,
@@ -318,23 +323,7 @@ def _conclude(frame: PassFrame, item: Watched) -> Conclusion:
             frame.context.scheduler.grace_seconds,
         ),
     )
-    if (
-        conclusion.needs_claim
-        and not frame.dry_run
-        and not supersede(frame.context.workfiles, attempt.first_directory)
-    ):
-        return _of_claimed(conclusion)
-    return conclusion
-
-
-def _of_claimed(conclusion: Conclusion) -> Conclusion:
-    """It had begun after all: a cancelled one is waited for, what is lost has lost its record too."""
-    if conclusion.failure is FailureClass.SUBMIT_REJECTED:
-        return Conclusion(Verdict.WAIT, message="it has begun after all")
-    if conclusion.verdict is Verdict.CANCELLED:
-        return Conclusion(Verdict.WAIT, message="it began before it was cancelled; its end has not shown yet")
-    text = "it began, and neither the batch system nor its own record tells how it ended"
-    return Conclusion(Verdict.FAILED, FailureClass.LOST, message=text)
+    return conclusion if frame.dry_run else with_claim(frame.context.workfiles, conclusion, attempt.first_directory)
 
 
 def _apply(frame: PassFrame, item: Watched, conclusion: Conclusion) -> None:

@@ -593,10 +593,12 @@ def _record_ready(frame: PassFrame, ready: Sequence[_RunStaged]) -> None:
 
 
 def _wait(
-    frame: PassFrame, run: Run, outcome: str, message: str, *, seconds: int = WAIT_SECONDS, **values: str
+    frame: PassFrame, run: Run, outcome: str, message: str, *, seconds: int = WAIT_SECONDS, **values: str | None
 ) -> None:
     """No attempt is charged: the run is looked at again in a while; with `seconds` 0 by the next pass."""
     due_at = frame.now + timedelta(seconds=seconds) if seconds else None
+    if run.failure_class == FailureClass.NO_SPACE and not values:  # it waits for something else now
+        values = {"failure_class": None}
     with frame.context.database.write() as connection:
         runs.update_run(connection, run.id, due_at=due_at, message=message, **values)
     frame.report.add("waiting", _item(run, outcome, message))

@@ -224,8 +224,23 @@ write_exit_record() {
         mv -f "job/.exit.json.$restart" job/exit.json
 }
 
+is_full() {
+    { head -c 65536 /dev/zero >"job/.space.$restart" && sync "job/.space.$restart"; } 2>/dev/null
+    full=$?
+    rm -f "job/.space.$restart"
+    [ "$full" -ne 0 ]
+}
+
+# A disk without room for any record can still move a folder: that is the sign.
+tell_if_full() {
+    if is_full; then mv -f "$base/$attempt/scratch/cache" "$base/$attempt/job/full" 2>/dev/null; fi
+}
+
 finish() { # $1 exit code, $2 reason, $3 status of hashing
-    write_exit_record "$1" "$2" "$3" || printf 'job.sh: exit.json could not be written\n' >&2
+    if ! write_exit_record "$1" "$2" "$3"; then
+        printf 'job.sh: exit.json could not be written\n' >&2
+        tell_if_full
+    fi
     exit "$1"
 }
 
@@ -355,11 +370,15 @@ superseding=$(find job/claims -mindepth 1 -maxdepth 1 ! -perm -200 2>/dev/null)
 [ -z "$superseding" ] || note_not_ours 'this attempt was superseded'
 if ! mkdir "job/claims/$restart" 2>/dev/null; then
     [ ! -e "job/claims/$restart" ] || note_not_ours 'this attempt is claimed by somebody else'
+    tell_if_full
     fail $UNUSABLE "cannot claim $base/$attempt"
 fi
 started_at=$(now)
 ended_at=$started_at
-[ "$restart" -eq 0 ] || move_to_own_folder || fail $UNUSABLE "cannot make the folder of restart $restart"
+if [ "$restart" -ne 0 ] && ! move_to_own_folder; then
+    tell_if_full
+    fail $UNUSABLE "cannot make the folder of restart $restart"
+fi
 reserve_exit_record || printf 'job.sh: no space could be reserved for exit.json\n' >&2
 
 if [ -r job/limits ]; then
@@ -367,13 +386,6 @@ if [ -r job/limits ]; then
         case $key in kill_after_seconds) case $value in '' | *[!0-9.]*) ;; *) kill_after=$value ;; esac ;; esac
     done <job/limits
 fi
-
-is_full() {
-    { head -c 65536 /dev/zero >"job/.space.$restart" && sync "job/.space.$restart"; } 2>/dev/null
-    full=$?
-    rm -f "job/.space.$restart"
-    [ "$full" -ne 0 ]
-}
 
 # --- 4. inputs: sizes and paths as they were when the job was made ---
 
