@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
@@ -41,6 +42,7 @@ from ccatwm.interfaces import TreeSize, WorkFiles
 log = logging.getLogger("ccatwm.upkeep.gc")
 TOGETHER = 50  # folders that are doomed in one transaction, and emptied in one
 NOTHING = TreeSize(0, 0, 0, 0)
+TRASH = PurePosixPath(".trash")  # made while there is room: a folder can be moved into it on a disk that is full
 
 
 @dataclass(frozen=True)
@@ -128,16 +130,18 @@ def collect_garbage(
     `limit`: of so many runs at most.
     """
     if not dry_run:
+        with suppress(NoSpaceError):  # each folder that cannot be moved there tells
+            garbage.files.make_trees([TRASH])
         yield from _finish(garbage)
     plan = _plan(garbage, limit)
     told(plan)
     if dry_run:
         yield from (_would_go(doomed) for doomed in plan.going)
         return
+    for start in range(0, len(plan.emptied), TOGETHER):  # first: where the disk is full, the rest may need room to be moved
+        yield from _empty(garbage, plan.emptied[start : start + TOGETHER])
     for some in _by_runs(plan.going):
         yield from _settle(garbage, _doom(garbage, some))
-    for start in range(0, len(plan.emptied), TOGETHER):
-        yield from _empty(garbage, plan.emptied[start : start + TOGETHER])
 
 
 def _would_go(doomed: Doomed) -> Done:
@@ -361,7 +365,11 @@ def _move(garbage: Garbage, source: str, target: str) -> str | None:
     except NO_FAULT_OF_A_RUN:
         raise
     except CcatwmError as error:
-        return error.message
+        return _problem(error)
+
+
+def _problem(error: CcatwmError) -> str:
+    return f"{error.message}; {error.next}, then `ccatwm gc` goes on" if error.next else error.message
 
 
 # --- out of it --------------------------------------------------------------------------------------------------------
@@ -388,7 +396,7 @@ def _delete(garbage: Garbage, row: Trashed) -> str | None:
     except NO_FAULT_OF_A_RUN:
         raise
     except CcatwmError as error:
-        return error.message
+        return _problem(error)
     return None
 
 

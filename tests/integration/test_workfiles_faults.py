@@ -225,6 +225,15 @@ def test_a_large_batch_on_two_file_systems_is_flushed_on_both(tmp_path: Path, sm
     assert {name[0] for name in tree(small_disk)} <= set("0123456789"), "nothing hidden, nothing half"
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_what_is_removed_needs_no_room_for_a_longer_name(base: Path, code: int):
+    (base / "trash/1/d").mkdir(parents=True)
+    (base / "trash/1/d/f").write_bytes(b"x")
+    LocalWorkFiles(base, Failing("file.rename", code)).remove_trees([P("trash/1")])
+    assert tree(base) == {"trash": None}
+
+
 # --- two file systems, no permissions ------------------------------------------------------------------------------
 
 

@@ -171,7 +171,9 @@ class Database:
         unusable = self._unusable(error)
         if unusable is not None:
             return unusable
-        return OpsDbUnavailableError(f"the ops-db did not answer: {_first_line(error)}", where=self.safe_url)
+        full = "free space where its files lie; the next pass goes on" if _is_full(error) else ""
+        what = "has no space left" if full else "did not answer"
+        return OpsDbUnavailableError(f"the ops-db {what}: {_first_line(error)}", where=self.safe_url, next=full)
 
     @property
     def safe_url(self) -> str:
@@ -392,6 +394,13 @@ def _is_away(error: sa.exc.DBAPIError) -> bool:
     """
     silent = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
     return error.connection_invalidated or isinstance(error, silent) or type(error) is sa.exc.DatabaseError
+
+
+def _is_full(error: sa.exc.DBAPIError) -> bool:
+    """Whether its disk is. SQLite maps a file beside its own to read even, and says SQLITE_IOERR_SHMSIZE where that cannot
+    grow (measured with 3.40); 53100 is PostgreSQL's disk_full (its manual, appendix A)."""
+    full = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
+    return getattr(error.orig, "sqlite_errorname", "") in full or getattr(error.orig, "pgcode", None) == "53100"
 
 
 def _lacks_tables(error: sa.exc.DBAPIError) -> bool:

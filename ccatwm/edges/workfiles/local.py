@@ -31,6 +31,7 @@ from ccatwm.edges.workfiles._folders import (
 from ccatwm.edges.workfiles._receive import TreeWriter, is_resumable, receive_file_into, receive_tree_into
 from ccatwm.edges.workfiles._system import (
     FOLDER,
+    FULL,
     NEW_FILE,
     close_checked,
     errors_at,
@@ -575,11 +576,20 @@ class LocalWorkFiles:
         if found is None:
             return
         if stat.S_ISDIR(found.st_mode):
-            hidden = hidden_name(name)
+            name = self._hidden_to_remove(parent, name)
+        remove_entry(parent, name, self._effects)
+
+    def _hidden_to_remove(self, parent: int, name: str) -> str:
+        """Its hidden name; its own where the folder that it lies in cannot grow by a longer one, for want of room."""
+        hidden = hidden_name(name)
+        try:
             with self._effects.around("file.rename", name):
                 os.rename(name, hidden, src_dir_fd=parent, dst_dir_fd=parent)
-            name = hidden
-        remove_entry(parent, name, self._effects)
+        except OSError as error:
+            if error.errno in FULL:
+                return name
+            raise
+        return hidden
 
     def _discard(self, parent: int, hidden: str) -> None:
         """Away with what was being made; that it cannot be removed is not what went wrong."""
