@@ -142,6 +142,11 @@ class NoSpaceError(CcatwmError):
     """The disk (bytes or inodes) or a quota is full. Work waits, no attempt is charged."""
 
 
+class NotPermittedError(CcatwmError):
+    """A file or folder below the base directory that this account may not read, or not change. A person gives the right;
+    work waits, no attempt is charged."""
+
+
 class IncompleteTreeError(CcatwmError):
     """A folder that was to be linked has lost files, or is gone: a purge, or an eviction that was faster."""
 

@@ -25,6 +25,7 @@ AGAIN_AFTER = timedelta(days=1)
 NAMED_RUNS = 5  # of a step, that failed for good in one pass
 HELD_BACK = {  # by outcome of items
     "no-space": "no space",
+    "not permitted": "the account may not read, or not change, their files",
     "throttled": "the batch system takes no more",
     "unavailable": "their data cannot be reached",
 }

@@ -43,7 +43,13 @@ from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.exclusions import find_excluded
 from ccatwm.edges.opsdb.stores import attempts, latest, products, run_records, runs, sub_groups
 from ccatwm.edges.opsdb.stores.exclusions import active_ids
-from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, FilesUnavailableError, NoSpaceError
+from ccatwm.errors import (
+    NO_FAULT_OF_A_RUN,
+    CcatwmError,
+    FilesUnavailableError,
+    NoSpaceError,
+    NotPermittedError,
+)
 from ccatwm.interfaces import FileWrite, TreeEntry
 from ccatwm.passes._attempt_files import INPUTS_LIST
 from ccatwm.passes._context import Context
@@ -58,6 +64,7 @@ CLEAN_UP_PER_PASS = 200
 CLEAN_UP_AT_ONCE = 50
 LINKS_AT_ONCE = 500
 HASHED_AT_ONCE = 1000  # files
+WAIT_SECONDS = 30  # less than cron's minute
 SET_ASIDE = 3  # runs beside which nothing can be written: where there is no other, it is not they
 HASHED_BYTES = 2 << 30  # of one call: between two the lease is renewed
 
@@ -167,6 +174,8 @@ def _collect_some(
             _wait_or_fail(frame, item, error)
         except NO_FAULT_OF_A_RUN:
             raise
+        except NotPermittedError as error:  # the job could read all of it
+            aside.append(_set_aside(frame, item, "not read", error, error.next))
         except CcatwmError as error:
             fail_run(
                 frame, item, RunStatus.COLLECTING_RESULTS, FailureClass.BAD_OUTPUT, error.message, by_pass="collect",
@@ -177,12 +186,28 @@ def _collect_some(
         published = _publish_checked(frame, good, records, aside)
     except NoSpaceError as error:
         for collected in good:
-            frame.report.add("waiting", _item(collected.run, FailureClass.NO_SPACE.value, error.message))
+            _wait(frame, collected.run, FailureClass.NO_SPACE.value, error, failure_class=FailureClass.NO_SPACE.value)
     else:
         _record(frame, published)
     if len(aside) >= SET_ASIDE and not frame.report.done:
         raise aside[0]
     return files
+
+
+def _wait(frame: PassFrame, item: Run, outcome: str, error: CcatwmError, **values: str) -> None:
+    """It says for what it waits, and is looked at again in a while."""
+    message = f"{error.message}; {error.next}" if error.next else error.message
+    with frame.context.database.write() as connection:
+        due_at = frame.now + timedelta(seconds=WAIT_SECONDS)
+        runs.update_run(connection, item.id, message=message, due_at=due_at, **values)
+    frame.report.add("waiting", _item(item, outcome, message))
+
+
+def _set_aside(frame: PassFrame, item: Run, outcome: str, error: CcatwmError, next: str) -> FilesUnavailableError:
+    """What is said of a run that waits for a person; others go on."""
+    told = FilesUnavailableError(error.message, where=item.directory, next=next)
+    _wait(frame, item, outcome, told)
+    return told
 
 
 def _wait_or_fail(frame: PassFrame, item: Run, error: RecordsNotThereError) -> None:
@@ -387,10 +412,8 @@ def _publish_checked(
     except CcatwmError as error:
         if len(good) > 1:
             return [done for one in good for done in _publish_checked(frame, [one], records, aside)]
-        run = good[0].run
-        frame.report.add("waiting", _item(run, "not written", error.message))
         next = "see that the base directory can be written to, and that nothing else lies there"
-        aside.append(FilesUnavailableError(error.message, where=run.directory, next=next))
+        aside.append(_set_aside(frame, good[0].run, "not written", error, next))
         return []
     return list(good)
 
@@ -422,6 +445,8 @@ def _record(frame: PassFrame, good: Sequence[Collected]) -> None:
         recorded = [collected for collected in good if collected.run.id in changed]
         for collected in recorded:
             products.insert_products(connection, collected.run.id, collected.rows(), frame.now)
+            if collected.run.message:  # what it waited for
+                runs.update_run(connection, collected.run.id, message=None)
         counted = [collected.run for collected in recorded if not collected.run.trial]
         stale = _excluded(frame, connection, counted)
         for item in counted:

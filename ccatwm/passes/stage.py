@@ -28,6 +28,7 @@ from ccatwm.errors import (
     IncompleteTreeError,
     MissingRightError,
     NoSpaceError,
+    NotPermittedError,
 )
 from ccatwm.interfaces import FileWrite
 from ccatwm.passes._attempt_files import write_staged_lists
@@ -55,6 +56,7 @@ from ccatwm.passes._work import WorkQueue
 
 REQUESTED = "requested"  # outcome of a run that waits for data transfer
 TRANSFERRING = "transferring"  # outcome of a run that waits for a batch job that brings a package
+NOT_PERMITTED = "not permitted"  # outcome of a run that waits for a person to give this account a right
 UNAVAILABLE = "unavailable"  # outcome of a run that waits for a data location to answer
 WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
 MARKER = ".ccatwm-run.json"
@@ -537,6 +539,8 @@ def _not_staged(frame: PassFrame, run: Run, error: CcatwmError) -> None:
     elif isinstance(error, NoSpaceError):
         message = f"{error.message}; {error.next}" if error.next else error.message
         _wait(frame, run, FailureClass.NO_SPACE.value, message, failure_class=FailureClass.NO_SPACE.value)
+    elif isinstance(error, NotPermittedError):
+        _wait(frame, run, NOT_PERMITTED, f"{error.message}; {error.next}")
     elif isinstance(error, RequestedError):
         _wait(frame, run, REQUESTED, error.message)
     elif isinstance(error, TransferringError):

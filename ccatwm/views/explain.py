@@ -441,7 +441,8 @@ def _of_run(run: Mapping[str, Any] | None) -> list[str]:
     if run["throttle"]:
         return [f"{run['throttle'].until}: {run['throttle'].reason}"]
     if run["status"] in _NEXT_PASS:
-        return [_NEXT_PASS[run["status"]]]
+        waits = run["due_at"] is not None and run["due_at"] > run["status_at"] and run["message"]
+        return [f"{_NEXT_PASS[run['status']]}: {waits}" if waits else _NEXT_PASS[run["status"]]]
     if run["status"] == "FAILED":
         return ["it is tried again by itself"] if run["is_open"] else [_retry_text(run["run"])]
     return [_retry_text(run["run"])] if run["status"] == "CANCELLED" and not run["superseded"] else []

@@ -130,3 +130,26 @@ def test_a_job_that_can_leave_no_record_for_want_of_room_is_not_charged(night, w
     assert complete(night) == ["COMPLETED"] * 2
     assert not charged(night)
     assert len(executions(night)) == 2
+
+
+# --- collecting ---------------------------------------------------------------------------------------------
+
+
+@BOTH_KINDS
+def test_an_output_that_cannot_be_recorded_for_want_of_room_waits_and_says_so(night, what):
+    make_runs(night, Scan("one", good_tar(a=b"1")))
+    for name in ("stage", "submit"):
+        night.run_pass(name)
+    night.jobs()
+    night.run_pass("poll")
+    filler = fill(night.base, what)
+    report = night.run_pass("collect")
+    (run,) = night.runs()
+    assert (run["status"], run["failure_class"], report.error) == ("COLLECTING_RESULTS", "no-space", None)
+    assert waits_for_space(run) and "; free space or inodes there" in run["message"]
+    assert [(item.outcome, item.reason) for item in report.items] == [("no-space", run["message"])]
+    assert night.rows("data_product") == []
+    shutil.rmtree(filler)
+    assert complete(night) == ["COMPLETED"]
+    (run,) = night.runs()
+    assert (run["attempt"], run["message"], run["failure_class"]) == (1, None, None) and not charged(night)

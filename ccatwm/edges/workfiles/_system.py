@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from ccatwm.errors import CcatwmError, FilesUnavailableError, NoSpaceError
+from ccatwm.errors import CcatwmError, FilesUnavailableError, NoSpaceError, NotPermittedError
 
 BLOCK = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # EROFS: a file system that had an error is mounted read-only, or is about to be taken away.
 AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EROFS)
+DENIED = (errno.EACCES, errno.EPERM)
+_GIVE_RIGHT = "let the account that ccatwm works by there read and change all that lies below (chown, chmod)"
 NOT_THERE = (
     errno.ENOENT,
     errno.ENOTDIR,
@@ -48,6 +50,8 @@ def errors_at(where: str) -> Iterator[None]:
             ) from error
         if error.errno in AWAY:
             raise FilesUnavailableError(f"the file system did not answer: {where}: {reason}") from error
+        if error.errno in DENIED:
+            raise NotPermittedError(f"{where}: {reason}", next=_GIVE_RIGHT) from error
         raise CcatwmError(f"{where}: {reason}") from error
 
 
