@@ -413,6 +413,29 @@ def test_a_term_that_comes_before_the_payload_begins_lets_none_begin(attempt: At
     assert (attempt.record()["reason"], (attempt.folder / "output" / "done").exists()) == ("signalled", False)
 
 
+@pytest.mark.parametrize("program", ["find", "sha256sum"])
+def test_a_term_amid_listing_or_hashing_leaves_nothing_running(attempt: Attempt, tmp_path: Path, program: str) -> None:
+    """What would kill after a while would kill whatever has the process number by then."""
+    slow = tmp_path / "bin" / program
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\n[ "$1" != . ] && [ "$1" != -z ] || {{ touch {tmp_path}/asked; exec sleep 20; }}\n'
+                    f'exec {shutil.which(program)} "$@"\n')  # fmt: skip
+    slow.chmod(0o755)
+    attempt.payload("echo x >../output/file")
+    process = attempt.start(environment={"PATH": f"{slow.parent}:{os.environ['PATH']}"}, start_new_session=True)
+    wait_for((tmp_path / "asked").exists)
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    assert (attempt.record()["reason"], attempt.record()["signal"]) == ("signalled", "TERM")
+    wait_for(lambda: session_of(process.pid) == [], seconds=2)
+
+
+def session_of(leader: int) -> list[str]:
+    """Processes of a session that still run."""
+    listed = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(leader)], capture_output=True, text=True).stdout
+    return [line for line in listed.splitlines() if not line.startswith("Z")]
+
+
 def test_term_twice_is_survived(attempt: Attempt) -> None:
     body = "n=0; while [ $n -lt 20 ]; do sleep 0.05; n=$((n+1)); done; exit 9"
     attempt.payload(f"trap 'echo term' TERM; touch ../output/ready; {body}")

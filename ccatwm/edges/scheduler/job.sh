@@ -18,6 +18,7 @@ NOT_OURS=77
 UNUSABLE=78
 pid=
 killer=
+looking= # whether `pid` is no payload, but what looks at its output
 signal=
 caught=
 kill_after=15
@@ -51,7 +52,9 @@ forward() {
         sleep 0.02
         tries=$((tries - 1))
     done
-    kill -s "$1" "$pid" 2>/dev/null
+    # A payload passes a signal on to what it started; what lists and hashes does not.
+    if [ -n "$looking" ]; then list_family; else family=$pid; fi
+    for member in $family; do kill -s "$1" "$member" 2>/dev/null; done
 }
 
 start_killer() {
@@ -237,6 +240,7 @@ tell_if_full() {
 }
 
 finish() { # $1 exit code, $2 reason, $3 status of hashing
+    stop_killer
     if ! write_exit_record "$1" "$2" "$3"; then
         printf 'job.sh: exit.json could not be written\n' >&2
         tell_if_full
@@ -471,10 +475,9 @@ if [ "$code" -ne 0 ] && is_full; then finish "$code" no-space null; fi
 
 # --- 7. what it wrote: kind, size, time of change, path and where links lead; then checksums of the files ---
 
-list_outputs() { (cd output && exec find . -mindepth 1 -printf '%y %s %T@\0%P\0%l\0'); }
-hash_outputs() { (cd output && exec find . -type f -exec sha256sum -z -- {} +); }
-
-list_outputs </dev/null >"job/.outputs.list.$restart" 2>>logs/stderr.log &
+looking=yes
+(cd output && exec find . -mindepth 1 -printf '%y %s %T@\0%P\0%l\0') \
+    </dev/null >"job/.outputs.list.$restart" 2>>logs/stderr.log &
 pid=$!
 wait_until_gone "$pid"
 list_code=$status
@@ -483,12 +486,12 @@ pid=
 # Without a list it is collected by what is there then.
 if [ "$list_code" -ne 0 ] || ! mv -f "job/.outputs.list.$restart" job/outputs.list; then rm -f "job/.outputs.list.$restart"; fi
 
-hash_outputs </dev/null >"job/.outputs.sha256.$restart" 2>>logs/stderr.log &
+(cd output && exec find . -type f -exec sha256sum -z -- {} +) \
+    </dev/null >"job/.outputs.sha256.$restart" 2>>logs/stderr.log &
 pid=$!
 wait_until_gone "$pid"
 hash_code=$status
 pid=
-stop_killer
 [ -n "$signal" ] || mv -f "job/.outputs.sha256.$restart" job/outputs.sha256 || hash_code=1
 if [ -n "$signal" ]; then finish "$code" signalled "$hash_code"; fi
 if [ "$hash_code" -ne 0 ] && is_full; then finish "$code" no-space "$hash_code"; fi
