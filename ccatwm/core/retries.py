@@ -10,6 +10,7 @@ from typing import Any
 from ccatwm.core.model import FailureClass, Resources
 
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits(3): the program asks for a retry
+EXIT_INPUT_MISSING = 76  # of the job script: an input was gone before the program began
 
 F = FailureClass
 # Charged to the step's `max_retries`.
@@ -43,6 +44,11 @@ class RetryPlan:
     resources: Resources | None = None
 
 
+def found_input_gone(failure: FailureClass, exit_code: int | None) -> bool:
+    """Whether the job ended before its program began, since what was staged had gone: a purge, and no fault of the step."""
+    return failure is F.STAGING and exit_code == EXIT_INPUT_MISSING
+
+
 def plan_retry(
     failure: FailureClass,
     exit_code: int | None,
@@ -65,7 +71,7 @@ def plan_retry(
     if failure is F.NO_SPACE:  # waits for room, however long that takes
         due_at = now + timedelta(seconds=NO_SPACE_SECONDS)
         return RetryPlan(due_at, free=True, counted=False, resources=resources)
-    if failure in FREE:
+    if failure in FREE or found_input_gone(failure, exit_code):
         if free_retries_used >= MAX_FREE_RETRIES:
             return RetryPlan(None)
         return RetryPlan(now + backoff(free_retries_used, own, limits), free=True, resources=resources)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from ccatwm.core.model import FailureClass, Run
-from ccatwm.core.retries import RetryLimits, RetryPlan, plan_retry
+from ccatwm.core.retries import RetryLimits, RetryPlan, found_input_gone, plan_retry
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.edges.opsdb.stores import runs, streaks, sub_groups
 from ccatwm.passes._frame import PassFrame, PassItem
@@ -70,7 +70,8 @@ def record_failure(
         **values,
     )  # fmt: skip
     if changed:
-        _count_failure(frame, connection, run, failure)
+        if failure not in NOBODYS_FAULT and not found_input_gone(failure, exit_code):
+            _count_failure(frame, connection, run, failure)
         if plan.due_at is None:
             sub_groups.mark_due(connection, [run.sub_group_id], frame.now)
         next_step = "tried again later" if plan.due_at else what_to_type(run.id, message)
@@ -88,7 +89,7 @@ def what_to_type(run_id: int, message: str) -> str:
 
 def _count_failure(frame: PassFrame, connection: Any, run: Run, failure: FailureClass) -> None:
     """Trip the step when its attempts fail alike again and again; this pass lets its other runs be, too."""
-    if failure in NOBODYS_FAULT or run.trial:
+    if run.trial:
         return
     most = frame.context.settings.trip_after
     if streaks.count_failure(connection, run.step_id, failure.value, most):

@@ -53,6 +53,13 @@ def test_what_is_nobodys_fault_is_not_charged_but_bounded(failure):
     assert plan(failure, free_used=MAX_FREE_RETRIES).due_at is None
 
 
+def test_inputs_that_were_purged_before_the_job_began_are_charged_to_nobody():
+    assert plan(FailureClass.STAGING, exit_code=76, used=3).free
+    assert plan(FailureClass.STAGING, exit_code=76, free_used=MAX_FREE_RETRIES).due_at is None
+    assert not plan(FailureClass.STAGING).free, "packages that cannot be had are"
+    assert plan(FailureClass.NON_ZERO_EXIT, exit_code=76).due_at is None, "a program may end so, too"
+
+
 def test_a_full_disk_is_waited_out_and_uses_up_nothing():
     waits = plan(FailureClass.NO_SPACE, used=3, free_used=MAX_FREE_RETRIES)
     assert (waits.free, waits.counted) == (True, False)
