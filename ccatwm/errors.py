@@ -147,6 +147,10 @@ class NotPermittedError(CcatwmError):
     work waits, no attempt is charged."""
 
 
+class OtherFileSystemError(CcatwmError):
+    """A rename between two file systems, or between two projects of one that has quotas of them."""
+
+
 class IncompleteTreeError(CcatwmError):
     """A folder that was to be linked has lost files, or is gone: a purge, or an eviction that was faster."""
 

@@ -36,7 +36,7 @@ from ccatwm.edges.opsdb.stores import retention as store
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.retention import Place, StepKept
 from ccatwm.edges.opsdb.stores.trash import Trashed
-from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, NoSpaceError, UsageError
+from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, NoSpaceError, OtherFileSystemError, UsageError
 from ccatwm.interfaces import TreeSize, WorkFiles
 
 log = logging.getLogger("ccatwm.upkeep.gc")
@@ -316,7 +316,7 @@ def _settle(garbage: Garbage, rows: Sequence[Trashed]) -> Iterator[Done]:
             gone.append(row.id)
             continue
         if there[row.path] and problem is None:
-            problem = _move(garbage, row.path, row.trash_path)
+            row, problem = _into_trash(garbage, row)
         if problem is None:
             trashed.append(row.id)
             done.append(_done("done", "in the trash", f"{row.kind}, {size_text(row.size_bytes)}: {row.reason}", row))
@@ -358,14 +358,25 @@ def _switch_links(garbage: Garbage, rows: Sequence[Trashed], going: Collection[s
         latest.settle_links(connection, [link for link in here if link.path not in in_the_way])
 
 
-def _move(garbage: Garbage, source: str, target: str) -> str | None:
+def _into_trash(garbage: Garbage, row: Trashed) -> tuple[Trashed, str | None]:
+    """Where it lies then, and why it cannot be moved."""
+    error = _move(garbage, row.path, row.trash_path)
+    if isinstance(error, OtherFileSystemError):  # a pipeline may have a disk of its own
+        with garbage.database.write() as connection:
+            row = trash.lie_beside(connection, row)
+        error = _move(garbage, row.path, row.trash_path)
+    return row, None if error is None else _problem(error)
+
+
+def _move(garbage: Garbage, source: str, target: str) -> CcatwmError | None:
     """Why a folder cannot be moved; None where it was. Errors: those of a world that is away."""
     try:
-        return None if garbage.files.rename(PurePosixPath(source), PurePosixPath(target)) else "something is there already"
+        moved = garbage.files.rename(PurePosixPath(source), PurePosixPath(target))
     except NO_FAULT_OF_A_RUN:
         raise
     except CcatwmError as error:
-        return _problem(error)
+        return error
+    return None if moved else CcatwmError("something is there already")
 
 
 def _problem(error: CcatwmError) -> str:
@@ -473,7 +484,8 @@ def _incomplete(garbage: Garbage, row: Trashed) -> str | None:
 def _moved_back(garbage: Garbage, one: Undone, there: Mapping[str, bool]) -> Undone:
     if one.refused is not None or not there[one.row.trash_path]:
         return one
-    return replace(one, refused=_move(garbage, one.row.trash_path, one.row.path))
+    error = _move(garbage, one.row.trash_path, one.row.path)
+    return replace(one, refused=None if error is None else _problem(error))
 
 
 def _record_back(garbage: Garbage, rows: Sequence[Trashed], reason: str = "") -> None:

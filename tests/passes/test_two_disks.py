@@ -61,6 +61,32 @@ def test_a_cache_on_another_device_is_copied_from_and_all_goes_on(empty_observat
         assert sorted(p.stat().st_size for p in (empty_observatory.base / ".cache").rglob("[ab]")) == [3000, 5000]
 
 
+@pytest.mark.parametrize("then", ["back", "deleted"])
+def test_a_pipeline_on_a_disk_of_its_own_has_its_trash_there(empty_observatory, then):
+    """From one file system nothing can be renamed into another."""
+    (empty_observatory.base / "otf").mkdir(parents=True)
+    with small_disk(empty_observatory.base / "otf", megabytes=4):
+        make_runs(empty_observatory)
+        empty_observatory.until_quiet()
+        empty_observatory.settings_changes |= {"retention_scratch_days": 1.0, "trash_grace_hours": 24}
+        empty_observatory.execute("UPDATE {schema}run_attempt SET ended_at = created_at")
+        empty_observatory.minute += 3 * 24 * 60
+        for _ in range(2):  # it is there; then nothing is left to do
+            report, _ = wiring.run_gc(empty_observatory.context(), PassOptions(), lambda plan: None)
+            assert report.error is None and report.failed == 0, [item.reason for item in report.items]
+        (row,) = empty_observatory.rows("trash")
+        assert row["trash_path"].startswith("/".join(row["path"].split("/")[:4]) + "/.trash/")
+        place, trash = empty_observatory.base / row["path"], empty_observatory.base / row["trash_path"]
+        assert trash.is_dir() and not place.exists()
+        if then == "back":
+            (undone,) = wiring.undo_gc(empty_observatory.context(), PassOptions(), None, "still needed")[1]
+            assert undone.refused is None and place.is_dir()
+        else:
+            empty_observatory.minute += 2 * 24 * 60
+            report, _ = wiring.run_gc(empty_observatory.context(), PassOptions(), lambda plan: None)
+            assert [item.outcome for item in report.items] == ["deleted"] and not trash.exists()
+
+
 def test_a_full_disk_of_the_cache_makes_runs_wait_though_the_others_have_room(empty_observatory):
     cache = empty_observatory.base / ".cache"
     cache.mkdir(parents=True)

@@ -16,7 +16,13 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from ccatwm.errors import CcatwmError, FilesUnavailableError, NoSpaceError, NotPermittedError
+from ccatwm.errors import (
+    CcatwmError,
+    FilesUnavailableError,
+    NoSpaceError,
+    NotPermittedError,
+    OtherFileSystemError,
+)
 
 BLOCK = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -52,6 +58,8 @@ def errors_at(where: str) -> Iterator[None]:
             raise FilesUnavailableError(f"the file system did not answer: {where}: {reason}") from error
         if error.errno in DENIED:
             raise NotPermittedError(f"{where}: {reason}", next=_GIVE_RIGHT) from error
+        if error.errno == errno.EXDEV:
+            raise OtherFileSystemError(f"{where}: it lies on another file system") from error
         raise CcatwmError(f"{where}: {reason}") from error
 
 

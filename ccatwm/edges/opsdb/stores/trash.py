@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.reconciling import RUN_DEPTH
 from ccatwm.core.retention import Kind
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.bulk import insert_rows, new_ids
@@ -60,6 +61,14 @@ def insert_trash(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> l
 def _trash_path(trash_id: int, doomed_at: datetime) -> str:
     """With its time: an ops-db that was restored gives numbers again whose folders may lie there still."""
     return f"{FOLDER}/{trash_id}-{doomed_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def lie_beside(connection: sa.Connection, row: Trashed) -> Trashed:
+    """It is to lie in the run's own directory: from there nothing can be moved to where the others lie."""
+    directory = "/".join(row.path.split("/")[:RUN_DEPTH])
+    path = f"{directory}/{row.trash_path}"
+    connection.execute(sa.update(trash).where(trash.c.id == row.id).values(trash_path=path))
+    return replace(row, trash_path=path)
 
 
 def _set_products(connection: sa.Connection, run_ids: Collection[int], old: str, new: str) -> None:
