@@ -205,8 +205,8 @@ class Transfers:
                 self._settle_by_files(transfer)
         if self._open:
             self._sweep()
-        with self._context.database.read() as connection:
-            self._open = transfers.list_open(connection, location(self._context))
+            with self._context.database.read() as connection:
+                self._open = transfers.list_open(connection, location(self._context))
         if self._raised is not None:
             raise self._raised
 
@@ -401,7 +401,8 @@ class Transfers:
         if fruitless:
             message += f" (none of the last {FRUITLESS} staging jobs brought anything)"
         told = missed(failure, message, f"staging job {transfer.job_id}", brought)
-        charged = rows if fruitless or told is None else self._begun(transfer, rows)
+        for_all = fruitless or told is None or failure is FailureClass.NO_SPACE  # that costs nothing, and all wait for room
+        charged = rows if for_all else self._begun(transfer, rows)
         at_fault = self._runs_waiting_for(charged) if told is not None and charged else []
         self._close(transfer, conclusion.message, brought=brought)
         if told is not None:

@@ -180,7 +180,7 @@ def _at(observatory: SshObservatory, folder: Path) -> Path:
     return observatory.base / next(row["trash_path"] for row in observatory.rows("trash") if row["path"] == path)
 
 
-CALLS_TO_MOVE = 6  # the mark, its folder, sizes, what is there, two moves
+CALLS_TO_MOVE = 7  # the mark, its folder, sizes, what is there, links, two moves
 CALLS_TO_EMPTY = 5
 
 
