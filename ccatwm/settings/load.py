@@ -78,7 +78,7 @@ def load_settings(site: str | None, environ: Mapping[str, str], cwd: Path) -> Se
 
 def _read_layers(site: Site, environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Values by key in capitals, and where each comes from."""
-    with _no_templates():
+    with _dynaconf_alone():
         from dynaconf.base import LazySettings
         from dynaconf.utils.parse_conf import parse_conf_data
 
@@ -113,16 +113,16 @@ def _dotted(parts: Sequence[str]) -> str:
 
 
 @contextmanager
-def _no_templates() -> Iterator[None]:
-    """Dynaconf imports jinja2 where it is installed, for templates in values: we have none."""
-    if "jinja2" in sys.modules:
-        yield
-        return
-    sys.modules["jinja2"] = None  # type: ignore[assignment]  # an import of it fails, as if it were not there
+def _dynaconf_alone() -> Iterator[None]:
+    """Dynaconf imports these where they are installed; we need none, and Flask takes longer than all the rest of it."""
+    hidden = [name for name in ("jinja2", "flask", "django") if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails, as if it were not there
     try:
         yield
     finally:
-        del sys.modules["jinja2"]
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _origins_in_file(site: Site, section: str) -> dict[str, str]:
