@@ -100,34 +100,38 @@ def _age(package: CachedPackage) -> float:
 
 
 def plan_room(
-    need: Amount, held: Amount, free: Amount, limits: CacheLimits, may_leave: Sequence[CachedPackage], *, where: str = ""
+    need: Amount, held: Amount, free: Amount, limits: CacheLimits, may_leave: Sequence[CachedPackage], *, where: str = "",
+    copies: Amount = NOTHING,
 ) -> RoomPlan:
     """What of `may_leave` (in its order) leaves so that `need` fits.
 
-    `held`: what the cache holds, with what is on its way; `free`: on its file system (`where`), without what is on its way.
+    `held`: what the cache holds, with what is on its way; `free`: on its file system (`where`), without what is on its way;
+    `copies`: what the run itself takes beside the cache.
     """
     leaving: list[CachedPackage] = []
     for package in may_leave:
-        if find_shortage(need, held, free, limits, where=where) is None:
+        if find_shortage(need, held, free, limits, where=where, copies=copies) is None:
             break
         leaving.append(package)
         held, free = held - package.amount, free + package.amount
-    shortage = find_shortage(need, held, free, limits, where=where)
+    shortage = find_shortage(need, held, free, limits, where=where, copies=copies)
     return RoomPlan(tuple(leaving)) if shortage is None else RoomPlan(shortage=shortage)
 
 
-def find_shortage(need: Amount, held: Amount, free: Amount, limits: CacheLimits, *, where: str = "") -> Shortage | None:
+def find_shortage(
+    need: Amount, held: Amount, free: Amount, limits: CacheLimits, *, where: str = "", copies: Amount = NOTHING
+) -> Shortage | None:
     """The limit that `need` would go beyond. What needs nothing always fits."""
-    if need == NOTHING:
+    if need + copies == NOTHING:
         return None
     most = limits.most_bytes
-    if most is not None and held.size_bytes + need.size_bytes > most:
+    if need != NOTHING and most is not None and held.size_bytes + need.size_bytes > most:
         figure = f"{size_text(max(0, held.size_bytes))} of {size_text(most)}"
         return Shortage(
             CACHE_SETTING, figure,
             f"needs {size_text(need.size_bytes)} in the cache, of which other runs hold {figure} ({CACHE_SETTING})", True,
         )  # fmt: skip
-    return _too_few_bytes(need, free, limits, where) or _too_few_inodes(need, free, limits, where)
+    return _too_few_bytes(need + copies, free, limits, where) or _too_few_inodes(need + copies, free, limits, where)
 
 
 def _too_few_bytes(need: Amount, free: Amount, limits: CacheLimits, where: str) -> Shortage | None:

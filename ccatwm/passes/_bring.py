@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from threading import Lock
 from typing import Any
 
-from ccatwm.core.cache import Amount
+from ccatwm.core.cache import NOTHING, Amount
 from ccatwm.core.model import EntryKind, Run, RunInput
 from ccatwm.core.staging import cache_directory, copy_order
 from ccatwm.core.wording import count_text, size_text
@@ -28,6 +28,7 @@ from ccatwm.passes._room import CLAIM_HOURS, claimant_is_gone
 Members = Mapping[str, tuple[int, str | None]]
 
 
+IN_MEMORY = 16 << 20  # bytes of a package that were read and may not be written yet
 NOTE_SECONDS = 0.2
 
 
@@ -154,8 +155,11 @@ class Sought:
 
     @property
     def coming(self) -> Amount:
-        """What is not on the disk yet."""
-        return Amount(max(0, self.amount.size_bytes - self.read), self.amount.inodes)
+        """What may not be on the disk yet: what was read last is still on its way through memory."""
+        if self.received is not None:
+            return NOTHING
+        written = max(0, min(self.amount.size_bytes, self.read) - IN_MEMORY)
+        return Amount(self.amount.size_bytes - written, self.amount.inodes)
 
 
 def seek(context: Context, packages: Sequence[RunInput], rows: Mapping[str, Any]) -> list[Sought]:

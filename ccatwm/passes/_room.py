@@ -16,6 +16,7 @@ from ccatwm.core.cache import (
     Amount,
     CachedPackage,
     CacheLimits,
+    RoomPlan,
     Shortage,
     leaving_order,
     plan_room,
@@ -93,26 +94,32 @@ class Room:
     def _where(self) -> str:
         return str(self._context.workfiles.root())
 
-    def make(self, run_id: int, need: Amount, *, again: Amount = NOTHING) -> Shortage | None:
+    def make(
+        self, run_id: int, need: Amount, *, again: Amount = NOTHING, copies: Amount = NOTHING
+    ) -> Shortage | None:
         """Have room for what a run needs; what is short if there is none, and then nothing has left.
 
-        `again`: what of it counts as being in the cache, and comes again since it is not whole.
+        `again`: what of it counts as being in the cache, and comes again since it is not whole; `copies`: what the run
+        takes beside the cache.
         """
-        if need == NOTHING:
+        if need + copies == NOTHING:
             return None
+
+        def plan_with(may_leave: Sequence[CachedPackage]) -> RoomPlan:
+            held, free = self._held() - again, self._free()
+            return plan_room(need, held, free, self.limits, may_leave, where=self._where, copies=copies)
+
         for _ in range(3):  # somebody else may have used what was chosen
-            plan = plan_room(need, self._held() - again, self._free(), self.limits, (), where=self._where)
+            plan = plan_with(())
             if plan.shortage is not None:
-                before = self._waiting_before(run_id)
-                may_leave = leaving_order(self._list_cached(), before)
-                plan = plan_room(need, self._held() - again, self._free(), self.limits, may_leave, where=self._where)
+                plan = plan_with(leaving_order(self._list_cached(), self._waiting_before(run_id)))
             if plan.shortage is not None or not plan.leaving:
                 return plan.shortage
             gone = evict(self._context, plan.leaving)
             self._forget(plan.leaving)
             if len(gone) == len(plan.leaving):
                 return None
-        return plan_room(need, self._held() - again, self._free(), self.limits, (), where=self._where).shortage
+        return plan_with(()).shortage
 
     def _waiting_before(self, run_id: int) -> Collection[int]:
         """The run itself and those that have their turn before it."""
@@ -127,8 +134,9 @@ class Room:
             return staged.read_held(connection, location(self._context)) + self._only_linked + self._planned()
 
     def _free(self) -> Amount:
+        expected = self._coming() + self._planned()  # first: what comes meanwhile is counted twice, not left out
         space = self._context.workfiles.space()
-        return Amount(space.free_bytes, space.free_inodes) - self._coming() - self._planned()
+        return Amount(space.free_bytes, space.free_inodes) - expected
 
     def _list_cached(self) -> list[CachedPackage]:
         """As it was when this pass first wanted to know: what came since is in use."""

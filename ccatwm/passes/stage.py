@@ -126,7 +126,8 @@ class _RunStaged:
     """A run whose inputs are on their way.
 
     `missing`: packages that it waits for; `elsewhere`: one that another process brings; `in_jobs`: those that batch jobs
-    bring, by their cache folder; `listed`: its list of inputs, as far as linking told it.
+    bring, by their cache folder; `copies`: what it takes beside the cache, for which there is room; `listed`: its list of
+    inputs, as far as linking told it.
     """
 
     run: Run
@@ -136,6 +137,7 @@ class _RunStaged:
     elsewhere: str | None = None
     in_jobs: dict[PurePosixPath, str] = field(default_factory=dict)
     tries: int = 0
+    copies: Amount = NOTHING
     listed: bytes | None = None
 
 
@@ -277,8 +279,9 @@ class _Staging:
         self._finish()
 
     def _coming(self) -> Amount:
-        """What this pass brings, or jobs do, and is not on the disk yet."""
-        return self._queue.coming + self._transfers.coming
+        """What this pass brings, or jobs do, and is not on the disk yet; copies of runs that are not linked yet too."""
+        copies = total(staging.copies for staging in self._open.values() if staging.copies != NOTHING)
+        return self._queue.coming + self._transfers.coming + copies
 
     def _ordered(self) -> Amount:
         """What is to come and has not been claimed yet."""
@@ -425,13 +428,39 @@ class _Staging:
         if why is not None:
             raise StagingError(f"{why}, then `ccatwm retry {run.id} --reason TEXT`", for_good=True)
         again = total(one.amount for one in sought if one.directory in looked.lost)
-        shortage = self._room.make(run.id, need, again=again)
+        copies = self._copies(staging, sought, looked)
+        shortage = self._room.make(run.id, need, again=again, copies=copies)
         if shortage is None:
+            staging.copies = copies
             return True
         self._short.append((run, shortage))
         self._open.pop(run.id)
         self._tally.bar.advance(1)
         return False
+
+    def _copies(self, staging: _RunStaged, sought: Sequence[Sought], looked: Looked) -> Amount:
+        """What its packages take in its own folder, where they are no hard links and are not there yet. A file system that
+        shares the blocks of copies takes less."""
+        context, run = self.frame.context, staging.run
+        if gets_hard_links(context, run):
+            return NOTHING
+        known = {one.directory: one.amount for one in sought}
+        targets = {directory_of(p): PurePosixPath(run.directory) / input_path(p) for p in packages_of(staging.inputs)}
+        again = run.attempt > 0 or run.status is RunStatus.STAGING_DATA
+        there = context.workfiles.exists(targets.values()) if again else {}
+        amounts = []
+        for package in packages_of(staging.inputs):
+            folder = directory_of(package)
+            if there.get(targets[folder]):
+                continue
+            if folder in looked.whole:
+                files, size = looked.whole[folder]
+                amounts.append(Amount(size, files))
+            elif folder in self._packages:
+                amounts.append(self._packages[folder].sought.amount)
+            else:
+                amounts.append(known.get(folder, Amount(package.size_bytes or 0)))
+        return total(amounts)
 
     def _link_if_whole(self, staging: _RunStaged) -> None:
         if staging.missing or staging.run.id not in self._open:
@@ -752,9 +781,13 @@ def plan_links(
         )
         for product in upstream
     ]
-    # Nothing keeps a program without a container from writing into its inputs: then never by hard link.
-    hard = context.settings.container_runtime != "none" and run.resolved_step.software.image is not None
+    hard = gets_hard_links(context, run)
     return Links([folder / "input", folder / "workspace"], packages, linked, whole, hard)
+
+
+def gets_hard_links(context: Context, run: Run) -> bool:
+    """Nothing keeps a program without a container from writing into its inputs: it gets copies."""
+    return context.settings.container_runtime != "none" and run.resolved_step.software.image is not None
 
 
 def _gone_text(run: Run, product: RunInput, status: str) -> str:

@@ -108,6 +108,19 @@ def test_a_staging_job_that_lost_its_record_otherwise_is_lost_and_no_run_waits_f
     assert night.runs()[0]["retries_used"] == 1
 
 
+def test_copies_of_inputs_are_counted_so_that_runs_come_one_after_the_other(night):
+    """Without a container inputs are copied: the cache alone could take two packages, and no run would find room."""
+    make_runs(night, *(Scan(f"s{n}", tar([("a.bin", bytes(2_500_000 + n))])) for n in range(4)))
+    report = night.run_pass("stage")
+    assert report.error is None
+    assert report.done == 1, report.items
+    waiting = [run for run in night.runs() if run["status"] == "STAGING_DATA"]
+    assert len(waiting) == 3 and all("needs 5.0 MB" in str(run["room_reason"]) for run in waiting), waiting
+    assert sum(1 for _ in night.base.glob(".cache/packages/*")) == 1, "what nobody can be given is not brought"
+    assert complete(night) == ["COMPLETED"] * 4
+    assert not charged(night) and len(executions(night)) == 4
+
+
 # --- jobs of runs -------------------------------------------------------------------------------------------
 
 
