@@ -376,7 +376,7 @@ def _move(garbage: Garbage, source: str, target: str) -> CcatwmError | None:
         raise
     except CcatwmError as error:
         return error
-    return None if moved else CcatwmError("something is there already")
+    return None if moved else CcatwmError("something is there already", next="move it away")
 
 
 def _problem(error: CcatwmError) -> str:
