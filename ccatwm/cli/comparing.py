@@ -40,8 +40,8 @@ def fsck(
     """Compare the ops-db with the disk, both ways, and name every difference with the command that mends it.
 
     --yes writes down what can be: products that are not what was recorded are missing from then on, and made again where
-    they count; staged packages that are not what was staged leave the cache. Of a pipeline that is away as a whole
-    nothing is written down.
+    they count; staged packages that are not what was staged leave the cache; products that lie in the trash though no row
+    says so are moved back. Of a pipeline that is away as a whole nothing is written down.
     """
     if lost is not None and not yes:
         raise UsageError("--lost goes with --yes", next="ccatwm fsck --yes --reason TEXT --lost N; or leave it out")

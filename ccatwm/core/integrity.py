@@ -14,7 +14,7 @@ from ccatwm.core.model import EntryKind, TreeEntry
 from ccatwm.core.names import decode_path, encode_name
 from ccatwm.core.outputs import Listing
 from ccatwm.core.products import DECLARATION
-from ccatwm.core.reconciling import RUN_DEPTH
+from ccatwm.core.reconciling import RUN_DEPTH, parse_run_directory
 from ccatwm.core.shell_text import quote_path
 from ccatwm.core.wording import count_text
 
@@ -29,6 +29,7 @@ class Kind(StrEnum):
     PRODUCT_MISSING = "product-missing"  # a row says that it is there
     PRODUCT_CHANGED = "product-changed"
     PRODUCT_BACK = "product-back"  # a row says that it is missing
+    PRODUCTS_IN_TRASH = "products-in-trash"  # a row says that they are there, and no row that `gc` took them away
     CACHE_DAMAGED = "cache-damaged"  # a staged package that is not what was staged
     RUN_RECORD_MISSING = "run-record-missing"
     OUTPUT_LINK_WRONG = "output-link-wrong"  # or gone
@@ -43,7 +44,7 @@ class Kind(StrEnum):
 
 MENDED = frozenset({
     Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED, Kind.PRODUCT_BACK, Kind.CACHE_DAMAGED, Kind.CACHE_UNKNOWN,
-    Kind.OUTPUT_LINK_WRONG, Kind.LATEST_LINK_WRONG,
+    Kind.OUTPUT_LINK_WRONG, Kind.LATEST_LINK_WRONG, Kind.PRODUCTS_IN_TRASH,
 })  # fmt: skip
 
 # What follows where the whole folder of a pipeline is away, or that of the cache: it is told as one, and not mended.
@@ -56,7 +57,8 @@ _OF_A_TREE = frozenset({
 class Difference:
     """One difference: `path` below the base directory, percent-encoded where it is not plain text.
 
-    `row`: number of the product, run or cache row that it is about. `target`: what a link has to lead to.
+    `row`: number of the product, run or cache row that it is about. `target`: what a link has to lead to, or where a folder
+    belongs.
     """
 
     kind: Kind
@@ -389,6 +391,83 @@ def trash_missing(path: str, run_id: int, what: str) -> Difference:
 
 def trash_unknown(path: str) -> Difference:
     return Difference(
-        Kind.TRASH_UNKNOWN, path, "something in the trash that `ccatwm gc` does not know",
-        "look at it, then remove it by hand",
+        Kind.TRASH_UNKNOWN, path,
+        "something in the trash that `ccatwm gc` does not know; it does not hold what is missing of any run as a whole",
+        "let it be, or look at it and remove it by hand once nobody needs it",
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GoneOutput:
+    """The output of a run that is not there, though all its products are said to be."""
+
+    run_id: int
+    sub_group_id: int
+    output: PurePosixPath
+    products: tuple[KnownProduct, ...]
+
+    @property
+    def clue(self) -> tuple[PurePosixPath, int | None]:
+        """Its largest file, or a folder where it has none: what is looked for before anything is compared."""
+        files = [product for product in self.products if not product.is_directory]
+        if not files:
+            return decode_path(self.products[0].path), None
+        largest = max(files, key=lambda product: product.size_bytes)
+        return decode_path(largest.path), largest.size_bytes
+
+
+def runs_without_products(differences: Iterable[Difference]) -> set[int]:
+    """Runs with products that are not there."""
+    found = {parse_run_directory(d.run_directory) for d in differences if d.kind is Kind.PRODUCT_MISSING}
+    return {run_id for run_id in found if run_id is not None}
+
+
+def gone_outputs(
+    differences: Iterable[Difference], products: Mapping[int, Sequence[KnownProduct]]
+) -> dict[int, GoneOutput]:
+    """Of `products` by run those of runs of which none is there."""
+    missing = {d.row for d in differences if d.kind is Kind.PRODUCT_MISSING}
+    return {
+        run_id: GoneOutput(run_id, some[0].sub_group_id, _output_of(some[0]), tuple(some))
+        for run_id, some in products.items()
+        if some and all(product.id in missing for product in some)
+    }
+
+
+def _output_of(product: KnownProduct) -> PurePosixPath:
+    return decode_path(product.full_path.removesuffix(f"/{product.path}"))
+
+
+def clues_of(entries: Sequence[TreeEntry]) -> set[tuple[PurePosixPath, int | None]]:
+    """What a tree has that may be the clue to an output."""
+    files = {(entry.path, entry.size_bytes) for entry in entries if entry.kind is EntryKind.FILE}
+    return files | {(entry.path, None) for entry in entries if entry.kind is EntryKind.DIRECTORY}
+
+
+def is_whole(
+    gone: GoneOutput, entries: Sequence[TreeEntry], hashes: Mapping[PurePosixPath, str] | None = None
+) -> bool:
+    """Whether a tree has all products of an output as they were recorded; by size alone without `hashes`."""
+    return len(products_back(gone.products, entries, hashes)) == len(gone.products)
+
+
+def products_in_trash(path: str, gone: GoneOutput, root: PurePosixPath) -> Difference:
+    move = f"mv {quote_path(root / decode_path(path))} {quote_path(root / gone.output)}"
+    return Difference(
+        Kind.PRODUCTS_IN_TRASH, path,
+        f"it holds {count_text(len(gone.products), 'product')} of run {gone.run_id}, which the ops-db says are at "
+        f"{encode_name(str(gone.output))}: `ccatwm gc` took them away, and the ops-db was restored from before that",
+        f"{MEND} brings them back; so does `{move}`", gone.run_id, gone.sub_group_id, str(gone.output),
+    )  # fmt: skip
+
+
+def without_found(differences: Iterable[Difference], found: Iterable[Difference]) -> list[Difference]:
+    """Nothing is missing that lies in the trash as it was, and nothing there is unknown that it is known to be."""
+    runs = {d.row for d in found}
+    folders = {d.path for d in found}
+    return [
+        d
+        for d in differences
+        if not (d.kind is Kind.PRODUCT_MISSING and parse_run_directory(d.run_directory) in runs)
+        and not (d.kind is Kind.TRASH_UNKNOWN and d.path in folders)
+    ]

@@ -7,6 +7,7 @@ the cache, and links lead where they have to.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,28 +21,35 @@ import sqlalchemy as sa
 from ccatwm.core.integrity import (
     MENDED,
     Difference,
+    GoneOutput,
     Kind,
     KnownPackage,
     KnownProduct,
     cache_difference,
+    clues_of,
     gather_away,
+    gone_outputs,
+    is_whole,
     latest_difference,
     left_by_program,
     pipelines_missed,
     product_differences,
     products_back,
+    products_in_trash,
     run_differences,
     runs_losing,
+    runs_without_products,
     special_entries,
     trash_missing,
     trash_unknown,
     unknown_attempt,
     unknown_cache_folder,
     unknown_run,
+    without_found,
 )
 from ccatwm.core.latest import LatestLink
 from ccatwm.core.model import EntryKind, TreeEntry
-from ccatwm.core.names import decode_path
+from ccatwm.core.names import decode_path, encode_name
 from ccatwm.core.outputs import LIST, MAX_RECORD, parse_listing
 from ccatwm.core.reconciling import parse_run_directory
 from ccatwm.core.staging import CACHE
@@ -50,12 +58,14 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import integrity as store
 from ccatwm.edges.opsdb.stores import latest, reconciling
 from ccatwm.edges.opsdb.stores.change_log import record_change
+from ccatwm.edges.opsdb.stores.due import mark_due
 from ccatwm.edges.opsdb.stores.integrity import Claimant
-from ccatwm.errors import UsageError
+from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, UsageError
 from ccatwm.interfaces import NO_PROGRESS, Progress, WorkFiles
 from ccatwm.upkeep._estimate import estimate_sub_groups
-from ccatwm.upkeep.run_folders import find_attempts, find_run_folders
+from ccatwm.upkeep.run_folders import find_run_folders, list_attempts
 
+log = logging.getLogger("ccatwm.upkeep.fsck")
 RUNS_AT_ONCE = 200
 TRASH = PurePosixPath(".trash")
 PACKAGES_AT_ONCE = 50
@@ -140,9 +150,12 @@ def fsck(
     packages, found = _cache(checking)
     differences += found
     differences += _latest(checking)
-    differences += _unknown_folders(checking)
-    differences += _trash(checking)
+    folders = checking.files.list_folders(map(PurePosixPath, find_run_folders(checking.files)))
+    differences += _unknown_folders(checking, folders)
+    differences += _trash(checking, [folder / TRASH for folder, names in folders.items() if TRASH.name in names])
     differences = gather_away(differences, _away(checking, pipelines_missed(differences)), checking.files.root())
+    in_trash = _found_in_trash(checking, differences)
+    differences = [*without_found(differences, in_trash), *in_trash]
     ordered = sorted(differences, key=lambda d: (list(Kind).index(d.kind), d.path))
     if yes:
         _confirm(checking, ordered, confirm_runs if lost is None else max(lost, confirm_runs), confirm_runs)
@@ -325,12 +338,13 @@ def _links(checking: Checking, after: int) -> list[LatestLink]:
 # --- what lies on disk ----------------------------------------------------------------------------------------------------
 
 
-def _unknown_folders(checking: Checking) -> list[Difference]:
-    """Runs and attempts that the ops-db does not know; files are looked at first, rows were committed before them.
+def _unknown_folders(checking: Checking, folders: Mapping[PurePosixPath, Sequence[str]]) -> list[Difference]:
+    """Runs and attempts that the ops-db does not know. `folders`: names of those in each run directory, looked at first:
+    rows were committed before them.
 
     What a person has let be after a restore is no difference any more.
     """
-    attempts = find_attempts(checking.files, find_run_folders(checking.files))
+    attempts = list_attempts(folders)
     with checking.database.read() as connection:
         known = reconciling.known_runs(connection, {parse_run_directory(folder) or 0 for folder in attempts})
         let_be = reconciling.told_before(connection)
@@ -349,9 +363,10 @@ def _unknown_folders(checking: Checking) -> list[Difference]:
     return found
 
 
-def _trash(checking: Checking) -> list[Difference]:
-    """Folders first: what is taken away meanwhile was written down before."""
-    names = checking.files.list_folders([TRASH])[TRASH]
+def _trash(checking: Checking, beside: Sequence[PurePosixPath]) -> list[Difference]:
+    """Folders first: what is taken away meanwhile was written down before. `beside`: the trash of runs of their own."""
+    lying = checking.files.list_folders([TRASH, *beside])
+    folders = [str(trash / name) for trash, names in lying.items() for name in names]
     with checking.database.read() as connection:
         expected, known = store.in_trash(connection, checking.location), store.known_trash(connection)
     there = checking.files.exists(PurePosixPath(row.trash_path) for row in expected)
@@ -359,7 +374,44 @@ def _trash(checking: Checking) -> list[Difference]:
     with checking.database.read() as connection:  # emptied or undone while it was looked for
         still = {row.trash_path for row in store.in_trash(connection, checking.location)} if missing else set()
     found = [trash_missing(r.trash_path, r.run_id, r.kind) for r in missing if r.trash_path in still]
-    return found + [trash_unknown(str(TRASH / name)) for name in names if str(TRASH / name) not in known]
+    return found + [trash_unknown(encode_name(folder)) for folder in folders if folder not in known]
+
+
+def _found_in_trash(checking: Checking, differences: Sequence[Difference]) -> list[Difference]:
+    """Folders of the trash that hold all products of a run of which none is at its place: their bytes are read."""
+    unknown = [d.path for d in differences if d.kind is Kind.TRASH_UNKNOWN]
+    gone = _gone_outputs(checking, differences) if unknown else {}
+    clues: dict[tuple[PurePosixPath, int | None], set[int]] = {}
+    for output in gone.values():
+        clues.setdefault(output.clue, set()).add(output.run_id)
+    found = []
+    for start in range(0, len(unknown) if gone else 0, PACKAGES_AT_ONCE):
+        some = {path: decode_path(path) for path in unknown[start : start + PACKAGES_AT_ONCE]}
+        trees = checking.files.list_trees(some.values())
+        for path, folder in some.items():
+            entries = trees[folder] or ()
+            likely = [gone[run] for clue in clues.keys() & clues_of(entries) for run in clues[clue] if run in gone]
+            if (held := _held(checking, folder, entries, likely)) is not None:
+                found.append(products_in_trash(path, gone.pop(held), checking.files.root()))
+    return found
+
+
+def _gone_outputs(checking: Checking, differences: Sequence[Difference]) -> dict[int, GoneOutput]:
+    """Outputs that a rename would bring back: nothing is at their place, and that place is there."""
+    with checking.database.read() as connection:
+        products = store.present_products(connection, runs_without_products(differences))
+    gone = gone_outputs(differences, products)
+    there = checking.files.exists(path for o in gone.values() for path in (o.output, o.output.parent))
+    return {run: o for run, o in gone.items() if there[o.output.parent] and not there[o.output]}
+
+
+def _held(
+    checking: Checking, folder: PurePosixPath, entries: Sequence[TreeEntry], likely: Sequence[GoneOutput]
+) -> int | None:
+    """The run whose products a folder holds."""
+    sized = sorted((output for output in likely if is_whole(output, entries)), key=lambda output: output.run_id)
+    hashes = _sums(checking, folder, entries) if sized else {}
+    return next((output.run_id for output in sized if is_whole(output, entries, hashes)), None)
 
 
 # --- mending ---------------------------------------------------------------------------------------------------------
@@ -374,6 +426,7 @@ def _mend(
         return []
     products = [d for d in mendable if d.kind in (Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED)]
     linked = _mend_outputs(checking, [d for d in mendable if d.kind is Kind.OUTPUT_LINK_WRONG])
+    moved = _move_back(checking, [d for d in mendable if d.kind is Kind.PRODUCTS_IN_TRASH])
     stable = [d for d in mendable if d.kind is Kind.LATEST_LINK_WRONG and d.sub_group is not None]
     claimant = checking.claimant
     with checking.database.write() as connection:
@@ -381,8 +434,9 @@ def _mend(
         store.record_products_missing(connection, [d.row for d in products if d.row is not None], groups, now)
         back = _count_again(connection, [d for d in mendable if d.kind is Kind.PRODUCT_BACK], now)
         latest.mark_link_due(connection, [d.sub_group for d in stable if d.sub_group is not None])
+        mark_due(connection, sorted({d.sub_group for d in moved if d.sub_group is not None}), now)
         leaving = _claim(connection, checking.location, mendable, claimant)
-        mended = [*products, *back, *linked, *stable]
+        mended = [*products, *back, *moved, *linked, *stable]
         record_change(
             connection, at=now, actor=actor, host=host, act="fsck", target="files", reason=reason,
             text="\n".join(f"{d.path}: {d.what}" for d in (*mended, *leaving)),
@@ -398,6 +452,22 @@ def _mend_outputs(checking: Checking, wrong: Sequence[Difference]) -> list[Diffe
     """Links to the output that counts, made again; nothing but a link gives way."""
     in_the_way = checking.files.switch_links([(decode_path(d.path), d.target) for d in wrong])
     return [d for d in wrong if decode_path(d.path) not in in_the_way]
+
+
+def _move_back(checking: Checking, found: Sequence[Difference]) -> list[Difference]:
+    """From the trash to where the ops-db says that they are; what cannot be moved stays a difference."""
+    moved = []
+    for difference in found:
+        try:
+            done = checking.files.rename(decode_path(difference.path), PurePosixPath(difference.target or ""))
+        except NO_FAULT_OF_A_RUN:
+            raise
+        except CcatwmError as error:
+            log.warning("%s stays in the trash: %s", difference.path, error.message)
+            continue
+        if done:
+            moved.append(difference)
+    return moved
 
 
 def _count_again(connection: sa.Connection, back: Sequence[Difference], now: datetime) -> list[Difference]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from ccatwm.core.reconciling import RUN_DEPTH, parse_attempt_name, parse_run_directory
@@ -28,7 +28,11 @@ def _below(files: WorkFiles, folders: Iterable[PurePosixPath]) -> Iterator[PureP
 
 def find_attempts(files: WorkFiles, run_folders: Iterable[str]) -> dict[str, list[int]]:
     """Numbers of the attempts in each run directory."""
-    found = files.list_folders(PurePosixPath(folder) for folder in run_folders)
+    return list_attempts(files.list_folders(PurePosixPath(folder) for folder in run_folders))
+
+
+def list_attempts(found: Mapping[PurePosixPath, Iterable[str]]) -> dict[str, list[int]]:
+    """The same from the names of the folders in each run directory."""
     return {
         str(folder): sorted(n for name in names if (n := parse_attempt_name(name)) is not None)
         for folder, names in found.items()

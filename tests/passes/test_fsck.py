@@ -254,6 +254,88 @@ def test_products_that_are_back_with_other_bytes_stay_missing(night, first):
     assert backs and not [path for path in backs if path.endswith("store.zarr")]
 
 
+def into_trash(night, output: Path, place: str = ".trash") -> Path:
+    """As `gc` moves it; no row says so, as in an ops-db that was restored from before."""
+    folder = night.base / place / "1-20260301T000000Z"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    output.rename(folder)
+    return folder
+
+
+def beside(output: Path) -> str:
+    """The trash in the directory of the run."""
+    return f"{output.parents[1]}/.trash"
+
+
+@pytest.mark.parametrize("way", ["by fsck", "by its command"])
+@pytest.mark.parametrize("own_trash", [False, True])
+def test_products_in_a_trash_that_no_row_knows_are_brought_back_and_not_made_again(night, first, way, own_trash):
+    folder = into_trash(night, first, beside(first) if own_trash else ".trash")
+    report = check(night)
+    (difference,) = report.differences
+    assert (difference.kind, difference.path) == (Kind.PRODUCTS_IN_TRASH, str(folder.relative_to(night.base)))
+    assert "of run 1," in difference.what and "`ccatwm fsck --yes --reason TEXT` brings them back" in difference.next
+    command = re.search("`(mv .*)`", difference.next)
+    assert command is not None and command[1] == f"mv {folder} {first}"
+    if way == "by fsck":
+        assert check(night, yes=True, confirm_runs=0).exit_code == 0
+        changes = [row["text"] for row in night.rows("change_log") if row["act"] == "fsck"]
+        assert len(changes) == 1 and difference.path in changes[0]
+    else:
+        subprocess.run(["bash", "-c", command[1]], check=True)
+    assert check(night, full=True).differences == () and first.is_dir() and not folder.exists()
+    night.until_quiet()
+    assert len(night.runs()) == 2 and {row["status"] for row in night.rows("data_product")} == {"present"}
+
+
+def test_a_folder_of_the_trash_with_other_bytes_or_not_whole_is_of_no_run(night, first):
+    """It is let be, and what is missing is missing."""
+    folder = into_trash(night, first)
+    chunk = folder / "science" / "store.zarr" / "0"
+    for content in ("3\n", None):
+        if content is None:
+            chunk.unlink()
+        else:
+            chunk.write_text(content)
+        found = check(night).differences
+        assert {d.kind for d in found} == {Kind.PRODUCT_MISSING, Kind.TRASH_UNKNOWN}
+        (unknown,) = [d for d in found if d.kind is Kind.TRASH_UNKNOWN]
+        assert unknown.next.startswith("let it be") and "what is missing of any run" in unknown.what
+    check(night, yes=True)
+    assert folder.is_dir() and len([r for r in night.rows("data_product") if r["status"] == "missing"]) == 2
+
+
+def test_of_alike_products_in_the_trash_each_finds_its_own_run(empty_observatory):
+    """Their paths and sizes are the same."""
+    observe(empty_observatory, Scan("one", good_tar(a=b"a" * 50)), Scan("two", good_tar(a=b"b" * 50)))
+    reduce(empty_observatory, COPY)
+    empty_observatory.until_quiet()
+    outputs = [empty_observatory.base / run["output_directory"] for run in empty_observatory.runs()]
+    contents = [next(p for p in output.rglob("*") if p.is_file()).read_bytes() for output in outputs]
+    assert len(set(contents)) == 2
+    trash = empty_observatory.base / ".trash"
+    trash.mkdir()
+    for name, output in zip(("2-x", "1-x"), outputs, strict=True):
+        output.rename(trash / name)
+    assert kinds(check(empty_observatory, yes=True)) == [Kind.PRODUCTS_IN_TRASH] * 2
+    assert [next(p for p in output.rglob("*") if p.is_file()).read_bytes() for output in outputs] == contents
+    assert check(empty_observatory, full=True).differences == ()
+
+
+def test_what_lies_at_the_place_of_products_in_the_trash_is_let_be(night, first):
+    folder = into_trash(night, first)
+    first.mkdir()
+    found = check(night, yes=True).differences
+    assert {d.kind for d in found} == {Kind.PRODUCT_MISSING, Kind.TRASH_UNKNOWN} and folder.is_dir()
+
+
+def test_products_in_the_trash_of_a_tree_that_is_away_are_not_brought_to_an_empty_place(night, first):
+    folder = into_trash(night, first)
+    (night.base / "otf").rename(night.folder / "away")
+    assert Kind.PRODUCTS_IN_TRASH not in kinds(check(night, yes=True))
+    assert folder.is_dir() and not (night.base / "otf").exists()
+
+
 def test_more_lost_runs_than_confirm_runs_want_their_number_and_nothing_is_written_down_before(night):
     for run in night.runs():
         shutil.rmtree(night.base / run["output_directory"] / "science")
