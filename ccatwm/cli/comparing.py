@@ -41,7 +41,8 @@ def fsck(
 
     --yes writes down what can be: products that are not what was recorded are missing from then on, and made again where
     they count; staged packages that are not what was staged leave the cache; products that lie in the trash though no row
-    says so are moved back. Of a pipeline that is away as a whole nothing is written down.
+    says so are moved back; a run.json that is gone or damaged is made again. Of a pipeline that is away as a whole nothing
+    is written down.
     """
     if lost is not None and not yes:
         raise UsageError("--lost goes with --yes", next="ccatwm fsck --yes --reason TEXT --lost N; or leave it out")
@@ -103,7 +104,9 @@ def _compare(
 
     now = context.clock.now()
     claimant = Claimant(this_process().token, now, now + timedelta(hours=CLAIM_HOURS), claimant_is_gone)
-    checking = Checking(context.database, context.workfiles, location(context), full, claimant, context.progress)
+    checking = Checking(
+        context.database, context.workfiles, location(context), full, claimant, context.ops_db_uid, context.progress
+    )
     report = compare(
         checking, yes=yes, reason=reason, now=now, actor=context.actor, host=os.uname().nodename,
         confirm_runs=context.settings.confirm_runs, lost=lost,

@@ -32,6 +32,7 @@ class Kind(StrEnum):
     PRODUCTS_IN_TRASH = "products-in-trash"  # a row says that they are there, and no row that `gc` took them away
     CACHE_DAMAGED = "cache-damaged"  # a staged package that is not what was staged
     RUN_RECORD_MISSING = "run-record-missing"
+    RUN_RECORD_DAMAGED = "run-record-damaged"
     OUTPUT_LINK_WRONG = "output-link-wrong"  # or gone
     LATEST_LINK_WRONG = "latest-link-wrong"
     RUN_UNKNOWN = "run-unknown"  # on disk only
@@ -45,12 +46,14 @@ class Kind(StrEnum):
 MENDED = frozenset({
     Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED, Kind.PRODUCT_BACK, Kind.CACHE_DAMAGED, Kind.CACHE_UNKNOWN,
     Kind.OUTPUT_LINK_WRONG, Kind.LATEST_LINK_WRONG, Kind.PRODUCTS_IN_TRASH,
+    Kind.RUN_RECORD_MISSING, Kind.RUN_RECORD_DAMAGED,
 })  # fmt: skip
 
 # What follows where the whole folder of a pipeline is away, or that of the cache: it is told as one, and not mended.
 _OF_A_TREE = frozenset({
     Kind.PRODUCT_MISSING, Kind.RUN_RECORD_MISSING, Kind.OUTPUT_LINK_WRONG, Kind.LATEST_LINK_WRONG, Kind.CACHE_DAMAGED,
 })  # fmt: skip
+_GONE = (Kind.PRODUCT_MISSING, Kind.RUN_RECORD_MISSING)
 
 
 @dataclass(frozen=True)
@@ -252,8 +255,8 @@ def _place(root: PurePosixPath, output: str, path: PurePosixPath) -> str:
 
 
 def pipelines_missed(differences: Iterable[Difference]) -> list[str]:
-    """Pipelines of which products are not there: whether anything of them is has to be looked at."""
-    return sorted({d.pipeline for d in differences if d.kind is Kind.PRODUCT_MISSING})
+    """Pipelines of which products or records are not there: whether anything of them is has to be looked at."""
+    return sorted({d.pipeline for d in differences if d.kind in _GONE})
 
 
 def gather_away(differences: Sequence[Difference], away: Collection[str], root: PurePosixPath) -> list[Difference]:
@@ -262,7 +265,7 @@ def gather_away(differences: Sequence[Difference], away: Collection[str], root: 
     A file system that is not mounted, and a base directory of which only the mark is there, look like this.
     """
     kept = [d for d in differences if not (d.kind in _OF_A_TREE and d.pipeline in away)]
-    gone = [d for d in differences if d.kind is Kind.PRODUCT_MISSING and d.pipeline in away]
+    gone = [d for d in differences if d.kind in _GONE and d.pipeline in away]
     runs = Counter(pipeline for pipeline, _ in {(d.pipeline, d.run_directory) for d in gone})
     return kept + [_tree_away(pipeline, count, root) for pipeline, count in sorted(runs.items())]
 
@@ -270,7 +273,8 @@ def gather_away(differences: Sequence[Difference], away: Collection[str], root: 
 def _tree_away(pipeline: str, runs: int, root: PurePosixPath) -> Difference:
     folder = quote_path(root / pipeline / "lost")
     return Difference(
-        Kind.TREE_AWAY, pipeline, f"there is no folder of any step, and {count_text(runs, 'run')} with products should be",
+        Kind.TREE_AWAY, pipeline,
+        f"there is no folder of any step, and {count_text(runs, 'run')} with products or a record should be",
         "mount it, or bring it back; nothing of it is written down. Only if it is lost for good: "
         f"`mkdir -p {folder}`, then {MEND}",
     )  # fmt: skip
@@ -318,14 +322,20 @@ def unknown_cache_folder(directory: str) -> Difference:
 
 
 def run_differences(
-    run_id: int, directory: str, output: str, there: Mapping[str, bool], link: str | None
+    run_id: int, directory: str, output: str, there: Mapping[str, bool], link: str | None, damage: str | None = None
 ) -> list[Difference]:
-    """Of a completed run: `there` says of `run.json` and `output` whether they are; `link` is what `output` leads to."""
+    """Of a completed run: `there` says of `run.json` and `output` whether they are; `link` is what `output` leads to;
+    `damage`: what is wrong with a `run.json` that is there."""
     found = []
     if not there["run.json"]:
         found.append(Difference(
             Kind.RUN_RECORD_MISSING, f"{directory}/run.json", f"run {run_id} has no record beside its output",
-            "`ccatwm show RUN` has what stood in it; without it the files do not tell what they are", run_id,
+            f"{MEND} makes it again from the ops-db; without it the files do not tell what they are", run_id,
+        ))  # fmt: skip
+    elif damage:
+        found.append(Difference(
+            Kind.RUN_RECORD_DAMAGED, f"{directory}/run.json", f"the record of run {run_id} is damaged: {damage}",
+            f"{MEND} makes it again from the ops-db; a folder in its place has to be moved away before", run_id,
         ))  # fmt: skip
     target = str(PurePosixPath(output).relative_to(directory))
     if link != target:

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 PRODUCTS_AT_ONCE = 1000
+TAIL_BYTES = 64  # of a record tell whether it is whole
 PRODUCT_COLUMNS = (
     "id", "type", "path", "full_path", "is_directory", "size_bytes", "file_count", "sha256", "dims", "quality"
 )  # fmt: skip
@@ -26,6 +27,11 @@ def parse_sha256_list(content: bytes) -> dict[PurePosixPath, str]:
             name = path.decode("utf-8", "surrogateescape")
             found[PurePosixPath(name.removeprefix("./"))] = digest.decode("ascii")
     return found
+
+
+def is_cut(tail: bytes) -> bool:
+    """Whether a record that has these last bytes is not whole; white space at its end is none of it."""
+    return not b"".join(tail.split()).endswith(b"]}")
 
 
 def write_run_record(record: dict[str, Any], products: Iterable[ProductRow]) -> bytes:

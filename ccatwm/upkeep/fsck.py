@@ -48,21 +48,24 @@ from ccatwm.core.integrity import (
     without_found,
 )
 from ccatwm.core.latest import LatestLink
+from ccatwm.core.lineage import TAIL_BYTES, is_cut, write_run_record
 from ccatwm.core.model import EntryKind, TreeEntry
 from ccatwm.core.names import decode_path, encode_name
 from ccatwm.core.outputs import LIST, MAX_RECORD, parse_listing
 from ccatwm.core.reconciling import parse_run_directory
+from ccatwm.core.run_record import build_record, parse_record
 from ccatwm.core.staging import CACHE
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import integrity as store
-from ccatwm.edges.opsdb.stores import latest, reconciling
+from ccatwm.edges.opsdb.stores import latest, products, reconciling, run_records
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.due import mark_due
 from ccatwm.edges.opsdb.stores.integrity import Claimant
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, UsageError
-from ccatwm.interfaces import NO_PROGRESS, Progress, WorkFiles
+from ccatwm.interfaces import NO_PROGRESS, FileWrite, Progress, WorkFiles
 from ccatwm.upkeep._estimate import estimate_sub_groups
+from ccatwm.upkeep.importing import LARGEST_BYTES, MAX_PROBLEMS, RUN_JSON
 from ccatwm.upkeep.run_folders import find_run_folders, list_attempts
 
 log = logging.getLogger("ccatwm.upkeep.fsck")
@@ -70,17 +73,20 @@ RUNS_AT_ONCE = 200
 TRASH = PurePosixPath(".trash")
 PACKAGES_AT_ONCE = 50
 LINKS_AT_ONCE = 500
+RECORDS = (Kind.RUN_RECORD_MISSING, Kind.RUN_RECORD_DAMAGED)
 
 
 @dataclass(frozen=True)
 class Checking:
-    """What is compared with what. `full`: bytes are read and hashed, too. `claimant`: who removes what leaves the cache."""
+    """What is compared with what. `full`: bytes are read and hashed, too. `claimant`: who removes what leaves the cache.
+    `uid`: of the ops-db."""
 
     database: Database
     files: WorkFiles
     location: str
     full: bool
     claimant: Claimant
+    uid: str
     progress: Progress = NO_PROGRESS
 
 
@@ -204,32 +210,55 @@ def _page(checking: Checking, page: Sequence[store.CompletedRun]) -> list[Differ
     """What differs of some runs. What was removed while they were looked at is asked of the ops-db once more."""
     ids = [run.id for run in page]
     with checking.database.read() as connection:
-        products = store.present_products(connection, ids)
+        present = store.present_products(connection, ids)
         absent = store.runs_with_absent_products(connection, ids)
         missing = store.missing_products(connection, absent)
     trees = checking.files.list_trees(PurePosixPath(run.output) for run in page)
     beside = [PurePosixPath(run.directory) / name for run in page for name in ("run.json", "output")]
     there = checking.files.exists(beside)
     links = checking.files.read_links(PurePosixPath(run.directory) / "output" for run in page)
-    outputs = [PurePosixPath(run.output) for run in page if products[run.id]]
+    damaged = _damaged_records(checking, [run.directory for run in page if run.id not in absent])
+    outputs = [PurePosixPath(run.output) for run in page if present[run.id]]
     left = _left(checking, {output: trees[output] for output in outputs})
     found: list[Difference] = []
     for run in page:
         entries = trees[PurePosixPath(run.output)]
-        if products[run.id]:
+        if present[run.id]:
             hashes = _hashes(checking, PurePosixPath(run.output), entries)
             differing = product_differences(
-                products[run.id], entries, run.output, hashes, root=checking.files.root(),
+                present[run.id], entries, run.output, hashes, root=checking.files.root(),
                 left=left.get(PurePosixPath(run.output), ()),
             )  # fmt: skip
             found += [d for d in differing if run.id not in absent or d.kind is not Kind.FILE_UNKNOWN]
         if run.id not in absent:
             names = {name: there[PurePosixPath(run.directory) / name] for name in ("run.json", "output")}
             link = links[PurePosixPath(run.directory) / "output"]
-            found += run_differences(run.id, run.directory, run.output, names, link)
+            found += run_differences(run.id, run.directory, run.output, names, link, damaged.get(run.directory))
         elif missing[run.id]:
             found += _back(checking, missing[run.id], PurePosixPath(run.output), entries)
     return _still_so(checking, found, ids) if found else found
+
+
+def _damaged_records(checking: Checking, directories: Sequence[str]) -> dict[str, str]:
+    """Run directories whose record is not whole, with what is wrong: its end is looked at, and all of it where bytes are.
+
+    One that is not there is told here, too.
+    """
+    paths = {directory: PurePosixPath(directory) / RUN_JSON for directory in directories}
+    tails = checking.files.read_tails(paths.values(), max_bytes=TAIL_BYTES)
+    found = {}
+    for directory, path in paths.items():
+        tail = tails[path]
+        if tail is None:
+            found[directory] = "it is no file"
+        elif is_cut(tail):
+            found[directory] = "it is cut" if tail else "it is empty"
+        elif checking.full:
+            content = checking.files.read_files([path], max_bytes=LARGEST_BYTES)[path] or b""
+            _, problems = parse_record(content, directory, uid=checking.uid)
+            if problems:
+                found[directory] = "; ".join(problems[:MAX_PROBLEMS])
+    return found
 
 
 def _left(
@@ -259,8 +288,8 @@ def _back(
 
 def _still_so(checking: Checking, found: Sequence[Difference], ids: Sequence[int]) -> list[Difference]:
     with checking.database.read() as connection:
-        present = {p.id for products in store.present_products(connection, ids).values() for p in products}
-        missing = {p.id for products in store.missing_products(connection, ids).values() for p in products}
+        present = {p.id for some in store.present_products(connection, ids).values() for p in some}
+        missing = {p.id for some in store.missing_products(connection, ids).values() for p in some}
     still = {Kind.PRODUCT_MISSING: present, Kind.PRODUCT_CHANGED: present, Kind.PRODUCT_BACK: missing}
     return [d for d in found if d.kind not in still or d.row in still[d.kind]]
 
@@ -399,8 +428,8 @@ def _found_in_trash(checking: Checking, differences: Sequence[Difference]) -> li
 def _gone_outputs(checking: Checking, differences: Sequence[Difference]) -> dict[int, GoneOutput]:
     """Outputs that a rename would bring back: nothing is at their place, and that place is there."""
     with checking.database.read() as connection:
-        products = store.present_products(connection, runs_without_products(differences))
-    gone = gone_outputs(differences, products)
+        present = store.present_products(connection, runs_without_products(differences))
+    gone = gone_outputs(differences, present)
     there = checking.files.exists(path for o in gone.values() for path in (o.output, o.output.parent))
     return {run: o for run, o in gone.items() if there[o.output.parent] and not there[o.output]}
 
@@ -424,19 +453,20 @@ def _mend(
     mendable = [difference for difference in differences if difference.kind in MENDED]
     if not mendable:
         return []
-    products = [d for d in mendable if d.kind in (Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED)]
+    lost = [d for d in mendable if d.kind in (Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED)]
     linked = _mend_outputs(checking, [d for d in mendable if d.kind is Kind.OUTPUT_LINK_WRONG])
+    records = _write_records(checking, [d for d in mendable if d.kind in RECORDS])
     moved = _move_back(checking, [d for d in mendable if d.kind is Kind.PRODUCTS_IN_TRASH])
     stable = [d for d in mendable if d.kind is Kind.LATEST_LINK_WRONG and d.sub_group is not None]
     claimant = checking.claimant
     with checking.database.write() as connection:
-        groups = {d.sub_group for d in products if d.sub_group is not None}
-        store.record_products_missing(connection, [d.row for d in products if d.row is not None], groups, now)
+        groups = {d.sub_group for d in lost if d.sub_group is not None}
+        store.record_products_missing(connection, [d.row for d in lost if d.row is not None], groups, now)
         back = _count_again(connection, [d for d in mendable if d.kind is Kind.PRODUCT_BACK], now)
         latest.mark_link_due(connection, [d.sub_group for d in stable if d.sub_group is not None])
         mark_due(connection, sorted({d.sub_group for d in moved if d.sub_group is not None}), now)
         leaving = _claim(connection, checking.location, mendable, claimant)
-        mended = [*products, *back, *moved, *linked, *stable]
+        mended = [*lost, *back, *moved, *records, *linked, *stable]
         record_change(
             connection, at=now, actor=actor, host=host, act="fsck", target="files", reason=reason,
             text="\n".join(f"{d.path}: {d.what}" for d in (*mended, *leaving)),
@@ -452,6 +482,26 @@ def _mend_outputs(checking: Checking, wrong: Sequence[Difference]) -> list[Diffe
     """Links to the output that counts, made again; nothing but a link gives way."""
     in_the_way = checking.files.switch_links([(decode_path(d.path), d.target) for d in wrong])
     return [d for d in wrong if decode_path(d.path) not in in_the_way]
+
+
+def _write_records(checking: Checking, wrong: Sequence[Difference]) -> list[Difference]:
+    """Records made again from the rows, one by one: a run may have very many products. What lies in their way stays."""
+    written = []
+    for difference in wrong:
+        run_id = difference.row or 0
+        with checking.database.read() as connection:
+            record = run_records.read_records(connection, [run_id], checking.uid)[run_id]
+            rows = products.recorded_products(connection, run_id)
+        path = PurePosixPath(record.directory) / RUN_JSON
+        try:
+            checking.files.write_files([FileWrite(path, write_run_record(build_record(record), rows))])
+        except NO_FAULT_OF_A_RUN:
+            raise
+        except CcatwmError as error:
+            log.warning("%s is not made again: %s", difference.path, error.message)
+            continue
+        written.append(difference)
+    return written
 
 
 def _move_back(checking: Checking, found: Sequence[Difference]) -> list[Difference]:

@@ -35,7 +35,7 @@ def check(night, *, full: bool = False, yes: bool = False, **how) -> FsckReport:
     context = night.context()
     now = context.clock.now()
     claimant = Claimant(this_process().token, now, now, claimant_is_gone)
-    checking = Checking(context.database, context.workfiles, "local", full, claimant)
+    checking = Checking(context.database, context.workfiles, "local", full, claimant, context.ops_db_uid)
     return fsck(checking, yes=yes, reason="a test" if yes else None, now=now, actor="tester", host="here", **how)
 
 
@@ -187,8 +187,48 @@ def test_a_run_without_its_record_or_its_link_is_named(night, first):
     (run / "run.json").unlink()
     (run / "output").unlink()
     assert kinds(check(night)) == [Kind.RUN_RECORD_MISSING, Kind.OUTPUT_LINK_WRONG]
-    assert kinds(check(night, yes=True)) == [Kind.RUN_RECORD_MISSING, Kind.OUTPUT_LINK_WRONG]
-    assert kinds(check(night)) == [Kind.RUN_RECORD_MISSING] and (run / "output").samefile(first)
+    assert check(night, yes=True).exit_code == 0
+    assert check(night).differences == () and (run / "output").samefile(first)
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "zeroed", "cut", "cut after an object"])
+def test_a_record_that_is_gone_or_not_whole_is_named_and_made_again_from_the_ops_db(night, first, damage):
+    record = first.parents[1] / "run.json"
+    before = record.read_bytes()
+    if damage == "gone":
+        record.unlink()
+    else:
+        other = {"empty": b"", "zeroed": bytes(len(before)), "cut": before[:-1]}
+        record.write_bytes(other.get(damage, before[: before.index(b"},") + 1]))
+    (difference,) = check(night).differences
+    assert difference.kind is (Kind.RUN_RECORD_MISSING if damage == "gone" else Kind.RUN_RECORD_DAMAGED)
+    assert "run 1" in difference.what and difference.next.startswith("`ccatwm fsck --yes --reason TEXT` makes it again")
+    assert check(night, yes=True).exit_code == 0
+    assert json.loads(record.read_bytes()) == json.loads(before)
+    assert check(night, full=True).differences == ()
+
+
+def test_a_record_that_was_spoilt_within_is_found_by_full_and_made_again(night, first):
+    record = first.parents[1] / "run.json"
+    before = record.read_bytes()
+    record.write_bytes(before.replace(b'"recipe":', b'"recipf":').replace(b'"COMPLETED"', b'"RUNNING"', 1))
+    assert check(night).differences == ()
+    (difference,) = check(night, full=True).differences
+    assert difference.kind is Kind.RUN_RECORD_DAMAGED and "row.recipe is not there" in difference.what
+    assert check(night, full=True, yes=True).exit_code == 0
+    assert json.loads(record.read_bytes()) == json.loads(before)
+
+
+def test_what_lies_in_the_way_of_a_record_stays(night, first):
+    record = first.parents[1] / "run.json"
+    record.unlink()
+    (record / "mine").mkdir(parents=True)
+    report = check(night, yes=True)
+    (difference,) = report.differences
+    assert report.exit_code == 1 and "it is no file" in difference.what and "moved away before" in difference.next
+    assert (record / "mine").is_dir()
+    shutil.rmtree(record)
+    assert check(night, yes=True).exit_code == 0 and check(night).differences == ()
 
 
 def test_a_link_to_another_output_is_mended_and_what_is_no_link_stays(night, first):
@@ -372,6 +412,12 @@ def test_a_tree_that_is_away_as_a_whole_is_never_written_down_as_lost(night, wha
     assert {row["status"] for row in night.rows("data_product")} == {"present"}
 
 
+def test_no_record_is_written_to_the_empty_place_of_runs_without_products(night):
+    night.execute("DELETE FROM {schema}data_product")
+    (night.base / "otf").rename(night.folder / "away")
+    assert kinds(check(night, yes=True)) == [Kind.TREE_AWAY] and not (night.base / "otf").exists()
+
+
 def test_a_tree_that_is_lost_for_good_is_written_down_once_a_person_has_made_its_folder(night):
     shutil.rmtree(night.base / "otf")
     (difference,) = check(night, yes=True).differences
@@ -385,7 +431,7 @@ def test_a_tree_that_is_lost_for_good_is_written_down_once_a_person_has_made_its
 def test_what_is_written_down_needs_a_reason(night):
     context = night.context()
     claimant = Claimant("", context.clock.now(), context.clock.now(), claimant_is_gone)
-    checking = Checking(context.database, context.workfiles, "local", False, claimant)
+    checking = Checking(context.database, context.workfiles, "local", False, claimant, "x")
     with pytest.raises(UsageError, match="needs a reason"):
         fsck(checking, yes=True, reason=None, now=context.clock.now(), actor="a", host="h")
 

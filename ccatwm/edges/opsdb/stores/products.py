@@ -42,6 +42,12 @@ def reserve_numbers(connection: sa.Connection, count: int) -> Sequence[int]:
     return reserve_ids(connection, product, count)
 
 
+def recorded_products(connection: sa.Connection, run_id: int) -> list[ProductRow]:
+    """All of a run, whatever became of their files, in the order in which they were recorded."""
+    query = sa.select(*(product.c[name] for name in PRODUCT_COLUMNS)).where(product.c.run_id == run_id)
+    return [tuple(row) for row in connection.execute(query.order_by(product.c.id))]
+
+
 def product_paths(connection: sa.Connection, product_ids: Collection[int]) -> dict[int, str]:
     """Paths below the base directory, by product id."""
     found: dict[int, str] = {}
