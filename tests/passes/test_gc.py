@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from ccatwm import wiring
+from ccatwm.core.integrity import Kind
 from ccatwm.edges.opsdb.engine import POSTGRESQL_CONNECT
 from ccatwm.edges.opsdb.stores.latest import list_links_of
 from ccatwm.edges.opsdb.stores.trash import Trashed
@@ -32,6 +33,7 @@ from tests.fakes.pipe import PipeCalls
 from tests.opsdb.databases import BOTH, make_upgraded_url
 from tests.passes.conftest import Observatory, as_json
 from tests.passes.in_hand import Cli, use_site
+from tests.passes.test_fsck import check
 
 DAY = 24 * 60
 
@@ -262,6 +264,23 @@ def test_a_restored_ops_db_that_gives_numbers_again_finds_its_way_past_what_lies
     (reduced.base / ".trash" / "3").mkdir()  # of before the restore
     reduced.minute += 10 * DAY
     assert ("in the trash", 2) in outcomes(gc(reduced)[0])
+
+
+def test_what_was_taken_away_after_the_backup_is_brought_back_by_fsck_and_goes_again(reduced):
+    """The ops-db is restored: it says that the products are at their place, and has no row of the trash."""
+    gc(reduced)
+    reduced.execute("DELETE FROM {schema}trash")
+    reduced.execute("UPDATE {schema}data_product SET status = 'present'")
+    assert Kind.PRODUCTS_IN_TRASH in {difference.kind for difference in check(reduced).differences}
+    mended = check(reduced, yes=True)
+    assert mended.exit_code == 0, mended.lines()
+    reduced.run_pass("collect")
+    assert check(reduced, full=True).differences == () and trashed(reduced) == []
+    assert all(link.exists() for link in reduced.base.glob("otf/calibrate/*/latest"))
+    count = len(reduced.runs())
+    reduced.until_quiet()
+    assert len(reduced.runs()) == count
+    assert outcomes(gc(reduced)[0]) == [("in the trash", 1), ("in the trash", 2)] and check(reduced).differences == ()
 
 
 def test_all_that_lies_in_the_trash_comes_back_at_once(reduced):
