@@ -7,17 +7,19 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from ccatwm.core.integrity import Kind
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.integrity import Claimant
+from ccatwm.edges.workfiles.ssh import SshWorkFiles
 from ccatwm.errors import UsageError
 from ccatwm.passes._frame import this_process
 from ccatwm.passes._room import claimant_is_gone
 from ccatwm.upkeep.fsck import Checking, FsckReport, fsck
+from tests.fakes.pipe import PipeCalls
 from tests.passes.bad_world import COPY, Scan, good_tar, observe, reduce
 
 
@@ -374,6 +376,23 @@ def test_products_in_the_trash_of_a_tree_that_is_away_are_not_brought_to_an_empt
     (night.base / "otf").rename(night.folder / "away")
     assert Kind.PRODUCTS_IN_TRASH not in kinds(check(night, yes=True))
     assert folder.is_dir() and not (night.base / "otf").exists()
+
+
+def test_over_ssh_products_and_records_are_found_and_brought_back(night, first, monkeypatch):
+    record = first.parents[1] / "run.json"
+    before = record.read_bytes()
+    record.write_bytes(before[:500])
+    into_trash(night, first)
+    calls = PipeCalls(night.base)
+    try:
+        there = SshWorkFiles(calls, PurePosixPath(night.base))
+        monkeypatch.setattr(type(night.context()), "workfiles", there)
+        assert kinds(check(night)) == [Kind.PRODUCTS_IN_TRASH, Kind.RUN_RECORD_DAMAGED]
+        assert check(night, yes=True).exit_code == 0
+        assert check(night, full=True).differences == ()
+    finally:
+        calls.close()
+    assert json.loads(record.read_bytes()) == json.loads(before) and first.is_dir()
 
 
 def test_more_lost_runs_than_confirm_runs_want_their_number_and_nothing_is_written_down_before(night):
