@@ -16,7 +16,15 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ccatwm.core.digests import tree_digest
-from ccatwm.core.model import EntryKind, ProductType, ResolvedStep, TreeEntry, run_directory
+from ccatwm.core.model import (
+    EntryKind,
+    InputKind,
+    InputRole,
+    ProductType,
+    ResolvedStep,
+    TreeEntry,
+    run_directory,
+)
 from ccatwm.core.names import decode_path, encode_name
 from ccatwm.core.recipe import Recipe
 from ccatwm.core.states import RunEvent, RunStatus
@@ -252,6 +260,8 @@ def _contradictions(record: RunRecord, directory: str, uid: str) -> list[str]:
         if ".." in PurePosixPath(path).parts or not path.startswith(f"{record.directory}/")
     ]
     problems += _wrong_products(record)
+    problems += _wrong_inputs(record)
+    problems += [f"attempts[{n}].number is below 1" for n, row in enumerate(record.attempts) if row["number"] < 1]
     numbers = [row["number"] for row in record.attempts]
     if len(set(numbers)) < len(numbers):
         problems.append("two of its attempts have one number")
@@ -265,6 +275,20 @@ def _contradictions(record: RunRecord, directory: str, uid: str) -> list[str]:
     except (KeyError, TypeError) as error:
         problems.append(f"row.recipe_parts is no recipe: {error!r}")
     return problems
+
+
+def _wrong_inputs(record: RunRecord) -> Iterator[str]:
+    kinds, roles = {kind.value for kind in InputKind}, {role.value for role in InputRole}
+    for number, item in enumerate(record.inputs):
+        if item["kind"] not in kinds:
+            yield f"inputs[{number}].kind is {item['kind']!r}, none of {', '.join(sorted(kinds))}"
+        if item["role"] not in roles:
+            yield f"inputs[{number}].role is {item['role']!r}, none of {', '.join(sorted(roles))}"
+        details = item["details"]
+        if details is not None and not isinstance(details, dict):
+            yield f"inputs[{number}].details is no object"
+        elif item["kind"] == InputKind.PRODUCT and type((details or {}).get("upstream_run_id")) is not int:
+            yield f"inputs[{number}].details.upstream_run_id is not the number of a run"
 
 
 def _wrong_products(record: RunRecord) -> list[str]:

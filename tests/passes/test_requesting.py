@@ -6,6 +6,7 @@ records the copy there.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from typing import Any
@@ -18,7 +19,7 @@ from ccatwm.edges.opsdb.observations import ObservationTables
 from ccatwm.edges.opsdb.staging_requests import open_requests
 from ccatwm.edges.opsdb.types import Uuid
 from ccatwm.errors import MissingRightError
-from tests.passes.bad_world import COPY, Scan, by_package, good_tar, observe, reduce
+from tests.passes.bad_world import COPY, Scan, by_package, good_tar, observe, reduce, tar
 
 GOOD = good_tar()
 ON_POSTGRESQL = pytest.mark.parametrize("empty_observatory", ["postgresql"], indirect=True)  # where tables of others are
@@ -105,6 +106,28 @@ def test_a_run_goes_on_when_its_package_has_come_and_links_it(night):
     assert cached.stat().st_ino == inode  # no second copy on the disk
     night.until_quiet()
     assert sorted(run["status"] for run in night.runs()) == ["COMPLETED", "STAGING_DATA"]
+
+
+@pytest.mark.parametrize("flaw", ["", "changed", "short"])
+def test_what_was_brought_has_the_files_and_the_checksums_that_are_listed(night, flaw):
+    stage(night)
+    first = jobs(night)[0]
+    listed = hashlib.sha256(b"a" * 99).hexdigest()
+    change(night, sa.insert(t.raw_data_file).values(
+        raw_data_package_id=first["raw_data_package_id"], name="a.bin", size_bytes=99, checksum=f"sha256:{listed}",
+        updated_at=night.context().clock.now(),
+    ))  # fmt: skip
+    transfer(night, first, "completed")
+    bring(night, first, content=tar([("a.bin", {"": b"a" * 99, "changed": b"a" * 98 + b"b", "short": b"a"}[flaw])]))
+    said = [reason for outcome, reason in stage(night) if outcome in ("failed", "staged")]
+    if not flaw:
+        assert len(said) == 1 and "corrupt" not in said[0]
+        return
+    found = hashlib.sha256(b"a" * 98 + b"b").hexdigest()
+    why = f"has 99 bytes and sha256:{found}" if flaw == "changed" else "has 1 files of 1"
+    assert len(said) == 1 and why in said[0], said
+    assert not list((night.base / ".cache" / "packages").iterdir()), "nothing of it is in the cache"
+    assert len(list((night.base / "staged").rglob("a.bin"))) == 1, "and nothing of theirs is taken away"
 
 
 def test_the_request_is_our_pin_and_is_closed_when_no_run_needs_the_package(night):

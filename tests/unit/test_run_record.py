@@ -55,7 +55,7 @@ def record(**run: Any) -> RunRecord:
     product = some(
         PRODUCT, id=20, type="SCIENCE", path="science/map.fits", full_path=f"{output}/science/map.fits", sha256="0a" * 32
     )
-    given = some(INPUT, kind="product", details={"upstream_run_id": 3})
+    given = some(INPUT, kind="product", role="member", details={"upstream_run_id": 3})
     return RunRecord(7, "uid-1", {"source": "x"}, row | run, (attempt,), (given,), (some(EVENT),), (product,))
 
 
@@ -154,6 +154,30 @@ def test_products_that_nobody_can_have_recorded_are_refused(name, value, told):
     made, problems = parse_record(json.dumps(document).encode(), DIRECTORY, uid="uid-1")
     assert made is None
     assert [problem for problem in problems if problem.startswith(told)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("details", {}, "inputs[0].details.upstream_run_id is not the number of a run"),
+        ("details", None, "inputs[0].details.upstream_run_id is not the number of a run"),
+        ("details", {"upstream_run_id": "3"}, "inputs[0].details.upstream_run_id is not the number of a run"),
+        ("details", {"upstream_run_id": True}, "inputs[0].details.upstream_run_id is not the number of a run"),
+        ("details", [3], "inputs[0].details is no object"),
+        ("kind", "raw", "inputs[0].kind is 'raw', none of package, product, reference"),
+        ("role", "", "inputs[0].role is '', none of companion, member, outside"),
+    ],
+)
+def test_inputs_that_nobody_can_have_frozen_are_refused(name, value, told):
+    document = document_of(record())
+    document["inputs"][0][name] = value
+    assert parse_record(json.dumps(document).encode(), DIRECTORY, uid="uid-1") == (None, [told])
+
+
+def test_an_attempt_has_a_number_that_attempts_have():
+    (attempt,) = record().attempts
+    made = replace(record(), attempts=(attempt, {**attempt, "number": -3, "directory": f"{DIRECTORY}/attempt--3"}))
+    assert parse(made)[1] == ["attempts[1].number is below 1"]
 
 
 def test_numbers_that_are_there_twice_are_refused():

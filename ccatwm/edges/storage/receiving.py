@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
+from ccatwm.core.names import encode_name
 from ccatwm.core.staging import not_readable_here
 from ccatwm.errors import (
     CcatwmError,
@@ -16,6 +17,8 @@ from ccatwm.errors import (
     NoGoodCopyError,
 )
 from ccatwm.interfaces import Brought, CopyThere, PackageCopy, PackageOrder, Received, Storage, WorkFiles
+
+HASHED_FILES, HASHED_BYTES = 1000, 2 << 30  # of one call
 
 Watch = Callable[[PackageCopy], AbstractContextManager[Callable[[int], None]]]
 
@@ -58,25 +61,63 @@ def _bring_copy(
     if storage is None:
         raise MissingCopyError(not_readable_here(copy.storage, copy.location))
     if copy.location in order.adopt_from and storage.form(copy) == "directory":
-        return _adopt(work, order, copy)
+        return _adopt(work, order, copy, read)
     return receive_copy(
         work, storage, copy, order.target,
         size_bytes=order.size_bytes, checksum=order.checksum, members=order.members or None, read=read,
     )  # fmt: skip
 
 
-def _adopt(work: WorkFiles, order: PackageOrder, copy: PackageCopy) -> Received:
-    """A package that data transfer has unpacked here: linked, not copied, where that can be. It was verified by who brought
-    it; where the ops-db lists its files, it has them all."""
+def _adopt(work: WorkFiles, order: PackageOrder, copy: PackageCopy, read: Callable[[int], None]) -> Received:
+    """A package that data transfer has unpacked here: linked, not copied, where that can be. Where the ops-db lists its
+    files, it has them all, and each with the checksum that is listed; else who brought it has verified it."""
     received = work.adopt_tree(PurePosixPath(order.adopt_from[copy.location]) / copy.path, order.target)
+    try:
+        problem = _unlike_listed(work, order, received, read)
+    except BaseException:
+        work.remove_trees([order.target])
+        raise
+    if problem is not None:
+        work.remove_trees([order.target])
+        raise CorruptCopyError(f"{copy.path} at {copy.location} {problem}")
+    return received
+
+
+def _unlike_listed(
+    work: WorkFiles, order: PackageOrder, received: Received, read: Callable[[int], None]
+) -> str | None:
+    """In what a package that was linked is not what the ops-db lists of it; None where it is."""
     listed = (len(order.members), sum(size for size, _ in order.members.values()))
     if order.members and listed != (received.file_count, received.unpacked_bytes):
-        work.remove_trees([order.target])
-        raise CorruptCopyError(
-            f"{copy.path} at {copy.location} has {received.file_count} files of {received.unpacked_bytes} bytes, "
-            f"{listed[0]} of {listed[1]} are listed"
-        )
-    return received
+        return f"has {received.file_count} files of {received.unpacked_bytes} bytes, {listed[0]} of {listed[1]} are listed"
+    sums = {
+        order.target / name: (size, checksum)
+        for name, (size, checksum) in order.members.items()
+        if checksum is not None and checksum.startswith("sha256:")
+    }
+    for some in _hashed_together(sums):
+        for path, found in work.hash_files(some).items():
+            size, checksum = sums[path]
+            read(size)
+            if found is None or (found[0], f"sha256:{found[1]}") != (size, checksum):
+                name = encode_name(str(path.relative_to(order.target)))
+                said = "is not there" if found is None else f"has {found[0]} bytes and sha256:{found[1]}"
+                return f"differs: {name} {said}, {size} bytes and {checksum} are listed"
+    return None
+
+
+def _hashed_together(sums: Mapping[PurePosixPath, tuple[int, str]]) -> Iterator[list[PurePosixPath]]:
+    """As many files as one call hashes: between two it can be broken off."""
+    some: list[PurePosixPath] = []
+    size = 0
+    for path, (file_size, _) in sums.items():
+        some.append(path)
+        size += file_size
+        if size >= HASHED_BYTES or len(some) >= HASHED_FILES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 def _no_copy(order: PackageOrder, brought: Brought, unanswered: list[str]) -> CcatwmError:
