@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -493,10 +493,11 @@ RETRY_PATIENCE_SECONDS = 120  # how long `cycle --until-idle` waits for a retry
 PATIENCE_SECONDS = 20  # and for anything else that falls due by itself
 
 
-def work_is_left(context: Context) -> bool:
+def work_is_left(context: Context, *, since: datetime | None = None) -> bool:
     """Whether more passes would do something soon without anybody doing anything.
 
-    Jobs, those that bring packages, too; retries; what falls due.
+    Jobs, those that bring packages, too; retries; what falls due. `since`: when the last round began; runs whose data
+    could not be had in it wait for something outside.
     """
     now = context.clock.now()
     retries_by, soon = (now + timedelta(seconds=s) for s in (RETRY_PATIENCE_SECONDS, PATIENCE_SECONDS))
@@ -509,7 +510,10 @@ def work_is_left(context: Context) -> bool:
     here = (context.settings.hpc_backend, context.settings.cluster)  # nobody here looks after the jobs of another
     with context.database.read() as connection:
         submits = read_brakes(connection)[1] is None
-        if any_active_run(connection, location, now, soon=soon, retries_by=retries_by, submits=submits):
+        active = any_active_run(
+            connection, location, now, soon=soon, retries_by=retries_by, submits=submits, looked_at=since
+        )
+        if active:
             return True
         if any((transfer.backend, transfer.cluster) == here for transfer in list_open(connection, location)):
             return True

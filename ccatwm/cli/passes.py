@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,11 +20,12 @@ from ccatwm.errors import CallBudgetError, UsageError
 
 if TYPE_CHECKING:
     from ccatwm.passes._context import Context
-    from ccatwm.passes._frame import PassOptions, PassReport
+    from ccatwm.passes._frame import PassItem, PassOptions, PassReport
 
 WAIT_FOREVER_SECONDS = 86400.0 * 365
 IDLE_SLEEP_SECONDS = 0.5  # between rounds that change nothing, longer each time
 MAX_IDLE_SLEEP_SECONDS = 5.0
+UNREACHED = "unavailable"  # outcome of a run whose data a pass could not reach
 
 MaxSeconds = Annotated[
     float | None,
@@ -152,8 +154,7 @@ def cycle(
     context = _frame.open_context(common)
     options = _options(limit, dry_run, wait, max_seconds)
     rounds = _rounds_until_idle(context, options) if until_idle else _one_round(context, options)
-    reports = _show_rounds(common, context, rounds, dry_run)
-    _tell_conditions(common, context, reports)
+    reports = _show_rounds(common, context, rounds, dry_run, until_idle=until_idle)
     document: dict[str, Any] = {
         "schema": "ccatwm.cycle/1",
         "scheduler_calls": context.scheduler_calls,  # of all rounds: `passes` has those that did something
@@ -288,6 +289,7 @@ def _rounds_until_idle(context: Context, options: PassOptions) -> Iterator[list[
 
     pause = IDLE_SLEEP_SECONDS
     while True:
+        began = context.clock.now()
         reports = list(wiring.run_cycle(context, options))
         yield reports
         errors = [r.error for r in reports if r.error is not None]
@@ -299,22 +301,27 @@ def _rounds_until_idle(context: Context, options: PassOptions) -> Iterator[list[
         if any(r.changed for r in reports):
             pause = IDLE_SLEEP_SECONDS
             continue
-        if not wiring.work_is_left(context):
+        if not wiring.work_is_left(context, since=began):
             return
         time.sleep(pause)
         pause = min(1.5 * pause, MAX_IDLE_SLEEP_SECONDS)
 
 
 def _show_rounds(
-    common: Common, context: Context, rounds: Iterator[list[PassReport]], dry_run: bool
+    common: Common, context: Context, rounds: Iterator[list[PassReport]], dry_run: bool, *, until_idle: bool
 ) -> list[PassReport]:
-    """Show rounds as they go; the reports worth keeping: those that did something, and the last round."""
+    """Show rounds as they go, and tell what they met; the reports worth keeping: those that did something, and the last
+    round."""
     kept: list[PassReport] = []
     last: list[PassReport] = []
+    held_back: dict[str, list[PassItem]] = {}
     with context.progress.begin("cycle", None, "rounds") as bar:
         for reports in rounds:
             kept += [r for r in last if r.changed]
             last = reports
+            held_back = _held_back(reports, held_back)
+            told = [r for r in reports if not (until_idle and _passes_by_itself(r))]
+            _tell_conditions(common, context, [_with_held_back(r, held_back) for r in told])
             for report in reports:
                 if not common.json and (report.changed or report.error or report.skipped or dry_run):
                     _show(common, report, dry_run)
@@ -328,6 +335,30 @@ def _show_rounds(
     ):
         print("nothing to do")
     return kept + last
+
+
+def _held_back(
+    reports: Sequence[PassReport], before: Mapping[str, Sequence[PassItem]]
+) -> dict[str, list[PassItem]]:
+    """By pass, the runs that an earlier round held back and that no later one has said anything of: not every round looks
+    at all of them."""
+    found = {}
+    for report in reports:
+        said = {item.run for item in report.items}
+        earlier = [item for item in before.get(report.pass_name, ()) if item.run not in said]
+        found[report.pass_name] = earlier + [i for i in report.items if i.outcome == UNREACHED and i.run is not None]
+    return found
+
+
+def _with_held_back(report: PassReport, held_back: Mapping[str, Sequence[PassItem]]) -> PassReport:
+    said = {item.run for item in report.items}
+    earlier = [item for item in held_back[report.pass_name] if item.run not in said]
+    return replace(report, items=[*report.items, *earlier])
+
+
+def _passes_by_itself(report: PassReport) -> bool:
+    """A brake that ends no cycle of many rounds, and is no news in any."""
+    return isinstance(report.error, CallBudgetError) and not report.changed
 
 
 def _waits(context: Context) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ccatwm.cli import _conditions
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.errors import CallBudgetError
-from ccatwm.passes._frame import PassReport
+from ccatwm.passes._frame import PassItem, PassReport
 from tests.cli.conftest import MakeSite
 from tests.opsdb.looked_at import World
 
@@ -132,6 +133,31 @@ def test_a_cycle_until_idle_says_last_what_is_left(world, cli):
     document = cli("cycle", "--until-idle", "--json").json
     assert document["left"]["needs_you"] == [1]
     assert (document["scheduler_calls"], document["connections"]) == (0, 0)
+
+
+def test_a_cycle_until_idle_tells_once_and_at_once_which_data_cannot_be_reached(world, cli, monkeypatch):
+    rounds, lines = [], []
+
+    def run_cycle(context, options):
+        report = PassReport("stage", "site", context.clock.now())
+        if not rounds:  # the next round does not look at the run again yet
+            report.add("waiting", PassItem("unavailable", "the store is away", 1, "p", "s", "all"))
+        rounds.append(report)
+        return [report]
+
+    def tell_news(state_dir, reports, now):
+        lines.append((len(rounds), tell(state_dir, reports, now)))
+        return lines[-1][1]
+
+    tell = _conditions.tell_news
+    monkeypatch.setattr(_conditions, "tell_news", tell_news)
+    monkeypatch.setattr("ccatwm.wiring.run_cycle", run_cycle)
+    monkeypatch.setattr("ccatwm.wiring.work_is_left", lambda context, **_: len(rounds) < 3)
+    monkeypatch.setattr("ccatwm.cli.passes.time.sleep", lambda seconds: None)
+    answer = cli("cycle", "--until-idle")
+    message = "ccatwm: stage: 1 run held back, their data cannot be reached: the store is away"
+    assert lines == [(1, [message]), (2, []), (3, [])]
+    assert answer.err.splitlines() == [message]
 
 
 def test_a_cycle_until_idle_waits_where_its_own_call_budget_is_used_up(world, cli, monkeypatch):

@@ -7,10 +7,12 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from ccatwm import wiring
 from ccatwm.core import objects
 from ccatwm.edges.storage import s3
 from ccatwm.edges.storage.s3 import S3Storage
@@ -270,6 +272,25 @@ def test_runs_wait_for_a_store_that_is_away_without_losing_an_attempt_and_go_on(
     night.settings_changes["locations"] = places
     night.until_quiet()
     assert {run["status"] for run in night.runs()} == {"COMPLETED"}
+
+
+def test_until_idle_does_not_wait_for_a_store_that_is_away_however_soon_it_is_asked_again(night, store, monkeypatch):
+    in_the_store(night, store, Scan("one", GOOD))
+    reduce(night, COPY)
+    places = night.settings_changes["locations"]
+    night.settings_changes["locations"] = {"raw": replace(places["raw"], endpoint_url="http://127.0.0.1:1")}
+    monkeypatch.setattr(s3, "FIRST_PAUSE_SECONDS", 0.0)
+    for name in ("trigger", "resolve"):
+        night.run_pass(name)
+    began = night.run_pass("stage").started_at - timedelta(seconds=1)
+    night.minute += 1  # the pass took so long that the run is to be looked at again
+    context = night.context()
+    try:
+        assert [run["status"] for run in night.runs()] == ["STAGING_DATA"]
+        assert not wiring.work_is_left(context, since=began)
+        assert wiring.work_is_left(context, since=began + timedelta(minutes=3))  # it was due, and was not looked at
+    finally:
+        context.database.dispose()
 
 
 def test_a_copy_on_tape_is_answered_by_who_brings_it(night, store):

@@ -441,8 +441,11 @@ def any_active_run(
     soon: datetime | None = None,
     retries_by: datetime | None = None,
     submits: bool = True,
+    looked_at: datetime | None = None,
 ) -> bool:
     """Whether a run is on its way that nobody holds and that does not wait for a moment later than `soon`.
+
+    What `stage` has looked at since `looked_at` waits for something outside, however soon it is looked at again.
 
     `submits` False: submission is blocked, and what is STAGED is not on its way.
 
@@ -451,6 +454,7 @@ def any_active_run(
     retry = sa.and_(runs.c.status == RunStatus.FAILED.value, runs.c.due_at <= (retries_by or now))
     no_space = sa.func.coalesce(runs.c.failure_class, "") == FailureClass.NO_SPACE.value
     due_soon = sa.and_(sa.not_(no_space), runs.c.due_at <= (soon or now))
+    waits = sa.and_(runs.c.status == RunStatus.STAGING_DATA.value, runs.c.due_at > (looked_at or now))
     query = (
         _select_runs()
         .where(
@@ -458,7 +462,7 @@ def any_active_run(
             runs.c.processing_location == location,
             runs.c.room_reason.is_(None),  # whoever makes room is on its way, or nobody is
             sa.true() if submits else runs.c.status != RunStatus.STAGED.value,
-            sa.or_(runs.c.due_at.is_(None), runs.c.due_at <= now, due_soon, retry),
+            sa.or_(runs.c.due_at.is_(None), sa.and_(sa.or_(runs.c.due_at <= now, due_soon), sa.not_(waits)), retry),
             sa.or_(
                 _not_held(), runs.c.status.in_(["SUBMITTING", "SUBMITTED", "RUNNING", "COLLECTING_RESULTS"])
             ),
