@@ -171,6 +171,10 @@ class MissingCopyError(CcatwmError):
     """A copy of a raw data package is not where the ops-db says."""
 
 
+class NotReadableHereError(CcatwmError):
+    """A copy of a kind that is never read here (tape): it is no worse for that, and another copy is tried."""
+
+
 class CopyUnavailableError(CcatwmError):
     """The place of a copy does not answer (an object store that is away): another copy is tried, else the run waits."""
 

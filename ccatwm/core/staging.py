@@ -74,7 +74,7 @@ def copy_order(location: str, storage: str, priority: int, path: str, *, here: s
 def not_readable_here(storage: str, location: str) -> str:
     """Why a copy of this storage type cannot be read by `stage`, and what can be done."""
     if storage == "tape":
-        return f"it lies on tape at {location}: data transfer has to bring it; ask for that with STAGING_MODE = \"request\""
+        return 'it lies on tape, which is not read here; let data transfer bring it: STAGING_MODE = "request"'
     if storage == "s3":
         return (
             f"it lies in the object store {location}, which the processing host does not read by itself; "

@@ -298,9 +298,10 @@ def test_a_copy_on_tape_is_answered_by_who_brings_it(night, store):
     night.execute("UPDATE data_location SET storage_type = 'tape' WHERE name = 'raw'")
     reduce(night, COPY)
     night.until_quiet()
-    assert 'it lies on tape at raw: data transfer has to bring it; ask for that with STAGING_MODE = "request"' in (
+    assert 'raw: it lies on tape, which is not read here; let data transfer bring it: STAGING_MODE = "request"' in (
         by_package(night)["one"]["message"]
     )
+    assert night.rows("copy_report") == []  # it is not lost
 
 
 def test_the_access_key_is_nowhere_in_files_rows_or_messages(night, store):

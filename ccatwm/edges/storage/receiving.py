@@ -15,6 +15,7 @@ from ccatwm.errors import (
     CorruptCopyError,
     MissingCopyError,
     NoGoodCopyError,
+    NotReadableHereError,
 )
 from ccatwm.interfaces import Brought, CopyThere, PackageCopy, PackageOrder, Received, Storage, WorkFiles
 
@@ -32,7 +33,7 @@ def bring_package(
     added. `watch` is entered for every copy that is read and gives what is told of every piece of it; what that raises
     breaks it off, and is what came of it.
     """
-    brought = Brought()
+    brought, unread = Brought(), list[str]()
     try:
         for copy in order.copies:
             if copy.location in away:
@@ -42,6 +43,8 @@ def bring_package(
                     brought.received = _bring_copy(work, storages, order, copy, read)
             except CopyUnavailableError as error:
                 away[copy.location] = error.message
+            except NotReadableHereError as error:  # nothing is known against it
+                unread.append(f"{copy.location}: {error.message}")
             except (CorruptCopyError, MissingCopyError) as error:
                 brought.findings.append((copy, error))
             else:
@@ -50,7 +53,7 @@ def bring_package(
     except CcatwmError as error:
         brought.error = error
     else:
-        brought.error = _no_copy(order, brought, [away[c.location] for c in order.copies if c.location in away])
+        brought.error = _no_copy(order, brought, [away[c.location] for c in order.copies if c.location in away], unread)
     return brought
 
 
@@ -59,7 +62,7 @@ def _bring_copy(
 ) -> Received:
     storage = storages.get(copy.storage)
     if storage is None:
-        raise MissingCopyError(not_readable_here(copy.storage, copy.location))
+        raise NotReadableHereError(not_readable_here(copy.storage, copy.location))
     if copy.location in order.adopt_from and storage.form(copy) == "directory":
         return _adopt(work, order, copy, read)
     return receive_copy(
@@ -120,13 +123,13 @@ def _hashed_together(sums: Mapping[PurePosixPath, tuple[int, str]]) -> Iterator[
         yield some
 
 
-def _no_copy(order: PackageOrder, brought: Brought, unanswered: list[str]) -> CcatwmError:
+def _no_copy(order: PackageOrder, brought: Brought, unanswered: list[str], unread: list[str]) -> CcatwmError:
     if unanswered:  # one of them may be good: no copy was found that is
         return CopyUnavailableError(f"package {order.name}: {'; '.join(unanswered)}")
-    if not brought.findings:
+    if not brought.findings and not unread:
         return NoGoodCopyError(f"package {order.name}: the ops-db knows no copy of it at an active location")
     findings = [f"{copy.location}: {finding_of(error)} ({error.message})" for copy, error in brought.findings]
-    return NoGoodCopyError(f"package {order.name}: no good copy: {'; '.join(findings)}")
+    return NoGoodCopyError(f"package {order.name}: no good copy: {'; '.join([*findings, *unread])}")
 
 
 def finding_of(error: CcatwmError) -> str:
