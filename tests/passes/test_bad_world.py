@@ -408,7 +408,7 @@ def test_an_output_that_vanishes_while_it_is_collected_is_bad_output(night):
 
 @pytest.mark.parametrize("form", ["tar", "tar.gz"])
 def test_a_full_disk_makes_a_run_wait_without_an_attempt_until_there_is_room(night, form):
-    """A tar is known to be too large before it is read; what a tar.gz unpacks to shows when the disk is full."""
+    """A tar, and the copy of it that the run gets, is known to be too large before; of a tar.gz the full disk tells."""
     (night.folder / "base").mkdir()
     with small_disk(night.folder / "base", megabytes=4):
         large = tar([("a.bin", bytes(1 << 20))], "w:gz" if form == "tar.gz" else "w")
@@ -424,7 +424,7 @@ def test_a_full_disk_makes_a_run_wait_without_an_attempt_until_there_is_room(nig
         known = form == "tar"
         assert (bad["status"], bad["failure_class"]) == ("STAGING_DATA", None if known else "no-space")
         assert (bad["attempt"], bad["retries_used"], bad["free_retries_used"]) == (0, 0, 0)
-        words = {"tar": "needs 1.1 MB and 0 B are to stay free (MIN_FREE_GB), but ", "tar.gz": "No space left on device: "}
+        words = {"tar": "needs 2.1 MB and 0 B are to stay free (MIN_FREE_GB), but ", "tar.gz": "No space left on device: "}
         reason = bad["room_reason"] if known else bad["message"]
         assert words[form] in reason
         assert str(night.base) in reason
