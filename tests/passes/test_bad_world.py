@@ -414,6 +414,7 @@ def test_a_full_disk_makes_a_run_wait_without_an_attempt_until_there_is_room(nig
         large = tar([("a.bin", bytes(1 << 20))], "w:gz" if form == "tar.gz" else "w")
         observe(night, Scan("bad", large, ending=form), Scan("good", GOOD))
         reduce(night, "mkdir science; echo x >science/x\n")
+        night.settings_changes["stage_parallel"] = 1  # else the good one may meet the disk that the other fills just then
         filler = night.base / "filler"
         filler.write_bytes(bytes(3 << 20) + bytes(1 << 19))
         with nothing_outside_touched(night):
