@@ -40,6 +40,11 @@ class CcatwmError(Exception):
         self.next = next
         self.problems = tuple(problems)
 
+    @property
+    def with_next(self) -> str:
+        """In a line, where it becomes the reason of something."""
+        return f"{self.message}; {self.next}" if self.next else self.message
+
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.message}" if self.where else self.message]
         lines += [f"  {problem}" for problem in self.problems]

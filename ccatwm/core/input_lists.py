@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ccatwm.core.names import raw_name
 from ccatwm.core.outputs import parse_listing, size_of
 
 
@@ -12,6 +13,6 @@ def input_line(path: bytes, size: int) -> bytes:
 
 def lines_of(folder: str, record: bytes) -> bytes:
     """The files of a folder, of its listing as `core.outputs` has it. Errors: ValueError for one that was cut."""
-    above = folder.encode("utf-8", "surrogateescape")
+    above = raw_name(folder)
     files = sorted((path, head) for path, head in parse_listing(record).entries.items() if head.startswith(b"f"))
     return b"".join([input_line(b"%s/%s" % (above, path), size_of(head)) for path, head in files])

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from ccatwm.core.digests import tree_digest
 from ccatwm.core.latest import LatestLink
 from ccatwm.core.model import EntryKind, TreeEntry
-from ccatwm.core.names import decode_path, encode_name
+from ccatwm.core.names import decode_path, encode_name, raw_name
 from ccatwm.core.outputs import Listing
 from ccatwm.core.products import DECLARATION
 from ccatwm.core.reconciling import RUN_DEPTH, parse_run_directory
@@ -144,18 +144,14 @@ def special_entries(entries: Sequence[TreeEntry] | None) -> list[TreeEntry]:
 
 def left_by_program(special: Sequence[TreeEntry], then: Listing) -> set[PurePosixPath]:
     """Of links and special files those that were there when the job had ended: `collect` has told of them."""
-    return {entry.path for entry in special if _was_so(entry, _raw(str(entry.path)), then)}
+    return {entry.path for entry in special if _was_so(entry, raw_name(str(entry.path)), then)}
 
 
 def _was_so(entry: TreeEntry, path: bytes, then: Listing) -> bool:
     kind = then.entries.get(path, b"")[:1]
     if entry.kind is EntryKind.SYMLINK:
-        return kind == b"l" and then.targets.get(path) == _raw(entry.link_target or "")
+        return kind == b"l" and then.targets.get(path) == raw_name(entry.link_target or "")
     return kind not in (b"", b"f", b"d", b"l")
-
-
-def _raw(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
 
 
 def products_back(
@@ -203,7 +199,7 @@ def _tree(
     root: PurePosixPath, parts: Sequence[TreeEntry], hashes: Mapping[PurePosixPath, str]
 ) -> list[tuple[bytes, int, str]]:
     return [
-        (str(entry.path.relative_to(root)).encode("utf-8", "surrogateescape"), entry.size_bytes, hashes.get(entry.path, ""))
+        (raw_name(str(entry.path.relative_to(root))), entry.size_bytes, hashes.get(entry.path, ""))
         for entry in parts
     ]
 

@@ -14,6 +14,11 @@ _PLAIN_ASCII = bytes(sorted(set(range(0x20, 0x7F)) - set(b"%")))
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
 
 
+def raw_name(text: str) -> bytes:
+    """A name as it is on disk."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def encode_name(name: str | bytes) -> str:
     """Percent-encode what is not plain text: undecodable bytes, control and format characters, `%` itself."""
     if isinstance(name, bytes):
@@ -31,11 +36,11 @@ def decode_name(text: str) -> str:
     position = 0
     for match in _PERCENT.finditer(text):
         pieces += [
-            text[position : match.start()].encode("utf-8", "surrogateescape"),
+            raw_name(text[position : match.start()]),
             bytes([int(match[1], 16)]),
         ]
         position = match.end()
-    pieces.append(text[position:].encode("utf-8", "surrogateescape"))
+    pieces.append(raw_name(text[position:]))
     return b"".join(pieces).decode("utf-8", "surrogateescape")
 
 
@@ -58,4 +63,4 @@ def _is_plain(character: str) -> bool:
 
 
 def _encoded(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+    return "".join(f"%{byte:02X}" for byte in raw_name(character))

@@ -7,20 +7,24 @@ change; path; where a link leads), and `outputs.sha256`, that of `sha256sum -z` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 from ccatwm.core.model import EntryKind, TreeEntry
-from ccatwm.core.names import encode_name
+from ccatwm.core.names import encode_name, raw_name
 
 LIST = "outputs.list"
 SUMS = "outputs.sha256"
 MAX_RECORD = 90 << 20  # bytes of a record that is read: some 700,000 files; what one answer takes over SSH
 HASH_LENGTH = 64
+HASHED_AT_ONCE = 1000  # files
+HASHED_BYTES = 2 << 30
 NANO = 1_000_000_000
 
+T = TypeVar("T")
 Entries = dict[bytes, bytes]  # path -> kind, size and time of the last change, as they are recorded
 Hashes = dict[bytes, bytes]  # path -> sha256 in hexadecimal digits
 
@@ -54,11 +58,7 @@ def head_of(kind: bytes, size: int, mtime_ns: int) -> bytes:
 def entry_record(entry: TreeEntry) -> bytes:
     """One entry of a listing."""
     head = head_of(_KINDS[entry.kind], entry.size_bytes, entry.mtime_ns)
-    return b"%s\0%s\0%s\0" % (head, _raw(str(entry.path)), _raw(entry.link_target or ""))
-
-
-def _raw(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    return b"%s\0%s\0%s\0" % (head, raw_name(str(entry.path)), raw_name(entry.link_target or ""))
 
 
 def listing_of(entries: Iterable[TreeEntry]) -> Listing:
@@ -93,6 +93,20 @@ def size_of(head: bytes) -> int:
 def _mtime_ns(head: bytes) -> int:
     seconds, _, fraction = head.rpartition(b" ")[2].partition(b".")
     return int(seconds) * NANO + int(fraction[:9])
+
+
+def hashed_together(sized: Iterable[tuple[T, int]]) -> Iterator[list[T]]:
+    """As many files as one call hashes, of files with their bytes: between two calls others are heard."""
+    some: list[T] = []
+    size = 0
+    for one, one_size in sized:
+        some.append(one)
+        size += one_size
+        if len(some) == HASHED_AT_ONCE or size >= HASHED_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 # --- what became of it --------------------------------------------------------------------------------------------

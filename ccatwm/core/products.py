@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ccatwm.core.digests import tree_digest
 from ccatwm.core.model import ProductType, StepRole, TreeEntry
-from ccatwm.core.names import encode_name
+from ccatwm.core.names import encode_name, raw_name
 from ccatwm.core.outputs import Hashes, Listing, hash_differences, listing_of, shown, size_of, text_path
 
 DECLARATION = PurePosixPath("products.json")
@@ -96,7 +96,7 @@ def plan_products(
     role: StepRole,
 ) -> ProductPlan:
     """`plan_output` of few entries, as `WorkFiles` list them."""
-    raw = {_raw(str(path)): digest.encode("ascii") for path, digest in hashes.items()}
+    raw = {raw_name(str(path)): digest.encode("ascii") for path, digest in hashes.items()}
     return plan_output(listing_of(entries), raw, products_json, role=role)
 
 
@@ -224,7 +224,7 @@ def _declared(number: int, entry: Any, problems: list[str]) -> Declared | None:
         problems.append(f"{where}: type {kind!r} is none of {', '.join(ProductType.__members__)}")
         kind = None  # its path is looked at, too
     dims, quality = (_mapping(entry, key, where, problems) for key in ("dims", "quality"))
-    return Declared(_raw(str(path)), ProductType(str(kind).upper()) if kind else None, dims, quality)
+    return Declared(raw_name(str(path)), ProductType(str(kind).upper()) if kind else None, dims, quality)
 
 
 def _mapping(data: Mapping[str, Any], key: str, where: str, problems: list[str]) -> Mapping[str, Any] | None:
@@ -421,10 +421,6 @@ def container_failure(exit_code: int, stderr_tail: bytes) -> bool:
         and bool(lines)
         and lines[-1].lstrip("\x1b[0123456789;m").startswith("FATAL:")
     )
-
-
-def _raw(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
 
 
 def _named(what: str, paths: Sequence[bytes]) -> str:

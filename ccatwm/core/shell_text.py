@@ -10,7 +10,7 @@ import string
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
-from ccatwm.core.names import encode_name
+from ccatwm.core.names import encode_name, raw_name
 
 _PLAIN = (string.ascii_letters + string.digits + "/._-").encode()
 _CONTINUED = " \\\n    "
@@ -27,7 +27,7 @@ def quote_path(path: PurePath) -> str:
     text = str(path)
     if encode_name(text.replace("%", "")) == text.replace("%", ""):
         return shlex.quote(text)
-    raw = text.encode("utf-8", "surrogateescape")
+    raw = raw_name(text)
     return "$'" + "".join(chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in raw) + "'"
 
 

@@ -44,7 +44,7 @@ def with_claim(workfiles: WorkFiles, conclusion: Conclusion, attempt_directory: 
     try:
         won = supersede(workfiles, attempt_directory)
     except NoSpaceError as error:
-        text = f"the job has gone, which cannot be settled yet: {error.message}; {error.next}"
+        text = f"the job has gone, which cannot be settled yet: {error.with_next}"
         return Conclusion(Verdict.WAIT, message=text)
     return conclusion if won else of_claimed(conclusion)
 

@@ -28,6 +28,7 @@ from ccatwm.core.outputs import (
     Listing,
     Verify,
     differences,
+    hashed_together,
     parse_hashes,
     parse_listing,
     shown,
@@ -63,10 +64,8 @@ FILES_AT_ONCE = 2000  # of their outputs; where there are more, a run is taken a
 CLEAN_UP_PER_PASS = 200
 CLEAN_UP_AT_ONCE = 50
 LINKS_AT_ONCE = 500
-HASHED_AT_ONCE = 1000  # files
 WAIT_SECONDS = 30  # less than cron's minute
 SET_ASIDE = 3  # runs beside which nothing can be written: where there is no other, it is not they
-HASHED_BYTES = 2 << 30  # of one call: between two the lease is renewed
 
 
 class BadOutputError(CcatwmError):
@@ -196,7 +195,7 @@ def _collect_some(
 
 def _wait(frame: PassFrame, item: Run, outcome: str, error: CcatwmError, **values: str) -> None:
     """It says for what it waits, and is looked at again in a while."""
-    message = f"{error.message}; {error.next}" if error.next else error.message
+    message = error.with_next
     with frame.context.database.write() as connection:
         due_at = frame.now + timedelta(seconds=WAIT_SECONDS)
         runs.update_run(connection, item.id, message=message, due_at=due_at, **values)
@@ -341,27 +340,13 @@ def _parsed(parse: Callable[[bytes], T], record: bytes) -> T:
 
 def _hash_again(frame: PassFrame, output: PurePosixPath, paths: Iterable[bytes], now: Listing, hashes: Hashes) -> None:
     """Errors: BadOutputError for a file whose content is not what the job hashed."""
-    for some in _some(paths, now):
-        frame.checkpoint()
+    for some in hashed_together((path, size_of(now.entries[path])) for path in paths):
+        frame.checkpoint()  # the lease is renewed
         again = frame.context.workfiles.hash_files([output / text_path(path) for path in some])
         for path in some:
             found = again[output / text_path(path)]
             if path in hashes and (found is None or found[1].encode() != hashes[path]):
                 raise BadOutputError(f"output {shown(path)} was changed after the job had hashed it")
-
-
-def _some(paths: Iterable[bytes], now: Listing) -> Iterator[list[bytes]]:
-    """As many files as one call hashes."""
-    some: list[bytes] = []
-    size = 0
-    for path in paths:
-        some.append(path)
-        size += size_of(now.entries[path])
-        if len(some) == HASHED_AT_ONCE or size >= HASHED_BYTES:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
 
 
 def _mixed_versions(context: Context, inputs: Sequence[RunInput]) -> list[str]:

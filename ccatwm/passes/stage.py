@@ -566,10 +566,9 @@ def _not_staged(frame: PassFrame, run: Run, error: CcatwmError) -> None:
     if isinstance(error, ClaimedElsewhereError | IncompleteTreeError):
         frame.report.add("waiting", _item(run, "waiting", error.message))
     elif isinstance(error, NoSpaceError):
-        message = f"{error.message}; {error.next}" if error.next else error.message
-        _wait(frame, run, FailureClass.NO_SPACE.value, message, failure_class=FailureClass.NO_SPACE.value)
+        _wait(frame, run, FailureClass.NO_SPACE.value, error.with_next, failure_class=FailureClass.NO_SPACE.value)
     elif isinstance(error, NotPermittedError):
-        _wait(frame, run, NOT_PERMITTED, f"{error.message}; {error.next}")
+        _wait(frame, run, NOT_PERMITTED, error.with_next)
     elif isinstance(error, RequestedError):
         _wait(frame, run, REQUESTED, error.message)
     elif isinstance(error, TransferringError):

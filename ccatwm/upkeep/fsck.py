@@ -62,6 +62,7 @@ from ccatwm.edges.opsdb.stores import latest, products, reconciling, run_records
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.due import mark_due
 from ccatwm.edges.opsdb.stores.integrity import Claimant
+from ccatwm.edges.opsdb.stores.trash import FOLDER
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, UsageError
 from ccatwm.interfaces import NO_PROGRESS, FileWrite, Progress, WorkFiles
 from ccatwm.upkeep._estimate import estimate_sub_groups
@@ -70,7 +71,7 @@ from ccatwm.upkeep.run_folders import find_run_folders, list_attempts
 
 log = logging.getLogger("ccatwm.upkeep.fsck")
 RUNS_AT_ONCE = 200
-TRASH = PurePosixPath(".trash")
+TRASH = PurePosixPath(FOLDER)
 PACKAGES_AT_ONCE = 50
 LINKS_AT_ONCE = 500
 RECORDS = (Kind.RUN_RECORD_MISSING, Kind.RUN_RECORD_DAMAGED)

@@ -42,7 +42,7 @@ from ccatwm.interfaces import TreeSize, WorkFiles
 log = logging.getLogger("ccatwm.upkeep.gc")
 TOGETHER = 50  # folders that are doomed in one transaction, and emptied in one
 NOTHING = TreeSize(0, 0, 0, 0)
-TRASH = PurePosixPath(".trash")  # made while there is room: a folder can be moved into it on a disk that is full
+TRASH = PurePosixPath(trash.FOLDER)  # made while there is room: a folder can be moved into it on a disk that is full
 
 
 @dataclass(frozen=True)
@@ -380,7 +380,7 @@ def _move(garbage: Garbage, source: str, target: str) -> CcatwmError | None:
 
 
 def _problem(error: CcatwmError) -> str:
-    return f"{error.message}; {error.next}, then `ccatwm gc` goes on" if error.next else error.message
+    return f"{error.with_next}, then `ccatwm gc` goes on" if error.next else error.message
 
 
 # --- out of it --------------------------------------------------------------------------------------------------------

@@ -21,10 +21,8 @@ from ccatwm.errors import WorldError
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassOptions, PassReport
 from ccatwm.upkeep.gc import GcPlan
-from tests.crash.campaign import write_campaign
-from tests.crash.points import make_tables, sqlite_url
 from tests.fakes.sshd import Server, Site
-from tests.integration.test_ssh_site import SshObservatory, mark_base, server, site
+from tests.integration.test_ssh_site import SshObservatory, make_world, mark_base, server, site
 
 __all__ = ["server", "site"]
 pytestmark = pytest.mark.ssh
@@ -110,12 +108,8 @@ class Night:
 
 @pytest.fixture(scope="module")
 def first(site: Site, server: Server) -> Iterator[Night]:
-    folder = site.folder / "world"
-    folder.mkdir()
-    observatory = SshObservatory(folder, sqlite_url(folder))
-    make_tables(observatory.url)
-    write_campaign(folder)
-    shutil.chown(folder / "base", site.user)
+    observatory = make_world(site)
+    folder = observatory.folder
     observatory.settings_changes = {
         "transport": "ssh", "ssh": server.settings(site.key("me")), "retention_scratch_days": "keep",
         "retention_intermediate_days": 10.0,

@@ -56,13 +56,20 @@ class SshObservatory(Observatory):
             self.latest.close()
 
 
-def test_the_whole_chain_runs_with_one_connection_a_cycle(site: Site, server: Server) -> None:
+def make_world(site: Site) -> SshObservatory:
+    """A small campaign, nothing of it ingested, whose base directory is that account's."""
     folder = site.folder / "world"
     folder.mkdir()
     observatory = SshObservatory(folder, sqlite_url(folder))
     make_tables(observatory.url)
     write_campaign(folder)
     shutil.chown(folder / "base", site.user)
+    return observatory
+
+
+def test_the_whole_chain_runs_with_one_connection_a_cycle(site: Site, server: Server) -> None:
+    observatory = make_world(site)
+    folder = observatory.folder
     night = (folder / "night.yaml").read_text().replace(f"base_path: {folder}", "base_path: /ours")
     (folder / "night.yaml").write_text(night)
     observatory.settings_changes = {

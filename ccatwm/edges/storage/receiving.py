@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 from ccatwm.core.names import encode_name
+from ccatwm.core.outputs import hashed_together
 from ccatwm.core.staging import not_readable_here
 from ccatwm.errors import (
     CcatwmError,
@@ -18,8 +19,6 @@ from ccatwm.errors import (
     NotReadableHereError,
 )
 from ccatwm.interfaces import Brought, CopyThere, PackageCopy, PackageOrder, Received, Storage, WorkFiles
-
-HASHED_FILES, HASHED_BYTES = 1000, 2 << 30  # of one call
 
 Watch = Callable[[PackageCopy], AbstractContextManager[Callable[[int], None]]]
 
@@ -98,7 +97,7 @@ def _unlike_listed(
         for name, (size, checksum) in order.members.items()
         if checksum is not None and checksum.startswith("sha256:")
     }
-    for some in _hashed_together(sums):
+    for some in hashed_together((path, size) for path, (size, _) in sums.items()):
         for path, found in work.hash_files(some).items():
             size, checksum = sums[path]
             read(size)
@@ -107,20 +106,6 @@ def _unlike_listed(
                 said = "is not there" if found is None else f"has {found[0]} bytes and sha256:{found[1]}"
                 return f"differs: {name} {said}, {size} bytes and {checksum} are listed"
     return None
-
-
-def _hashed_together(sums: Mapping[PurePosixPath, tuple[int, str]]) -> Iterator[list[PurePosixPath]]:
-    """As many files as one call hashes: between two it can be broken off."""
-    some: list[PurePosixPath] = []
-    size = 0
-    for path, (file_size, _) in sums.items():
-        some.append(path)
-        size += file_size
-        if size >= HASHED_BYTES or len(some) >= HASHED_FILES:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
 
 
 def _no_copy(order: PackageOrder, brought: Brought, unanswered: list[str], unread: list[str]) -> CcatwmError:
