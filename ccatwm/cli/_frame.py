@@ -114,6 +114,7 @@ def plain_words(message: str) -> str:
 
 # Options that are text and have nothing to be converted to.
 TEXT_OPTIONS = ("site", "log_format")
+VALUE_OPTIONS = ("--site", "--log-format")  # as they are typed, before a command too
 
 
 class LightCommand(typer.core.TyperCommand):
@@ -202,6 +203,20 @@ def command(
         return wrapped
 
     return register
+
+
+def keep_named(app: typer.Typer, argv: Sequence[str]) -> None:
+    """Typer builds every command at each start. Where `argv` names one, the others are not needed."""
+    words = iter(argv)
+    for word in words:
+        if word in VALUE_OPTIONS:
+            next(words, None)
+        elif not word.startswith("-"):
+            commands = [one for one in app.registered_commands if one.name == word]
+            groups = [one for one in app.registered_groups if one.name == word]
+            if commands or groups:  # else the mistake is told with what is meant, maybe
+                app.registered_commands, app.registered_groups = commands, groups
+            return
 
 
 def _with_common_options(function: Callable[..., int | None]) -> Callable[..., None]:

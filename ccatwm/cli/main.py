@@ -44,5 +44,6 @@ def main() -> None:
     """Entry point. Leaves without the interpreter's tidying up, which would cost a fifth of an idle pass."""
     if completing.ASKED in os.environ:
         completing.answer(app)
+    _frame.keep_named(app, sys.argv[1:])
     name = "ccatwm" if sys.argv[0].endswith("__main__.py") else None
     _frame.leave(_frame.run_app(app, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import logging
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ccatwm.cli import _frame
+from ccatwm.cli import _frame, main
 from ccatwm.cli._conditions import Condition, plan_news, tell_news
 from ccatwm.cli._frame import Common
 from ccatwm.errors import CcatwmError, Problem, SettingsError, UsageError, WorldError
@@ -311,3 +312,25 @@ def test_a_condition_is_not_over_while_one_pass_still_meets_it() -> None:
     known = [Condition("away", "the ops-db is away", ("poll", "collect"), NOON, NOON)]
     lines, known = plan_news(known, {}, ["poll"], NOON)
     assert lines == [] and known[0].passes == ("collect",)
+
+
+@pytest.mark.parametrize(
+    ("argv", "commands", "groups"),
+    [
+        (["cycle", "--dry-run"], ["cycle"], []),
+        (["--site", "runs", "-q", "--log-format", "json", "status", "cycle"], ["status"], []),
+        (["--site=runs", "db", "check"], [], ["db"]),
+        (["stauts", "cycle"], None, None),
+        (["--site"], None, None),
+        (["--help"], None, None),
+    ],
+)
+def test_only_the_command_that_is_named_is_built(
+    argv: list[str], commands: list[str] | None, groups: list[str] | None
+) -> None:
+    """All of them where none is: for help, and to say what a word may have meant."""
+    app = copy.copy(main.app)
+    _frame.keep_named(app, argv)
+    every = [[one.name for one in many] for many in (main.app.registered_commands, main.app.registered_groups)]
+    kept = [[one.name for one in many] for many in (app.registered_commands, app.registered_groups)]
+    assert kept == (every if commands is None else [commands, groups])
