@@ -142,16 +142,22 @@ def test_a_piece_that_broke_off_goes_on_where_it_broke_off(store, storage, monke
 def test_a_store_that_stays_busy_is_unavailable_and_no_copy_is_blamed(store, storage):
     store.put("busy", b"x" * 1000)
     store.faults.extend(["503"] * s3.TRIES)
-    with pytest.raises(CopyUnavailableError, match=r"busy at archive .*: the store does not answer: SlowDown \(503\)"):
+    with pytest.raises(CopyUnavailableError) as met:
         read(storage, copy("busy"))
+    assert met.value.message == f"data location archive: the store at {store.url} does not answer: SlowDown (503)"
 
 
-def test_a_store_that_is_not_there_is_unavailable():
+def test_a_store_that_is_not_there_says_where_it_was_looked_for_and_why_and_no_object():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         away = ObjectStore(url=f"http://127.0.0.1:{closed.getsockname()[1]}")
-        with pytest.raises(CopyUnavailableError, match="the store does not answer"):
+        with pytest.raises(CopyUnavailableError) as met:
             reader_of(away).form(copy("a.tar"))
+    assert met.value.message == (
+        f"data location archive: the store at {away.url} does not answer: "
+        "Could not connect to the endpoint URL (Connection refused)"
+    )
+    assert met.value.next.endswith("set locations.archive.endpoint_url in settings.toml")
 
 
 def test_an_object_that_is_replaced_while_it_is_read_is_corrupt(store, in_pieces, large):
@@ -268,6 +274,9 @@ def test_runs_wait_for_a_store_that_is_away_without_losing_an_attempt_and_go_on(
     assert [(item.outcome, item.run is not None) for item in report.items] == [("unavailable", True)] * 2
     (line,) = told(night, [report])
     assert line.startswith("ccatwm: stage: 2 runs held back, their data cannot be reached: package ")
+    for name, run in by_package(night).items():
+        assert run["message"].startswith(f"package {name}-LFA: data location raw: the store at {away.endpoint_url} ")
+        assert ".tar" not in run["message"] and "it is asked again by itself" in run["message"]
     assert {run["attempt"] for run in night.runs()} == {0} and night.rows("copy_report") == []
     night.settings_changes["locations"] = places
     night.until_quiet()

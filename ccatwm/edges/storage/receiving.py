@@ -41,7 +41,7 @@ def bring_package(
                 with watch(copy) as read:
                     brought.received = _bring_copy(work, storages, order, copy, read)
             except CopyUnavailableError as error:
-                away[copy.location] = error.message
+                away[copy.location] = error.with_next
             except NotReadableHereError as error:  # nothing is known against it
                 unread.append(f"{copy.location}: {error.message}")
             except (CorruptCopyError, MissingCopyError) as error:

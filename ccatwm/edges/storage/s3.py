@@ -220,7 +220,7 @@ class _Store:
             before = len(held)
             self._ask(copy, lambda: self._fetch(found, start, end, held), progress=lambda: len(held))
             if len(held) == before:
-                raise CopyUnavailableError(f"{_where(copy)}: the store sends nothing of what it says it has")
+                raise self._unavailable("sends nothing of what it says it has")
         return bytes(held)
 
     def _fetch(self, found: _Object, start: int, end: int, held: bytearray) -> None:
@@ -248,14 +248,34 @@ class _Store:
             except ClientError as error:
                 reason = _refusal(error, copy, self._location)
             except (BotoCoreError, HTTPError, OSError) as error:
-                reason = _missing_key(error, copy, self._location) or str(error)
+                reason = _missing_key(error, copy, self._location) or _line_of(error)
             if progress() > done:
                 tries, pause, done = 0, FIRST_PAUSE_SECONDS, progress()
             tries += 1
             if tries >= TRIES:
-                raise CopyUnavailableError(f"{_where(copy)}: the store does not answer: {reason}")
+                raise self._unavailable(f"does not answer: {reason}")
             self._pause(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _unavailable(self, what: str) -> CopyUnavailableError:
+        """Said of the whole store: whatever was asked for, and of which package, met it by chance."""
+        return CopyUnavailableError(
+            f"data location {self._location}: the store at {self._client.meta.endpoint_url} {what}",
+            next="it is asked again by itself; if that is not where it answers, set "
+            f"locations.{self._location}.endpoint_url in settings.toml",
+        )
+
+
+def _line_of(error: Exception) -> str:
+    """What the library says, without the object that it happened to ask for, and why, where the system said that."""
+    url = str(getattr(error, "kwargs", {}).get("endpoint_url", ""))  # botocore.exceptions: of the request, not the store
+    text = str(error).replace(f': "{url}"', "").replace(url, "it") if url else str(error)
+    said: BaseException | None = error
+    while said is not None and not isinstance(said, OSError):
+        said = said.__cause__ or said.__context__
+    reason = said.strerror if said is not None else None
+    text = " ".join(text.split()).rstrip(".")
+    return f"{text} ({reason})" if reason and reason not in text else text
 
 
 def _missing_key(error: Exception, copy: PackageCopy, location: str) -> str | None:
