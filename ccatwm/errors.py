@@ -69,6 +69,11 @@ class MissingRightError(SettingsError):
     """The account or role may not do what was asked. A person gives the right, or acts as another."""
 
 
+class LocationSettingsError(SettingsError):
+    """What the settings say of a data location cannot be: its root, its key file, its endpoint. A person mends it; other
+    locations are as good as before."""
+
+
 class OpsDbUnusableError(SettingsError):
     """No waiting makes it an ops-db: there is no such database or role, the password is wrong, the file is damaged."""
 
@@ -181,7 +186,8 @@ class NotReadableHereError(CcatwmError):
 
 
 class CopyUnavailableError(CcatwmError):
-    """The place of a copy does not answer (an object store that is away): another copy is tried, else the run waits."""
+    """The place of a copy cannot be asked (an object store that is away, settings of it that are wrong): another copy is
+    tried, else the run waits."""
 
 
 class ConflictError(CcatwmError):

@@ -196,10 +196,12 @@ def test_a_key_file_that_others_may_read_is_refused_with_what_to_do(store, tmp_p
     assert SECRET not in str(refused.value)
 
 
-@pytest.mark.parametrize("content", ["", "[default]\naws_access_key_id = x\n", f"{SECRET}\n", f"[default]\n{SECRET}"])
+@pytest.mark.parametrize(
+    "content", ["", "[default]\naws_access_key_id = x\n", f"{SECRET}\n", f"[default]\n{SECRET}", f"\xff{SECRET}"]
+)
 def test_a_key_file_without_a_key_is_told_without_what_stands_in_it(store, tmp_path, content):
     file = tmp_path / "keys"
-    file.write_text(content)
+    file.write_text(content, encoding="latin-1")
     file.chmod(0o600)
     with pytest.raises(SettingsError, match=r"has no aws_access_key_id and aws_secret_access_key") as refused:
         read(reader_of(store, {}, credentials_file=str(file)), copy("a"))
@@ -300,6 +302,65 @@ def test_until_idle_does_not_wait_for_a_store_that_is_away_however_soon_it_is_as
         assert wiring.work_is_left(context, since=began + timedelta(minutes=3))  # it was due, and was not looked at
     finally:
         context.database.dispose()
+
+
+def _none(keys: Path) -> None:
+    pass
+
+
+def _open_to_others(keys: Path) -> None:
+    key_file(keys, 0o644)
+
+
+def _cut(keys: Path) -> None:
+    keys.write_text("[default]\naws_access_key_id")
+    keys.chmod(0o600)
+
+
+@pytest.mark.parametrize("executor", ["pass", "job"])
+@pytest.mark.parametrize(
+    ("mistake", "to_do"),
+    [(_none, "see its path and rights"), (_open_to_others, "chmod 600 "), (_cut, "write them there, or name another")],
+)
+def test_runs_wait_uncharged_until_the_key_file_of_their_location_is_mended(
+    night, store, tmp_path, executor, mistake, to_do
+):
+    keys = tmp_path / "keys"
+    mistake(keys)
+    places = night.settings_changes["locations"]
+    night.settings_changes["locations"] = {"raw": replace(places["raw"], credentials_file=str(keys))}
+    night.settings_changes["stage"] = StageSettings(executor=executor)
+    in_the_store(night, store, Scan("one", GOOD))
+    reduce(night, COPY)
+    for name in ("trigger", "resolve", "stage"):
+        report = night.run_pass(name)
+    if executor == "job":
+        assert night.jobs() == 1
+        report = night.run_pass("stage")
+    assert [item.outcome for item in report.items] == ["unavailable"]
+    run = by_package(night)["one"]
+    assert (run["status"], run["retries_used"], run["failure_class"]) == ("STAGING_DATA", 0, None)
+    assert run["message"].startswith(f"package one-LFA: data location raw: the key file {keys} ")
+    assert to_do in run["message"]
+    assert night.rows("copy_report") == []
+    key_file(keys)
+    night.minute += 1
+    night.until_quiet()
+    assert by_package(night)["one"]["status"] == "COMPLETED"
+
+
+def test_a_location_without_a_usable_root_keeps_no_run_from_another_copy_and_costs_none_a_retry(night, store):
+    observe(night, Scan("one", GOOD, copies={"raw": GOOD, "buffer": GOOD}), Scan("two", GOOD))
+    night.settings_changes["locations"] = {"raw": LocationSettings("raw")}
+    night.execute("UPDATE data_location SET priority = 20 WHERE name = 'raw'")
+    reduce(night, COPY)
+    night.until_quiet()
+    one, two = by_package(night)["one"], by_package(night)["two"]
+    assert (one["status"], two["status"], two["retries_used"]) == ("COMPLETED", "STAGING_DATA", 0)
+    assert two["message"] == (
+        "package two-LFA: data location raw has no absolute root to read from (root is 'raw'); "
+        "set locations.raw.root in settings.toml"
+    )
 
 
 def test_a_copy_on_tape_is_answered_by_who_brings_it(night, store):

@@ -16,8 +16,8 @@ from ccatwm.core.names import encode_name
 from ccatwm.errors import (
     CorruptCopyError,
     FilesUnavailableError,
+    LocationSettingsError,
     MissingCopyError,
-    SettingsError,
 )
 from ccatwm.interfaces import Effects, PackageCopy
 
@@ -104,10 +104,10 @@ def _was_replaced(path: Path, before: os.stat_result) -> bool:
 def _path(copy: PackageCopy) -> Path:
     """Where the copy lies.
 
-    Errors: SettingsError for a location without a root, CorruptCopyError for a path that leaves it.
+    Errors: LocationSettingsError for a location without a root, CorruptCopyError for a path that leaves it.
     """
     if copy.root is None or not os.path.isabs(copy.root):
-        raise SettingsError(
+        raise LocationSettingsError(
             f"data location {copy.location} has no absolute root to read from (root is {copy.root!r})",
             next=f"set locations.{copy.location}.root in settings.toml",
         )

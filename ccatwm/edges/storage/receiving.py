@@ -14,6 +14,7 @@ from ccatwm.errors import (
     CcatwmError,
     CopyUnavailableError,
     CorruptCopyError,
+    LocationSettingsError,
     MissingCopyError,
     NoGoodCopyError,
     NotReadableHereError,
@@ -26,11 +27,11 @@ Watch = Callable[[PackageCopy], AbstractContextManager[Callable[[int], None]]]
 def bring_package(
     work: WorkFiles, storages: Mapping[str, Storage], order: PackageOrder, away: dict[str, str], watch: Watch
 ) -> Brought:
-    """Read a package from its best copy; where one is bad, or its place does not answer, from the next.
+    """Read a package from its best copy; where one is bad, or its place cannot be asked, from the next.
 
-    `away`: data locations that do not answer now, and what they said: no copy there is tried, and those that are met are
-    added. `watch` is entered for every copy that is read and gives what is told of every piece of it; what that raises
-    breaks it off, and is what came of it.
+    `away`: data locations that cannot be asked now, and why: no copy there is tried, and those that are met are added.
+    `watch` is entered for every copy that is read and gives what is told of every piece of it; what that raises breaks it
+    off, and is what came of it.
     """
     brought, unread = Brought(), list[str]()
     try:
@@ -40,7 +41,7 @@ def bring_package(
             try:
                 with watch(copy) as read:
                     brought.received = _bring_copy(work, storages, order, copy, read)
-            except CopyUnavailableError as error:
+            except (CopyUnavailableError, LocationSettingsError) as error:
                 away[copy.location] = error.with_next
             except NotReadableHereError as error:  # nothing is known against it
                 unread.append(f"{copy.location}: {error.message}")

@@ -33,8 +33,8 @@ from ccatwm.core.objects import (
 from ccatwm.errors import (
     CopyUnavailableError,
     CorruptCopyError,
+    LocationSettingsError,
     MissingCopyError,
-    SettingsError,
 )
 from ccatwm.interfaces import Effects, PackageCopy
 from ccatwm.settings.schema import LocationSettings
@@ -106,12 +106,12 @@ class S3Storage:
         return self._stores[copy.location]
 
     def _client(self, location: str) -> Any:
-        """Errors: SettingsError where the library or a readable key file is missing."""
+        """Errors: LocationSettingsError where the library or a readable key file is missing."""
         try:
             import boto3
             from botocore.config import Config
         except ImportError as error:
-            raise SettingsError(
+            raise LocationSettingsError(
                 f"data location {location} is an object store, and the library to read it is not installed here",
                 next="pip install 'ccatwm[s3]'",
             ) from error
@@ -125,7 +125,7 @@ class S3Storage:
                 "s3", endpoint_url=place.endpoint_url or None, config=config
             )
         except ValueError as error:
-            raise SettingsError(
+            raise LocationSettingsError(
                 f"data location {location}: {error}", next=f"see locations.{location}.endpoint_url in settings.toml"
             ) from error
 
@@ -143,27 +143,31 @@ class S3Storage:
 def _keys_in_file(path: Path, location: str, profile: str) -> dict[str, str]:
     """A file as the AWS tools have it (`[default]`, `aws_access_key_id = ...`), readable by its owner alone.
 
-    Errors: SettingsError.
+    Errors: LocationSettingsError.
     """
     import configparser
 
-    setting = f"locations.{location}.credentials_file"
+    setting, whose = f"locations.{location}.credentials_file", f"data location {location}:"
     try:
         mode = path.stat().st_mode
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8", errors="replace")  # of what is no text too it is said that it has no key
     except OSError as error:
-        what = f"{path} cannot be read: {error.strerror}"
-        raise SettingsError(what, where=setting, next="see its path and rights") from error
+        raise LocationSettingsError(
+            f"{whose} the key file {path} cannot be read: {error.strerror}", where=setting,
+            next=f"see its path and rights, or set {setting} in settings.toml",
+        ) from error  # fmt: skip
     if mode & TOO_OPEN:
-        raise SettingsError(f"{path} may be read or changed by others", where=setting, next=f"chmod 600 {path}")
+        raise LocationSettingsError(
+            f"{whose} the key file {path} may be read or changed by others", where=setting, next=f"chmod 600 {path}"
+        )
     parser = configparser.RawConfigParser()
     names = ("aws_access_key_id", "aws_secret_access_key")
     try:
         parser.read_string(text)
         found = {name: parser[profile][name] for name in names}
     except (configparser.Error, KeyError):
-        raise SettingsError(
-            f"{path} has no {' and '.join(names)} in a section [{profile}]", where=setting,
+        raise LocationSettingsError(
+            f"{whose} the key file {path} has no {' and '.join(names)} in a section [{profile}]", where=setting,
             next=f"write them there, or name another section in locations.{location}.profile",
         ) from None  # what stands in the file is nobody's to read  # fmt: skip
     token = parser[profile].get("aws_session_token")
@@ -237,7 +241,7 @@ class _Store:
                     return
 
     def _ask(self, copy: PackageCopy, question: Callable[[], Any], progress: Callable[[], int] = int) -> Any:
-        """Errors: MissingCopyError, CorruptCopyError, SettingsError; CopyUnavailableError after `TRIES`."""
+        """Errors: MissingCopyError, CorruptCopyError, LocationSettingsError; CopyUnavailableError after `TRIES`."""
         from botocore.exceptions import BotoCoreError, ClientError
         from urllib3.exceptions import HTTPError
 
@@ -248,7 +252,7 @@ class _Store:
             except ClientError as error:
                 reason = _refusal(error, copy, self._location)
             except (BotoCoreError, HTTPError, OSError) as error:
-                reason = _missing_key(error, copy, self._location) or _line_of(error)
+                reason = _reason_of(error, self._location)
             if progress() > done:
                 tries, pause, done = 0, FIRST_PAUSE_SECONDS, progress()
             tries += 1
@@ -278,15 +282,16 @@ def _line_of(error: Exception) -> str:
     return f"{text} ({reason})" if reason and reason not in text else text
 
 
-def _missing_key(error: Exception, copy: PackageCopy, location: str) -> str | None:
+def _reason_of(error: Exception, location: str) -> str:
+    """What came of a question where it may be asked again. Errors: LocationSettingsError where that is in vain."""
     from botocore.exceptions import NoCredentialsError, ParamValidationError
 
     if isinstance(error, NoCredentialsError):
         raise _key_problem(location, "there is no access key for it") from error
     if isinstance(error, ParamValidationError):
-        next = "see the root of the location and the path of the copy"
-        raise SettingsError(f"{_where(copy)}: {error}", next=next) from error
-    return None
+        next = f"set locations.{location}.root in settings.toml"  # it has the bucket: a key may be anything
+        raise LocationSettingsError(f"data location {location}: {_line_of(error)}", next=next) from error
+    return _line_of(error)
 
 
 def _refusal(error: Any, copy: PackageCopy, location: str) -> str:
@@ -305,9 +310,9 @@ def _refusal(error: Any, copy: PackageCopy, location: str) -> str:
     return f"{code} ({status})"
 
 
-def _key_problem(location: str, what: str) -> SettingsError:
+def _key_problem(location: str, what: str) -> LocationSettingsError:
     prefix = environment_prefix(location)
-    return SettingsError(
+    return LocationSettingsError(
         f"data location {location}: {what}",
         next=f"set locations.{location}.credentials_file in settings.toml, or the environment variables "
         f"{prefix}ACCESS_KEY_ID and {prefix}SECRET_ACCESS_KEY",
@@ -350,14 +355,14 @@ class _Reader:
 
 
 def _place(copy: PackageCopy) -> ObjectPlace:
-    """Errors: SettingsError for a root that is none, CorruptCopyError for a path that is none."""
+    """Errors: LocationSettingsError for a root that is none, CorruptCopyError for a path that is none."""
     root = copy.root or ""
     try:
         return object_place(root, os.fspath(copy.path))
     except ValueError as error:
         if root.startswith(SCHEME) and "path" in str(error):
             raise CorruptCopyError(f"{error} in data location {copy.location}") from error
-        raise SettingsError(
+        raise LocationSettingsError(
             f"data location {copy.location}: {error}", next=f"set locations.{copy.location}.root in settings.toml"
         ) from error
 
