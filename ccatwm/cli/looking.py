@@ -96,7 +96,7 @@ def _show_status(document: dict[str, Any], common: Common) -> None:
     from ccatwm.views import status as view
     from ccatwm.views.copies import COLUMNS as BAD_COPY_COLUMNS
     from ccatwm.views.copies import bad_copy_cells
-    from ccatwm.views.runs import COLUMNS, run_cells
+    from ccatwm.views.runs import COLUMNS, run_cells, waiting_lines
 
     _frame.print_lines(view.brake_lines(document))
     _frame.print_table("pipelines", view.STEP_COLUMNS, [view.step_cells(row) for row in document["status"]])
@@ -104,6 +104,7 @@ def _show_status(document: dict[str, Any], common: Common) -> None:
         print()
         rows = [run_cells(row) for row in document["attention"]]
         _frame.print_table("runs under way, or waiting for you", COLUMNS, rows)
+        _frame.print_lines(waiting_lines(document["attention"]))
     if document["bad_copies"]:
         print()
         rows = [bad_copy_cells(row) for row in document["bad_copies"][:SHOWN_BAD_COPIES]]
@@ -130,7 +131,7 @@ def runs(
     limit: Limit = None,
 ) -> int:
     """List runs, newest first (50 unless --limit says otherwise)."""
-    from ccatwm.views.runs import COLUMNS, DEFAULT_LIMIT, build_runs, run_cells
+    from ccatwm.views.runs import COLUMNS, DEFAULT_LIMIT, build_runs, run_cells, waiting_lines
 
     context = _open(common)
     now = context.clock.now()
@@ -140,6 +141,8 @@ def runs(
         context.database, selection, now=now, limit=limit or DEFAULT_LIMIT, site_most=most
     )
     _show_rows(common, document, "runs", COLUMNS, [run_cells(row) for row in document["runs"]])
+    if not common.json and not common.quiet:
+        _frame.print_lines(waiting_lines(document["runs"]))
     return 0
 
 

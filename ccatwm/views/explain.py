@@ -40,7 +40,7 @@ from ccatwm.edges.opsdb.stores.companions import Far, find_nearest, list_links
 from ccatwm.edges.opsdb.stores.steps import get_step_record
 from ccatwm.edges.opsdb.stores.sub_groups import list_feeds, removed_runs
 from ccatwm.edges.opsdb.stores.trash import Trashed, removed_products
-from ccatwm.views.runs import NO_CEILING, is_paused, run_state, waits_for_space
+from ccatwm.views.runs import NO_CEILING, is_paused, run_state, waits_for, waits_for_space
 from ccatwm.views.throttled import add_throttles
 
 DEFAULT_LIMIT = 100
@@ -441,7 +441,7 @@ def _of_run(run: Mapping[str, Any] | None) -> list[str]:
     if run["throttle"]:
         return [f"{run['throttle'].until}: {run['throttle'].reason}"]
     if run["status"] in _NEXT_PASS:
-        waits = run["due_at"] is not None and run["due_at"] > run["status_at"] and run["message"]
+        waits = waits_for(run)
         return [f"{_NEXT_PASS[run['status']]}: {waits}" if waits else _NEXT_PASS[run["status"]]]
     if run["status"] == "FAILED":
         return ["it is tried again by itself"] if run["is_open"] else [_retry_text(run["run"])]

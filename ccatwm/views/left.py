@@ -10,7 +10,7 @@ from ccatwm.core.selection import Selection
 from ccatwm.core.wording import count_text, until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
-from ccatwm.views.runs import needs_person
+from ccatwm.views.runs import needs_person, waits_for
 
 NAMED_RUNS = 3
 
@@ -26,10 +26,12 @@ def build_left(database: Database, location: str, *, now: datetime) -> dict[str,
         due_at = views.list_later_due(connection, location, now)
     still = [row for row in rows if not needs_person(row)]
     later = [row for row in still if row["due_at"] is not None and not row["held"]]
+    again = [row for row in later if row["status"] != "FAILED"]
+    why = next(filter(None, map(waits_for, again)), None)
     return {
         "needs_you": sorted(row["run"] for row in rows if needs_person(row)),
         "retries": _waiting([row["due_at"] for row in later if row["status"] == "FAILED"]),
-        "again": _waiting([row["due_at"] for row in later if row["status"] != "FAILED"]),
+        "again": {**_waiting([row["due_at"] for row in again]), "waits_for": why},
         "open": sum(1 for row in still if row not in later),
         "sub_groups": _waiting(due_at),
     }
@@ -47,8 +49,7 @@ def left_line(document: Mapping[str, Any], now: datetime) -> str:
         verb = "wait" if retries["count"] > 1 else "waits"
         parts.append(f"{count_text(retries['count'], 'run')} {verb} for a retry, {_next(retries, now)}")
     if again["count"]:
-        verb = "are" if again["count"] > 1 else "is"
-        parts.append(f"{count_text(again['count'], 'run')} {verb} tried again, {_next(again, now)}")
+        parts.append(_waits_text(again, now))
     if document["open"]:
         parts.append(f"{count_text(document['open'], 'run')} under way or held: ccatwm status")
     if groups["count"]:
@@ -57,6 +58,13 @@ def left_line(document: Mapping[str, Any], now: datetime) -> str:
     if document["needs_you"]:
         parts.append(_needs_you(document["needs_you"]))
     return "; ".join(parts)
+
+
+def _waits_text(again: Mapping[str, Any], now: datetime) -> str:
+    """Of runs that a pass left waiting for something outside: it only looks whether that has come."""
+    text = f"{count_text(again['count'], 'run')} {'wait' if again['count'] > 1 else 'waits'}"
+    text += f" ({again['waits_for']})" if again["waits_for"] else ""
+    return f"{text}, looked at again {until_text(datetime.fromisoformat(again['next_at']), now)}"
 
 
 def waits_text(document: Mapping[str, Any], now: datetime) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,13 +13,15 @@ from ccatwm.core.retries import FREE
 from ccatwm.core.selection import Selection
 from ccatwm.core.states import BEFORE_SUBMIT, OPEN, RunStatus
 from ccatwm.core.throttle import Throttle
-from ccatwm.core.wording import count_text, until_text, utc_text
+from ccatwm.core.wording import count_text, some_text, until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
 from ccatwm.views.throttled import add_throttles
 
 DEFAULT_LIMIT = 50
 NO_CEILING: Mapping[str, int] = {}
+SHOWN_REASONS = 5  # that runs of a table wait for
+SHOWN_RUNS = 3  # of those that wait for the same
 COLUMNS = ("run", "step", "sub-group", "state", "job", "reason")
 
 
@@ -59,6 +61,7 @@ def run_json(row: dict[str, Any], now: datetime) -> dict[str, Any]:
         "warnings": row["warnings"],
         "state": run_state(row, now),
         "throttled": throttle.reason if throttle else None,
+        "waits_for": waits_for(row),
         "needs_you": needs_person(row),
         "failure_class": row["failure_class"],
         "exit_code": row["exit_code"],
@@ -88,6 +91,14 @@ def needs_person(row: dict[str, Any]) -> bool:
 def waits_for_space(row: Mapping[str, Any]) -> bool:
     """Whether an open run could not be staged, or ran, for want of room."""
     return bool(row["is_open"]) and row["failure_class"] == FailureClass.NO_SPACE.value
+
+
+def waits_for(row: Mapping[str, Any]) -> str | None:
+    """What an open run waits for, in the words of the pass that left it waiting; None where it has but to have its turn."""
+    if not row["is_open"] or row["status"] == "FAILED" or row.get("throttle"):
+        return None
+    left_waiting = row["due_at"] is not None and row["due_at"] > row["status_at"]
+    return row["message"] or None if left_waiting else None
 
 
 _WITHOUT_JOB = BEFORE_SUBMIT | {RunStatus.FAILED}
@@ -130,8 +141,9 @@ def _note(row: dict[str, Any], now: datetime) -> str:
         return f"no space, again {until_text(row['due_at'], now)}"
     if row["status"] == "FAILED":
         return _retry_note(row, now)
-    if row["status"] in OPEN and row["due_at"] is not None and row["due_at"] > now:
-        return f"again {until_text(row['due_at'], now)}"
+    waits = waits_for(row)
+    if waits or (row["status"] in OPEN and row["due_at"] is not None and row["due_at"] > now):
+        return f"{'waits, ' if waits else ''}again {until_text(row['due_at'], now)}"
     if row["throttle"]:
         return f"throttled, {row['throttle'].figure}"
     return count_text(len(row["warnings"]), "warning") if row["warnings"] else ""
@@ -156,6 +168,26 @@ def run_cells(row: dict[str, Any]) -> tuple[object, ...]:
         _short_job(row["job_id"]),
         row["failure_class"] if row["status"] == "FAILED" and row["failure_class"] else _reason(row),
     )
+
+
+def waiting_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What runs as JSON wait for; those for whose packages the same is said in one line."""
+    alike: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        if run["waits_for"]:
+            alike.setdefault(_without_package(run["waits_for"]), []).append(run)
+    lines = [_waiting_line(some) for some in alike.values()]
+    more = [f"and {len(lines) - SHOWN_REASONS} more reasons: ccatwm show RUN"] if len(lines) > SHOWN_REASONS + 1 else []
+    return [*lines[:SHOWN_REASONS], *more] if more else lines
+
+
+def _waiting_line(some: Sequence[Mapping[str, Any]]) -> str:
+    numbers = some_text([str(run["run"]) for run in some], SHOWN_RUNS)
+    return f"{f'run {numbers} waits' if len(some) == 1 else f'runs {numbers} wait'}: {some[0]['waits_for']}"
+
+
+def _without_package(message: str) -> str:
+    return message.partition(": ")[2] if message.startswith("package ") else message
 
 
 def _reason(row: Mapping[str, Any]) -> object:

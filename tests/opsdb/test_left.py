@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from ccatwm.core.selection import Selection
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores.runs import any_active_run
 from ccatwm.views.left import build_left, left_line
+from ccatwm.views.runs import build_runs, waiting_lines
 from tests.opsdb.looked_at import MINUTE, NOW, World
 from tests.opsdb.looked_at import world as world
 
@@ -77,4 +79,32 @@ def test_a_run_that_waits_for_space_is_not_waited_for(world):
     with world.database.read() as connection:
         later = NOW + timedelta(seconds=120)
         assert not any_active_run(connection, "local", NOW, soon=later, retries_by=later)
-    assert line(world) == "1 run is tried again, in 60 s"
+    assert line(world) == "1 run waits, looked at again in 60 s"
+
+
+def test_what_a_pass_left_waiting_is_told_with_what_it_waits_for(world):
+    for key in "ab":
+        waiting(world, key, f"package scan-{key}: data location raw: no answer")
+    assert line(world) == "2 runs wait (package scan-b: data location raw: no answer), looked at again in 30 s"
+
+
+def waiting(world: World, key: str, message: str) -> int:
+    group = world.sub_group("calibrate", key, outcome="run")
+    return world.run(group, "STAGING_DATA", due_at=NOW + timedelta(seconds=30), status_at=NOW, message=message)
+
+
+def test_runs_that_were_left_waiting_say_so_and_once_for_all_of_them_what_they_wait_for(world):
+    one, two, other = (
+        waiting(world, key, f"package scan-{key}: {why}")
+        for key, why in (("a", "data location raw: no answer"), ("b", "data location raw: no answer"), ("c", "asked for"))
+    )
+    for now in (NOW, NOW + MINUTE):  # also when it is to be looked at
+        document = build_runs(world.database, Selection(), now=now)
+        assert {run["state"].partition(",")[0] for run in document["runs"]} == {"STAGING_DATA (waits"}
+        assert waiting_lines(document["runs"]) == [
+            f"run {other} waits: package scan-c: asked for",
+            f"runs {two}, {one} wait: package scan-b: data location raw: no answer",
+        ]
+    world.update(t.executed_reduction_step, one, status="STAGED", status_at=NOW, due_at=None)
+    document = build_runs(world.database, Selection(), now=NOW)
+    assert {run["run"] for run in document["runs"] if run["waits_for"]} == {two, other}
