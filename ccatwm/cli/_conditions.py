@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccatwm.core.staging import UNAVAILABLE
 from ccatwm.core.wording import count_text
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ HELD_BACK = {  # by outcome of items
     "no-space": "no space",
     "not permitted": "the account may not read, or not change, their files",
     "throttled": "the batch system takes no more",
-    "unavailable": "their data cannot be reached",
+    UNAVAILABLE: "their data cannot be reached",
 }
 NO_ROOM = "no room"  # what holds back `stage`, whose items have the same outcome
 
@@ -118,12 +119,15 @@ def tell_health(state_dir: Path, conditions: Mapping[str, str], now: datetime) -
 
 
 def _is_told(key: str, told: Sequence[Condition]) -> bool:
-    """Whether passes tell it: the error that ended one, work that they hold back, an ops-db that is away."""
+    """Whether passes tell it: the error that ended one, work that they hold back, a data location or an ops-db that is
+    away."""
     _, kind, name = [*key.split(" "), "", ""][:3]
     if kind == "error":
         return any(name in old.passes for old in told)
     if kind == "throttled":
         return any(old.key.endswith(" throttled") for old in told)
+    if kind == "data":
+        return any(old.key.endswith(f" {UNAVAILABLE}") for old in told)
     return kind == "ops-db" and any(old.key.startswith(("OpsDbUnavailableError", "OpsDbUnusableError")) for old in told)
 
 

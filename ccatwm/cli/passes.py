@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 WAIT_FOREVER_SECONDS = 86400.0 * 365
 IDLE_SLEEP_SECONDS = 0.5  # between rounds that change nothing, longer each time
 MAX_IDLE_SLEEP_SECONDS = 5.0
-UNREACHED = "unavailable"  # outcome of a run whose data a pass could not reach
 
 MaxSeconds = Annotated[
     float | None,
@@ -342,11 +341,13 @@ def _held_back(
 ) -> dict[str, list[PassItem]]:
     """By pass, the runs that an earlier round held back and that no later one has said anything of: not every round looks
     at all of them."""
+    from ccatwm.core.staging import UNAVAILABLE
+
     found = {}
     for report in reports:
         said = {item.run for item in report.items}
         earlier = [item for item in before.get(report.pass_name, ()) if item.run not in said]
-        found[report.pass_name] = earlier + [i for i in report.items if i.outcome == UNREACHED and i.run is not None]
+        found[report.pass_name] = earlier + [i for i in report.items if i.outcome == UNAVAILABLE and i.run is not None]
     return found
 
 

@@ -56,6 +56,16 @@ class StepCount:
 
 
 @dataclass(frozen=True)
+class Unreached:
+    """Runs that `stage` found waiting for data locations, all for the same reason."""
+
+    why: str  # data location NAME: what it says
+    runs: int
+    run: int  # one of them
+    since: datetime  # the first of them began to wait
+
+
+@dataclass(frozen=True)
 class Patience:
     """How long is too long. `pass_seconds`: since a pass last ended; `run_hours`: that a run waits to be handed over."""
 
@@ -87,6 +97,7 @@ class HealthFacts:
     changed_since: datetime | None = None  # the first package that waits to be grouped again
     oldest: tuple[OldestRun, ...] = ()
     bad_copies: int = 0
+    unreached: tuple[Unreached, ...] = ()
     cache: str = ""  # how full it is, where it has a limit
 
 
@@ -101,6 +112,7 @@ def judge_health(facts: HealthFacts, patience: Patience, now: datetime) -> list[
         *_area("changes", "changes of the observation tables are read", _lagging(facts, patience, now)),
         *_area("waiting", "no run waits for long", _oldest(facts.oldest, patience, now)),
         *_area("copies", "no copy of a raw data package is known to be bad", _copies(facts.bad_copies)),
+        *_area("data", "no run waits for a data location that cannot be reached", _unreached(facts.unreached)),
         *([ok("cache", facts.cache)] if facts.cache else []),
     ]
 
@@ -251,6 +263,18 @@ def _copies(count: int) -> list[Finding]:
         return []
     text = f"{count_text(count, 'copy') if count == 1 else f'{count} copies'} of raw data packages found corrupt or missing"
     return [warning("copies", text, "ccatwm status")]
+
+
+def _unreached(found: Sequence[Unreached]) -> list[Finding]:
+    """It may pass by itself; a setting that is wrong says so, and what to do."""
+    return [
+        away(
+            one.why.partition(":")[0],  # data location NAME
+            f"{count_text(one.runs, 'run')} {'wait' if one.runs > 1 else 'waits'} since {_at(one.since)}: {one.why}",
+            f"ccatwm show {one.run}",
+        )
+        for one in found
+    ]  # fmt: skip
 
 
 def _selection(place: str) -> str:

@@ -13,6 +13,8 @@ CACHE = PurePosixPath(".cache/packages")
 SUBMISSIONS = PurePosixPath(".submissions")
 _SAFE = frozenset(string.ascii_letters + string.digits + "._-+=")
 MAX_COMPONENT = 120
+UNAVAILABLE = "unavailable"  # outcome of a run that waits for a data location to answer
+_OF_LOCATION = ": data location "  # before what is said of a whole location, in what is told of a package
 
 
 def safe_component(text: str) -> str:
@@ -69,6 +71,17 @@ def copy_order(location: str, storage: str, priority: int, path: str, *, here: s
                known_bad: Collection[tuple[str, str]]) -> tuple[bool, bool, int, int, str, str]:  # fmt: skip
     """Sort key of a physical copy: good before reported bad, already here first, larger priority, then what costs less."""
     return ((location, path) in known_bad, location != here, -priority, COST.get(storage, 9), location, path)
+
+
+def unreached_text(package: str, reasons: Sequence[str]) -> str:
+    """Why a package cannot be had now; each reason begins with `data location NAME`."""
+    return f"package {package}: {'; '.join(reasons)}"
+
+
+def location_trouble(message: str) -> str | None:
+    """What `unreached_text` says of data locations, the same for all packages there; None of another message."""
+    before, mark, rest = message.partition(_OF_LOCATION)
+    return mark.removeprefix(": ") + rest if mark and before.startswith("package ") else None
 
 
 def not_readable_here(storage: str, location: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from ccatwm.core.cache import NOTHING, Amount, Shortage, never_fits, total
 from ccatwm.core.model import FailureClass, Run, RunInput
 from ccatwm.core.names import decode_path
-from ccatwm.core.staging import input_path, packages_of, products_of, workspace_path
+from ccatwm.core.staging import UNAVAILABLE, input_path, packages_of, products_of, workspace_path
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.throttle import WaitingRun, admit
 from ccatwm.edges.opsdb.stores import products, runs, staged, throttles
@@ -57,7 +57,6 @@ from ccatwm.passes._work import WorkQueue
 REQUESTED = "requested"  # outcome of a run that waits for data transfer
 TRANSFERRING = "transferring"  # outcome of a run that waits for a batch job that brings a package
 NOT_PERMITTED = "not permitted"  # outcome of a run that waits for a person to give this account a right
-UNAVAILABLE = "unavailable"  # outcome of a run that waits for a data location to answer
 WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
 MARKER = ".ccatwm-run.json"
 RUNS_AT_ONCE = 50  # that begin, and end, in one transaction

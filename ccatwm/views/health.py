@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -62,6 +62,7 @@ def read_facts(settings: Settings, database: Database, grouping: GroupingEngine,
             changed_since=store.first_change_noted(connection),
             oldest=tuple(store.list_oldest_runs(connection, here, now)),
             bad_copies=len(list_bad_copies(connection, grouping)),
+            unreached=tuple(store.list_unreached(connection, here, now - timedelta(seconds=settings.health_pass_seconds))),
             cache=_cache(connection, here, settings.cache_max_gb),
         )
 

@@ -57,6 +57,14 @@ def test_what_passes_of_this_host_tell_is_not_told_twice(tmp_path: Path) -> None
     assert tell_health(tmp_path, {"health ops-db": "away", "health error submit local": "x"}, NOON) == []
 
 
+def test_a_data_location_that_a_pass_of_this_host_found_away_is_not_told_twice(tmp_path: Path) -> None:
+    stage = PassReport("stage", "x", NOON)
+    stage.add("waiting", PassItem("unavailable", "package a: data location raw: no answer", 1, "p", "s", "k"))
+    met = {"health data location raw": "1 run waits: data location raw: no answer"}
+    assert len(tell_health(tmp_path / "elsewhere", met, NOON)) == 1
+    assert len(tell_news(tmp_path, [stage], NOON)) == 1 and tell_health(tmp_path, met, NOON) == []
+
+
 def test_what_passes_of_another_host_met_is_told(tmp_path: Path) -> None:
     assert len(tell_health(tmp_path, {"health error poll local": "poll at local was ended"}, NOON)) == 1
 

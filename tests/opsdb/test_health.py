@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ccatwm.core.checkup import Finding
-from ccatwm.core.health import PASSES, HealthFacts, OldestRun
+from ccatwm.core.health import PASSES, HealthFacts, OldestRun, Unreached
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.workfiles.local import LocalWorkFiles
@@ -49,6 +49,19 @@ def test_passes_are_read_with_their_errors_and_whether_they_are_at_work(world: W
     assert (found["poll"].message, found["poll"].at_work) == ("the batch system did not answer", False)
     assert (found["stage"].ended_at, found["stage"].at_work) == (NOW - 300 * MINUTE, True)
     assert facts(world).locations == {"local"}
+
+
+def test_runs_that_wait_for_a_data_location_are_counted_by_what_is_said_of_it(world: World) -> None:
+    def run(key: str, message: str, **values: Any) -> int:
+        waits = {"status_at": NOW - MINUTE, "due_at": NOW + MINUTE, "message": message}
+        return world.run(world.sub_group("calibrate", key, outcome="run"), "STAGING_DATA", **(waits | values))
+
+    why = "data location raw: no answer"
+    first = run("a", f"package scan-a: {why}")
+    run("b", f"package scan-b: {why}", status_at=NOW - 9 * MINUTE)
+    run("c", "package scan-c: staging job 7 brings it")
+    run("d", f"package scan-d: {why}", due_at=NOW - 20 * MINUTE)  # something has come of it since, or stage does not run
+    assert facts(world).unreached == (Unreached(why, 2, first, NOW - 9 * MINUTE),)
 
 
 def test_brakes_are_read_with_who_set_them(world: World) -> None:

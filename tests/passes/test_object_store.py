@@ -19,6 +19,7 @@ from ccatwm.edges.storage.s3 import S3Storage
 from ccatwm.errors import CopyUnavailableError, CorruptCopyError, MissingCopyError, SettingsError
 from ccatwm.interfaces import PackageCopy, PlainEffects
 from ccatwm.settings.schema import LocationSettings, StageSettings
+from ccatwm.views.health import read_facts
 from tests.fakes.object_store import BUCKET, KEY_ID, SECRET, ObjectStore, object_store
 from tests.passes.bad_world import COPY, Scan, by_package, good_tar, observe, reduce, told
 
@@ -279,10 +280,21 @@ def test_runs_wait_for_a_store_that_is_away_without_losing_an_attempt_and_go_on(
     for name, run in by_package(night).items():
         assert run["message"].startswith(f"package {name}-LFA: data location raw: the store at {away.endpoint_url} ")
         assert ".tar" not in run["message"] and "it is asked again by itself" in run["message"]
+    (trouble,) = unreached(night)
+    assert (trouble.runs, trouble.why.startswith(f"data location raw: the store at {away.endpoint_url} ")) == (2, True)
     assert {run["attempt"] for run in night.runs()} == {0} and night.rows("copy_report") == []
     night.settings_changes["locations"] = places
     night.until_quiet()
-    assert {run["status"] for run in night.runs()} == {"COMPLETED"}
+    assert {run["status"] for run in night.runs()} == {"COMPLETED"} and unreached(night) == ()
+
+
+def unreached(night):
+    """What `health` reads."""
+    context = night.context()
+    try:
+        return read_facts(context.settings, context.database, context.grouping, now=context.clock.now()).unreached
+    finally:
+        context.database.dispose()
 
 
 def test_until_idle_does_not_wait_for_a_store_that_is_away_however_soon_it_is_asked_again(night, store, monkeypatch):

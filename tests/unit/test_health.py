@@ -16,6 +16,7 @@ from ccatwm.core.health import (
     PassSeen,
     Patience,
     StepCount,
+    Unreached,
     conditions,
     exit_code,
     judge_health,
@@ -38,7 +39,7 @@ def one_pass(**changes: object) -> HealthFacts:
 
 def test_a_site_that_is_well_is_told_so_for_every_area() -> None:
     found = judge_health(WELL, Patience(), NOW)
-    assert {f.state for f in found} == {Judgement.OK} and len(found) == 8
+    assert {f.state for f in found} == {Judgement.OK} and len(found) == 9
     assert exit_code(found) == 0 and conditions(found) == {}
 
 
@@ -104,6 +105,16 @@ def test_passes_that_are_paused_are_not_stale() -> None:
 def test_a_pass_that_an_error_ended_is_away() -> None:
     (finding,) = told(one_pass(message="the batch system did not answer"))
     assert finding.away and "the batch system did not answer" in finding.found
+
+
+def test_a_data_location_that_is_away_is_named_with_how_many_runs_wait_since_when() -> None:
+    why = "data location raw: the store at http://raw.example does not answer: Connection refused"
+    away_too = Unreached("data location lta has no root", 1, 9, NOW)
+    many, one = told(replace(WELL, unreached=(Unreached(why, 12, 7, NOW - HOUR), away_too)))
+    assert (many.name, many.away, many.next) == ("data location raw", True, "ccatwm show 7")
+    assert many.found == f"12 runs wait since 2026-03-02 11:00:00 UTC: {why}"
+    assert one.found.startswith("1 run waits since ")
+    assert exit_code([many, one]) == 4 and len(conditions([many, one])) == 2
 
 
 def test_what_a_person_must_do_outweighs_what_may_pass_by_itself() -> None:

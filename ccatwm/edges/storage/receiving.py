@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 from ccatwm.core.names import encode_name
 from ccatwm.core.outputs import hashed_together
-from ccatwm.core.staging import not_readable_here
+from ccatwm.core.staging import not_readable_here, unreached_text
 from ccatwm.errors import (
     CcatwmError,
     CopyUnavailableError,
@@ -111,7 +111,7 @@ def _unlike_listed(
 
 def _no_copy(order: PackageOrder, brought: Brought, unanswered: list[str], unread: list[str]) -> CcatwmError:
     if unanswered:  # one of them may be good: no copy was found that is
-        return CopyUnavailableError(f"package {order.name}: {'; '.join(unanswered)}")
+        return CopyUnavailableError(unreached_text(order.name, unanswered))
     if not brought.findings and not unread:
         return NoGoodCopyError(f"package {order.name}: the ops-db knows no copy of it at an active location")
     findings = [f"{copy.location}: {finding_of(error)} ({error.message})" for copy, error in brought.findings]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 import sqlalchemy as sa
 
-from ccatwm.core.health import OldestRun
+from ccatwm.core.health import OldestRun, Unreached
+from ccatwm.core.staging import location_trouble
 from ccatwm.edges.opsdb import tables as t
 
 WAITING = ("PENDING", "STAGING_DATA", "STAGED", "SUBMITTING", "COLLECTING_RESULTS")
@@ -30,6 +32,21 @@ def list_oldest_runs(connection: sa.Connection, location: str, now: datetime) ->
         if row is not None:
             found.append(OldestRun(row.id, status, row.status_at))
     return found
+
+
+def list_unreached(connection: sa.Connection, location: str, after: datetime) -> list[Unreached]:
+    """What runs wait for that `stage` has left waiting for data, to be looked at again later than `after`."""
+    run = t.executed_reduction_step
+    query = sa.select(run.c.id, run.c.message, run.c.status_at).where(
+        run.c.processing_location == location, run.c.status == "STAGING_DATA", run.c.is_open, run.c.due_at > after
+    )
+    found: dict[str, Unreached] = {}
+    for row in connection.execute(query.order_by(run.c.id)):
+        why = location_trouble(row.message or "")
+        if why is not None:
+            so_far = found.get(why, Unreached(why, 0, row.id, row.status_at))
+            found[why] = replace(so_far, runs=so_far.runs + 1, since=min(so_far.since, row.status_at))
+    return list(found.values())
 
 
 def first_change_noted(connection: sa.Connection) -> datetime | None:
