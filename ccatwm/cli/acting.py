@@ -14,6 +14,7 @@ from ccatwm.errors import UsageError
 
 if TYPE_CHECKING:
     from ccatwm.passes._context import Context
+    from ccatwm.upkeep._readable import Readable
     from ccatwm.upkeep.control import ActReport, HoldReport, Wanted
 
 Runs = Annotated[list[int] | None, typer.Argument(metavar="[RUN...]", help="Numbers of runs.")]
@@ -60,8 +61,20 @@ def retry(
         context.clock.now(), pipeline, step, sub_group, status, failure_class, since, until
     )
     return _act(
-        common, context, "retry", _wanted(context, runs, selection, reason, dry_run, yes), wait, timeout
-    )
+        common, context, "retry", _wanted(context, runs, selection, reason, dry_run, yes), wait, timeout,
+        readable=_readable(context),
+    )  # fmt: skip
+
+
+def _readable(context: Context) -> Readable | None:
+    """None where data transfer is asked for what cannot be read here."""
+    from ccatwm.upkeep._readable import Readable
+
+    settings = context.settings
+    if settings.staging_mode == "request":
+        return None
+    by_jobs = {"s3"} if settings.stage.executor == "job" else set()
+    return Readable(settings.processing_location, context.grouping, frozenset(context.storages) | by_jobs)
 
 
 def cancel(
@@ -108,11 +121,11 @@ def _wanted(
 
 
 def _act(
-    common: Common, context: Context, act: str, wanted: Wanted, wait: bool, timeout: float | None
+    common: Common, context: Context, act: str, wanted: Wanted, wait: bool, timeout: float | None, **more: Any
 ) -> int:
     from ccatwm.upkeep import control
 
-    report: ActReport = getattr(control, act)(context.database, wanted, now=context.clock.now())
+    report: ActReport = getattr(control, act)(context.database, wanted, now=context.clock.now(), **more)
     if not (wait and common.json):  # that document comes when they have ended
         _frame.show_report(common, report)
     if not wait or wanted.dry_run:

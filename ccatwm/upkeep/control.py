@@ -21,6 +21,7 @@ from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.errors import CcatwmError, UsageError
 from ccatwm.interfaces import Clock
 from ccatwm.upkeep._estimate import Estimate, again_text, estimate_again
+from ccatwm.upkeep._readable import Readable, unreadable_notes
 from ccatwm.upkeep._reason import require_reason
 
 log = logging.getLogger(__name__)
@@ -122,16 +123,17 @@ class Wanted:
 # --- retry --------------------------------------------------------------------------------------------------
 
 
-def retry(database: Database, wanted: Wanted, *, now: datetime) -> ActReport:
+def retry(database: Database, wanted: Wanted, *, now: datetime, readable: Readable | None = None) -> ActReport:
     """Try FAILED (CANCELLED only where named or selected by status) runs again, as they were frozen.
 
-    Only what they ask of the batch system is what their step asks for now: somebody may have mended that.
+    Only what they ask of the batch system is what their step asks for now: somebody may have mended that. With `readable`
+    it is said of which no copy can be read, so that they fail again.
 
     Errors: UsageError for no selection at all, unknown runs, or more than `confirm_runs` without `yes`.
     """
     _check_wanted(wanted, "retry")
     with _transaction(database, wanted) as connection:
-        return _retry(connection, wanted, now)
+        return _retry(connection, wanted, now, readable)
 
 
 def _transaction(database: Database, wanted: Wanted) -> AbstractContextManager[sa.Connection]:
@@ -139,18 +141,28 @@ def _transaction(database: Database, wanted: Wanted) -> AbstractContextManager[s
     return database.read() if wanted.dry_run else database.write()
 
 
-def _retry(connection: sa.Connection, wanted: Wanted, now: datetime) -> ActReport:
+def _retry(
+    connection: sa.Connection, wanted: Wanted, now: datetime, readable: Readable | None = None
+) -> ActReport:
     """As `retry`, inside a transaction of the caller."""
     statuses = wanted.selection.statuses or (RunStatus.FAILED.value,)
     rows = _rows_meant(connection, wanted, "retry", statuses)
     # Reads only: before the rows change, and before anything is refused for its number.
     cost = estimate_again(connection, rows)
     _confirm(wanted, "retry", rows, again_text(cost))
+    notes = unreadable_notes(connection, readable, rows) if readable is not None else {}
     acted = _act_on(connection, wanted, "retry", rows, now, _retry_run)
+    acted = tuple(_with_note(item, notes.get(item.run)) for item in acted)
     done = [row for row, item in zip(rows, acted, strict=True) if item.outcome == "done"]
     follows = cost if len(done) == len(rows) else estimate_again(connection, done)
     brakes = list_brakes(connection, {(row["pipeline"], row["step"]) for row in done})
     return ActReport("retry", acted, wanted.dry_run, follows, brakes)
+
+
+def _with_note(item: Acted, note: str | None) -> Acted:
+    if item.outcome != "done" or not note:
+        return item
+    return replace(item, reason="; ".join(filter(None, [note, item.reason])))
 
 
 def list_brakes(connection: sa.Connection, places: Collection[tuple[str, str]]) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ from ccatwm.edges.storage.s3 import S3Storage
 from ccatwm.errors import CopyUnavailableError, CorruptCopyError, MissingCopyError, SettingsError
 from ccatwm.interfaces import PackageCopy, PlainEffects
 from ccatwm.settings.schema import LocationSettings, StageSettings
+from ccatwm.upkeep._readable import Readable
+from ccatwm.upkeep.control import Wanted, retry
 from ccatwm.views.health import read_facts
 from tests.fakes.object_store import BUCKET, KEY_ID, SECRET, ObjectStore, object_store
 from tests.passes.bad_world import COPY, Scan, by_package, good_tar, observe, reduce, told
@@ -384,6 +386,37 @@ def test_a_copy_on_tape_is_answered_by_who_brings_it(night, store):
         by_package(night)["one"]["message"]
     )
     assert night.rows("copy_report") == []  # it is not lost
+
+
+def test_a_retry_of_a_run_whose_copies_cannot_be_read_here_says_that_it_fails_again_and_until_when(night, store):
+    in_the_store(night, store, Scan("one", GOOD))
+    night.execute("UPDATE data_location SET storage_type = 'tape' WHERE name = 'raw'")
+    reduce(night, COPY)
+    for _ in range(5):  # until its retries are used up
+        night.until_quiet()
+        night.minute += 300
+    run = by_package(night)["one"]
+    assert (run["status"], run["is_open"]) == ("FAILED", False)
+
+    def retried(**changes):
+        context = night.context()
+        try:
+            readable = Readable("local", context.grouping, frozenset(context.storages))
+            wanted = Wanted((run["id"],), reason="r", actor="a", host="h", dry_run=True, **changes)
+            (item,) = retry(context.database, wanted, now=context.clock.now(), readable=readable).runs
+            return item.outcome, item.reason
+        finally:
+            context.database.dispose()
+
+    outcome, reason = retried()
+    assert outcome == "done" and reason.startswith(
+        "it fails again until a copy of package one-LFA can be read here (raw: it lies on tape"
+    )
+    assert reason.endswith("`ccatwm lineage package:one-LFA` lists its copies")
+    night.execute("UPDATE data_location SET storage_type = 's3' WHERE name = 'raw'")
+    assert retried() == ("done", "")
+    night.execute("UPDATE data_location SET active = false")
+    assert "the ops-db knows no copy of it at an active location" in retried()[1]
 
 
 def test_the_access_key_is_nowhere_in_files_rows_or_messages(night, store):

@@ -51,6 +51,8 @@ def list_meant(
             runs.c.id.label("run"),
             runs.c.sub_group_id,
             runs.c.step_id,
+            runs.c.processing_location,
+            runs.c.failure_class,
             runs.c.pipeline_name.label("pipeline"),
             runs.c.step_name.label("step"),
             runs.c.sub_group_key.label("sub_group"),
