@@ -58,6 +58,7 @@ REQUESTED = "requested"  # outcome of a run that waits for data transfer
 TRANSFERRING = "transferring"  # outcome of a run that waits for a batch job that brings a package
 NOT_PERMITTED = "not permitted"  # outcome of a run that waits for a person to give this account a right
 WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
+JOB_WAIT_SECONDS = 300  # where to look again takes a batch job
 MARKER = ".ccatwm-run.json"
 RUNS_AT_ONCE = 50  # that begin, and end, in one transaction
 SMALL = Amount(4 << 20, 16)  # packages up to here come some at a time, with one flush for all
@@ -91,7 +92,7 @@ def _body(frame: PassFrame) -> None:
     if frame.dry_run:
         transfers = None
     else:
-        transfers = Transfers(frame, lambda run, error: _not_staged(frame, run, error))
+        transfers = Transfers(frame, lambda run, error: _not_staged(frame, run, error, by_job=True))
         transfers.settle()
     most = frame.context.settings.max_concurrent
     with frame.context.database.read() as connection:
@@ -561,7 +562,7 @@ class _Staging:
         report_behind(self.frame, behind, self._short[-1][1])
 
 
-def _not_staged(frame: PassFrame, run: Run, error: CcatwmError) -> None:
+def _not_staged(frame: PassFrame, run: Run, error: CcatwmError, *, by_job: bool = False) -> None:
     if isinstance(error, ClaimedElsewhereError | IncompleteTreeError):
         frame.report.add("waiting", _item(run, "waiting", error.message))
     elif isinstance(error, NoSpaceError):
@@ -575,7 +576,7 @@ def _not_staged(frame: PassFrame, run: Run, error: CcatwmError) -> None:
     elif isinstance(error, MissedError):
         _failed(frame, run, error.failure, error.message)
     elif isinstance(error, CopyUnavailableError):
-        _wait(frame, run, UNAVAILABLE, error.message)
+        _wait(frame, run, UNAVAILABLE, error.message, seconds=JOB_WAIT_SECONDS if by_job else WAIT_SECONDS)
     elif isinstance(error, StagingError):
         _failed(frame, run, error.failure, error.message, for_good=error.for_good)
     else:

@@ -358,7 +358,10 @@ def test_runs_wait_uncharged_until_the_key_file_of_their_location_is_mended(
     assert to_do in run["message"]
     assert night.rows("copy_report") == []
     key_file(keys)
-    night.minute += 1
+    if executor == "job":
+        night.minute += 1
+        assert night.run_pass("stage").items == []  # no job a minute for as long as it lasts
+        night.minute += 4
     night.until_quiet()
     assert by_package(night)["one"]["status"] == "COMPLETED"
 
