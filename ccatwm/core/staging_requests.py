@@ -15,7 +15,10 @@ UNDER_WAY = ("pending", "scheduled", "in_progress")
 
 @dataclass(frozen=True)
 class StagingRequest:
-    """A staging job of data transfer. While it is `active` data transfer keeps what it brought. Times aware UTC."""
+    """A staging job of data transfer. While it is `active` data transfer keeps what it brought. Times aware UTC.
+
+    `ours`: nobody else has asked, as far as one can tell; what others have asked for is theirs to end.
+    """
 
     id: str
     package_id: str
@@ -24,11 +27,13 @@ class StagingRequest:
     created_at: datetime | None
     changed_at: datetime | None = None
     message: str | None = None
+    ours: bool = True
 
 
 class Next(Enum):
     ASK = "ask"
     WAIT = "wait"
+    LOOK = "look"
     GIVE_UP = "give up"
 
 
@@ -40,11 +45,22 @@ class Answer:
     text: str = ""
 
 
-def next_about(request: StagingRequest | None, now: datetime, patience_hours: float) -> Answer:
-    """`request`: the newest one for the package, None where nobody has asked. A request that ended is asked for again
-    only by the next attempt of a run: giving up ends it."""
+def next_about(
+    request: StagingRequest | None, now: datetime, patience_hours: float, *, refused: bool = False
+) -> Answer:
+    """`request`: the newest one for the package, None where nobody has asked. `refused`: a copy is here that was found bad,
+    and that is not looked at again before it may have been brought anew.
+
+    A request that ended is asked for again only by the next attempt of a run: giving up ends it. Where one of others came
+    to nothing one of ours is made beside it.
+    """
     if request is None or not request.active:
         return Answer(Next.ASK)
+    answer = _about_active(request, now, patience_hours, refused)
+    return answer if request.ours or answer.next is Next.WAIT else Answer(Next.ASK)
+
+
+def _about_active(request: StagingRequest, now: datetime, patience_hours: float, refused: bool) -> Answer:
     if request.status == "failed":
         return Answer(Next.GIVE_UP, f"data transfer failed to bring it: {request.message or 'it does not say why'}")
     begun = request.created_at or now
@@ -52,6 +68,8 @@ def next_about(request: StagingRequest | None, now: datetime, patience_hours: fl
         said_at = request.changed_at or begun
         if now - said_at < RECORD_GRACE:
             return Answer(Next.WAIT, "data transfer has brought it and has not recorded the copy yet")
+        if refused:  # it lies where the one lay that was bad
+            return Answer(Next.LOOK)
         told = f"data transfer says that it has brought it ({utc_text(said_at)})"
         return Answer(Next.GIVE_UP, f"{told}, but no copy is recorded here")
     if now - begun > timedelta(hours=patience_hours):

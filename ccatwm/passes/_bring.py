@@ -19,10 +19,11 @@ from ccatwm.core.staging import cache_directory, copy_order
 from ccatwm.core.wording import count_text, size_text
 from ccatwm.edges.opsdb.stores import runs, staged
 from ccatwm.edges.storage.receiving import bring_package, finding_of
-from ccatwm.errors import CcatwmError, StoppedError
+from ccatwm.errors import CcatwmError, NoGoodCopyError, StoppedError
 from ccatwm.interfaces import Bar, Brought, Clock, PackageCopy, PackageOrder, Received, WorkFiles
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import PassFrame, PassItem, location, this_process
+from ccatwm.passes._request import Requests
 from ccatwm.passes._room import CLAIM_HOURS, claimant_is_gone
 
 Members = Mapping[str, tuple[int, str | None]]
@@ -147,6 +148,11 @@ class Sought:
     def to_claim(self) -> staged.Claimed:
         package = self.package
         return staged.Claimed(str(self.directory), package.identity, package.name, package.checksum, self.amount)
+
+    @property
+    def has_no_good_copy(self) -> bool:
+        """As far as is known: none, or such only as were found bad."""
+        return all((copy.location, copy.path) in self.known_bad for copy in self.copies)
 
     def settle(self, brought: Brought) -> None:
         """What came of it. Of a place that did not answer nothing was read."""
@@ -289,6 +295,9 @@ def record(frame: PassFrame, some: Sequence[tuple[Sought, Sequence[Run]]], *, cl
             _record_finding(context, connection, sought, copy, error)
             for run in for_runs:
                 runs.add_warning(connection, run.id, text)
+        refused = {s.package.identity: s.error.message for s, _ in some if isinstance(s.error, NoGoodCopyError)}
+        if refused and context.settings.staging_mode == "request":
+            Requests(context).refuse(connection, refused)
         not_there = [str(sought.directory) for sought, _ in some if sought.received is None]
         staged.release_claims(connection, location(context), not_there, claim)
         arrived = [

@@ -5,7 +5,7 @@ Our pin on what it brought is the open request: it is closed when no run needs t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 
@@ -53,8 +53,9 @@ class Requests:
             self._open = open_requests(connection, self._context.grouping.tables, place, location(self._context))
         return self._open
 
-    def ask(self, packages: Sequence[RunInput]) -> None:
-        """Have packages brought that are not here.
+    def ask(self, packages: Mapping[str, RunInput], refused: Collection[str]) -> None:
+        """Have packages (by id) brought that are not here. Of those in `refused` a copy is here that was found bad: once it
+        may have been brought anew there is nothing to wait for.
 
         Errors: RequestedError while that takes its time, NotBroughtError where it came to nothing: the next attempt asks
         again. MissingRightError.
@@ -64,21 +65,27 @@ class Requests:
         failed: list[str] = []
         with self._context.database.write() as connection:
             requests = self._requests(connection)
-            known = requests.newest(connection, [package.identity for package in packages])
-            for package in packages:
-                request = known.get(package.identity)
-                answer = next_about(request, now, self._context.settings.staging_job_hours)
+            known = requests.newest(connection, list(packages))
+            for identity, package in packages.items():
+                request = known.get(identity)
+                patience = self._context.settings.staging_job_hours
+                answer = next_about(request, now, patience, refused=identity in refused)
                 if answer.next is Next.ASK:
-                    requests.ask(connection, package.identity, package.name, now)
+                    requests.ask(connection, identity, package.name, now)
                     waiting.append(f"package {package.name}: asked of data transfer")
                 elif answer.next is Next.WAIT:
                     waiting.append(f"package {package.name}: {answer.text}")
-                else:
+                elif answer.next is Next.GIVE_UP:
                     failed.append(f"package {package.name}: {answer.text}")
                     requests.close(connection, [request] if request is not None else [], now)
         if failed:
             raise NotBroughtError(some_text(failed, SHOWN, "; "))
-        raise RequestedError(some_text(waiting, SHOWN, "; "))
+        if waiting:
+            raise RequestedError(some_text(waiting, SHOWN, "; "))
+
+    def refuse(self, connection: sa.Connection, why: Mapping[str, str]) -> None:
+        """What was brought is of no use, by package `why`: its request has ended, and the next attempt asks anew."""
+        self._requests(connection).refuse(connection, why, self._context.clock.now())
 
     def close_unneeded(self) -> int:
         """Let data transfer remove what no run of this location needs any more; how many packages."""

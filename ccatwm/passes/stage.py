@@ -381,9 +381,10 @@ class _Staging:
         under_way = [d for d in missing if d in self._packages]
         in_jobs = [d for d in missing if self._transfers.has(d, looked.rows)]
         sought = [known.sought[d] for d in missing if d not in under_way and d not in in_jobs]
-        absent = [one.package for one in sought if not one.copies]
+        absent = [one for one in sought if one.has_no_good_copy]
         if absent and context.settings.staging_mode == "request":
-            self._requests.ask(absent)
+            refused = {one.package.identity for one in absent if one.copies}
+            self._requests.ask({one.package.identity: one.package for one in absent}, refused)
         if not self._has_room(staging, sought, looked):
             return
         by_job = [one for one in sought if self._transfers.takes(one)]

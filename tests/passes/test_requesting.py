@@ -186,6 +186,113 @@ def test_a_request_of_somebody_else_is_waited_for_and_not_closed(night):
     assert bool(jobs(night)[0]["active"])
 
 
+def asked(night, package: str) -> list[dict[str, Any]]:
+    return [job for job in jobs(night) if name_of(night, job) == f"{package}-LFA"]
+
+
+def deliver_bad(night, job: dict[str, Any]) -> str:
+    """A tar that is not what it should be; its path at the processing location."""
+    path = f"staged/{name_of(night, job)}.tar"
+    (night.base / "staged").mkdir(exist_ok=True)
+    (night.base / path).write_bytes(GOOD[:-1] + b"?")
+    if not [c for c in observed(night, t.physical_copy) if c["path"] == path]:
+        record_copy(night, job, path, "present")
+    transfer(night, job, "completed")
+    return path
+
+
+def try_again(night, minutes: int = 120) -> list[tuple[str, str]]:
+    night.minute += minutes
+    night.run_pass("poll")
+    return stage(night)
+
+
+def test_a_delivery_that_is_bad_ends_its_request_with_the_reason_and_the_retry_asks_anew(night):
+    stage(night)
+    path = deliver_bad(night, asked(night, "one")[0])
+    assert [o for o, r in stage(night) if "no good copy: local: corrupt" in r] == ["failed"]
+    (first,) = asked(night, "one")
+    assert (first["status"], bool(first["active"])) == ("failed", False)
+    assert first["message"].startswith("refused by ccatwm: package one-LFA: no good copy: local: corrupt")
+    assert [c["finding"] for c in night.rows("copy_report")] == ["corrupt"]
+    assert (night.base / path).exists(), "what they brought is theirs to remove"
+    assert any("one-LFA: asked of data transfer" in reason for _, reason in try_again(night))
+    assert [job["status"] for job in asked(night, "one")] == ["failed", "pending"]
+    night.minute += 1
+    assert {outcome for outcome, _ in stage(night)} == {"requested"}, "the copy that was refused is not read meanwhile"
+    assert len(asked(night, "one")) == 2 and by_package(night)["one"]["retries_used"] == 1
+
+
+def test_what_is_brought_anew_to_the_same_place_is_taken_and_the_copy_is_no_bad_one_any_more(night):
+    stage(night)
+    path = deliver_bad(night, asked(night, "one")[0])
+    stage(night)
+    try_again(night)
+    (night.base / path).write_bytes(GOOD)
+    transfer(night, asked(night, "one")[1], "completed")
+    assert {outcome for outcome, _ in stage(night)} == {"requested"}, "it may come to another place, and be recorded soon"
+    night.minute += 15
+    assert [outcome for outcome, _ in stage(night)].count("staged") == 1
+    assert night.rows("copy_report") == [] and bool(asked(night, "one")[1]["active"])
+
+
+def test_deliveries_that_stay_bad_use_up_the_retries_of_the_run(night):
+    stage(night)
+    for number in range(4):
+        assert len(asked(night, "one")) == number + 1
+        deliver_bad(night, asked(night, "one")[number])
+        night.minute += 15
+        assert [o for o, r in stage(night) if "no good copy" in r] == ["failed"]
+        try_again(night, 300)
+    assert [(job["status"], bool(job["active"])) for job in asked(night, "one")] == [("failed", False)] * 4
+    run = by_package(night)["one"]
+    assert (run["status"], run["due_at"]) == ("FAILED", None)
+
+
+def test_a_bad_copy_that_is_not_said_to_be_brought_yet_ends_no_request(night):
+    stage(night)
+    job = asked(night, "one")[0]
+    deliver_bad(night, job)
+    transfer(night, job, "in_progress")
+    stage(night)
+    assert (asked(night, "one")[0]["status"], bool(asked(night, "one")[0]["active"])) == ("in_progress", True)
+    assert {outcome for outcome, _ in try_again(night)} == {"requested"}
+    assert len(asked(night, "one")) == 1
+
+
+def test_two_runs_that_share_a_refused_package_ask_for_it_once_more(night):
+    twin = (night.folder / "pipeline.yaml").read_text().replace("name: otf", "name: twin")
+    (night.folder / "pipeline.yaml").write_text(twin)
+    night.apply()
+    for name in ("trigger", "resolve"):
+        night.run_pass(name)
+    stage(night)
+    assert len(jobs(night)) == 2
+    deliver_bad(night, asked(night, "one")[0])
+    assert [o for o, r in stage(night) if "corrupt" in r].count("failed") == 2
+    try_again(night)
+    assert [job["status"] for job in asked(night, "one")] == ["failed", "pending"]
+
+
+def test_what_somebody_else_asked_for_and_is_bad_is_theirs_to_end_and_we_ask_ourselves(night):
+    stage(night)
+    change(night, sa.update(t.staging_job).values(requested_by="a person"))
+    deliver_bad(night, asked(night, "one")[0])
+    stage(night)
+    try_again(night)
+    theirs, ours = asked(night, "one")
+    assert (theirs["status"], bool(theirs["active"]), theirs["message"]) == ("completed", True, None)
+    assert (ours["status"], bool(ours["active"]), ours["requested_by"]) == ("pending", True, "ccatwm")
+
+
+def test_what_somebody_else_asked_for_in_vain_is_asked_for_by_us_and_costs_no_attempt(night):
+    stage(night)
+    change(night, sa.update(t.staging_job).values(requested_by="a person", status="failed"))
+    night.minute += 1
+    assert {outcome for outcome, _ in stage(night)} == {"requested"}
+    assert [(job["status"], bool(job["active"])) for job in asked(night, "one")] == [("failed", True), ("pending", True)]
+
+
 def test_what_lies_elsewhere_is_not_read(night):
     for name in ("one", "two"):
         (night.folder / "raw" / f"{name}.tar").unlink()
@@ -266,6 +373,22 @@ def test_requests_are_written_into_a_table_of_others_in_its_own_words(wishes):
         assert (request.status, request.active) == ("failed", True)
         requests.close(connection, [request], now)
         assert connection.exec_driver_sql("SELECT is_open FROM ext.wish").scalar_one() == "n"
+
+
+@ON_POSTGRESQL
+def test_a_refusal_is_written_into_a_table_of_others_as_far_as_it_takes_it(wishes):
+    observatory, tables = wishes
+    now = observatory.context().clock.now()
+    with observatory.context().database.write() as connection:
+        requests = open_requests(connection, tables, "3", "local")
+        for broken in (True, False):
+            requests.ask(connection, "p-7", "scan-7", now)
+            connection.exec_driver_sql("UPDATE ext.wish SET zustand = 'DONE' WHERE is_open = 'y'")
+            if not broken:
+                connection.exec_driver_sql("ALTER TABLE ext.wish ADD CHECK (zustand <> 'BROKEN') NOT VALID")
+            requests.refuse(connection, {"p-7": "it is short"}, now)
+        rows = connection.exec_driver_sql("SELECT zustand, is_open FROM ext.wish ORDER BY zustand").all()
+        assert [tuple(row) for row in rows] == [("BROKEN", "n"), ("DONE", "n")]
 
 
 @ON_POSTGRESQL

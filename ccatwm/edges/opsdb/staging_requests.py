@@ -4,7 +4,7 @@ somebody else's, or a table of ours where theirs has none that may be written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -90,7 +90,27 @@ class StagingRequests:
 
     def close(self, connection: sa.Connection, requests: Iterable[StagingRequest], now: datetime) -> None:
         """They are needed no more: data transfer may remove what it brought for them."""
-        values = self._there({"active": self._stored("active", False)[0], "updated_at": now})
+        self._end(connection, requests, now, {})
+
+    def refuse(self, connection: sa.Connection, why: Mapping[str, str], now: datetime) -> None:
+        """End those requests of ours by which packages were brought, and say `why` each (by id) was of no use.
+
+        Where their table takes no such word or text, the request is closed without."""
+        for request in self.newest(connection, list(why)).values():
+            if not (request.active and request.ours and request.status == "completed"):
+                continue  # asked for anew meanwhile, or by somebody else, or still on its way
+            message = f"refused by ccatwm: {why[request.package_id]}"
+            said = {"status": self._stored("status", "failed")[0], "message": message}
+            try:
+                with connection.begin_nested():
+                    self._end(connection, [request], now, said)
+            except (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.InternalError):
+                self._end(connection, [request], now, {})
+
+    def _end(
+        self, connection: sa.Connection, requests: Iterable[StagingRequest], now: datetime, said: Mapping[str, Any]
+    ) -> None:
+        values = self._there({"active": self._stored("active", False)[0], "updated_at": now, **said})
         for ids in chunks(self._keys("id", [request.id for request in requests])):
             connection.execute(sa.update(self._table).where(self._column("id").in_(ids)).values(values))
 
@@ -100,7 +120,7 @@ class StagingRequests:
         columns: dict[str, sa.ColumnElement[Any]] = {
             "id": key_text(self._column("id")), "package": key_text(self._column("raw_data_package_id")),
         }  # fmt: skip
-        for name in ("status", "active", "created_at", "updated_at", "message"):
+        for name in ("status", "active", "created_at", "updated_at", "message", "requested_by"):
             columns[name] = self._column(name) if self._has(name) else sa.null()
         here = self._keys("destination_location_id", [self._destination])
         query: sa.Select[Any] = sa.select(*(column.label(name) for name, column in columns.items()))
@@ -112,7 +132,7 @@ class StagingRequests:
         active = True if row.active is None else bool(spoken(LOGICAL, "active", row.active))
         return StagingRequest(
             row.id, row.package, status if (LOGICAL, "status") in self._tables.values else status.lower(), active,
-            row.created_at, row.updated_at, row.message,
+            row.created_at, row.updated_at, row.message, row.requested_by in (None, REQUESTED_BY),
         )  # fmt: skip
 
     def _column(self, name: str) -> sa.ColumnElement[Any]:
