@@ -185,6 +185,10 @@ class NotReadableHereError(CcatwmError):
     """A copy of a kind that is never read here (tape): it is no worse for that, and another copy is tried."""
 
 
+class UncheckableError(NotReadableHereError):
+    """The checksum that is listed is of a kind that is not known here: nothing can be said of any copy. A person acts."""
+
+
 class CopyUnavailableError(CcatwmError):
     """The place of a copy cannot be asked (an object store that is away, settings of it that are wrong): another copy is
     tried, else the run waits."""

@@ -217,8 +217,10 @@ class WorkFiles(Protocol):
         freed with the last: they are thought to be removed in this order."""
         ...
 
-    def hash_files(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, tuple[int, str] | None]:
-        """(size, sha256 hex) by path, read without following links; None where absent or not a regular file."""
+    def hash_files(
+        self, paths: Iterable[PurePosixPath], *, algorithm: str = "sha256"
+    ) -> dict[PurePosixPath, tuple[int, str] | None]:
+        """(size, digest in hex) by path, read without following links; None where absent or not a regular file."""
         ...
 
     def link_trees(

@@ -295,7 +295,8 @@ def record(frame: PassFrame, some: Sequence[tuple[Sought, Sequence[Run]]], *, cl
             _record_finding(context, connection, sought, copy, error)
             for run in for_runs:
                 runs.add_warning(connection, run.id, text)
-        refused = {s.package.identity: s.error.message for s, _ in some if isinstance(s.error, NoGoodCopyError)}
+        bad = [(s.package, s.error) for s, _ in some if s.findings]
+        refused = {package.identity: error.message for package, error in bad if isinstance(error, NoGoodCopyError)}
         if refused and context.settings.staging_mode == "request":
             Requests(context).refuse(connection, refused)
         not_there = [str(sought.directory) for sought, _ in some if sought.received is None]

@@ -83,6 +83,14 @@ def bring(night, job: dict[str, Any], *, content: bytes = GOOD) -> str:
     return path
 
 
+def list_file(night, job: dict[str, Any], checksum: str) -> None:
+    """The ops-db lists the one file of a job's package."""
+    change(night, sa.insert(t.raw_data_file).values(
+        raw_data_package_id=job["raw_data_package_id"], name="a.bin", size_bytes=99, checksum=checksum,
+        updated_at=night.context().clock.now(),
+    ))  # fmt: skip
+
+
 def stage(night) -> list[tuple[str, str]]:
     night.minute += 1
     return [(item.outcome, item.reason) for item in night.run_pass("stage").items]
@@ -108,15 +116,37 @@ def test_a_run_goes_on_when_its_package_has_come_and_links_it(night):
     assert sorted(run["status"] for run in night.runs()) == ["COMPLETED", "STAGING_DATA"]
 
 
+@pytest.mark.parametrize("flaw", ["", "changed"])
+@pytest.mark.parametrize("kind", ["md5", "SHA512", "blake2b"])
+def test_checksums_of_any_known_kind_are_compared_of_what_was_brought(night, kind, flaw):
+    stage(night)
+    first = jobs(night)[0]
+    listed = hashlib.new(kind.lower(), b"a" * 99).hexdigest()
+    list_file(night, first, f"{kind}:{listed.upper()}")
+    bring(night, first, content=tar([("a.bin", b"a" * 98 + (b"b" if flaw else b"a"))]))
+    transfer(night, first, "completed")
+    said = {outcome: reason for outcome, reason in stage(night) if outcome in ("failed", "staged")}
+    assert list(said) == (["failed"] if flaw else ["staged"])
+    assert not flaw or f"{kind.lower()}:{listed} are listed" in said["failed"]
+
+
+def test_a_checksum_that_cannot_be_checked_is_said_and_held_against_no_copy_and_no_request(night):
+    stage(night)
+    first = jobs(night)[0]
+    list_file(night, first, "crc32c:00000000")
+    bring(night, first)
+    transfer(night, first, "completed")
+    (said,) = [reason for outcome, reason in stage(night) if outcome == "failed"]
+    assert "local: checksum 'crc32c:00000000' cannot be checked: known are sha256" in said
+    assert night.rows("copy_report") == []
+    assert ("completed", True) in [(job["status"], bool(job["active"])) for job in jobs(night)]
+
+
 @pytest.mark.parametrize("flaw", ["", "changed", "short"])
 def test_what_was_brought_has_the_files_and_the_checksums_that_are_listed(night, flaw):
     stage(night)
     first = jobs(night)[0]
-    listed = hashlib.sha256(b"a" * 99).hexdigest()
-    change(night, sa.insert(t.raw_data_file).values(
-        raw_data_package_id=first["raw_data_package_id"], name="a.bin", size_bytes=99, checksum=f"sha256:{listed}",
-        updated_at=night.context().clock.now(),
-    ))  # fmt: skip
+    list_file(night, first, f"sha256:{hashlib.sha256(b'a' * 99).hexdigest()}")
     transfer(night, first, "completed")
     bring(night, first, content=tar([("a.bin", {"": b"a" * 99, "changed": b"a" * 98 + b"b", "short": b"a"}[flaw])]))
     said = [reason for outcome, reason in stage(night) if outcome in ("failed", "staged")]

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
+from ccatwm.core.digests import known_checksum
 from ccatwm.core.names import encode_name
 from ccatwm.core.outputs import hashed_together
 from ccatwm.core.staging import not_readable_here, unreached_text
@@ -43,7 +44,7 @@ def bring_package(
                     brought.received = _bring_copy(work, storages, order, copy, read)
             except (CopyUnavailableError, LocationSettingsError) as error:
                 away[copy.location] = error.with_next
-            except NotReadableHereError as error:  # nothing is known against it
+            except NotReadableHereError as error:  # nothing is known against the copy
                 unread.append(f"{copy.location}: {error.message}")
             except (CorruptCopyError, MissingCopyError) as error:
                 brought.findings.append((copy, error))
@@ -93,19 +94,20 @@ def _unlike_listed(
     listed = (len(order.members), sum(size for size, _ in order.members.values()))
     if order.members and listed != (received.file_count, received.unpacked_bytes):
         return f"has {received.file_count} files of {received.unpacked_bytes} bytes, {listed[0]} of {listed[1]} are listed"
-    sums = {
-        order.target / name: (size, checksum)
-        for name, (size, checksum) in order.members.items()
-        if checksum is not None and checksum.startswith("sha256:")
-    }
-    for some in hashed_together((path, size) for path, (size, _) in sums.items()):
-        for path, found in work.hash_files(some).items():
-            size, checksum = sums[path]
-            read(size)
-            if found is None or (found[0], f"sha256:{found[1]}") != (size, checksum):
-                name = encode_name(str(path.relative_to(order.target)))
-                said = "is not there" if found is None else f"has {found[0]} bytes and sha256:{found[1]}"
-                return f"differs: {name} {said}, {size} bytes and {checksum} are listed"
+    sums: dict[str, dict[PurePosixPath, tuple[int, str]]] = {}  # by algorithm
+    for name, (size, checksum) in order.members.items():
+        if checksum is not None:
+            algorithm, digest = known_checksum(checksum)
+            sums.setdefault(algorithm, {})[order.target / name] = size, digest
+    for algorithm, files in sums.items():
+        for some in hashed_together((path, size) for path, (size, _) in files.items()):
+            for path, found in work.hash_files(some, algorithm=algorithm).items():
+                size, digest = files[path]
+                read(size)
+                if found != (size, digest):
+                    name = encode_name(str(path.relative_to(order.target)))
+                    said = "is not there" if found is None else f"has {found[0]} bytes and {algorithm}:{found[1]}"
+                    return f"differs: {name} {said}, {size} bytes and {algorithm}:{digest} are listed"
     return None
 
 

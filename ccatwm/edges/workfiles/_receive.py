@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
 
-from ccatwm.core.digests import ALGORITHMS, split_checksum, tree_digest
+from ccatwm.core.digests import known_checksum, tree_digest
 from ccatwm.core.names import encode_name
 from ccatwm.edges.workfiles._folders import Folders, Parts, remove_entry, walk
 from ccatwm.edges.workfiles._system import (
@@ -87,17 +87,6 @@ class Digest:
         while self._queue:
             self._queue.popleft().result()
         return str(self._hash.hexdigest())
-
-
-def known_checksum(checksum: str) -> tuple[str, str]:
-    """(algorithm, hex). Errors: CorruptCopyError for one that cannot be checked."""
-    algorithm, value = split_checksum(checksum)
-    if algorithm not in ALGORITHMS or not value:
-        kinds = ", ".join(ALGORITHMS)
-        raise CorruptCopyError(
-            f"checksum {checksum!r} cannot be checked: known are {kinds}, as algorithm:hex"
-        )
-    return algorithm, value
 
 
 class VerifyingReader:

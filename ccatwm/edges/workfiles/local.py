@@ -273,8 +273,10 @@ class LocalWorkFiles:
     ) -> dict[PurePosixPath, bytes | None]:
         return self._each(paths, lambda parent, name: _read(parent, name, max_bytes, tail=True))
 
-    def hash_files(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, tuple[int, str] | None]:
-        return self._each(paths, _hash)
+    def hash_files(
+        self, paths: Iterable[PurePosixPath], *, algorithm: str = "sha256"
+    ) -> dict[PurePosixPath, tuple[int, str] | None]:
+        return self._each(paths, lambda parent, name: _hash(parent, name, algorithm))
 
     def list_tree(self, path: PurePosixPath) -> list[TreeEntry] | None:
         with self._folders() as folders, self._at(path):
@@ -817,10 +819,10 @@ def _read(parent: int, name: str, max_bytes: int, *, tail: bool) -> bytes | None
         return stream.read(min(max_bytes, size))  # as much memory is taken as is asked for
 
 
-def _hash(parent: int, name: str) -> tuple[int, str] | None:
+def _hash(parent: int, name: str, algorithm: str) -> tuple[int, str] | None:
     descriptor = find_regular(parent, name)
     if descriptor is None:
         return None
     with open(descriptor, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
+        digest = hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False))
         return stream.tell(), digest.hexdigest()

@@ -116,8 +116,10 @@ class SshWorkFiles:
     def read_links(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, str | None]:
         return self._each("read_links", paths)
 
-    def hash_files(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, tuple[int, str] | None]:
-        return self._each("hash_files", paths)
+    def hash_files(
+        self, paths: Iterable[PurePosixPath], *, algorithm: str = "sha256"
+    ) -> dict[PurePosixPath, tuple[int, str] | None]:
+        return self._each("hash_files", paths, algorithm=algorithm)
 
     def read_files(
         self, paths: Iterable[PurePosixPath], *, max_bytes: int = 1 << 22
@@ -158,10 +160,10 @@ class SshWorkFiles:
         found: Space = self._call("space")
         return found
 
-    def _each(self, method: str, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, Any]:
+    def _each(self, method: str, paths: Iterable[PurePosixPath], **more: Any) -> dict[PurePosixPath, Any]:
         answers: dict[PurePosixPath, Any] = {}
         for some in _cut(paths):
-            answers |= self._call(method, paths=some)
+            answers |= self._call(method, paths=some, **more)
         return answers
 
     def _read(
