@@ -581,7 +581,7 @@ def _not_staged(frame: PassFrame, run: Run, error: CcatwmError, *, by_job: bool 
     elif isinstance(error, StagingError):
         _failed(frame, run, error.failure, error.message, for_good=error.for_good)
     else:
-        _failed(frame, run, FailureClass.STAGING, error.message)
+        _failed(frame, run, FailureClass.STAGING, error.with_next)
 
 
 def _failed(frame: PassFrame, run: Run, failure: FailureClass, message: str, *, for_good: bool = False) -> None:

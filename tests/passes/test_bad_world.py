@@ -63,7 +63,9 @@ def test_a_package_whose_file_is_gone_fails_its_run_alone_and_goes_on_when_it_is
         3,
     )
     assert run["message"] == (
-        f"package gone-LFA: no good copy: raw: missing (gone.tar at raw ({night.folder}/raw) is not there)"
+        f"package gone-LFA: no good copy: raw: missing (gone.tar at raw ({night.folder}/raw) is not there); "
+        "put a good copy there or have another one recorded (by data transfer, or `ccatwm ingest`), or "
+        "leave the package out: `ccatwm exclude package:gone-LFA --reason TEXT`"
     )
     assert told(night, reports) == [
         "ccatwm: stage: package gone-LFA: its copy at raw (gone.tar) is missing: "
@@ -79,6 +81,19 @@ def test_a_package_whose_file_is_gone_fails_its_run_alone_and_goes_on_when_it_is
     night.until_quiet()
     assert by_package(night)["gone"]["status"] == "COMPLETED"
     assert night.rows("copy_report") == []
+
+
+def test_a_package_without_a_good_copy_goes_on_when_another_copy_is_recorded(night):
+    observe(night, Scan("gone", GOOD, copies={"raw": None}), Scan("good", GOOD))
+    reduce(night, COPY)
+    night.until_quiet()
+    (night.folder / "buffer" / "found.tar").write_bytes(GOOD)
+    found = {"name": "gone-LFA", "copies": [{"location": "buffer", "path": "found.tar"}]}
+    (night.folder / "found.yaml").write_text(json.dumps({"raw_data_packages": [found]}))
+    night.arrive("found.yaml")
+    retry(night, by_package(night)["gone"])
+    night.until_quiet()
+    assert by_package(night)["gone"]["status"] == "COMPLETED"
 
 
 def retry(night, run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
@@ -22,6 +23,7 @@ from ccatwm.errors import (
 )
 from ccatwm.interfaces import Brought, CopyThere, PackageCopy, PackageOrder, Received, Storage, WorkFiles
 
+RECORDING = "by data transfer, or `ccatwm ingest`"
 Watch = Callable[[PackageCopy], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -115,9 +117,17 @@ def _no_copy(order: PackageOrder, brought: Brought, unanswered: list[str], unrea
     if unanswered:  # one of them may be good: no copy was found that is
         return CopyUnavailableError(unreached_text(order.name, unanswered))
     if not brought.findings and not unread:
-        return NoGoodCopyError(f"package {order.name}: the ops-db knows no copy of it at an active location")
+        what = f"package {order.name}: the ops-db knows no copy of it at an active location"
+        return NoGoodCopyError(what, next=f"have a copy recorded ({RECORDING}), or {_exclude(order)}")
     findings = [f"{copy.location}: {finding_of(error)} ({error.message})" for copy, error in brought.findings]
-    return NoGoodCopyError(f"package {order.name}: no good copy: {'; '.join([*findings, *unread])}")
+    bring = f"put a good copy there or have another one recorded ({RECORDING}), or {_exclude(order)}"
+    return NoGoodCopyError(
+        f"package {order.name}: no good copy: {'; '.join([*findings, *unread])}", next=bring if findings else ""
+    )
+
+
+def _exclude(order: PackageOrder) -> str:
+    return f"leave the package out: `ccatwm exclude {shlex.quote(f'package:{order.name}')} --reason TEXT`"
 
 
 def finding_of(error: CcatwmError) -> str:
