@@ -27,11 +27,12 @@ def fail_run(
     by_pass: str,
     exit_code: int | None = None,
     for_good: bool = False,
+    of_step: bool = True,
     **changes: Any,
 ) -> bool:
     """Record a failed attempt with the retry it gets; without one the recipe is blocked and the sub-group due.
 
-    `for_good`: no retry would help.
+    `for_good`: no retry would help. `of_step`: it says something of the step, too, and may trip it.
     """
     with frame.context.database.write() as connection:
         changed = record_failure(
@@ -44,6 +45,7 @@ def fail_run(
             by_pass=by_pass,
             exit_code=exit_code,
             for_good=for_good,
+            of_step=of_step,
             **changes,
         )
     return changed
@@ -60,6 +62,7 @@ def record_failure(
     by_pass: str,
     exit_code: int | None = None,
     for_good: bool = False,
+    of_step: bool = True,
     **changes: Any,
 ) -> bool:
     """As `fail_run`, inside a transaction of the caller."""
@@ -70,7 +73,7 @@ def record_failure(
         **values,
     )  # fmt: skip
     if changed:
-        if failure not in NOBODYS_FAULT and not found_input_gone(failure, exit_code):
+        if of_step and failure not in NOBODYS_FAULT and not found_input_gone(failure, exit_code):
             _count_failure(frame, connection, run, failure)
         if plan.due_at is None:
             sub_groups.mark_due(connection, [run.sub_group_id], frame.now)

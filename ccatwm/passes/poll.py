@@ -383,7 +383,7 @@ def _record_success(
         if item.run.message:  # what an earlier attempt met
             runs.update_run(connection, item.run.id, message=None)
         if not item.run.trial:
-            streaks.end_streak(connection, item.run.step_id)
+            streaks.end_streak(connection, [item.run.step_id])
         learned = learned_resources(item.run.resolved_step.resources, item.attempt.resources)
         if learned is not None:
             streaks.record_learned(connection, item.run.step_id, learned)

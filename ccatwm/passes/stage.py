@@ -20,13 +20,14 @@ from ccatwm.core.names import decode_path
 from ccatwm.core.staging import UNAVAILABLE, input_path, packages_of, products_of, workspace_path
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.throttle import WaitingRun, admit
-from ccatwm.edges.opsdb.stores import products, runs, staged, throttles
+from ccatwm.edges.opsdb.stores import products, runs, staged, streaks, throttles
 from ccatwm.errors import (
     NO_FAULT_OF_A_RUN,
     CcatwmError,
     CopyUnavailableError,
     IncompleteTreeError,
     MissingRightError,
+    NoGoodCopyError,
     NoSpaceError,
     NotPermittedError,
 )
@@ -524,6 +525,7 @@ class _Staging:
             self._ready.append(staging)
         else:
             self._at_once = 1
+            self._finish()  # those that went well meanwhile: else the failures between them would look like a streak
             _not_staged(self.frame, run, error)
         clock = self.frame.context.clock
         if len(self._ready) >= RUNS_AT_ONCE or clock.monotonic() - self._told_at > TELL_AFTER_SECONDS:
@@ -580,18 +582,25 @@ def _not_staged(frame: PassFrame, run: Run, error: CcatwmError, *, by_job: bool 
         _wait(frame, run, UNAVAILABLE, error.message, seconds=JOB_WAIT_SECONDS if by_job else WAIT_SECONDS)
     elif isinstance(error, StagingError):
         _failed(frame, run, error.failure, error.message, for_good=error.for_good)
+    elif isinstance(error, NoGoodCopyError):  # that a package is bad says no more of the step when it is looked at again
+        _failed(frame, run, FailureClass.STAGING, error.with_next, of_step=run.retries_used == 0)
     else:
         _failed(frame, run, FailureClass.STAGING, error.with_next)
 
 
-def _failed(frame: PassFrame, run: Run, failure: FailureClass, message: str, *, for_good: bool = False) -> None:
+def _failed(
+    frame: PassFrame, run: Run, failure: FailureClass, message: str, *, for_good: bool = False, of_step: bool = True
+) -> None:
     """One that waits for a person, and of which nothing has run yet, keeps no package from others meanwhile."""
     changes: dict[str, Any] = {}
     if run.attempt == 0 and (for_good or plan_for(frame, run, failure, None).due_at is None):
         with suppress(CcatwmError):  # else they go when their time has come
             _remove_links(frame.context, run)
             changes["inputs_removed_at"] = frame.now
-    fail_run(frame, run, RunStatus.STAGING_DATA, failure, message, by_pass="stage", for_good=for_good, **changes)
+    fail_run(
+        frame, run, RunStatus.STAGING_DATA, failure, message, by_pass="stage", for_good=for_good, of_step=of_step,
+        **changes,
+    )  # fmt: skip
 
 
 def _begin(frame: PassFrame, run_ids: Sequence[int]) -> dict[int, tuple[Run, list[RunInput]]]:
@@ -609,7 +618,10 @@ def _begin(frame: PassFrame, run_ids: Sequence[int]) -> dict[int, tuple[Run, lis
 
 
 def _record_ready(frame: PassFrame, ready: Sequence[_RunStaged]) -> None:
-    """Their packages have been used now, in the same transaction: those that were not are the first to leave the cache."""
+    """Their packages have been used now, in the same transaction: those that were not are the first to leave the cache.
+
+    An attempt that is staged cannot fail as `staging` any more: those before it that did are no streak of their step's.
+    """
     if not ready:
         return
     by_id = {staging.run.id: staging.run for staging in ready}
@@ -620,6 +632,8 @@ def _record_ready(frame: PassFrame, ready: Sequence[_RunStaged]) -> None:
             now=frame.now, by_pass="stage", due_at=None, failure_class=None, room_figure=None, room_reason=None,
         )  # fmt: skip
         staged.touch_staged(connection, location(frame.context), used, frame.context.clock.now())
+        steps = {by_id[run_id].step_id for run_id in changed if not by_id[run_id].trial}
+        streaks.end_streak(connection, steps, FailureClass.STAGING.value)
     for run_id, run in by_id.items():
         if run_id in changed:
             frame.report.add("done", _item(run, "staged"))

@@ -20,7 +20,7 @@ def happen(world: World, *attempts: str) -> list[bool]:
     for attempt in attempts:
         with world.database.write() as connection:
             if attempt == "ok":
-                end_streak(connection, step_id)
+                end_streak(connection, [step_id])
             else:
                 told.append(count_failure(connection, step_id, attempt, TRIP_AFTER))
     return told

@@ -186,3 +186,29 @@ def test_a_mount_that_is_still_dead_trips_the_step_again_and_is_told_again(dead_
             retry_failed=True)  # fmt: skip
     reports += dead_mount.cycle()
     assert len(told(reports)) == 2
+
+
+def bring_back(observatory: Observatory, *numbers: int) -> None:
+    """Some packages lie in the archive, and the others do not."""
+    (observatory.folder / "archive").mkdir()
+    for n in numbers:
+        (observatory.folder / "unmounted" / f"scan-{n}.dat").rename(observatory.folder / "archive" / f"scan-{n}.dat")
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_bad_packages_among_good_ones_trip_no_step(dead_mount: Observatory, parallel: int) -> None:
+    dead_mount.settings_changes["stage_parallel"] = parallel
+    bring_back(dead_mount, *range(0, SCANS, 5))
+    report = dead_mount.run_pass("stage")
+    assert told([report]) == []
+    assert statuses(dead_mount) == {"FAILED": SCANS * 4 // 5, "STAGED": SCANS // 5}
+
+
+def test_a_few_bad_packages_trip_no_step_however_often_they_are_looked_at(dead_mount: Observatory) -> None:
+    bad = TRIP_AFTER - 1
+    bring_back(dead_mount, *range(SCANS - bad))
+    reports = dead_mount.until_quiet()
+    assert told(reports) == []
+    assert statuses(dead_mount) == {"FAILED": bad, "COMPLETED": SCANS - bad}
+    assert {run["retries_used"] for run in dead_mount.runs() if run["status"] == "FAILED"} == {3}
+    assert [step["failures"] for step in dead_mount.rows("reduction_step")] == [0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 
@@ -25,13 +25,12 @@ def count_failure(connection: sa.Connection, step_id: int, failure: str, trip_af
     return bool(tripped == 1)
 
 
-def end_streak(connection: sa.Connection, step_id: int) -> None:
-    """An attempt succeeded."""
-    connection.execute(
-        sa.update(step)
-        .where(step.c.id == step_id, step.c.failures > 0)
-        .values(failures=0, failures_class=None)
-    )
+def end_streak(connection: sa.Connection, step_ids: Collection[int], failure: str | None = None) -> None:
+    """Attempts of these steps succeeded; with `failure` they came so far that they cannot fail as that any more."""
+    query = sa.update(step).where(step.c.id.in_(sorted(step_ids)), step.c.failures > 0)
+    if failure is not None:
+        query = query.where(step.c.failures_class == failure)
+    connection.execute(query.values(failures=0, failures_class=None))
 
 
 def record_learned(connection: sa.Connection, step_id: int, learned: Mapping[str, float]) -> None:
