@@ -316,6 +316,11 @@ class WorkFiles(Protocol):
 
     def space(self) -> Space: ...
 
+    def shares_blocks(self) -> bool:
+        """Whether a copy of a file shares the blocks of the first, and takes no room of its own (reflinks). Tried on files
+        without a name; where that cannot be said it is False."""
+        ...
+
 
 # --- where raw data packages lie ---------------------------------------------------------------------------------
 

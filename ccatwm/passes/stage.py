@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -441,28 +442,38 @@ class _Staging:
         return False
 
     def _copies(self, staging: _RunStaged, sought: Sequence[Sought], looked: Looked) -> Amount:
-        """What its packages take in its own folder, where they are no hard links and are not there yet. A file system that
-        shares the blocks of copies takes less."""
+        """What its packages and upstream products take in its own folder, where they are no hard links and are not there
+        yet."""
         context, run = self.frame.context, staging.run
         if gets_hard_links(context, run):
             return NOTHING
         known = {one.directory: one.amount for one in sought}
-        targets = {directory_of(p): PurePosixPath(run.directory) / input_path(p) for p in packages_of(staging.inputs)}
-        again = run.attempt > 0 or run.status is RunStatus.STAGING_DATA
-        there = context.workfiles.exists(targets.values()) if again else {}
-        amounts = []
-        for package in packages_of(staging.inputs):
-            folder = directory_of(package)
-            if there.get(targets[folder]):
-                continue
-            if folder in looked.whole:
-                files, size = looked.whole[folder]
-                amounts.append(Amount(size, files))
-            elif folder in self._packages:
-                amounts.append(self._packages[folder].sought.amount)
-            else:
-                amounts.append(known.get(folder, Amount(package.size_bytes or 0)))
-        return total(amounts)
+        amounts = {PurePosixPath(run.directory) / input_path(package): self._amount_here(package, known, looked)
+                   for package in packages_of(staging.inputs)}  # fmt: skip
+        upstream = products_of(staging.inputs)
+        if upstream:
+            with context.database.read() as connection:
+                sizes = products.product_amounts(connection, [int(product.identity) for product in upstream])
+            amounts |= {_workspace_of(run, product): sizes[int(product.identity)] for product in upstream}
+        if run.attempt > 0 or run.status is RunStatus.STAGING_DATA:
+            there = context.workfiles.exists(amounts)
+            amounts = {target: amount for target, amount in amounts.items() if not there[target]}
+        copies = total(amounts.values())
+        return Amount(0, copies.inodes) if copies != NOTHING and self._shares_blocks else copies
+
+    def _amount_here(self, package: RunInput, known: Mapping[PurePosixPath, Amount], looked: Looked) -> Amount:
+        """Of a package in the cache, or on its way there."""
+        folder = directory_of(package)
+        if folder in looked.whole:
+            files, size = looked.whole[folder]
+            return Amount(size, files)
+        if folder in self._packages:
+            return self._packages[folder].sought.amount
+        return known.get(folder, Amount(package.size_bytes or 0))
+
+    @cached_property
+    def _shares_blocks(self) -> bool:
+        return self.frame.context.workfiles.shares_blocks()
 
     def _link_if_whole(self, staging: _RunStaged) -> None:
         if staging.missing or staging.run.id not in self._open:
@@ -789,14 +800,15 @@ def plan_links(
             if int(product.identity) in gone:
                 raise StagingError(_gone_text(run, product, gone[int(product.identity)]))
     linked = [
-        (
-            decode_path(paths[int(product.identity)]),
-            folder / decode_path(workspace_path(run.resolved_step, product)),
-        )
-        for product in upstream
+        (decode_path(paths[int(product.identity)]), _workspace_of(run, product)) for product in upstream
     ]
     hard = gets_hard_links(context, run)
     return Links([folder / "input", folder / "workspace"], packages, linked, whole, hard)
+
+
+def _workspace_of(run: Run, product: RunInput) -> PurePosixPath:
+    """Where an upstream product lies in the run's folder."""
+    return PurePosixPath(run.directory) / decode_path(workspace_path(run.resolved_step, product))
 
 
 def gets_hard_links(context: Context, run: Run) -> bool:

@@ -6,7 +6,9 @@ import hashlib
 import io
 import os
 import stat
+import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -123,6 +125,20 @@ def tar_of(*names: str) -> bytes:
             info.size, info.mode, info.mtime = len(name), 0o777, 0
             archive.addfile(info, io.BytesIO(name.encode()))
     return stream.getvalue()
+
+
+def test_whether_blocks_are_shared_is_tried_and_leaves_nothing(work: WorkFiles, base: Path) -> None:
+    before = visible(base)
+    assert work.shares_blocks() is clones(base)
+    assert visible(base) == before
+
+
+def clones(base: Path) -> bool:
+    """What cp(1) says, whose FICLONE is the same."""
+    with tempfile.TemporaryDirectory(dir=base.parent) as there:
+        Path(there, "a").write_bytes(bytes(1 << 16))
+        command = ["cp", "--reflink=always", f"{there}/a", f"{there}/b"]
+        return subprocess.run(command, capture_output=True).returncode == 0
 
 
 # --- paths --------------------------------------------------------------------------------------------------------

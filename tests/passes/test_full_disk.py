@@ -6,10 +6,14 @@ import shutil
 
 import pytest
 
+from ccatwm import wiring
+from ccatwm.edges.workfiles.local import LocalWorkFiles
+from ccatwm.interfaces import PlainEffects
+from ccatwm.passes._frame import PassOptions
 from ccatwm.settings.schema import StageSettings
 from ccatwm.views.runs import waits_for_space
 from tests.disks import fill, small_disk
-from tests.passes.bad_world import Scan, by_package, executions, good_tar, observe, reduce, tar
+from tests.passes.bad_world import GRID, Scan, by_package, executions, good_tar, observe, reduce, tar
 
 BOTH_KINDS = pytest.mark.parametrize("what", ["bytes", "inodes"])
 LARGE = {
@@ -119,6 +123,47 @@ def test_copies_of_inputs_are_counted_so_that_runs_come_one_after_the_other(nigh
     assert sum(1 for _ in night.base.glob(".cache/packages/*")) == 1, "what nobody can be given is not brought"
     assert complete(night) == ["COMPLETED"] * 4
     assert not charged(night) and len(executions(night)) == 4
+
+
+def test_products_that_are_inputs_are_counted_as_copies_too(night):
+    observe(night, Scan("one", good_tar(a=b"1")))
+    reduce(night, "mkdir science; head -c 2000000 /dev/zero >science/x\n", more=GRID)
+    for name in ("trigger", "resolve", "stage", "submit"):
+        night.run_pass(name)
+    night.jobs()
+    for name in ("poll", "collect", "trigger", "resolve"):
+        night.run_pass(name)
+    filler = fill(night.base, "bytes", left=1 << 20)
+    night.run_pass("stage")
+    (grid,) = night.runs("grid")
+    assert "needs 2.0 MB" in str(grid["room_reason"]), grid
+    assert not list(night.base.glob("otf/grid/*/run-*/workspace/*"))
+    shutil.rmtree(filler)
+    assert complete(night) == ["COMPLETED"] * 2
+
+
+class Sharing(LocalWorkFiles):
+    """A disk whose copies share their blocks, played by hard links."""
+
+    tried = 0
+
+    def shares_blocks(self):
+        Sharing.tried += 1
+        return True
+
+    def link_trees(self, links, *, hard=True, whole=None):
+        return super().link_trees(links, hard=True, whole=whole)
+
+
+def test_copies_that_share_their_blocks_need_no_room_of_their_own(night):
+    make_runs(night, *(Scan(f"s{n}", tar([("a.bin", bytes(2_500_000 + n))])) for n in range(4)))
+    context, Sharing.tried = night.context(), 0
+    context.make_workfiles = lambda: Sharing(night.base, PlainEffects())
+    report = wiring.run_pass("stage", context, PassOptions())
+    assert report.done == 3, report.items
+    assert Sharing.tried == 1, "once a pass"
+    waiting = [run for run in night.runs() if run["status"] == "STAGING_DATA"]
+    assert len(waiting) == 1 and "needs 2.5 MB" in str(waiting[0]["room_reason"])
 
 
 # --- jobs of runs -------------------------------------------------------------------------------------------

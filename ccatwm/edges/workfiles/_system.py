@@ -40,6 +40,7 @@ UNSUPPORTED = (errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.EOPN
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 FICLONE = 0x40049409  # ioctl_ficlone(2)
+CLONED_BYTES = 1 << 16  # that are tried: some file systems keep less beside the name, where it is not shared
 RENAME_NOREPLACE = 1  # renameat2(2)
 
 
@@ -196,12 +197,39 @@ def link_or_copy(old_parent: int, old: str, new_parent: int, new: str, *, hard: 
         os.close(source)
 
 
-def _fill(source: int, target: int, mode: int) -> None:
+def can_clone_at(folder: str | os.PathLike[str]) -> bool:
+    """Whether files there can share their blocks, as one tries on two that never get a name."""
+    try:
+        with _unnamed(folder) as source, _unnamed(folder) as target:
+            write_all(source, bytes(CLONED_BYTES))
+            return _clone(source, target)
+    except OSError:
+        return False
+
+
+@contextmanager
+def _unnamed(folder: str | os.PathLike[str]) -> Iterator[int]:
+    """A file there without a name: gone with its descriptor."""
+    descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _clone(source: int, target: int) -> bool:
+    """Whether `target` has the blocks of `source` now; False where the file system shares none."""
     try:
         fcntl.ioctl(target, FICLONE, source)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
+        return False
+    return True
+
+
+def _fill(source: int, target: int, mode: int) -> None:
+    if not _clone(source, target):
         _copy(source, target)
     os.fchmod(target, mode)
     os.fsync(target)

@@ -33,6 +33,7 @@ from ccatwm.edges.workfiles._system import (
     FOLDER,
     FULL,
     NEW_FILE,
+    can_clone_at,
     close_checked,
     errors_at,
     find_folder,
@@ -319,6 +320,9 @@ class LocalWorkFiles:
     def space(self) -> Space:
         with self._at(PurePosixPath()):
             return space_at(self._base)
+
+    def shares_blocks(self) -> bool:
+        return can_clone_at(self._base)
 
     def _each(
         self, paths: Iterable[PurePosixPath], look: Callable[[int, str], T | None]

@@ -160,6 +160,9 @@ class SshWorkFiles:
         found: Space = self._call("space")
         return found
 
+    def shares_blocks(self) -> bool:
+        return bool(self._call("shares_blocks"))
+
     def _each(self, method: str, paths: Iterable[PurePosixPath], **more: Any) -> dict[PurePosixPath, Any]:
         answers: dict[PurePosixPath, Any] = {}
         for some in _cut(paths):

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.cache import Amount
 from ccatwm.core.lineage import PRODUCT_COLUMNS, ProductRow
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.bulk import JsonText, insert_rows, json_text, reserve_ids
@@ -54,6 +55,15 @@ def product_paths(connection: sa.Connection, product_ids: Collection[int]) -> di
     for chunk in chunks(sorted(product_ids)):
         query = sa.select(product.c.id, product.c.full_path).where(product.c.id.in_(chunk))
         found |= {row.id: row.full_path for row in connection.execute(query)}
+    return found
+
+
+def product_amounts(connection: sa.Connection, product_ids: Collection[int]) -> dict[int, Amount]:
+    """What the files of products take, by product id."""
+    found: dict[int, Amount] = {}
+    for chunk in chunks(sorted(product_ids)):
+        query = sa.select(product.c.id, product.c.size_bytes, product.c.file_count).where(product.c.id.in_(chunk))
+        found |= {row.id: Amount(row.size_bytes, row.file_count) for row in connection.execute(query)}
     return found
 
 
