@@ -19,6 +19,7 @@ from ccatwm.edges.opsdb.observations import ObservationTables
 from ccatwm.edges.opsdb.staging_requests import open_requests
 from ccatwm.edges.opsdb.types import Uuid
 from ccatwm.errors import MissingRightError
+from ccatwm.settings.schema import StageSettings
 from tests.passes.bad_world import COPY, Scan, by_package, good_tar, observe, reduce, tar
 
 GOOD = good_tar()
@@ -251,6 +252,20 @@ def test_a_delivery_that_is_bad_ends_its_request_with_the_reason_and_the_retry_a
     night.minute += 1
     assert {outcome for outcome, _ in stage(night)} == {"requested"}, "the copy that was refused is not read meanwhile"
     assert len(asked(night, "one")) == 2 and by_package(night)["one"]["retries_used"] == 1
+
+
+def test_a_delivery_that_a_staging_job_found_bad_ends_its_request_too(night):
+    night.settings_changes |= {"stage": StageSettings(executor="job")}
+    stage(night)
+    deliver_bad(night, asked(night, "one")[0])
+    said: list[tuple[str, str]] = []
+    for _ in range(3):
+        said += stage(night)
+        night.jobs()
+    assert [o for o, r in said if "no good copy: local: corrupt" in r] == ["failed"]
+    assert [(job["status"], bool(job["active"])) for job in asked(night, "one")] == [("failed", False)]
+    try_again(night)
+    assert [job["status"] for job in asked(night, "one")] == ["failed", "pending"]
 
 
 def test_what_is_brought_anew_to_the_same_place_is_taken_and_the_copy_is_no_bad_one_any_more(night):
