@@ -370,7 +370,11 @@ class Brought:
 
 
 class Storage(Protocol):
-    """Reads physical copies of one storage type (disk, s3). Errors: `MissingCopyError`, `WorldError`."""
+    """Reads physical copies of one storage type (disk, s3).
+
+    Errors: `MissingCopyError`, `CorruptCopyError`; `CopyUnavailableError` where the whole location is away,
+    `LocationSettingsError` where its settings are wrong; `WorldError`.
+    """
 
     def form(self, copy: PackageCopy) -> str:
         """`tar`, `directory` or `file`."""

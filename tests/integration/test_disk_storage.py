@@ -15,6 +15,7 @@ from ccatwm.edges.storage import disk
 from ccatwm.edges.storage.disk import DiskStorage
 from ccatwm.errors import (
     CcatwmError,
+    CopyUnavailableError,
     CorruptCopyError,
     FilesUnavailableError,
     MissingCopyError,
@@ -123,8 +124,12 @@ def test_a_copy_that_is_not_there_is_missing(storage: DiskStorage, archive: Path
 
 
 def test_a_root_that_is_not_mounted_is_told_from_a_missing_file(storage: DiskStorage, archive: Path):
-    with pytest.raises(MissingCopyError, match="is its file system mounted"):
-        read(storage, copy(archive / "unmounted", "a"))
+    """Nothing is known about the copy; of a mount point there is an empty folder."""
+    (archive / "mount-point").mkdir()
+    for root, said in (("unmounted", "is not there"), ("mount-point", "is empty")):
+        with pytest.raises(CopyUnavailableError, match=f"{root} {said}: is its file system mounted") as caught:
+            read(storage, copy(archive / root, "a"))
+        assert "set locations.lta.root" in caught.value.next
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -182,6 +187,7 @@ def test_a_copy_with_an_unreadable_block_is_corrupt(storage: DiskStorage, size: 
     ],
 )
 def test_what_the_system_says_of_a_copy_decides_who_acts(archive: Path, code: int, error: type[CcatwmError]):
+    put(archive / "another")
     with pytest.raises(error, match="a at lta"), disk._errors(copy(archive, "a")):
         raise OSError(code, os.strerror(code))
 

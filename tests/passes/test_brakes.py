@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ FIRST = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def write_night(folder: Path, archive: Path) -> None:
-    """Three hundred scans whose packages lie below one mount."""
+    """Three hundred scans whose packages lie in one archive."""
     archive.mkdir()
     (folder / "base").mkdir()
     packages, scans = [], []
@@ -79,12 +79,12 @@ def reduce(output: Path, manifest: dict[str, Any]) -> int:
 
 
 @pytest.fixture
-def dead_mount(empty_observatory: Observatory) -> Observatory:
-    return lose_mount(empty_observatory)
+def lost_packages(empty_observatory: Observatory) -> Observatory:
+    return lose_packages(empty_observatory)
 
 
-def lose_mount(observatory: Observatory, step: str = "") -> Observatory:
-    """Three hundred runs are wanted, and the mount with their packages is gone. `step`: more of its definition."""
+def lose_packages(observatory: Observatory, step: str = "") -> Observatory:
+    """Three hundred runs are wanted, and their packages are gone from the archive. `step`: more of its definition."""
     observatory.program = reduce
     # One after another: of several side by side those that are under way when the step trips fail as well.
     observatory.settings_changes = {"trip_after": TRIP_AFTER, "stage_parallel": 1}
@@ -96,12 +96,19 @@ def lose_mount(observatory: Observatory, step: str = "") -> Observatory:
     observatory.apply()
     for name in ("trigger", "resolve"):
         assert observatory.run_pass(name).error is None
-    archive.rename(observatory.folder / "unmounted")
+    archive.rename(observatory.folder / "elsewhere")
+    archive.mkdir()
+    (archive / "catalogue").touch()
     return observatory
 
 
-def mount(observatory: Observatory) -> None:
-    (observatory.folder / "unmounted").rename(observatory.folder / "archive")
+def lose_mount(observatory: Observatory) -> None:
+    (observatory.folder / "archive/catalogue").unlink()
+
+
+def put_back(observatory: Observatory, numbers: Iterable[int] = range(SCANS)) -> None:
+    for name in (f"scan-{n}.dat" for n in numbers):
+        (observatory.folder / "elsewhere" / name).rename(observatory.folder / "archive" / name)
 
 
 def told(reports: Sequence[PassReport]) -> list[str]:
@@ -116,41 +123,41 @@ def statuses(observatory: Observatory) -> dict[str, int]:
     return found
 
 
-def test_a_dead_mount_under_300_runs_trips_the_step_after_20_and_lets_the_others_be(
-    dead_mount: Observatory,
+def test_packages_gone_under_300_runs_trip_the_step_after_20_and_let_the_others_be(
+    lost_packages: Observatory,
 ) -> None:
-    report = dead_mount.run_pass("stage")
-    assert statuses(dead_mount) == {"FAILED": TRIP_AFTER, "PENDING": SCANS - TRIP_AFTER}
-    assert {r["failure_class"] for r in dead_mount.runs() if r["status"] == "FAILED"} == {"staging"}
+    report = lost_packages.run_pass("stage")
+    assert statuses(lost_packages) == {"FAILED": TRIP_AFTER, "PENDING": SCANS - TRIP_AFTER}
+    assert {r["failure_class"] for r in lost_packages.runs() if r["status"] == "FAILED"} == {"staging"}
     (reason,) = told([report])
     assert "all failed as staging" in reason
     assert "ccatwm release otf/calibrate --retry" in reason
 
 
-def test_a_tripped_step_is_told_once(dead_mount: Observatory) -> None:
-    reports = [report for _ in range(6) for report in dead_mount.cycle()]
+def test_a_tripped_step_is_told_once(lost_packages: Observatory) -> None:
+    reports = [report for _ in range(6) for report in lost_packages.cycle()]
     assert [report.error for report in reports if report.error] == []
     assert len(told(reports)) == 1
-    assert statuses(dead_mount) == {"FAILED": TRIP_AFTER, "PENDING": SCANS - TRIP_AFTER}
+    assert statuses(lost_packages) == {"FAILED": TRIP_AFTER, "PENDING": SCANS - TRIP_AFTER}
 
 
 def test_a_trip_is_one_line_whatever_is_decided_on_the_runs_that_failed(empty_observatory: Observatory) -> None:
-    observatory = lose_mount(empty_observatory, '"max_retries": 0, ')
+    observatory = lose_packages(empty_observatory, '"max_retries": 0, ')
     lines = [line for _ in range(4) for line in bad_world.told(observatory, observatory.cycle())]
     assert len([line for line in lines if "tripped" in line]) == 1, lines
     assert "tripped" in {group["outcome"] for group in observatory.rows("sub_group")}
 
 
-def test_what_is_told_of_a_dead_mount_is_bounded(dead_mount: Observatory) -> None:
+def test_what_is_told_of_lost_packages_is_bounded(lost_packages: Observatory) -> None:
     """Each run that failed says so, and the copy that was not there; nothing is said of the other runs."""
-    reports = [report for _ in range(6) for report in dead_mount.cycle()]
+    reports = [report for _ in range(6) for report in lost_packages.cycle()]
     said = [item for report in reports for item in report.items if item.outcome in ("failed", "bad-copy")]
     assert len(said) <= 2 * TRIP_AFTER
 
 
-def test_status_and_explain_say_that_a_step_is_tripped_and_what_to_type(dead_mount: Observatory) -> None:
-    dead_mount.run_pass("stage")
-    context = dead_mount.context()
+def test_status_and_explain_say_that_a_step_is_tripped_and_what_to_type(lost_packages: Observatory) -> None:
+    lost_packages.run_pass("stage")
+    context = lost_packages.context()
     now = context.clock.now()
     status = build_status(context.database, context.grouping, Selection(), now=now)
     assert "tripped: staging" in str(step_cells(status["status"][0]))
@@ -165,50 +172,56 @@ def test_status_and_explain_say_that_a_step_is_tripped_and_what_to_type(dead_mou
     assert command in text
 
 
-def test_release_with_retry_goes_on_and_all_complete(dead_mount: Observatory) -> None:
-    dead_mount.run_pass("stage")
-    mount(dead_mount)
-    context = dead_mount.context()
+def test_a_dead_mount_under_300_runs_has_them_wait(lost_packages: Observatory) -> None:
+    """Nothing is known against any copy: no retry is used up, no step trips, and all goes on by itself."""
+    lose_mount(lost_packages)
+    reports = lost_packages.cycle()
+    assert told(reports) == []
+    assert statuses(lost_packages) == {"STAGING_DATA": SCANS}
+    assert {run["retries_used"] for run in lost_packages.runs()} == {0}
+    assert lost_packages.rows("copy_report") == []
+    put_back(lost_packages)
+    lost_packages.until_quiet()
+    assert statuses(lost_packages) == {"COMPLETED": SCANS}
+
+
+def test_release_with_retry_goes_on_and_all_complete(lost_packages: Observatory) -> None:
+    lost_packages.run_pass("stage")
+    put_back(lost_packages)
+    context = lost_packages.context()
     now = context.clock.now()
     done = release(
-        context.database, "otf/calibrate", reason="mounted", actor="ada", host="h", now=now, retry_failed=True
+        context.database, "otf/calibrate", reason="back", actor="ada", host="h", now=now, retry_failed=True
     )
     assert done.retried is not None and len(done.retried.done) == TRIP_AFTER
-    dead_mount.until_quiet()
-    assert statuses(dead_mount) == {"COMPLETED": SCANS}
-    assert len(dead_mount.rows("data_product")) == SCANS
+    lost_packages.until_quiet()
+    assert statuses(lost_packages) == {"COMPLETED": SCANS}
+    assert len(lost_packages.rows("data_product")) == SCANS
 
 
-def test_a_mount_that_is_still_dead_trips_the_step_again_and_is_told_again(dead_mount: Observatory) -> None:
-    reports = dead_mount.cycle()
-    context = dead_mount.context()
+def test_what_is_still_gone_trips_the_step_again_and_is_told_again(lost_packages: Observatory) -> None:
+    reports = lost_packages.cycle()
+    context = lost_packages.context()
     release(context.database, "otf/calibrate", reason="?", actor="ada", host="h", now=context.clock.now(),
             retry_failed=True)  # fmt: skip
-    reports += dead_mount.cycle()
+    reports += lost_packages.cycle()
     assert len(told(reports)) == 2
 
 
-def bring_back(observatory: Observatory, *numbers: int) -> None:
-    """Some packages lie in the archive, and the others do not."""
-    (observatory.folder / "archive").mkdir()
-    for n in numbers:
-        (observatory.folder / "unmounted" / f"scan-{n}.dat").rename(observatory.folder / "archive" / f"scan-{n}.dat")
-
-
 @pytest.mark.parametrize("parallel", [1, 4])
-def test_bad_packages_among_good_ones_trip_no_step(dead_mount: Observatory, parallel: int) -> None:
-    dead_mount.settings_changes["stage_parallel"] = parallel
-    bring_back(dead_mount, *range(0, SCANS, 5))
-    report = dead_mount.run_pass("stage")
+def test_bad_packages_among_good_ones_trip_no_step(lost_packages: Observatory, parallel: int) -> None:
+    lost_packages.settings_changes["stage_parallel"] = parallel
+    put_back(lost_packages, range(0, SCANS, 5))
+    report = lost_packages.run_pass("stage")
     assert told([report]) == []
-    assert statuses(dead_mount) == {"FAILED": SCANS * 4 // 5, "STAGED": SCANS // 5}
+    assert statuses(lost_packages) == {"FAILED": SCANS * 4 // 5, "STAGED": SCANS // 5}
 
 
-def test_a_few_bad_packages_trip_no_step_however_often_they_are_looked_at(dead_mount: Observatory) -> None:
+def test_a_few_bad_packages_trip_no_step_however_often_they_are_looked_at(lost_packages: Observatory) -> None:
     bad = TRIP_AFTER - 1
-    bring_back(dead_mount, *range(SCANS - bad))
-    reports = dead_mount.until_quiet()
+    put_back(lost_packages, range(SCANS - bad))
+    reports = lost_packages.until_quiet()
     assert told(reports) == []
-    assert statuses(dead_mount) == {"FAILED": bad, "COMPLETED": SCANS - bad}
-    assert {run["retries_used"] for run in dead_mount.runs() if run["status"] == "FAILED"} == {3}
-    assert [step["failures"] for step in dead_mount.rows("reduction_step")] == [0]
+    assert statuses(lost_packages) == {"FAILED": bad, "COMPLETED": SCANS - bad}
+    assert {run["retries_used"] for run in lost_packages.runs() if run["status"] == "FAILED"} == {3}
+    assert [step["failures"] for step in lost_packages.rows("reduction_step")] == [0]

@@ -14,6 +14,8 @@ from typing import Any, BinaryIO, cast
 from ccatwm.core.archives import TAR_MAGIC, TAR_MAGIC_OFFSET, is_tar_name
 from ccatwm.core.names import encode_name
 from ccatwm.errors import (
+    CcatwmError,
+    CopyUnavailableError,
     CorruptCopyError,
     FilesUnavailableError,
     LocationSettingsError,
@@ -132,7 +134,7 @@ def _errors(copy: PackageCopy) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in GONE:
-            raise MissingCopyError(_missing(copy)) from error
+            raise _missing(copy) from error
         if error.errno in (errno.EACCES, errno.EPERM):
             raise MissingCopyError(f"{_where(copy)} may not be read: {reason}") from error
         if error.errno == errno.EIO:  # a bad sector, as far as one can tell
@@ -140,12 +142,24 @@ def _errors(copy: PackageCopy) -> Iterator[None]:
         raise FilesUnavailableError(f"{_where(copy)}: {reason}") from error
 
 
-def _missing(copy: PackageCopy) -> str:
-    if copy.root is not None and not os.path.isdir(copy.root):
-        return (
-            f"the root {copy.root} of data location {copy.location} is not there: is its file system mounted?"
-        )
-    return f"{_where(copy)} is not there"
+def _missing(copy: PackageCopy) -> CcatwmError:
+    """Of a whole location that is not there nothing is known about one copy: a mount point is there, and empty."""
+    assert copy.root is not None, "it has a path"
+    root = encode_name(copy.root)
+    try:
+        with os.scandir(copy.root) as entries:
+            is_there = next(entries, None) is not None
+        what = f"its root {root} is empty"
+    except OSError as error:
+        is_there = error.errno not in GONE
+        what = f"its root {root} is not there"
+    if is_there:
+        return MissingCopyError(f"{_where(copy)} is not there")
+    return CopyUnavailableError(
+        f"data location {copy.location}: {what}: is its file system mounted?",
+        next="it is looked at again by itself; if its files lie elsewhere, set "
+        f"locations.{copy.location}.root in settings.toml",
+    )
 
 
 def _names(root: Path, copy: PackageCopy) -> Iterator[str]:
