@@ -16,7 +16,7 @@ from ccatwm.core.companions import Chosen
 from ccatwm.core.model import InputKind, InputRole, PackageState, ReferenceVersion, RunInput, SoftwareVersion
 from ccatwm.core.policy import StepPolicy, major, version_key
 from ccatwm.core.recipe import FixedParts, Recipe, build_recipe, changed_parts, fixed_parts
-from ccatwm.core.states import BEFORE_SUBMIT, RunStatus
+from ccatwm.core.states import WITHOUT_JOB, RunStatus
 
 
 class Outcome(StrEnum):
@@ -802,9 +802,7 @@ def _state_of_removed(group: UpstreamGroup) -> str:
 
 
 def _superseded(view: SubGroupView) -> int | None:
-    """The open run that can still be stopped for nothing: not handed over, or failed and waiting for a retry."""
-    stoppable = BEFORE_SUBMIT | {RunStatus.FAILED}
-    return next((run.id for run in view.runs if run.is_open and run.status in stoppable), None)
+    return next((run.id for run in view.runs if run.is_open and run.status in WITHOUT_JOB), None)
 
 
 def _held_back(view: SubGroupView, reason: str, changes: Mapping[str, Any]) -> Decision | None:

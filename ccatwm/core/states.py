@@ -45,6 +45,8 @@ OPEN = frozenset(RunStatus) - FINAL
 WITH_JOB = frozenset({S.SUBMITTING, S.SUBMITTED, S.RUNNING})
 # Before SUBMITTING nothing has been handed over: superseding costs nothing.
 BEFORE_SUBMIT = frozenset({S.PENDING, S.STAGING_DATA, S.STAGED})
+# An open run in one of these has no job: not handed over, or failed and waiting for a retry.
+WITHOUT_JOB = BEFORE_SUBMIT | {S.FAILED}
 
 TRANSITIONS: dict[tuple[RunStatus, RunEvent], RunStatus] = {
     (S.PENDING, E.STAGE_STARTED): S.STAGING_DATA,

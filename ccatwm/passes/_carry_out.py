@@ -19,7 +19,6 @@ from ccatwm.core.gap import Decision, Outcome
 from ccatwm.core.latest import is_usable
 from ccatwm.core.model import InputKind, InputRole, ResolvedStep, RunInput, SoftwareVersion, UpstreamStep
 from ccatwm.core.retries import with_learned
-from ccatwm.core.states import RunEvent
 from ccatwm.edges.opsdb.bulk import JsonText, json_text
 from ccatwm.edges.opsdb.stores import runs, sub_groups
 from ccatwm.edges.opsdb.stores.steps import StepRecord
@@ -82,10 +81,9 @@ def _ask_again(connection: sa.Connection, step: StepRecord, decided: Sequence[De
 def _supersede(connection: sa.Connection, run_id: int, now: datetime) -> bool:
     """Cancel a run that has not been handed over; False if it has been meanwhile."""
     run = runs.get_runs(connection, [run_id])[run_id]
-    return runs.record_event(
-        connection, run_id, RunEvent.CANCELLED, expected=run.status, now=now, by_pass="resolve",
-        message="superseded: its recipe is no longer wanted", superseded=True, due_at=None,
-    )  # fmt: skip
+    return runs.supersede(
+        connection, run_id, "its recipe is no longer wanted", expected=run.status, now=now, by_pass="resolve"
+    )
 
 
 def _columns(one: Decided, now: datetime) -> dict[str, Any]:

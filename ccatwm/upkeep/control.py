@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.selection import Selection
-from ccatwm.core.states import BEFORE_SUBMIT, FINAL, RunEvent, RunStatus
+from ccatwm.core.states import FINAL, WITHOUT_JOB, RunEvent, RunStatus
 from ccatwm.core.wording import count_text, span_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import control, runs, sub_groups, views
@@ -506,12 +506,11 @@ def wait_until_ended(
         clock.sleep(POLL_SECONDS)
 
 
-_WITHOUT_JOB = BEFORE_SUBMIT | {RunStatus.FAILED}
 
 
 def _is_braked(row: Row) -> bool:
     """Whether no pass does anything for the run before somebody releases what holds it; a cancellation needs no release."""
-    if row["status"] not in _WITHOUT_JOB or row["cancel_requested_at"] is not None:
+    if row["status"] not in WITHOUT_JOB or row["cancel_requested_at"] is not None:
         return False
     return bool(row["held"] or row["held_above"] or row["tripped"])
 

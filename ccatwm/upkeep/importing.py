@@ -5,19 +5,23 @@ Touches: the ops-db; files below the base directory (read). What the ops-db has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
+import sqlalchemy as sa
+
 from ccatwm.core.model import EntryKind
-from ccatwm.core.reconciling import parse_run_directory
+from ccatwm.core.reconciling import KnownRun, parse_run_directory
 from ccatwm.core.run_record import RunRecord, list_absent, parse_record
+from ccatwm.core.states import WITHOUT_JOB, RunStatus
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.stores import reconciling, run_records
+from ccatwm.edges.opsdb.stores import reconciling, run_records, runs
 from ccatwm.edges.opsdb.stores.change_log import record_change
+from ccatwm.edges.opsdb.stores.run_records import OpenRun
 from ccatwm.errors import ConflictError
 from ccatwm.interfaces import WorkFiles
 from ccatwm.upkeep.run_folders import find_run_folders
@@ -39,14 +43,70 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Written:
+    """What came of the rows of a run: whether it `counts`, and the runs that were to make the same: those that are
+    `superseded`, and those that go on, which have a job."""
+
+    counts: bool
+    superseded: tuple[OpenRun, ...] = ()
+    going_on: tuple[OpenRun, ...] = ()
+
+
+@dataclass(frozen=True)
 class Imported:
     """A run that has rows again. `absent`: products whose files are not there as recorded, by path."""
 
     run_id: int
     directory: str
     products: int
-    counts: bool
+    written: Written
     absent: Mapping[str, str]
+
+    @property
+    def counts(self) -> bool:
+        return self.written.counts
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": self.run_id, "directory": self.directory, "products": self.products, "counts": self.counts,
+            "absent": [{"path": path, "why": why} for path, why in self.absent.items()],
+            "superseded": [run.id for run in self.written.superseded],
+            "going_on": [{"run": run.id, "status": run.status.value} for run in self.written.going_on],
+        }  # fmt: skip
+
+    def lines(self) -> list[str]:
+        counts = ", which counts" if self.counts else ""
+        lines = [f"imported  {self.directory} ({count_text(self.products, 'product')}){counts}"]
+        lines += [f"          {path} {why}" for path, why in self.absent.items()]
+        lines += [f"          run {run.id}, which was to make the same, is superseded" for run in self.written.superseded]
+        for run in self.written.going_on:
+            lines.append(f"          run {run.id} makes the same, and is {run.status.value}")
+            lines.append(f"          next: `ccatwm cancel {run.id} --reason TEXT` ends it, or let it go on")
+        return lines
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A completed run that has rows of another state: what the ops-db has is not changed to what a file says."""
+
+    directory: str
+    run: KnownRun
+
+    @property
+    def why(self) -> str:
+        return f"it has completed since the backup; the ops-db knows run {self.run.id} as {self.run.status.value}"
+
+    @property
+    def next(self) -> str:
+        if self.run.is_open:
+            return "`ccatwm doctor --reconcile` adopts its attempt where it is newer, then `ccatwm cycle` collects it"
+        return f"`ccatwm retry {self.run.id}` has it made again where it is wanted; the files stay as they are"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"directory": self.directory, "run": self.run.id, "why": self.why, "next": self.next}
+
+    def lines(self) -> list[str]:
+        return [f"left out  {self.directory}: {self.why}", f"          next: {self.next}"]
 
 
 @dataclass
@@ -55,6 +115,7 @@ class ImportReport:
 
     imported: list[Imported] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
 
     @property
@@ -64,21 +125,15 @@ class ImportReport:
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": "ccatwm.import/1",
-            "imported": [
-                {"run": i.run_id, "directory": i.directory, "products": i.products, "counts": i.counts,
-                 "absent": [{"path": path, "why": why} for path, why in i.absent.items()]}
-                for i in self.imported
-            ],
+            "imported": [item.to_json() for item in self.imported],
             "refused": [{"directory": r.directory, "why": r.why, "next": r.next} for r in self.refused],
+            "left_out": [item.to_json() for item in self.left_out],
             "known": self.known,
-        }  # fmt: skip
+        }
 
     def lines(self) -> list[str]:
-        lines = []
-        for item in sorted(self.imported, key=lambda item: item.directory):
-            counts = ", which counts" if item.counts else ""
-            lines.append(f"imported  {item.directory} ({count_text(item.products, 'product')}){counts}")
-            lines += [f"          {path} {why}" for path, why in item.absent.items()]
+        lines = [line for item in sorted(self.imported, key=lambda item: item.directory) for line in item.lines()]
+        lines += [line for item in self.left_out for line in item.lines()]
         for refused in self.refused:
             lines += [f"REFUSED   {refused.directory}: {refused.why}", f"          next: {refused.next}"]
         lines += [f"known     {directory}" for directory in self.known]
@@ -118,13 +173,22 @@ def _read_records(
         with database.read() as connection:
             known = reconciling.known_runs(connection, {n for n in ids.values() if n is not None})
         new = [folder for folder in chunk if ids[folder] not in known or known[ids[folder] or 0].directory != folder]
+        there = [known[ids[folder] or 0] for folder in chunk if folder not in new]
+        report.left_out += _left_out(files, there)
         if asked.directories:
-            report.known += [folder for folder in chunk if folder not in new]
+            report.known += [run.directory for run in there if run.status is RunStatus.COMPLETED]
         content = files.read_files([PurePosixPath(f) / RUN_JSON for f in new], max_bytes=LARGEST_BYTES) if new else {}
         for folder in new:
             record = _parse(folder, content[PurePosixPath(folder) / RUN_JSON], asked, report)
             if record is not None:
                 yield record
+
+
+def _left_out(files: WorkFiles, known: Iterable[KnownRun]) -> list[LeftOut]:
+    """Of runs that the ops-db has those that are completed on disk alone."""
+    records = {PurePosixPath(run.directory) / RUN_JSON: run for run in known if run.status is not RunStatus.COMPLETED}
+    there = files.exists(records) if records else {}
+    return [LeftOut(run.directory, run) for path, run in records.items() if there[path]]
 
 
 def _parse(folder: str, content: bytes | None, asked: Importing, report: ImportReport) -> RunRecord | None:
@@ -146,37 +210,53 @@ def _import_one(
 ) -> None:
     absent = _find_absent(files, record, full=asked.full)  # before a row says that they are there
     try:
-        counts = _write(database, record, absent, asked, report)
+        written = _write(database, record, absent, asked, report)
     except ConflictError as error:  # a record that contradicts itself is no reason not to import others
         next = "compare its run.json with what the ops-db has; the files stay as they are"
         report.refused.append(Refused(record.directory, error.message, next))
         return
-    if counts is None:
+    if written is None:
         return
     names = {row["id"]: row["path"] for row in record.products}
     gone = {names[number]: why for number, why in absent.items()}
-    report.imported.append(Imported(record.id, record.directory, len(record.products), counts, gone))
+    report.imported.append(Imported(record.id, record.directory, len(record.products), written, gone))
 
 
 def _write(
     database: Database, record: RunRecord, absent: Mapping[int, str], asked: Importing, report: ImportReport
-) -> bool | None:
-    """Whether the run counts from now on; None where it was refused."""
+) -> Written | None:
+    """None where the run was refused."""
     with database.write() as connection:
         place = run_records.find_place(connection, record)
         if place is None:
             report.refused.append(_undefined(record))
             return None
         if conflicts := run_records.list_conflicts(connection, record):
-            next = "`ccatwm show` and `ccatwm history` tell what the ops-db has; the files stay as they are"
-            report.refused.append(Refused(record.directory, "; ".join(conflicts), next))
+            why, next = ("; ".join(dict.fromkeys(texts)) for texts in zip(*conflicts, strict=True))
+            report.refused.append(Refused(record.directory, why, next))
             return None
         counts = run_records.insert_record(connection, record, place, absent, now=asked.now, actor=asked.actor)
+        alike = [] if absent or record.run["trial"] else run_records.list_open_alike(connection, record, place)
+        superseded = _supersede(connection, alike, record.id, asked)
         record_change(
             connection, at=asked.now, actor=asked.actor, host=asked.host, act=ACT, target=f"run {record.id}",
-            reason=asked.reason, text=None, details={"directory": record.directory},
+            reason=asked.reason, text=None,
+            details={"directory": record.directory, "superseded": [run.id for run in superseded]},
         )  # fmt: skip
-    return counts
+    return Written(counts, superseded, tuple(run for run in alike if run not in superseded))
+
+
+def _supersede(
+    connection: sa.Connection, alike: Sequence[OpenRun], imported: int, asked: Importing
+) -> tuple[OpenRun, ...]:
+    """Those of which nothing is handed over are not made: what they would make is there."""
+    why = f"run {imported}, which was imported, has made the same"
+    return tuple(
+        run
+        for run in alike
+        if run.status in WITHOUT_JOB
+        and runs.supersede(connection, run.id, why, expected=run.status, now=asked.now, actor=asked.actor)
+    )
 
 
 def _undefined(record: RunRecord) -> Refused:

@@ -11,7 +11,7 @@ from ccatwm.core.cache import Shortage
 from ccatwm.core.model import FailureClass
 from ccatwm.core.retries import FREE
 from ccatwm.core.selection import Selection
-from ccatwm.core.states import BEFORE_SUBMIT, OPEN, RunStatus
+from ccatwm.core.states import OPEN, WITHOUT_JOB
 from ccatwm.core.throttle import Throttle
 from ccatwm.core.wording import count_text, some_text, until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
@@ -101,17 +101,14 @@ def waits_for(row: Mapping[str, Any]) -> str | None:
     return row["message"] or None if left_waiting else None
 
 
-_WITHOUT_JOB = BEFORE_SUBMIT | {RunStatus.FAILED}
-
-
 def is_paused(row: Mapping[str, Any]) -> bool:
     """Whether an open run has no job and gets none, since its backfill is paused."""
-    return bool(row["is_open"]) and row["backfill_state"] == BackfillState.PAUSED and row["status"] in _WITHOUT_JOB
+    return bool(row["is_open"]) and row["backfill_state"] == BackfillState.PAUSED and row["status"] in WITHOUT_JOB
 
 
 def brake_text(row: Mapping[str, Any]) -> str | None:
     """What keeps an open run without a job from being handed over, said of more than itself: `tripped: timeout`."""
-    if not row["is_open"] or row["status"] not in _WITHOUT_JOB:
+    if not row["is_open"] or row["status"] not in WITHOUT_JOB:
         return None
     if row["tripped"]:
         return f"tripped: {row['tripped']}"

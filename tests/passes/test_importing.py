@@ -127,6 +127,79 @@ def test_what_was_decided_since_the_restore_wins_and_keeps_its_products(done):
     assert (len(done.runs()), current(done)) == (count, newer)
 
 
+def decide_again(done: Observatory, *passes: str) -> list[int]:
+    """Runs of what the restored ops-db has decided on before anybody imported."""
+    lose_rows(done)
+    done.execute("UPDATE {schema}sub_group SET due_at = created_at")
+    for name in ("trigger", "resolve", *passes):
+        done.run_pass(name)
+    return sorted(run["id"] for run in done.runs())
+
+
+@pytest.mark.parametrize("passes", [(), ("stage",)])
+def test_what_was_decided_on_again_and_is_imported_then_is_not_done_again(done, passes):
+    before, jobs = current(done), done.jobs()
+    again = decide_again(done, *passes)
+    assert len(again) == 2 and min(again) > 3
+    report = import_all(done)
+    assert sorted(run.id for item in report.imported for run in item.written.superseded) == again
+    assert f"run {again[0]}, which was to make the same, is superseded" in "\n".join(report.lines())
+    done.until_quiet()
+    assert (current(done), done.jobs(), len(done.runs())) == (before, jobs, 5)
+    ends = {(run["status"], bool(run["superseded"]), bool(run["blocking"])) for run in done.runs() if run["id"] in again}
+    assert ends == {("CANCELLED", True, False)}
+    log = [row for row in done.rows("change_log") if row["act"] == "import"]
+    assert sorted(n for row in log for n in plain(row["details"])["superseded"]) == again
+
+
+@ON_SQLITE
+def test_what_was_handed_over_again_is_told_with_what_ends_it(done):
+    again = decide_again(done, "stage", "submit")
+    report = import_all(done)
+    going_on = [run for item in report.imported for run in item.written.going_on]
+    assert [(run.id, run.status) for run in going_on] == [(number, "SUBMITTED") for number in again]
+    assert all(f"`ccatwm cancel {number} --reason TEXT` ends it" in "\n".join(report.lines()) for number in again)
+    done.until_quiet()
+    assert {run["status"] for run in done.runs()} == {"COMPLETED"}
+    assert not any(item.written.superseded for item in report.imported)
+
+
+@ON_SQLITE
+def test_a_run_whose_files_are_gone_supersedes_none(done):
+    for path in done.base.glob("otf/calibrate/*/run-*/attempt-1/output/spectra.txt"):
+        path.unlink()
+    decide_again(done)
+    assert not any(item.written.superseded for item in import_all(done).imported)
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("status", "is_open", "next"),
+    [("STAGED", 1, "`ccatwm doctor --reconcile` adopts its attempt"), ("FAILED", 0, "`ccatwm retry 1`")],
+)
+def test_a_completed_run_that_is_left_out_is_told_with_what_to_type(done, status, is_open, next):
+    """The backup was made before it completed."""
+    done.execute(f"UPDATE {{schema}}executed_reduction_step SET status = '{status}', is_open = {is_open} WHERE id = 1")
+    report = import_all(done)
+    (left,) = report.left_out
+    assert left.directory == str(record_of(done, 1).parent.relative_to(done.base))
+    assert left.why.endswith(f"the ops-db knows run 1 as {status}") and left.next.startswith(next)
+    assert (report.to_json()["left_out"][0]["run"], report.exit_code, report.imported) == (1, 0, [])
+
+
+@ON_SQLITE
+def test_what_stands_on_a_run_that_is_under_way_says_to_let_it_end_first(done):
+    number = grid(done)
+    for table in ("run_event", "run_attempt", "run_input", "data_product"):
+        done.execute(f"DELETE FROM {{schema}}{table} WHERE run_id = {number}")
+    done.execute(f"DELETE FROM {{schema}}executed_reduction_step WHERE id = {number}")
+    done.execute("DELETE FROM {schema}data_product WHERE run_id = 1")
+    done.execute("UPDATE {schema}executed_reduction_step SET status = 'RUNNING', is_open = 1 WHERE id = 1")
+    (refused,) = import_all(done).refused
+    assert refused.why == "it stands on run 1, which is RUNNING"
+    assert refused.next == "`ccatwm cycle` until run 1 is completed, then this command again"
+
+
 def test_ids_of_imported_runs_and_products_are_not_given_again(done):
     lose_rows(done)
     import_all(done)

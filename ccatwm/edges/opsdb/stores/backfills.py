@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.backfill import Backfill, BackfillState
-from ccatwm.core.states import BEFORE_SUBMIT, RunEvent, RunStatus
+from ccatwm.core.states import WITHOUT_JOB, RunEvent
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.stores.runs import record_events
 from ccatwm.edges.opsdb.stores.sub_groups import SubGroupRow, rows_of
@@ -19,7 +19,7 @@ backfill = t.backfill
 sub_group = t.sub_group
 member = t.sub_group_member
 runs = t.executed_reduction_step
-NOT_HANDED_OVER = (*(status.value for status in BEFORE_SUBMIT), RunStatus.FAILED.value)
+NOT_HANDED_OVER = tuple(sorted(status.value for status in WITHOUT_JOB))
 
 
 # --- what was asked for -----------------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from ccatwm.core.run_record import ATTEMPT, INPUT, PRODUCT, RUN, SUBMISSION, RunRecord, imported_decision
+from ccatwm.core.states import RunStatus
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.bulk import insert_rows, json_text
 from ccatwm.edges.opsdb.stores import sub_groups
@@ -28,6 +29,23 @@ class Place:
     step_id: int
     pipeline_id: int
     sub_group_id: int | None
+
+
+AGAIN = "this command again"
+
+
+class Conflict(NamedTuple):
+    """Why a run is not imported, and what to do."""
+
+    what: str
+    next: str = "`ccatwm show` and `ccatwm history` tell what the ops-db has; the files stay as they are"
+
+
+class OpenRun(NamedTuple):
+    """A run that is not at its end."""
+
+    id: int
+    status: RunStatus
 
 
 def read_records(connection: sa.Connection, run_ids: Collection[int], uid: str) -> dict[int, RunRecord]:
@@ -86,22 +104,38 @@ def find_place(connection: sa.Connection, record: RunRecord) -> Place | None:
     return Place(found.id, found.pipeline_id, connection.execute(group).scalar())
 
 
-def list_conflicts(connection: sa.Connection, record: RunRecord) -> list[str]:
+def list_conflicts(connection: sa.Connection, record: RunRecord) -> list[Conflict]:
     """What the ops-db says otherwise: it has this run, other attempts in its place, or not what it stands on."""
     if connection.execute(sa.select(run.c.id).where(run.c.id == record.id)).first() is not None:
-        return [f"the ops-db knows run {record.id}"]
+        return [Conflict(f"the ops-db knows run {record.id}")]
     problems = []
     for attempt in record.attempts:
         if _taken(connection, attempt):
-            token = attempt["submission"]["token"]
-            problems.append(f"the ops-db knows another attempt as task {attempt['array_index']} of submission {token}")
-    known = set(connection.execute(sa.select(run.c.id).where(run.c.id.in_(record.upstream_runs()))).scalars())
-    problems += [f"it stands on run {n}, which the ops-db does not know" for n in sorted(record.upstream_runs() - known)]
+            where = f"task {attempt['array_index']} of submission {attempt['submission']['token']}"
+            problems.append(Conflict(f"the ops-db knows another attempt as {where}"))
+    return problems + _upstream_conflicts(connection, record)
+
+
+def _upstream_conflicts(connection: sa.Connection, record: RunRecord) -> list[Conflict]:
+    """A run upstream that is under way, such as one that was just adopted, has its products once it is collected."""
+    upstream = record.upstream_runs()
+    known = {row.id: row for row in connection.execute(
+        sa.select(run.c.id, run.c.status, run.c.is_open).where(run.c.id.in_(upstream))
+    )}  # fmt: skip
+    problems = [
+        Conflict(f"it stands on run {n}, which the ops-db does not know", f"what is said of run {n} first, then {AGAIN}")
+        for n in sorted(upstream - known.keys())
+    ]
+    under_way = {n: row.status for n, row in sorted(known.items()) if row.is_open}
+    problems += [
+        Conflict(f"it stands on run {n}, which is {status}", f"`ccatwm cycle` until run {n} is completed, then {AGAIN}")
+        for n, status in under_way.items()
+    ]
     products = _products_by_name(connection, record)
     problems += [
-        f"it stands on {item['name']} of run {_key(item)[0]}, which has no such product"
+        Conflict(f"it stands on {item['name']} of run {_key(item)[0]}, which has no such product")
         for item in record.inputs
-        if item["kind"] == "product" and _key(item)[0] in known and _key(item) not in products
+        if item["kind"] == "product" and _key(item)[0] in known.keys() - under_way.keys() and _key(item) not in products
     ]
     return problems
 
@@ -129,6 +163,14 @@ def _products_by_name(connection: sa.Connection, record: RunRecord) -> dict[tupl
     query = sa.select(product.c.id, product.c.run_id, product.c.path)
     rows = connection.execute(query.where(product.c.run_id.in_(record.upstream_runs())))
     return {(row.run_id, row.path): row.id for row in rows}
+
+
+def list_open_alike(connection: sa.Connection, record: RunRecord, place: Place) -> list[OpenRun]:
+    """Open runs of its sub-group that are to make what it has made: of the same recipe."""
+    query = sa.select(run.c.id, run.c.status).where(
+        run.c.sub_group_id == place.sub_group_id, run.c.recipe == record.run["recipe"], run.c.is_open, sa.not_(run.c.trial)
+    )
+    return [OpenRun(row.id, RunStatus(row.status)) for row in connection.execute(query.order_by(run.c.id))]
 
 
 def insert_record(

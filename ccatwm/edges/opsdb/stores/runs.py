@@ -98,6 +98,17 @@ def record_events(
     return set(moved)
 
 
+def supersede(
+    connection: sa.Connection, run_id: int, why: str, *, expected: RunStatus | str, now: datetime,
+    by_pass: str | None = None, actor: str | None = None,
+) -> bool:  # fmt: skip
+    """Cancel a run for which nothing was handed over: its recipe stays free. False if it is in `expected` no more."""
+    return record_event(
+        connection, run_id, RunEvent.CANCELLED, expected=expected, now=now, by_pass=by_pass, actor=actor,
+        message=f"superseded: {why}", superseded=True, due_at=None,
+    )  # fmt: skip
+
+
 def next_attempt() -> sa.ColumnElement[int]:
     """The number after the one that a run has, for `record_events`."""
     return runs.c.attempt + 1
