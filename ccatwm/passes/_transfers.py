@@ -197,9 +197,13 @@ class Transfers:
         """
         mine = [t for t in self._open if (t.backend, t.cluster) == (self._settings.hpc_backend, self._settings.cluster)]
         if mine:
+            settled = self._settled_before(mine)
+            mine = [t for t in mine if t not in settled]
             self._read_results([t for t in mine if t.state == "RELEASED"])
             self._settle_half_way([t for t in mine if t.state != "RELEASED"])
             self._look_after([t for t in mine if t.state == "RELEASED"])
+            self._settle_again(settled)
+            mine += settled
         for transfer in self._open:
             if transfer not in mine:
                 self._settle_by_files(transfer)
@@ -209,6 +213,34 @@ class Transfers:
                 self._open = transfers.list_open(connection, location(self._context))
         if self._raised is not None:
             raise self._raised
+
+    def _settled_before(self, some: Sequence[Transfer]) -> list[Transfer]:
+        """Handed-over jobs whose files are gone: they were settled, and the ops-db was restored from before that."""
+        folders = {TRANSFERS / t.token: t for t in some if t.state != "INTENDED"}
+        there = self._context.workfiles.exists(folders) if folders else {}
+        return [transfer for folder, transfer in folders.items() if not there[folder]]
+
+    def _settle_again(self, settled: Sequence[Transfer]) -> None:
+        """What they left tells nothing any more: once they do not run, others bring what is not there, and no run pays."""
+        reports = self._poll(settled)
+        for transfer in settled:
+            state = reports[transfer.token].state
+            if state is JobState.HELD:  # nobody would let it go any more
+                self._context.scheduler.cancel([_task(transfer)])
+            elif state not in (JobState.ENDED, JobState.ABSENT):
+                continue
+            with self._context.database.read() as connection:
+                rows = transfers.list_claimed(connection, transfer.token)
+            waiting = self._runs_waiting_for(rows) if rows else []
+            self._close(transfer, "it was settled before, and its files removed; the ops-db is of before that")
+            with self._context.database.write() as connection:
+                transfers.look_again(connection, [run.id for run in waiting])
+
+    def _poll(self, some: Sequence[Transfer]) -> dict[str, JobReport]:
+        """By token."""
+        polled = self._context.scheduler.poll([_task(transfer) for transfer in some]) if some else []
+        reports = {report.job_id: report for report in polled}
+        return {t.token: reports.get(str(t.job_id), JobReport("", 0, JobState.UNKNOWN)) for t in some}
 
     def _read_results(self, released: Sequence[Transfer]) -> None:
         for transfer in released:
@@ -321,12 +353,9 @@ class Transfers:
 
     def _look_after(self, released: Sequence[Transfer]) -> None:
         """Ask what became of jobs; those that have ended are closed, with what they did not bring."""
-        if not released:
-            return
-        polled = self._context.scheduler.poll([_task(transfer) for transfer in released])
-        reports = {report.job_id: report for report in polled}
+        reports = self._poll(released)
         for transfer in released:
-            report = reports.get(str(transfer.job_id), JobReport("", 0, JobState.UNKNOWN))
+            report = reports[transfer.token]
             self._mark_gone(transfer, report)
             conclusion = self._conclude(transfer, report)
             self._said[transfer.token] = f"is to bring it: {conclusion.message}" if conclusion.message else ""

@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -199,6 +201,42 @@ def test_jobs_made_since_a_backup_are_ended_by_doctor_and_their_packages_brought
     by_jobs.minute += 10
     assert complete(by_jobs) == ["COMPLETED"] * 2
     assert folders(by_jobs) == []
+
+
+@pytest.mark.parametrize("empty_observatory", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("state", ["HELD", "RELEASED"])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_jobs_settled_since_a_backup_are_not_waited_for_and_cost_nothing(by_jobs, state, is_known, tmp_path):
+    by_jobs.settings_changes["record_wait_seconds"] = 10**6
+    by_jobs.run_pass("stage")
+    path = by_jobs.context().database.url.database
+    copy_sqlite(path, tmp_path / "backup")
+    by_jobs.jobs()
+    by_jobs.run_pass("stage")
+    assert open_jobs(by_jobs) == [] and folders(by_jobs) == []
+    copy_sqlite(tmp_path / "backup", path)
+    by_jobs.execute(f"UPDATE {{schema}}transfer_job SET state = '{state}'")
+    assert len(open_jobs(by_jobs)) == 2
+    if not is_known:
+        shutil.rmtree(by_jobs.folder / "batch")
+    by_jobs.run_pass("stage")
+    ended = by_jobs.rows("transfer_job")[:2]
+    assert [(job["state"], job["message"][:21]) for job in ended] == [("ENDED", "it was settled before")] * 2
+    assert complete(by_jobs) == ["COMPLETED"] * 2
+    assert {run["retries_used"] for run in by_jobs.runs()} == {0}
+
+
+def copy_sqlite(source, target):
+    with closing(sqlite3.connect(source)) as here, closing(sqlite3.connect(target)) as there:
+        here.backup(there)
+
+
+@pytest.mark.parametrize("empty_observatory", ["sqlite"], indirect=True)
+def test_a_job_that_lost_its_files_is_waited_for_while_it_may_run(by_jobs):
+    by_jobs.run_pass("stage")
+    shutil.rmtree(by_jobs.base / str(TRANSFERS))
+    by_jobs.run_pass("stage")
+    assert len(open_jobs(by_jobs)) == len(by_jobs.rows("transfer_job")) == 2
 
 
 # --- bad copies ---------------------------------------------------------------------------------------------
