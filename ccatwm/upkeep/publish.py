@@ -24,8 +24,8 @@ def publish(
     """Publish products as the set `name`; of a set that is there, change `words` (doi, contact, note) alone.
 
     Saying the same again does nothing. Returns the set as it is kept. Errors: UsageError, with all mistakes at once, for
-    what is no name, product, DOI or address; for products that are not there, gone, excluded or of trials; for those that
-    are not current or stale without `act.yes`; for other products under a name that is taken.
+    what is no name, product, DOI or address; for a DOI of another set; for products that are not there, gone, excluded or
+    of trials; for those that are not current or stale without `act.yes`; for other products under a name that is taken.
     """
     asked = read_asked(name, texts, words)
     with database.write() if not act.dry_run else database.read() as connection:
@@ -36,6 +36,9 @@ def publish(
             raise UsageError(f"no products are named for {name}", next="`ccatwm products` lists them")
         members = _read_members(connection, asked.named) if texts else []
         problems = [*asked.problems]
+        doi = asked.words.get("doi")
+        if doi is not None and (known is None or known["doi"] != doi):
+            problems += _doi_problems(connection, doi)
         if known is None:
             problems += _problems(connection, grouping, asked.named, members, act)
         if problems:
@@ -52,6 +55,15 @@ def publish(
         if not act.dry_run and (known is None or any(known[key] != word for key, word in asked.words.items())):
             _write(connection, kept, act, new=known is None)
     return kept
+
+
+def _doi_problems(connection: sa.Connection, doi: str) -> list[Problem]:
+    """A DOI leads to one set."""
+    other = store.find_name_by_doi(connection, doi)
+    if other is None:
+        return []
+    next = f"give another one; `ccatwm publish {other} --doi ''` takes it away there"
+    return [Problem("--doi", f"{doi} is that of {other}", next)]
 
 
 def _write(connection: sa.Connection, kept: Mapping[str, Any], act: Act, *, new: bool) -> None:

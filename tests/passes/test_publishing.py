@@ -104,6 +104,23 @@ def test_a_doi_is_kept_in_one_form_whichever_was_given_and_can_be_taken_away(obs
     assert published(observatory, "dr1")["doi"] is None
 
 
+def test_a_doi_is_of_one_set(observatory: Observatory) -> None:
+    observatory.until_quiet()
+    first, second = products(observatory, "calibrate")[:2]
+    freeze(observatory, "dr1", str(first), words={"doi": "10.12345/dr1"})
+    freeze(observatory, "dr1", str(first), words={"doi": "10.12345/dr1"})  # said again
+    with pytest.raises(UsageError, match="nothing was published") as caught:
+        freeze(observatory, "dr2", str(second), words={"doi": "https://doi.org/10.12345/DR1"})
+    [problem] = caught.value.problems
+    assert (problem.where, problem.what) == ("--doi", "10.12345/dr1 is that of dr1")
+    freeze(observatory, "dr2", str(second))
+    with pytest.raises(UsageError, match="dr2 stays as it is"):
+        freeze(observatory, "dr2", words={"doi": "10.12345/dr1"})
+    freeze(observatory, "dr1", words={"doi": ""})
+    freeze(observatory, "dr2", words={"doi": "10.12345/dr1"})
+    assert published(observatory, "dr2")["doi"] == "10.12345/dr1"
+
+
 def test_a_dry_run_publishes_nothing(observatory: Observatory) -> None:
     observatory.until_quiet()
     kept = freeze(observatory, "dr1", str(products(observatory, "grid")[0]), dry_run=True)

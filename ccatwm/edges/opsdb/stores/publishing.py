@@ -35,6 +35,12 @@ def find_set(connection: sa.Connection, name: str) -> dict[str, Any] | None:
     return dict(row) if row is not None else None
 
 
+def find_name_by_doi(connection: sa.Connection, doi: str) -> str | None:
+    """The set that has a DOI."""
+    name: str | None = connection.execute(sa.select(published.c.name).where(published.c.doi == doi).limit(1)).scalar()
+    return name
+
+
 def list_sets(connection: sa.Connection) -> list[dict[str, Any]]:
     """By name, with their frozen products."""
     return [dict(row) for row in connection.execute(sa.select(*COLUMNS).order_by(published.c.name)).mappings()]
