@@ -69,6 +69,11 @@ class Doomed:
     going: Going
     size: TreeSize | None = None
 
+    @property
+    def is_missing(self) -> bool:
+        """An attempt may well have no scratch and no logs; its products should be there."""
+        return self.size is None and self.kind is Kind.PRODUCTS
+
 
 @dataclass(frozen=True)
 class Done:
@@ -97,9 +102,11 @@ class Reason:
 
 @dataclass(frozen=True)
 class GcPlan:
-    """What goes into the trash, and what is deleted of what lies there since before."""
+    """What goes into the trash, and what is deleted of what lies there since before. `missing`: products that would go, and
+    are not at their place: they are no business of `gc`, but of `fsck`."""
 
     going: Sequence[Doomed] = ()
+    missing: Sequence[Doomed] = ()
     emptied: Sequence[Trashed] = ()
     waiting: Sequence[Trashed] = ()  # in the trash, its grace not over
     cache_bytes: int | None = None  # where it is more than it may be
@@ -181,8 +188,10 @@ def _plan(garbage: Garbage, limit: int | None) -> GcPlan:
         going += _choose_excess(garbage, step, [pair for pair in found if pair[1].path not in chosen])
     going = _first_runs(sorted(going, key=lambda d: (d.place.run, d.place.path)), limit)
     over = garbage.cache_max_gb is not None and cache_bytes > garbage.cache_max_gb * GIB
+    measured = _measured(garbage, going)
     return GcPlan(
-        _measured(garbage, going),
+        [doomed for doomed in measured if not doomed.is_missing],
+        [doomed for doomed in measured if doomed.is_missing],
         [row for row in lying if _is_over(garbage, row)],
         [row for row in lying if row.trashed_at is not None and not _is_over(garbage, row)],
         cache_bytes if over else None,
@@ -252,14 +261,9 @@ def _doom(garbage: Garbage, some: Sequence[Doomed]) -> list[Trashed]:
         runs = {doomed.place.run for doomed in some}
         store.lock_products(connection, {d.place.run for d in some if d.kind is Kind.PRODUCTS})
         still = _still_going(connection, garbage, some, runs)
-        rows = [_row(garbage, doomed) for doomed in some if doomed.place.path in still and _is_there(doomed)]
+        rows = [_row(garbage, doomed) for doomed in some if doomed.place.path in still]
         ids = trash.insert_trash(connection, rows)
         return trash.get_trash(connection, ids)
-
-
-def _is_there(doomed: Doomed) -> bool:
-    """Products that are not there are no business of ours: that they are missing is for `fsck` to say."""
-    return doomed.size is not None or doomed.kind is not Kind.PRODUCTS
 
 
 def _still_going(
@@ -522,8 +526,11 @@ def reason_rows(plan: GcPlan) -> list[tuple[object, ...]]:
 
 
 def trash_lines(plan: GcPlan, garbage_grace: timedelta) -> list[str]:
-    """What of the trash is deleted now, and until when the rest can be brought back."""
+    """What of the trash is deleted now, until when the rest can be brought back, and what is no business of `gc`."""
     lines = []
+    if plan.missing:
+        runs = count_text(len(plan.missing), "run")
+        lines.append(f"not at their place: the products of {runs} that may go; `ccatwm fsck` tells what mends it")
     if plan.emptied:
         size = size_text(sum(row.freed_bytes for row in plan.emptied))
         lines.append(f"deleted of the trash: {count_text(len(plan.emptied), 'folder')}, {size} free again")
@@ -545,6 +552,7 @@ def plan_json(plan: GcPlan) -> dict[str, Any]:
              "inodes": r.size.inodes, "freed": r.size.freed_bytes, "freed_inodes": r.size.freed_inodes}
             for r in plan.reasons()
         ],
+        "missing": {"runs": len(plan.missing)},
         "emptied": {"folders": len(plan.emptied), "freed": sum(row.freed_bytes for row in plan.emptied)},
         "trash": {"folders": len(plan.waiting), "size": sum(row.size_bytes for row in plan.waiting)},
         "cache_bytes": plan.cache_bytes,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +26,7 @@ from ccatwm.edges.workfiles.local import LocalWorkFiles
 from ccatwm.edges.workfiles.ssh import SshWorkFiles
 from ccatwm.errors import CcatwmError, UsageError
 from ccatwm.passes._frame import PassOptions, PassReport
-from ccatwm.upkeep.gc import GcPlan, Undone, _switch_links
+from ccatwm.upkeep.gc import GcPlan, Undone, _switch_links, plan_json, trash_lines
 from tests.cli.conftest import cli as cli
 from tests.crash.campaign import write_campaign
 from tests.crash.points import PostgresStore, SqliteStore, copy_world
@@ -157,6 +159,17 @@ def test_a_dry_run_tells_all_and_does_nothing(reduced):
     )  # fmt: skip
     assert statuses(reduced)["calibrate"] == {"present"}
     assert reduced.rows("trash") == []
+
+
+def test_products_that_are_not_at_their_place_are_counted_apart_and_left_to_fsck(reduced):
+    shutil.rmtree(next(folder for folder in folders(reduced, "output") if "/calibrate/" in str(folder)))
+    for dry_run, outcome in ((True, "would go"), (False, "in the trash"), (False, None)):
+        report, plan = gc(reduced, dry_run=dry_run)
+        assert outcomes(report) == ([(outcome, 2)] if outcome else [])
+        assert sum(reason.runs for reason in plan.reasons()) == len(outcomes(report))
+        assert [doomed.place.run for doomed in plan.missing] == [1] and plan_json(plan)["missing"] == {"runs": 1}
+        assert trash_lines(plan, timedelta(1))[0].startswith("not at their place: the products of 1 run that may go")
+    assert {d.kind for d in check(reduced).differences} >= {Kind.PRODUCT_MISSING}
 
 
 def test_a_limit_is_of_runs(reduced):
