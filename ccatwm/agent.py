@@ -30,8 +30,8 @@ LEFT_SECONDS = (
 
 FILE_METHODS = (
     "make_trees", "make_exclusive", "make_exclusives", "modes", "write_files", "exists", "read_links", "list_tree",
-    "list_trees", "list_records", "list_folders", "hash_files", "adopt_tree", "measure_trees", "link_trees",
-    "switch_link", "switch_links", "rename", "remove_trees", "space", "shares_blocks",
+    "list_trees", "list_records", "list_folders", "list_others", "hash_files", "adopt_tree", "measure_trees",
+    "link_trees", "switch_link", "switch_links", "rename", "remove_trees", "space", "shares_blocks",
 )  # fmt: skip
 
 

@@ -212,6 +212,10 @@ class WorkFiles(Protocol):
         """Names of the folders in each folder, sorted; nothing below them is read. None in what is no folder."""
         ...
 
+    def list_others(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
+        """Names of what else is in each folder, sorted: files, links and special files. None in what is no folder."""
+        ...
+
     def measure_trees(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, TreeSize | None]:
         """How large folders are, links not followed; None for what is no folder. A file with names in several of them is
         freed with the last: they are thought to be removed in this order."""

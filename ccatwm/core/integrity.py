@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 
 from ccatwm.core.digests import tree_digest
-from ccatwm.core.latest import LatestLink
+from ccatwm.core.latest import LATEST, LatestLink
 from ccatwm.core.model import EntryKind, TreeEntry
 from ccatwm.core.names import decode_path, encode_name, raw_name
 from ccatwm.core.outputs import Listing
@@ -38,6 +38,7 @@ class Kind(StrEnum):
     RUN_UNKNOWN = "run-unknown"  # on disk only
     ATTEMPT_UNKNOWN = "attempt-unknown"
     FILE_UNKNOWN = "file-unknown"
+    STRAY = "stray"  # what is no step, no sub-group and no run lies among them
     CACHE_UNKNOWN = "cache-unknown"
     TRASH_MISSING = "trash-missing"  # what `gc` could have brought back
     TRASH_UNKNOWN = "trash-unknown"
@@ -383,6 +384,40 @@ def unknown_attempt(directory: str, run_id: int, number: int) -> Difference:
         Kind.ATTEMPT_UNKNOWN, f"{directory}/attempt-{number}", f"an attempt of run {run_id} that the ops-db does not know",
         f"{RECONCILE} adopts it, or names it", run_id,
     )  # fmt: skip
+
+
+# --- what lies between runs ---------------------------------------------------------------------------------------------
+
+
+def run_places(levels: Sequence[Sequence[PurePosixPath]], known: Collection[str]) -> set[PurePosixPath]:
+    """Folders of pipelines, steps and sub-groups that have runs, and the runs: by what lies on disk (`levels`), and by the
+    ops-db (`known`: folders of sub-groups)."""
+    runs = [path for path in levels[-1] if parse_run_directory(str(path)) is not None]
+    below = {*runs, *map(PurePosixPath, known)}
+    return below.union(*(path.parents for path in below)) - {PurePosixPath()}
+
+
+def stray_folders(levels: Sequence[Sequence[PurePosixPath]], places: Collection[PurePosixPath]) -> list[PurePosixPath]:
+    """Folders beside those of steps, sub-groups and runs. What lies beside pipelines may be anything of the site's."""
+    return [path for level in levels[1:] for path in level if path not in places and path.parent in places]
+
+
+def is_stray(path: PurePosixPath) -> bool:
+    """Whether a file or link may not be where it is, in the folder of a pipeline, step or sub-group."""
+    is_latest = path.name == LATEST and len(path.parts) == RUN_DEPTH
+    return not path.name.startswith(".") and not is_latest
+
+
+def stray(path: PurePosixPath, kind: EntryKind, link: str | None, root: PurePosixPath) -> Difference:
+    """Something in the folder of a pipeline, step or sub-group; `link`: what it leads to if it is a link."""
+    place = quote_path(root / path)
+    if kind is EntryKind.DIRECTORY:
+        what, next = "a folder in which no run is", f"`mv {place} FOLDER` moves it away; or let it be: nothing reads it"
+    elif link is not None:
+        what, next = f"a link to {encode_name(link)}", f"`rm {place}` takes it away, and nothing else"
+    else:
+        what, next = "a file", f"`mv {place} FOLDER` moves it away; or let it be: nothing reads it"
+    return Difference(Kind.STRAY, encode_name(str(path)), f"{what}, of no step, sub-group or run", next)
 
 
 # --- the trash ------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from ccatwm.core.integrity import (
     clues_of,
     gather_away,
     gone_outputs,
+    is_stray,
     is_whole,
     latest_difference,
     left_by_program,
@@ -37,9 +38,12 @@ from ccatwm.core.integrity import (
     products_back,
     products_in_trash,
     run_differences,
+    run_places,
     runs_losing,
     runs_without_products,
     special_entries,
+    stray,
+    stray_folders,
     trash_missing,
     trash_unknown,
     unknown_attempt,
@@ -67,7 +71,7 @@ from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, UsageError
 from ccatwm.interfaces import NO_PROGRESS, FileWrite, Progress, WorkFiles
 from ccatwm.upkeep._estimate import estimate_sub_groups
 from ccatwm.upkeep.importing import LARGEST_BYTES, MAX_PROBLEMS, RUN_JSON
-from ccatwm.upkeep.run_folders import find_run_folders, list_attempts
+from ccatwm.upkeep.run_folders import find_levels, list_attempts, runs_among
 
 log = logging.getLogger("ccatwm.upkeep.fsck")
 RUNS_AT_ONCE = 200
@@ -157,7 +161,9 @@ def fsck(
     packages, found = _cache(checking)
     differences += found
     differences += _latest(checking)
-    folders = checking.files.list_folders(map(PurePosixPath, find_run_folders(checking.files)))
+    levels = find_levels(checking.files)
+    folders = checking.files.list_folders(map(PurePosixPath, runs_among(levels)))
+    differences += _strays(checking, levels)
     differences += _unknown_folders(checking, folders)
     differences += _trash(checking, [folder / TRASH for folder, names in folders.items() if TRASH.name in names])
     differences = gather_away(differences, _away(checking, pipelines_missed(differences)), checking.files.root())
@@ -391,6 +397,23 @@ def _unknown_folders(checking: Checking, folders: Mapping[PurePosixPath, Sequenc
     records = checking.files.exists(PurePosixPath(folder) / "run.json" for folder in strange)
     found += [unknown_run(f, has_record=records[PurePosixPath(f) / "run.json"]) for f in strange]
     return found
+
+
+def _strays(checking: Checking, levels: Sequence[Sequence[PurePosixPath]]) -> list[Difference]:
+    """What is no step, sub-group or run among them. Folders first: rows were committed before those of runs were made.
+    Empty folders are no difference."""
+    files = checking.files
+    with checking.database.read() as connection:
+        places = run_places(levels, store.sub_group_folders(connection))
+    folders = stray_folders(levels, places)
+    inner = files.list_folders(folders)
+    between = [path for level in levels[:-1] for path in level if path in places]
+    others = files.list_others([*between, *folders])
+    lying = [folder / name for folder in between for name in others[folder] if is_stray(folder / name)]
+    links = files.read_links(lying)
+    root = files.root()
+    found = [stray(path, EntryKind.DIRECTORY, None, root) for path in folders if inner[path] or others[path]]
+    return found + [stray(path, EntryKind.FILE, links[path], root) for path in lying]
 
 
 def _trash(checking: Checking, beside: Sequence[PurePosixPath]) -> list[Difference]:

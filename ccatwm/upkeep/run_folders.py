@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from ccatwm.core.reconciling import RUN_DEPTH, parse_attempt_name, parse_run_directory
@@ -14,10 +14,20 @@ TOGETHER = 500
 
 def find_run_folders(files: WorkFiles) -> list[str]:
     """Run directories, by their names alone; nothing below them is read."""
-    level = [PurePosixPath()]
+    return runs_among(find_levels(files))
+
+
+def find_levels(files: WorkFiles) -> list[list[PurePosixPath]]:
+    """Folders of pipelines, of steps, of sub-groups, and those in these."""
+    levels = [[PurePosixPath()]]
     for _ in range(RUN_DEPTH):
-        level = list(_below(files, level))
-    return [str(path) for path in level if parse_run_directory(str(path)) is not None]
+        levels.append(list(_below(files, levels[-1])))
+    return levels[1:]
+
+
+def runs_among(levels: Sequence[Sequence[PurePosixPath]]) -> list[str]:
+    """Run directories among the folders of all levels."""
+    return [str(path) for path in levels[-1] if parse_run_directory(str(path)) is not None]
 
 
 def _below(files: WorkFiles, folders: Iterable[PurePosixPath]) -> Iterator[PurePosixPath]:

@@ -415,6 +415,9 @@ def test_folders_are_listed_without_what_is_in_them(work: WorkFiles, base: Path)
     (base / "t" / "link").symlink_to("a")
     assert work.list_folders([P("t"), P("t/file"), P("none")]) == {P("t"): ["a", "b"], P("t/file"): [], P("none"): []}
     assert "t" in work.list_folders([P()])[P()]
+    os.mkfifo(base / "t" / "pipe")
+    others = work.list_others([P("t"), P("t/file"), P("none")])
+    assert others == {P("t"): ["file", "link", "pipe"], P("t/file"): [], P("none"): []}
 
 
 def test_an_endless_tree_is_an_error_and_can_be_removed(work: WorkFiles, base: Path) -> None:

@@ -133,6 +133,30 @@ def test_links_that_a_program_left_in_its_output_are_no_difference_until_they_le
     assert len(check(empty_observatory).differences) == 2  # nobody knows any more whose they are
 
 
+def test_what_is_no_step_sub_group_or_run_is_named_among_them_and_stays(night, first):
+    group = first.parents[2]
+    made = [group.parents[1] / "old" / "grid.fits", group.parent / "notes.txt", group / "run-1.bak" / "x"]
+    for path in made:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+    (group / "a link").symlink_to("run-1")
+    for empty in (group / "run-x", group.parent / ".hidden", group.parents[1] / "lost", night.base / "beside"):
+        empty.mkdir()
+    (night.base / "beside" / "file").touch()
+    report = check(night, full=True, yes=True)
+    assert kinds(report) == [Kind.STRAY] * 4 and not report.mended and report.exit_code == 1
+    told = {PurePosixPath(d.path).name: d for d in report.differences}
+    assert set(told) == {"old", "notes.txt", "run-1.bak", "a link"}
+    assert told["old"].next.startswith(f"`mv {night.base}/otf/old FOLDER`")
+    assert "a link to run-1" in told["a link"].what and told["a link"].next.startswith(f"`rm '{group}/a link'`")
+    assert all(path.exists() for path in made)
+
+
+def test_folders_of_runs_that_are_gone_are_no_strays(night, first):
+    shutil.rmtree(first.parents[1])
+    assert Kind.STRAY not in kinds(check(night))
+
+
 def test_a_purged_package_leaves_the_cache_and_is_brought_again(night):
     folders = sorted((night.base / ".cache" / "packages").iterdir())
     shutil.rmtree(folders[0])
@@ -273,7 +297,7 @@ def test_what_lies_in_the_way_of_a_stable_path_is_left_to_a_person(night, first)
 
 
 def test_products_that_are_back_as_they_were_count_again(night, first):
-    away = first.parents[4] / "away"
+    away = night.folder / "away"
     first.rename(away)
     assert check(night, yes=True).exit_code == 0 and not check(night).differences
     away.rename(first)
@@ -286,7 +310,7 @@ def test_products_that_are_back_as_they_were_count_again(night, first):
 
 
 def test_products_that_are_back_with_other_bytes_stay_missing(night, first):
-    away = first.parents[4] / "away"
+    away = night.folder / "away"
     first.rename(away)
     check(night, yes=True)
     away.rename(first)

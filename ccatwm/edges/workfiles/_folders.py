@@ -251,11 +251,11 @@ _LETTERS = {  # as `find -printf %y` calls them
 }  # fmt: skip
 
 
-def names_of_folders(folder: int) -> Iterator[str]:
-    """Of the folders in this one, links left out."""
+def names_in(folder: int, *, folders: bool) -> Iterator[str]:
+    """Of the folders in this one, or of all that is none; links are none."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False) is folders:
                 yield entry.name
 
 

@@ -22,7 +22,7 @@ from ccatwm.edges.workfiles._folders import (
     Parts,
     Sweeper,
     hidden_name,
-    names_of_folders,
+    names_in,
     record,
     remove_entry,
     statuses,
@@ -309,12 +309,18 @@ class LocalWorkFiles:
         return answers
 
     def list_folders(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
+        return self._names(paths, folders=True)
+
+    def list_others(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
+        return self._names(paths, folders=False)
+
+    def _names(self, paths: Iterable[PurePosixPath], *, folders: bool) -> dict[PurePosixPath, list[str]]:
         answers: dict[PurePosixPath, list[str]] = {}
-        with self._folders() as folders:
+        with self._folders() as opened:
             for path in paths:
                 with self._at(path):
-                    folder = folders.find(_parts(path))
-                    answers[path] = [] if folder is None else sorted(names_of_folders(folder))
+                    folder = opened.find(_parts(path))
+                    answers[path] = [] if folder is None else sorted(names_in(folder, folders=folders))
         return answers
 
     def space(self) -> Space:
@@ -438,7 +444,7 @@ class LocalWorkFiles:
     def _sync_tree(self, parent: int, name: str) -> None:
         """Flush every folder of a tree of links."""
         with _opened(parent, name) as folder:
-            for inner in names_of_folders(folder):
+            for inner in names_in(folder, folders=True):
                 self._sync_tree(folder, inner)
             self._sync(folder, (name,))
 

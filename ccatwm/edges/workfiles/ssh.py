@@ -151,10 +151,10 @@ class SshWorkFiles:
         return answers
 
     def list_folders(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
-        answers: dict[PurePosixPath, list[str]] = {}
-        for some in _cut(paths, lambda _: TOGETHER_BYTES // TREES_TOGETHER):
-            answers |= self._call("list_folders", paths=some)
-        return answers
+        return self._names("list_folders", paths)
+
+    def list_others(self, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
+        return self._names("list_others", paths)
 
     def space(self) -> Space:
         found: Space = self._call("space")
@@ -162,6 +162,12 @@ class SshWorkFiles:
 
     def shares_blocks(self) -> bool:
         return bool(self._call("shares_blocks"))
+
+    def _names(self, method: str, paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
+        answers: dict[PurePosixPath, list[str]] = {}
+        for some in _cut(paths, lambda _: TOGETHER_BYTES // TREES_TOGETHER):
+            answers |= self._call(method, paths=some)
+        return answers
 
     def _each(self, method: str, paths: Iterable[PurePosixPath], **more: Any) -> dict[PurePosixPath, Any]:
         answers: dict[PurePosixPath, Any] = {}

@@ -83,6 +83,12 @@ def runs_with_absent_products(connection: sa.Connection, run_ids: Collection[int
     return found
 
 
+def sub_group_folders(connection: sa.Connection) -> set[str]:
+    """Those in which runs are, or were."""
+    query = sa.select(run.c.pipeline_name, run.c.step_name, run.c.sub_group_key).distinct()
+    return {f"{row.pipeline_name}/{row.step_name}/{row.sub_group_key}" for row in connection.execute(query)}
+
+
 def staged_packages(connection: sa.Connection, location: str) -> Iterator[KnownPackage]:
     query = sa.select(staged).where(staged.c.processing_location == location, staged.c.state == "PRESENT")
     for row in connection.execute(query.order_by(staged.c.id)):
