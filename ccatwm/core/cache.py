@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ccatwm.core.wording import count_text, size_text
+from ccatwm.core.wording import GB, count_text, size_text
 
-GIB = 2**30
 CACHE_SETTING, BYTES_SETTING, INODES_SETTING = "CACHE_MAX_GB", "MIN_FREE_GB", "MIN_FREE_INODES"
 
 
@@ -163,5 +162,5 @@ def never_fits(need: Amount, limits: CacheLimits) -> str | None:
         return None
     return (
         f"its raw data are {size_text(need.size_bytes)}, and all of the cache may be {size_text(most)} "
-        f"({CACHE_SETTING} = {most / GIB:g}); raise {CACHE_SETTING}"
+        f"({CACHE_SETTING} = {most / GB:g}); raise {CACHE_SETTING}"
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 
+from ccatwm.core.wording import GB, size_text
 from ccatwm.errors import AgentStartError, CcatwmError, HostKeyError, LoginError, WorldError
 
 EXIT_FINE, EXIT_PERSON, EXIT_AWAY = 0, 3, 4
@@ -91,8 +92,8 @@ def judge_space(
     name: str, free_bytes: int, free_inodes: int, min_free_gb: float, min_free_inodes: int = 0
 ) -> Finding:
     """Below `min_free_gb` and `min_free_inodes` staging waits; no inodes are as bad as no bytes."""
-    free = f"{free_bytes / 2**30:.1f} GiB and {free_inodes} inodes are free"
-    if free_bytes < min_free_gb * 2**30:
+    free = f"{size_text(free_bytes)} and {free_inodes} inodes are free"
+    if free_bytes < min_free_gb * GB:
         return wrong(
             name,
             f"{free}, less than MIN_FREE_GB = {min_free_gb:g}: staging waits",

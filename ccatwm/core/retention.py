@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from ccatwm.core.wording import GB
+
 KEEP = "keep"
 LARGEST_LIMIT = 36600  # days of a century
-GIB = 2**30
 # Outcomes of a sub-group after which nothing that feeds it is needed for what is wanted now.
 DONE = frozenset({"up-to-date", "restored", "accepted", "no-inputs"})
 
@@ -29,7 +30,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Retention:
-    """How long files of a step stay, in days, and how much of logs, in GiB. None: for ever, however much."""
+    """How long files of a step stay, in days, and how much of logs, in GB. None: for ever, however much."""
 
     intermediate_days: float | None = None
     superseded_days: float | None = None
@@ -183,7 +184,7 @@ def excess_logs(sized: Iterable[tuple[FolderLeft, int]], retention: Retention) -
     if retention.log_max_gb is None:
         return []
     logs = sorted(sized, key=lambda one: (one[0].there_since, one[0].path))
-    total, most = sum(size for _, size in logs), retention.log_max_gb * GIB
+    total, most = sum(size for _, size in logs), retention.log_max_gb * GB
     going = []
     for left, size in logs:
         if total <= most:

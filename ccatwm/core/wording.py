@@ -61,6 +61,9 @@ def until_text(time: datetime, now: datetime) -> str:
     return f"in {span_text(seconds)}" if seconds > 0 else "now"
 
 
+GB = 10**9  # what settings in `_GB` count in, as all that is told of files; memory is in GiB, as batch systems have it
+
+
 def size_text(size_bytes: float | None) -> str:
     """`17 B`, `4.2 MB`; decimal units."""
     if size_bytes is None:

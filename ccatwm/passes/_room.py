@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from ccatwm.core.cache import (
-    GIB,
     NOTHING,
     Amount,
     CachedPackage,
@@ -22,6 +21,7 @@ from ccatwm.core.cache import (
     plan_room,
 )
 from ccatwm.core.transfers import claiming_job
+from ccatwm.core.wording import GB
 from ccatwm.edges.opsdb.stores import staged
 from ccatwm.passes._context import Context
 from ccatwm.passes._frame import boot_id, location, process_start, this_process
@@ -32,8 +32,8 @@ CLAIM_HOURS = 6  # a claim whose process cannot be looked at (another host) ends
 
 def cache_limits(settings: Settings) -> CacheLimits:
     most = settings.cache_max_gb
-    free = Amount(int(settings.min_free_gb * GIB), settings.min_free_inodes)
-    return CacheLimits(None if most is None else int(most * GIB), free)
+    free = Amount(round(settings.min_free_gb * GB), settings.min_free_inodes)
+    return CacheLimits(None if most is None else round(most * GB), free)
 
 
 def claimant_is_gone(claim: str) -> bool:

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from ccatwm.core.cache import GIB, Amount, total
+from ccatwm.core.cache import Amount, total
 from ccatwm.core.commands import SCRIPT_DIRECTORIES, build_argv_file
 from ccatwm.core.model import FailureClass, InputKind, InputRole, Run, RunInput
 from ccatwm.core.outcomes import (
@@ -42,7 +42,7 @@ from ccatwm.core.transfers import (
     share_out,
 )
 from ccatwm.core.wire import WireError
-from ccatwm.core.wording import count_text, some_text
+from ccatwm.core.wording import GB, count_text, some_text
 from ccatwm.edges.opsdb.stores import leases, runs, staged, transfers
 from ccatwm.edges.opsdb.stores.transfers import Transfer
 from ccatwm.edges.transport import transfer_files
@@ -167,7 +167,7 @@ class Transfers:
         """Whether more packages, or runs, would only wait for jobs that are not there yet."""
         most = max(0, self._settings.stage_parallel - len(self._open))
         size = total(one.amount for one in self._gathered.values()).size_bytes
-        full = size >= most * self._settings.stage.job_gb * GIB or len(self._gathered) >= most * MOST_PACKAGES
+        full = size >= most * self._settings.stage.job_gb * GB or len(self._gathered) >= most * MOST_PACKAGES
         return full and len(self._waiting) >= MOST_WAITING
 
     @property
@@ -503,7 +503,7 @@ class Transfers:
         packages = list(self._gathered.values())
         shares = share_out(
             [one.package.size_bytes or one.amount.size_bytes for one in packages],
-            most if free is None else max(0, min(most, free)), int(self._settings.stage.job_gb * GIB),
+            most if free is None else max(0, min(most, free)), int(self._settings.stage.job_gb * GB),
         )  # fmt: skip
         return [_Planned(new_token(), [packages[index] for index in share]) for share in shares]
 

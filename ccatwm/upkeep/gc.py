@@ -20,7 +20,6 @@ import sqlalchemy as sa
 from ccatwm.core.latest import latest_target
 from ccatwm.core.names import decode_path
 from ccatwm.core.retention import (
-    GIB,
     Going,
     Kind,
     Retention,
@@ -29,7 +28,7 @@ from ccatwm.core.retention import (
     products_going,
     scratch_going,
 )
-from ccatwm.core.wording import count_text, size_text, utc_text
+from ccatwm.core.wording import GB, count_text, size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import latest, publishing, staged, sub_groups, trash
 from ccatwm.edges.opsdb.stores import retention as store
@@ -187,7 +186,7 @@ def _plan(garbage: Garbage, limit: int | None) -> GcPlan:
     for step, found in logs:
         going += _choose_excess(garbage, step, [pair for pair in found if pair[1].path not in chosen])
     going = _first_runs(sorted(going, key=lambda d: (d.place.run, d.place.path)), limit)
-    over = garbage.cache_max_gb is not None and cache_bytes > garbage.cache_max_gb * GIB
+    over = garbage.cache_max_gb is not None and cache_bytes > garbage.cache_max_gb * GB
     measured = _measured(garbage, going)
     return GcPlan(
         [doomed for doomed in measured if not doomed.is_missing],

@@ -261,7 +261,7 @@ HPC_BACKEND = "local"                    # local | slurm
 CONTAINER_RUNTIME = {quoted["runtime"]}           # apptainer | singularity | none
 # OBS_TIMEZONE = "America/Santiago"      # observing nights change at its noon
 # GRACE_SECONDS = 900                    # how long a job handed over may take to show in the queue
-# CACHE_MAX_GB = 500                     # size of the cache of staged raw data, GiB
+# CACHE_MAX_GB = 500                     # size of the cache of staged raw data, GB
 
 # [default.local]
 # slots = 2                              # jobs at once on this machine

@@ -7,8 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.cache import GIB
-from ccatwm.core.wording import count_text, size_text, some_text, utc_text
+from ccatwm.core.wording import GB, count_text, size_text, some_text, utc_text
 from ccatwm.edges.opsdb.stores import staged, transfers
 
 
@@ -21,7 +20,7 @@ def build_cache(connection: sa.Connection, location: str, cache_max_gb: float | 
         "size_bytes": size.held.size_bytes,
         "files": size.held.inodes,
         "pinned_bytes": size.pinned.size_bytes,
-        "limit_bytes": None if cache_max_gb is None else int(cache_max_gb * GIB),
+        "limit_bytes": None if cache_max_gb is None else round(cache_max_gb * GB),
     }
 
 

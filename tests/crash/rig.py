@@ -23,8 +23,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-# Children are forked from here: what they would import is imported once.
 from ccatwm import wiring
+
+# Children are forked from here: what they would import is imported once.
+from ccatwm.core.wording import GB
 from ccatwm.edges.opsdb import tables
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.errors import SchedulerUnavailableError
@@ -162,7 +164,7 @@ class World:
             state_dir=self.folder / "state", hpc_backend=self.backend, cluster=self.backend, container_runtime="none",
             min_free_gb=0.0, min_free_inodes=0, stage_parallel=1, retry_base_seconds=0,
             retry_max_seconds=0, record_wait_seconds=0,
-            cache_max_gb=None if self.cache_bytes is None else self.cache_bytes / 2**30,
+            cache_max_gb=None if self.cache_bytes is None else self.cache_bytes / GB,
         )  # fmt: skip
 
     def in_child(self, act: Callable[[Context], None]) -> bool:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ccatwm.cli._conditions import tell_news
-from ccatwm.core.cache import CachedPackage
+from ccatwm.core.cache import Amount, CachedPackage, never_fits
 from ccatwm.core.health import Patience, judge_health
 from ccatwm.core.selection import Selection
+from ccatwm.core.wording import GB
 from ccatwm.edges.opsdb.stores import staged
 from ccatwm.passes._frame import PassReport, this_process
-from ccatwm.passes._room import claimant_is_gone, evict
+from ccatwm.passes._room import cache_limits, claimant_is_gone, evict
 from ccatwm.upkeep.control import Wanted, retry
 from ccatwm.views.explain import build_explain, explain_lines
 from ccatwm.views.health import read_facts
@@ -24,14 +26,20 @@ from ccatwm.views.status import build_status, other_lines
 from tests.passes.conftest import Observatory
 
 TAR = 10240  # bytes of each package; unpacked they are some 2 kB
-GIB = 2**30
 SECOND_STEP = "      - {name: again, software: cal, group_by: [executed_obs_unit], raw_inputs: true}\n"
 DEAD = "another-boot:1:1"
 
 
+@pytest.mark.parametrize("gb", [0.001, 0.29, 4.35, 1.1, 20_000])
+def test_a_limit_is_told_as_it_was_set(gb: float) -> None:
+    limits = cache_limits(SimpleNamespace(cache_max_gb=gb, min_free_gb=gb, min_free_inodes=0))
+    assert limits.most_bytes == limits.free.size_bytes
+    assert f"CACHE_MAX_GB = {gb:g})" in (never_fits(Amount(10**15, 1), limits) or "")
+
+
 def limit(observatory: Observatory, size_bytes: int | None, **others: Any) -> None:
     """One package after the other: what is on its way counts as it is packed, which is more than it is unpacked."""
-    most = None if size_bytes is None else size_bytes / GIB
+    most = None if size_bytes is None else size_bytes / GB
     observatory.settings_changes = {"cache_max_gb": most, "stage_parallel": 1, **others}
 
 

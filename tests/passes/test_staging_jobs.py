@@ -22,6 +22,7 @@ from ccatwm import wiring
 from ccatwm.core.model import InputKind, InputRole, RunInput
 from ccatwm.core.selection import Selection
 from ccatwm.core.transfers import TRANSFERS
+from ccatwm.core.wording import GB
 from ccatwm.edges.transport import transfer_files
 from ccatwm.edges.workfiles.local import LocalWorkFiles
 from ccatwm.interfaces import (
@@ -124,7 +125,7 @@ def test_status_names_the_jobs_and_what_they_are_still_to_bring(by_jobs):
 def test_more_than_jobs_may_bring_at_once_waits_for_its_turn(empty_observatory):
     scans = [Scan(name, good_tar(a=name.encode() * 4000)) for name in ("one", "two", "three")]
     empty_observatory.settings_changes["stage_parallel"] = 1
-    observatory = night(empty_observatory, *scans, job_gb=50_000 / (1 << 30))
+    observatory = night(empty_observatory, *scans, job_gb=50_000 / GB)
     report = observatory.run_pass("stage")
     waits = [reason for _, reason in outcomes(report) if "waits for its turn behind 1 staging job" in reason]
     assert len(open_jobs(observatory)) == 1 and len(waits) == 1

@@ -16,6 +16,7 @@ from ccatwm.core.cache import (
     never_fits,
     plan_room,
 )
+from ccatwm.core.wording import GB
 
 pytestmark = pytest.mark.quick
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -101,9 +102,9 @@ def test_what_needs_nothing_always_fits() -> None:
 
 
 def test_what_is_larger_than_the_whole_cache_never_fits() -> None:
-    limits = CacheLimits(2**30)
-    assert never_fits(Amount(2**30, 1), limits) is None
+    limits = CacheLimits(GB)
+    assert never_fits(Amount(GB, 1), limits) is None
     assert never_fits(Amount(2**31, 1), CacheLimits(None)) is None
     assert never_fits(Amount(2**31, 1), limits) == (
-        "its raw data are 2.1 GB, and all of the cache may be 1.1 GB (CACHE_MAX_GB = 1); raise CACHE_MAX_GB"
+        "its raw data are 2.1 GB, and all of the cache may be 1.0 GB (CACHE_MAX_GB = 1); raise CACHE_MAX_GB"
     )

@@ -31,6 +31,7 @@ from ccatwm.core.checkup import (
     with_parents,
     wrong,
 )
+from ccatwm.core.wording import GB
 from ccatwm.errors import AgentStartError, HostKeyError, LoginError, Problem, SettingsError, TransportError
 
 pytestmark = pytest.mark.quick
@@ -110,7 +111,7 @@ def test_a_network_file_system_is_wrong_for_sqlite_a_warning_for_locks_and_fine_
     ("free_gb", "inodes", "state"), [(5.0, 10**6, "ok"), (0.5, 10**6, "wrong"), (5.0, 900, "wrong")]
 )
 def test_space_is_bytes_and_inodes(free_gb: float, inodes: int, state: str) -> None:
-    assert judge_space("a", int(free_gb * 2**30), inodes, 1.0).state == state
+    assert judge_space("a", int(free_gb * GB), inodes, 1.0).state == state
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------

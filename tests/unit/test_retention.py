@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ccatwm.core.retention import (
-    GIB,
     Fed,
     FolderLeft,
     ProductsLeft,
@@ -18,6 +17,7 @@ from ccatwm.core.retention import (
     products_going,
     scratch_going,
 )
+from ccatwm.core.wording import GB
 
 pytestmark = pytest.mark.quick
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -127,22 +127,22 @@ def test_logs_go_by_age_but_not_those_that_are_kept():
 
 
 def test_the_oldest_logs_go_until_the_rest_is_no_more_than_the_step_may_have():
-    logs = [(folder(days, str(days)), GIB // 2) for days in (3, 1, 4, 2)]
+    logs = [(folder(days, str(days)), GB // 2) for days in (3, 1, 4, 2)]
     assert [left.path for left, _ in excess_logs(logs, ALL)] == ["4", "3"]
 
 
 def test_logs_that_are_kept_count_and_stay():
-    logs = [(folder(4, "4", kept=True), GIB), (folder(3, "3"), 1), (folder(2, "2"), 1)]
+    logs = [(folder(4, "4", kept=True), GB), (folder(3, "3"), 1), (folder(2, "2"), 1)]
     assert [left.path for left, _ in excess_logs(logs, ALL)] == ["3", "2"]
 
 
 def test_logs_that_were_brought_back_are_the_newest():
-    logs = [(folder(4, "4", brought_back_at=ago(1)), GIB), (folder(3, "3"), GIB // 2)]
+    logs = [(folder(4, "4", brought_back_at=ago(1)), GB), (folder(3, "3"), GB // 2)]
     assert [left.path for left, _ in excess_logs(logs, ALL)] == ["3"]
 
 
 def test_without_a_limit_no_logs_are_too_many():
-    assert excess_logs([(folder(4), 9 * GIB)], Retention()) == []
+    assert excess_logs([(folder(4), 9 * GB)], Retention()) == []
 
 
 def test_what_a_step_says_wins_over_the_site_and_keep_is_for_ever():
