@@ -14,7 +14,7 @@ from ccatwm.core.model import EntryKind, TreeEntry
 from ccatwm.core.names import decode_path, encode_name, raw_name
 from ccatwm.core.outputs import Listing
 from ccatwm.core.products import DECLARATION
-from ccatwm.core.reconciling import RUN_DEPTH, parse_run_directory
+from ccatwm.core.reconciling import RUN_DEPTH, parse_run_directory, run_directory_of
 from ccatwm.core.shell_text import quote_path
 from ccatwm.core.wording import count_text
 
@@ -80,7 +80,7 @@ class Difference:
 
     @property
     def run_directory(self) -> str:
-        return "/".join(self.path.split("/")[:RUN_DEPTH])
+        return run_directory_of(self.path)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,11 @@ def parse_run_directory(directory: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def run_directory_of(path: str) -> str:
+    """The run directory that a path below the base directory is in."""
+    return "/".join(path.split("/")[:RUN_DEPTH])
+
+
 def parse_attempt_name(name: str) -> int | None:
     found = _ATTEMPT.fullmatch(name)
     return int(found[1]) if found else None

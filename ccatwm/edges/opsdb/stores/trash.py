@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.reconciling import RUN_DEPTH
+from ccatwm.core.reconciling import run_directory_of
 from ccatwm.core.retention import Kind
 from ccatwm.edges.opsdb import tables as t
 from ccatwm.edges.opsdb.bulk import insert_rows, new_ids
@@ -65,8 +65,7 @@ def _trash_path(trash_id: int, doomed_at: datetime) -> str:
 
 def lie_beside(connection: sa.Connection, row: Trashed) -> Trashed:
     """It is to lie in the run's own directory: from there nothing can be moved to where the others lie."""
-    directory = "/".join(row.path.split("/")[:RUN_DEPTH])
-    path = f"{directory}/{row.trash_path}"
+    path = f"{run_directory_of(row.path)}/{row.trash_path}"
     connection.execute(sa.update(trash).where(trash.c.id == row.id).values(trash_path=path))
     return replace(row, trash_path=path)
 
