@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import PurePosixPath
 
@@ -209,6 +209,22 @@ def _about(product: KnownProduct, kind: Kind, what: str) -> Difference:
     return Difference(
         kind, product.full_path, f"product {product.id} of run {product.run_id} {what}",
         f"{MEND} writes it down; its run is then made again where it counts", product.id, product.sub_group_id,
+    )  # fmt: skip
+
+
+def name_published(differences: Iterable[Difference], sets: Mapping[int, Sequence[str]]) -> list[Difference]:
+    """Differences, those of products with the published sets (names by product) that they are in."""
+    lost = (Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED)
+    return [
+        _published(d, names) if d.kind in lost and (names := sets.get(d.row or 0)) else d for d in differences
+    ]
+
+
+def _published(difference: Difference, names: Sequence[str]) -> Difference:
+    commands = ", ".join(f"`ccatwm publish {name}`" for name in names)
+    return replace(
+        difference, what=f"{difference.what}; it is published in {', '.join(names)}",
+        next=f"{difference.next}; then what brings back the files of its set: {commands}",
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from ccatwm.core.integrity import (
     is_whole,
     latest_difference,
     left_by_program,
+    name_published,
     pipelines_missed,
     product_differences,
     products_back,
@@ -62,7 +63,7 @@ from ccatwm.core.staging import CACHE
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import integrity as store
-from ccatwm.edges.opsdb.stores import latest, products, reconciling, run_records
+from ccatwm.edges.opsdb.stores import latest, products, publishing, reconciling, run_records
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.due import mark_due
 from ccatwm.edges.opsdb.stores.integrity import Claimant
@@ -168,12 +169,19 @@ def fsck(
     differences += _trash(checking, [folder / TRASH for folder, names in folders.items() if TRASH.name in names])
     differences = gather_away(differences, _away(checking, pipelines_missed(differences)), checking.files.root())
     in_trash = _found_in_trash(checking, differences)
-    differences = [*without_found(differences, in_trash), *in_trash]
+    differences = _with_sets(checking, [*without_found(differences, in_trash), *in_trash])
     ordered = sorted(differences, key=lambda d: (list(Kind).index(d.kind), d.path))
     if yes:
         _confirm(checking, ordered, confirm_runs if lost is None else max(lost, confirm_runs), confirm_runs)
     mended = frozenset(_mend(checking, ordered, reason or "", now, actor, host)) if yes else frozenset()
     return FsckReport(tuple(ordered), mended, total, packages, checking.full)
+
+
+def _with_sets(checking: Checking, differences: list[Difference]) -> list[Difference]:
+    if not runs_losing(differences):
+        return differences
+    with checking.database.read() as connection:
+        return name_published(differences, publishing.names_by_product(connection))
 
 
 def _away(checking: Checking, pipelines: Sequence[str]) -> list[str]:

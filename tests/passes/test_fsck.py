@@ -18,7 +18,9 @@ from ccatwm.edges.workfiles.ssh import SshWorkFiles
 from ccatwm.errors import UsageError
 from ccatwm.passes._frame import this_process
 from ccatwm.passes._room import claimant_is_gone
+from ccatwm.upkeep.exclude import Act
 from ccatwm.upkeep.fsck import Checking, FsckReport, fsck
+from ccatwm.upkeep.publish import publish
 from tests.fakes.pipe import PipeCalls
 from tests.passes.bad_world import COPY, Scan, good_tar, observe, reduce
 
@@ -78,6 +80,21 @@ def test_other_bytes_of_the_same_size_are_found_by_full_alone(night, first):
     assert check(night).differences == ()
     (difference,) = check(night, full=True).differences
     assert difference.kind is Kind.PRODUCT_CHANGED and "has the digest" in difference.what
+
+
+def test_a_product_that_is_gone_is_named_with_the_published_sets_that_it_is_in(night, first):
+    gone, *others = (row for row in night.rows("data_product") if row["run_id"] == night.runs()[0]["id"])
+    for name, ids in (("dr1", [gone["id"]]), ("dr2", [gone["id"]]), ("dr3", [row["id"] for row in others])):
+        context = night.context()
+        who = Act("", "tester", "here", context.clock.now(), yes=True)
+        publish(context.database, context.grouping, name, [str(n) for n in ids], {}, who)
+    path = night.base / gone["full_path"]
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for report in (check(night), check(night, yes=True)):
+        (difference,) = report.differences
+        assert difference.what.endswith("is not there; it is published in dr1, dr2")
+        assert difference.next.endswith("files of its set: `ccatwm publish dr1`, `ccatwm publish dr2`")
+    assert report.mended == {difference}
 
 
 def test_a_tree_that_lost_or_changed_a_file_is_one_difference(night, first):

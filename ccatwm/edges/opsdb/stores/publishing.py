@@ -46,6 +46,15 @@ def list_sets(connection: sa.Connection) -> list[dict[str, Any]]:
     return [dict(row) for row in connection.execute(sa.select(*COLUMNS).order_by(published.c.name)).mappings()]
 
 
+def names_by_product(connection: sa.Connection) -> dict[int, list[str]]:
+    """The sets that each published product is in."""
+    found: dict[int, list[str]] = {}
+    for row in list_sets(connection):
+        for item in row["products"]:
+            found.setdefault(item["product"], []).append(row["name"])
+    return found
+
+
 def list_set_names(connection: sa.Connection) -> list[str]:
     return list(connection.execute(sa.select(published.c.name).order_by(published.c.name)).scalars())
 
