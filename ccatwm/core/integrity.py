@@ -29,7 +29,7 @@ class Kind(StrEnum):
     PRODUCT_MISSING = "product-missing"  # a row says that it is there
     PRODUCT_CHANGED = "product-changed"
     PRODUCT_BACK = "product-back"  # a row says that it is missing
-    PRODUCTS_IN_TRASH = "products-in-trash"  # a row says that they are there, and no row that `gc` took them away
+    PRODUCTS_IN_TRASH = "products-in-trash"  # a row says that they are there, or missing; none that `gc` took them away
     CACHE_DAMAGED = "cache-damaged"  # a staged package that is not what was staged
     RUN_RECORD_MISSING = "run-record-missing"
     RUN_RECORD_DAMAGED = "run-record-damaged"
@@ -456,12 +456,14 @@ def trash_unknown(path: str) -> Difference:
 
 @dataclass(frozen=True)
 class GoneOutput:
-    """The output of a run that is not there, though all its products are said to be."""
+    """The output of a run that is not there, though none of its products was removed by us. `recorded`: some of them are
+    recorded as missing."""
 
     run_id: int
     sub_group_id: int
     output: PurePosixPath
     products: tuple[KnownProduct, ...]
+    recorded: bool
 
     @property
     def clue(self) -> tuple[PurePosixPath, int | None]:
@@ -480,15 +482,20 @@ def runs_without_products(differences: Iterable[Difference]) -> set[int]:
 
 
 def gone_outputs(
-    differences: Iterable[Difference], products: Mapping[int, Sequence[KnownProduct]]
+    differences: Iterable[Difference],
+    present: Mapping[int, Sequence[KnownProduct]],
+    missing: Mapping[int, Sequence[KnownProduct]],
 ) -> dict[int, GoneOutput]:
-    """Of `products` by run those of runs of which none is there."""
-    missing = {d.row for d in differences if d.kind is Kind.PRODUCT_MISSING}
-    return {
-        run_id: GoneOutput(run_id, some[0].sub_group_id, _output_of(some[0]), tuple(some))
-        for run_id, some in products.items()
-        if some and all(product.id in missing for product in some)
-    }
+    """Outputs of runs of which no product is there: those that are recorded as `present` (by run) are not, the others are
+    recorded as `missing`."""
+    gone = {d.row for d in differences if d.kind is Kind.PRODUCT_MISSING}
+    found = {}
+    for run_id in present.keys() | missing.keys():
+        recorded = missing.get(run_id, ())
+        some = (*present.get(run_id, ()), *recorded)
+        if some and all(product.id in gone for product in present.get(run_id, ())):
+            found[run_id] = GoneOutput(run_id, some[0].sub_group_id, _output_of(some[0]), some, bool(recorded))
+    return found
 
 
 def _output_of(product: KnownProduct) -> PurePosixPath:
@@ -510,11 +517,13 @@ def is_whole(
 
 def products_in_trash(path: str, gone: GoneOutput, root: PurePosixPath) -> Difference:
     move = f"mv {quote_path(root / decode_path(path))} {quote_path(root / gone.output)}"
+    says = "was told that they are missing from" if gone.recorded else "says are at"
+    again = f", and then {MEND} counts them again" if gone.recorded else ""
     return Difference(
         Kind.PRODUCTS_IN_TRASH, path,
-        f"it holds {count_text(len(gone.products), 'product')} of run {gone.run_id}, which the ops-db says are at "
+        f"it holds {count_text(len(gone.products), 'product')} of run {gone.run_id}, which the ops-db {says} "
         f"{encode_name(str(gone.output))}: `ccatwm gc` took them away, and the ops-db was restored from before that",
-        f"{MEND} brings them back; so does `{move}`", gone.run_id, gone.sub_group_id, str(gone.output),
+        f"{MEND} brings them back; so does `{move}`{again}", gone.run_id, gone.sub_group_id, str(gone.output),
     )  # fmt: skip
 
 

@@ -65,7 +65,6 @@ from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import integrity as store
 from ccatwm.edges.opsdb.stores import latest, products, publishing, reconciling, run_records
 from ccatwm.edges.opsdb.stores.change_log import record_change
-from ccatwm.edges.opsdb.stores.due import mark_due
 from ccatwm.edges.opsdb.stores.integrity import Claimant
 from ccatwm.edges.opsdb.stores.trash import FOLDER
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, UsageError
@@ -460,8 +459,9 @@ def _found_in_trash(checking: Checking, differences: Sequence[Difference]) -> li
 def _gone_outputs(checking: Checking, differences: Sequence[Difference]) -> dict[int, GoneOutput]:
     """Outputs that a rename would bring back: nothing is at their place, and that place is there."""
     with checking.database.read() as connection:
-        present = store.present_products(connection, runs_without_products(differences))
-    gone = gone_outputs(differences, present)
+        runs = runs_without_products(differences) | store.runs_with_missing_products(connection, checking.location)
+        present, missing = store.present_products(connection, runs), store.missing_products(connection, runs)
+    gone = gone_outputs(differences, present, missing)
     there = checking.files.exists(path for o in gone.values() for path in (o.output, o.output.parent))
     return {run: o for run, o in gone.items() if there[o.output.parent] and not there[o.output]}
 
@@ -496,7 +496,7 @@ def _mend(
         store.record_products_missing(connection, [d.row for d in lost if d.row is not None], groups, now)
         back = _count_again(connection, [d for d in mendable if d.kind is Kind.PRODUCT_BACK], now)
         latest.mark_link_due(connection, [d.sub_group for d in stable if d.sub_group is not None])
-        mark_due(connection, sorted({d.sub_group for d in moved if d.sub_group is not None}), now)
+        _count_moved(connection, moved, now)
         leaving = _claim(connection, checking.location, mendable, claimant)
         mended = [*lost, *back, *moved, *records, *linked, *stable]
         record_change(
@@ -550,6 +550,13 @@ def _move_back(checking: Checking, found: Sequence[Difference]) -> list[Differen
         if done:
             moved.append(difference)
     return moved
+
+
+def _count_moved(connection: sa.Connection, moved: Sequence[Difference], now: datetime) -> None:
+    """What was moved back counts, also where it had been recorded as missing."""
+    missing = store.missing_products(connection, [d.row for d in moved if d.row is not None])
+    groups = {d.sub_group for d in moved if d.sub_group is not None}
+    store.record_products_back(connection, [product.id for some in missing.values() for product in some], groups, now)
 
 
 def _count_again(connection: sa.Connection, back: Sequence[Difference], now: datetime) -> list[Difference]:

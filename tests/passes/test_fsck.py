@@ -371,6 +371,31 @@ def test_products_in_a_trash_that_no_row_knows_are_brought_back_and_not_made_aga
     assert len(night.runs()) == 2 and {row["status"] for row in night.rows("data_product")} == {"present"}
 
 
+@pytest.mark.parametrize("way", ["by fsck", "by its command"])
+@pytest.mark.parametrize("made_again", [False, True])
+def test_products_in_the_trash_that_are_recorded_as_missing_are_brought_back_and_count_again(night, first, way, made_again):
+    """As an older release wrote them down, which did not look into the trash."""
+    first.rename(night.folder / "away")
+    assert check(night, yes=True).exit_code == 0
+    assert {row["status"] for row in night.rows("data_product")} == {"present", "missing"}
+    if made_again:
+        night.until_quiet()
+    (night.folder / "away").rename(first)
+    folder = into_trash(night, first)
+    (difference,) = check(night).differences
+    assert (difference.kind, difference.path) == (Kind.PRODUCTS_IN_TRASH, str(folder.relative_to(night.base)))
+    assert "was told that they are missing from" in difference.what and "counts them again" in difference.next
+    if way == "by its command":
+        command = re.search("`(mv .*?)`", difference.next)
+        subprocess.run(["bash", "-c", command[1]], check=True)
+        assert set(kinds(check(night))) == {Kind.PRODUCT_BACK}
+    assert check(night, yes=True).exit_code == 0
+    assert {row["status"] for row in night.rows("data_product")} == {"present"}
+    assert check(night, full=True).differences == () and first.is_dir() and not folder.exists()
+    night.until_quiet()
+    assert len(night.runs()) == (3 if made_again else 2)
+
+
 def test_a_folder_of_the_trash_with_other_bytes_or_not_whole_is_of_no_run(night, first):
     """It is let be, and what is missing is missing."""
     folder = into_trash(night, first)

@@ -62,6 +62,13 @@ def missing_products(connection: sa.Connection, run_ids: Collection[int]) -> dic
     return _products(connection, run_ids, "missing")
 
 
+def runs_with_missing_products(connection: sa.Connection, location: str) -> set[int]:
+    """Completed runs of which products are said to be missing, and none was removed by us."""
+    theirs = sa.select(product.c.id).where(product.c.run_id == run.c.id)
+    missing, removed = (theirs.where(product.c.status == status).exists() for status in ("missing", "removed"))
+    return set(connection.execute(sa.select(run.c.id).where(_completed(location), missing, sa.not_(removed))).scalars())
+
+
 def _products(connection: sa.Connection, run_ids: Collection[int], status: str) -> dict[int, list[KnownProduct]]:
     found: dict[int, list[KnownProduct]] = {run_id: [] for run_id in run_ids}
     columns = (product.c.id, product.c.run_id, run.c.sub_group_id, product.c.path, product.c.full_path,
