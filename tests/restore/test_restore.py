@@ -190,3 +190,26 @@ def test_a_restore_waits_for_no_pass_and_disturbs_none(place: Place, tmp_path: P
     database.dispose()
     place("db", "restore", "--yes", backup)
     assert place.blocked()
+
+
+def test_what_was_decided_on_again_between_two_imports_is_not_run(place: Place, tmp_path: Path) -> None:
+    """The first import refuses the map, whose calibrations are adopted only then; once these are collected, `resolve` makes
+    a run of it, which the second import supersedes."""
+    for name in ("trigger", "resolve", "stage"):
+        place(name)
+    backup = tmp_path / "ops.dump"
+    place("db", "backup", "-q", backup)
+    place.idle()
+    executed, files = place.executions(), place.files()
+    place("db", "restore", "--yes", backup)
+    first = place("doctor", "--reconcile", "--import", "--json", code=1).json["import"]
+    assert [item["run"] for item in first["left_out"]] == [1, 2]
+    (refused,) = first["refused"]
+    assert "it stands on run 1, which is STAGED" in refused["why"] and "`ccatwm cycle` until run 1" in refused["next"]
+    place.idle()
+    (again,) = (number for number, row in place.runs().items() if row["status"] == "STAGED")
+    second = place("doctor", "--reconcile", "--import", "--json").json["import"]
+    assert [(item["run"], item["superseded"], item["going_on"]) for item in second["imported"]] == [(3, [again], [])]
+    place.idle()
+    assert (place.executions(), place.files(), place.runs()[again]["status"]) == (executed, files, "CANCELLED")
+    assert {row["status"] for number, row in place.runs().items() if number != again} == {"COMPLETED"}
