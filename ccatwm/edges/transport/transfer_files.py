@@ -26,8 +26,9 @@ from ccatwm.interfaces import Brought, PackageOrder, TreeEntry
 # What it needs beside what the agent does.
 OWN_MODULES = (
     "ccatwm.transfer_job", "ccatwm.core.objects", "ccatwm.core.path_map", "ccatwm.core.retention",
-    "ccatwm.core.staging", "ccatwm.core.transfers", "ccatwm.edges.storage.receiving", "ccatwm.edges.storage.s3",
-    "ccatwm.edges.transport._session", "ccatwm.edges.transport.transfer_files", "ccatwm.settings", "ccatwm.settings.schema",
+    "ccatwm.core.staging", "ccatwm.core.transfers", "ccatwm.core.wording", "ccatwm.edges.storage.receiving",
+    "ccatwm.edges.storage.s3", "ccatwm.edges.transport._session", "ccatwm.edges.transport.transfer_files",
+    "ccatwm.settings", "ccatwm.settings.schema",
 )  # fmt: skip
 MAIN = b"import sys\nfrom ccatwm.transfer_job import main\nsys.exit(main(sys.argv[1:]))\n"
 LONGEST = 160 << 20  # bytes of an order or a result
