@@ -91,7 +91,7 @@ DIFFERS = (
     (r"after\d+\.\d+s|\d+\.\d+safter", "SECONDS"),
     (r"(wall_seconds|cpu_hours|peak_memory_gb)(?:[\d.e-]+(?:->)?)+", r"\1 N"),
     (r"[\d.]+(?:e-\d+)?corehours\(bypast|\([\d.]+(?:e-\d+)?corehourswhen", "HOURS"),
-    (r"[\d.]+GiBand\d+inodes", "FREE"),
+    (r"[\d.]+GBand\d+inodes", "FREE"),
     (r"[\d.]+MB,theops-db", "SIZE"),
     (r"SQLite\d+\.\d+\.\d+", "SQLite"),
     (r"[a-z2-7]{8}\.\.\.|(?<=job)[a-z2-7]{26}", "JOB"),
