@@ -6,33 +6,25 @@ folder; upstream products are linked from the run that made them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
 
 from ccatwm.core.cache import NOTHING, Amount, Shortage, never_fits, total
 from ccatwm.core.model import FailureClass, Run, RunInput
-from ccatwm.core.names import decode_path
-from ccatwm.core.staging import UNAVAILABLE, input_path, packages_of, products_of, workspace_path
+from ccatwm.core.staging import input_path, packages_of, products_of
 from ccatwm.core.states import RunEvent, RunStatus
 from ccatwm.core.throttle import WaitingRun, admit
 from ccatwm.edges.opsdb.stores import products, runs, staged, streaks, throttles
 from ccatwm.errors import (
     NO_FAULT_OF_A_RUN,
     CcatwmError,
-    CopyUnavailableError,
     IncompleteTreeError,
     MissingRightError,
-    NoGoodCopyError,
     NoSpaceError,
-    NotPermittedError,
 )
-from ccatwm.interfaces import FileWrite
 from ccatwm.passes._attempt_files import write_staged_lists
 from ccatwm.passes._bring import (
     Looked,
@@ -48,42 +40,31 @@ from ccatwm.passes._bring import (
     seek,
 )
 from ccatwm.passes._context import Context
-from ccatwm.passes._failures import fail_run, plan_for
-from ccatwm.passes._frame import PassFrame, PassItem, PassOptions, PassReport, location, run_framed
-from ccatwm.passes._request import RequestedError, Requests
+from ccatwm.passes._frame import PassFrame, PassOptions, PassReport, location, run_framed
+from ccatwm.passes._not_staged import ClaimedElsewhereError, not_staged, run_item
+from ccatwm.passes._request import Requests
 from ccatwm.passes._room import Room
+from ccatwm.passes._run_folder import (
+    Links,
+    StagingError,
+    check_host_files,
+    gets_hard_links,
+    make_links,
+    make_run_directories,
+    plan_links,
+    remove_links,
+    workspace_of,
+)
 from ccatwm.passes._throttled import report_behind, report_short, report_throttled, report_turn, waiting_item
-from ccatwm.passes._transfers import MissedError, TransferringError, Transfers
+from ccatwm.passes._transfers import Transfers
 from ccatwm.passes._work import WorkQueue
 
-REQUESTED = "requested"  # outcome of a run that waits for data transfer
-TRANSFERRING = "transferring"  # outcome of a run that waits for a batch job that brings a package
-NOT_PERMITTED = "not permitted"  # outcome of a run that waits for a person to give this account a right
-WAIT_SECONDS = 30  # less than cron's minute: each pass looks again, and so tells that it lasts
-JOB_WAIT_SECONDS = 300  # where to look again takes a batch job
-MARKER = ".ccatwm-run.json"
 RUNS_AT_ONCE = 50  # that begin, and end, in one transaction
 SMALL = Amount(4 << 20, 16)  # packages up to here come some at a time, with one flush for all
 MOST_TOGETHER = Amount(32 << 20, 32)  # bytes, and packages
 MOST_SHORT = 50  # runs without room that a pass looks at: behind them no others are
 MOST_TRIES = 2  # a package that a purge has taken files of is brought again, and linked again, in the same pass
 TELL_AFTER_SECONDS = 1.0  # that a run is staged is not kept back longer while others take their time
-
-
-class ClaimedElsewhereError(CcatwmError):
-    """Another process is bringing, or removing, the same package: this run waits."""
-
-    def __init__(self, package: str) -> None:
-        super().__init__(f"package {package} is being staged by another process")
-
-
-class StagingError(CcatwmError):
-    """The inputs of a run cannot be had: this attempt fails; for good where nothing but a person changes that."""
-
-    def __init__(self, message: str, failure: FailureClass = FailureClass.STAGING, *, for_good: bool = False) -> None:
-        super().__init__(message)
-        self.failure = failure
-        self.for_good = for_good
 
 
 def run(context: Context, options: PassOptions) -> PassReport:
@@ -94,7 +75,7 @@ def _body(frame: PassFrame) -> None:
     if frame.dry_run:
         transfers = None
     else:
-        transfers = Transfers(frame, lambda run, error: _not_staged(frame, run, error, by_job=True))
+        transfers = Transfers(frame, lambda run, error: not_staged(frame, run, error, by_job=True))
         transfers.settle()
     most = frame.context.settings.max_concurrent
     with frame.context.database.read() as connection:
@@ -117,10 +98,6 @@ def _body(frame: PassFrame) -> None:
 def _still_waits(run: Run) -> bool:
     """Nothing became of it since it was selected."""
     return run.status in (RunStatus.PENDING, RunStatus.STAGING_DATA) and run.cancel_requested_at is None
-
-
-def _item(run: Run, outcome: str, reason: str = "") -> PassItem:
-    return PassItem(outcome, reason, run.id, run.pipeline, run.step, run.sub_group)
 
 
 @dataclass
@@ -309,7 +286,7 @@ class _Staging:
 
     def _take_together(self, turn: Sequence[WaitingRun]) -> None:
         begun = _begin(self.frame, [w.id for w in turn if w.step_id not in self.frame.tripped])
-        errors = _make_run_directories(self.frame.context, [run for run, _ in begun.values()])
+        errors = make_run_directories(self.frame.context, [run for run, _ in begun.values()])
         fresh = [inputs for run, inputs in begun.values() if not _is_again(run)]
         known = self._look_and_seek([package for inputs in fresh for package in packages_of(inputs)])
         for waiting in turn:
@@ -362,9 +339,9 @@ class _Staging:
         try:
             if error is not None:
                 raise error
-            _check_host_files(self.frame.context, run)
+            check_host_files(self.frame.context, run)
             if _is_again(run):  # the job found an input gone or changed: link everything anew
-                _remove_links(self.frame.context, run)
+                remove_links(self.frame.context, run)
                 known = self._look_and_seek(packages_of(inputs), verify=True)
             self._bring(staging, known)
         except CcatwmError as error_met:
@@ -378,7 +355,7 @@ class _Staging:
         looked = known.looked.of(packages)
         for folder, what in looked.lost.items():
             if folder not in self._packages:
-                self.frame.report.tell(_item(run, "lost-in-cache", f"{folder.name}: {what}; brought again"))
+                self.frame.report.tell(run_item(run, "lost-in-cache", f"{folder.name}: {what}; brought again"))
         missing = [directory_of(package) for package in looked.missing]
         under_way = [d for d in missing if d in self._packages]
         in_jobs = [d for d in missing if self._transfers.has(d, looked.rows)]
@@ -454,7 +431,7 @@ class _Staging:
         if upstream:
             with context.database.read() as connection:
                 sizes = products.product_amounts(connection, [int(product.identity) for product in upstream])
-            amounts |= {_workspace_of(run, product): sizes[int(product.identity)] for product in upstream}
+            amounts |= {workspace_of(run, product): sizes[int(product.identity)] for product in upstream}
         if run.attempt > 0 or run.status is RunStatus.STAGING_DATA:
             there = context.workfiles.exists(amounts)
             amounts = {target: amount for target, amount in amounts.items() if not there[target]}
@@ -537,7 +514,7 @@ class _Staging:
         else:
             self._at_once = 1
             self._finish()  # those that went well meanwhile: else the failures between them would look like a streak
-            _not_staged(self.frame, run, error)
+            not_staged(self.frame, run, error)
         clock = self.frame.context.clock
         if len(self._ready) >= RUNS_AT_ONCE or clock.monotonic() - self._told_at > TELL_AFTER_SECONDS:
             self._finish()
@@ -565,7 +542,7 @@ class _Staging:
             write_staged_lists(self.frame.context, [staging.run for staging in ready], known)
         except NoSpaceError as error:
             for staging in ready:
-                _not_staged(self.frame, staging.run, error)
+                not_staged(self.frame, staging.run, error)
             return []
         return ready
 
@@ -574,44 +551,6 @@ class _Staging:
     def _report_behind(self, behind: Sequence[WaitingRun]) -> None:
         """So many did not fit that no more are looked at in this pass."""
         report_behind(self.frame, behind, self._short[-1][1])
-
-
-def _not_staged(frame: PassFrame, run: Run, error: CcatwmError, *, by_job: bool = False) -> None:
-    if isinstance(error, ClaimedElsewhereError | IncompleteTreeError):
-        frame.report.add("waiting", _item(run, "waiting", error.message))
-    elif isinstance(error, NoSpaceError):
-        _wait(frame, run, FailureClass.NO_SPACE.value, error.with_next, failure_class=FailureClass.NO_SPACE.value)
-    elif isinstance(error, NotPermittedError):
-        _wait(frame, run, NOT_PERMITTED, error.with_next)
-    elif isinstance(error, RequestedError):
-        _wait(frame, run, REQUESTED, error.message)
-    elif isinstance(error, TransferringError):
-        _wait(frame, run, TRANSFERRING, error.message, seconds=0 if error.next_in_turn else WAIT_SECONDS)
-    elif isinstance(error, MissedError):
-        _failed(frame, run, error.failure, error.message)
-    elif isinstance(error, CopyUnavailableError):
-        _wait(frame, run, UNAVAILABLE, error.message, seconds=JOB_WAIT_SECONDS if by_job else WAIT_SECONDS)
-    elif isinstance(error, StagingError):
-        _failed(frame, run, error.failure, error.message, for_good=error.for_good)
-    elif isinstance(error, NoGoodCopyError):  # that a package is bad says no more of the step when it is looked at again
-        _failed(frame, run, FailureClass.STAGING, error.with_next, of_step=run.retries_used == 0)
-    else:
-        _failed(frame, run, FailureClass.STAGING, error.with_next)
-
-
-def _failed(
-    frame: PassFrame, run: Run, failure: FailureClass, message: str, *, for_good: bool = False, of_step: bool = True
-) -> None:
-    """One that waits for a person, and of which nothing has run yet, keeps no package from others meanwhile."""
-    changes: dict[str, Any] = {}
-    if run.attempt == 0 and (for_good or plan_for(frame, run, failure, None).due_at is None):
-        with suppress(CcatwmError):  # else they go when their time has come
-            _remove_links(frame.context, run)
-            changes["inputs_removed_at"] = frame.now
-    fail_run(
-        frame, run, RunStatus.STAGING_DATA, failure, message, by_pass="stage", for_good=for_good, of_step=of_step,
-        **changes,
-    )  # fmt: skip
 
 
 def _begin(frame: PassFrame, run_ids: Sequence[int]) -> dict[int, tuple[Run, list[RunInput]]]:
@@ -647,181 +586,9 @@ def _record_ready(frame: PassFrame, ready: Sequence[_RunStaged]) -> None:
         streaks.end_streak(connection, steps, FailureClass.STAGING.value)
     for run_id, run in by_id.items():
         if run_id in changed:
-            frame.report.add("done", _item(run, "staged"))
-
-
-def _wait(
-    frame: PassFrame, run: Run, outcome: str, message: str, *, seconds: int = WAIT_SECONDS, **values: str | None
-) -> None:
-    """No attempt is charged: the run is looked at again in a while; with `seconds` 0 by the next pass."""
-    due_at = frame.now + timedelta(seconds=seconds) if seconds else None
-    if run.failure_class == FailureClass.NO_SPACE and not values:  # it waits for something else now
-        values = {"failure_class": None}
-    with frame.context.database.write() as connection:
-        runs.update_run(connection, run.id, due_at=due_at, message=message, **values)
-    frame.report.add("waiting", _item(run, outcome, message))
-
-
-# --- one run ------------------------------------------------------------------------------------------------------
-
-
-def _check_host_files(context: Context, run: Run) -> None:
-    """The image and the references are there, and the image is the one that was frozen."""
-    step = run.resolved_step
-    if step.software.image is not None and context.settings.container_runtime != "none":
-        digest = context.host_files.digest(step.software.image)
-        if digest is None:
-            raise StagingError(
-                f"image {step.software.image} of {step.software.software} {step.software.version} is missing; "
-                f"put it there, then `ccatwm retry {run.id} --reason TEXT`",
-                FailureClass.CONTAINER,
-            )
-        if step.software.image_digest not in (None, digest):
-            raise StagingError(
-                f"image {step.software.image} is not the one that {step.software.software} {step.software.version} "
-                f"was applied with ({step.software.image_digest}, found {digest}); "
-                "put the old file back, or apply the new one as a new version",
-                FailureClass.CONTAINER,
-            )
-    for reference in step.references:
-        found = context.host_files.digest(reference.path)
-        if found is None:
-            raise StagingError(f"reference {reference.name} {reference.version}: {reference.path} is missing")
-        if reference.checksum not in (None, found):
-            raise StagingError(
-                f"reference {reference.path} is not the one that {reference.name} {reference.version} was applied "
-                f"with ({reference.checksum}, found {found}); put the old one back, or apply the new one as a new version"
-            )
+            frame.report.add("done", run_item(run, "staged"))
 
 
 def _is_again(run: Run) -> bool:
     """Whether its job has found an input gone or changed."""
     return run.attempt > 0 and run.failure_class == FailureClass.STAGING
-
-
-def _make_run_directories(context: Context, runs: Sequence[Run]) -> dict[int, CcatwmError]:
-    """The folders of runs, made once; a marker says whose each is, so that a restored ops-db cannot write into it.
-
-    Returns what went wrong, by run.
-    """
-    try:
-        return _make_directories(context, runs)
-    except CcatwmError as error:
-        if len(runs) == 1:
-            return {runs[0].id: error}
-    errors: dict[int, CcatwmError] = {}
-    for run in runs:
-        errors |= _make_run_directories(context, [run])
-    return errors
-
-
-def _make_directories(context: Context, runs: Sequence[Run]) -> dict[int, CcatwmError]:
-    files, folders = context.workfiles, {run.id: PurePosixPath(run.directory) for run in runs}
-    made = files.make_exclusives(folders.values())
-    there = [folders[run.id] / MARKER for run in runs if not made[folders[run.id]]]
-    texts = files.read_files(there) if there else {}
-    errors: dict[int, CcatwmError] = {}
-    markers = []
-    for run in runs:
-        marker, content = folders[run.id] / MARKER, _marker(context, run)
-        text = texts.get(marker)
-        if text is None:
-            markers.append(FileWrite(marker, json.dumps(content).encode()))
-        elif json.loads(text) != content:
-            said = text.decode("utf-8", "replace")
-            errors[run.id] = StagingError(f"{run.directory} belongs to another run: {said}")
-    if markers:
-        files.write_files(markers)
-    return errors
-
-
-def _marker(context: Context, run: Run) -> dict[str, object]:
-    return {
-        "format": 1,
-        "run": run.id,
-        "ops_db": context.ops_db_uid,
-        "created_at": run.created_at.isoformat(),
-    }
-
-
-def _remove_links(context: Context, run: Run) -> None:
-    folder = PurePosixPath(run.directory)
-    context.workfiles.remove_trees([folder / "input", folder / "workspace"])
-
-
-@dataclass(frozen=True)
-class Links:
-    """What a run's folder gets from where: packages, of which it is known how whole they are, and upstream products."""
-
-    folders: Sequence[PurePosixPath]
-    packages: Sequence[tuple[PurePosixPath, PurePosixPath]]
-    products: Sequence[tuple[PurePosixPath, PurePosixPath]]
-    whole: dict[PurePosixPath, tuple[int, int]]
-    hard: bool
-
-    @property
-    def pairs(self) -> list[tuple[PurePosixPath, PurePosixPath]]:
-        return [*self.packages, *self.products]
-
-    def lines(self, listed: Mapping[PurePosixPath, bytes | None]) -> bytes | None:
-        """The list of the run's inputs, where each of them was linked now."""
-        lines = [listed[target] for _, target in self.pairs]
-        return None if None in lines else b"".join(line for line in lines if line is not None)
-
-
-def make_links(context: Context, some: Sequence[Links]) -> dict[PurePosixPath, bytes | None]:
-    """By target what `WorkFiles.link_trees` tells of it.
-
-    Errors: IncompleteTreeError for a package that lost files; of many nobody says which.
-    """
-    files, listed = context.workfiles, dict[PurePosixPath, bytes | None]()
-    files.make_trees([folder for links in some for folder in links.folders])
-    for hard in (True, False):
-        alike = [links for links in some if links.hard is hard]
-        whole = {folder: count for links in alike for folder, count in links.whole.items()}
-        pairs = [pair for links in alike for pair in links.pairs]
-        if pairs:
-            listed |= files.link_trees(pairs, hard=hard, whole=whole)
-    return listed
-
-
-def plan_links(
-    context: Context, run: Run, inputs: Sequence[RunInput], whole: dict[PurePosixPath, tuple[int, int]]
-) -> Links:
-    folder = PurePosixPath(run.directory)
-    packages = [(directory_of(p), folder / input_path(p)) for p in packages_of(inputs)]
-    upstream = products_of(inputs)
-    paths: dict[int, str] = {}
-    if upstream:
-        with context.database.read() as connection:
-            paths = products.product_paths(connection, [int(p.identity) for p in upstream])
-            gone = products.gone_products(connection, [int(p.identity) for p in upstream])
-        for product in upstream:
-            if int(product.identity) in gone:
-                raise StagingError(_gone_text(run, product, gone[int(product.identity)]))
-    linked = [
-        (decode_path(paths[int(product.identity)]), _workspace_of(run, product)) for product in upstream
-    ]
-    hard = gets_hard_links(context, run)
-    return Links([folder / "input", folder / "workspace"], packages, linked, whole, hard)
-
-
-def _workspace_of(run: Run, product: RunInput) -> PurePosixPath:
-    """Where an upstream product lies in the run's folder."""
-    return PurePosixPath(run.directory) / decode_path(workspace_path(run.resolved_step, product))
-
-
-def gets_hard_links(context: Context, run: Run) -> bool:
-    """Nothing keeps a program without a container from writing into its inputs: it gets copies."""
-    return context.settings.container_runtime != "none" and run.resolved_step.software.image is not None
-
-
-def _gone_text(run: Run, product: RunInput, status: str) -> str:
-    """Of a run that was frozen with a product whose files went since: only one that nobody needed to keep has such."""
-    asking = f"ccatwm trigger --pipeline {run.pipeline} --step {run.step} --sub-group {run.sub_group} --force --reason TEXT"
-    made_by, whose = product.upstream_run_id, f"{product.upstream_step} {product.upstream_sub_group}"
-    undo = f"`ccatwm gc --undo {made_by}` may bring them back, then `ccatwm retry {run.id} --reason TEXT`; else "
-    return (
-        f"the files of {product.name} of run {made_by} ({whose}) are {status}; "
-        f"{undo if status == 'removed' else ''}`{asking}` has all made again"
-    )

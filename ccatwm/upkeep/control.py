@@ -506,8 +506,6 @@ def wait_until_ended(
         clock.sleep(POLL_SECONDS)
 
 
-
-
 def _is_braked(row: Row) -> bool:
     """Whether no pass does anything for the run before somebody releases what holds it; a cancellation needs no release."""
     if row["status"] not in WITHOUT_JOB or row["cancel_requested_at"] is not None:
