@@ -8,9 +8,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,18 +30,21 @@ HELD_BACK = {  # by outcome of items
     "throttled": "the batch system takes no more",
     UNAVAILABLE: "their data cannot be reached",
 }
+MOST_REMEMBERED = 100  # runs of a condition
 NO_ROOM = "no room"  # what holds back `stage`, whose items have the same outcome
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Something that lasts. `passes` met it last time; `key` is the same for all of them."""
+    """Something that lasts. `passes` met it last time; `key` is the same for all of them. `runs`: those that it keeps
+    waiting, where not every pass looks at them: as long as one of them waits it is not over."""
 
     key: str
     message: str
     passes: tuple[str, ...]
     since: datetime
     told_at: datetime
+    runs: tuple[int, ...] = ()
 
 
 def plan_news(
@@ -62,7 +65,7 @@ def plan_news(
         again = now - old.told_at >= AGAIN_AFTER
         if again:
             lines.append(f"ccatwm: still, since {_clock(old.since)}: {old.message}")
-        remembered.append(Condition(old.key, old.message, passes, old.since, now if again else old.told_at))
+        remembered.append(replace(old, passes=passes, told_at=now if again else old.told_at))
     known_keys = {old.key for old in known}
     new = {key: message for conditions in met.values() for key, message in conditions.items()}
     for key, message in new.items():
@@ -88,16 +91,23 @@ def _clock(at: datetime) -> str:
     return at.strftime("%Y-%m-%d %H:%M UTC")
 
 
-def tell_news(state_dir: Path, reports: Sequence[PassReport], now: datetime) -> list[str]:
-    """Lines to print for these reports: conditions, runs that failed for good, bad copies, what was missed."""
+def tell_news(
+    state_dir: Path, reports: Sequence[PassReport], now: datetime, wait: Callable[[Sequence[int]], bool] | None = None
+) -> list[str]:
+    """Lines to print for these reports: conditions, runs that failed for good, bad copies, what was missed.
+
+    `wait` says whether one of some runs still waits for its inputs; it is asked only where a condition may be over.
+    """
     seen = [r.pass_name for r in reports if r.skipped != "locked"]
     met = {r.pass_name: _conditions(r) for r in reports}
     with _alone(state_dir):
         memory = state_dir / "conditions.json"
         known = _read(memory)
         for report in reports:
-            met[report.pass_name] = _not_looked_at(report, known) | met[report.pass_name]
+            others = [old for old in known if old.key not in met[report.pass_name]]
+            met[report.pass_name] |= _not_looked_at(report, others, wait)
         lines, remembered = plan_news(known, met, seen, now)
+        remembered = _with_runs(remembered, reports)
         if remembered != known:
             _write(memory, remembered)
     return lines + [line for r in reports for line in (*_told_once(r), *_failed_for_good(r))]
@@ -167,12 +177,25 @@ def _conditions(report: PassReport) -> dict[str, str]:
     return found
 
 
-def _not_looked_at(report: PassReport, known: Sequence[Condition]) -> dict[str, str]:
-    """What a pass that ended early met last time and cannot know to be over: the work that it held back."""
+def _not_looked_at(
+    report: PassReport, known: Sequence[Condition], wait: Callable[[Sequence[int]], bool] | None
+) -> dict[str, str]:
+    """What a pass met last time and cannot know to be over: if it ended early, all the work that it held back; else runs
+    that are looked at again later, or whose data a batch job tries to reach."""
+    mine = [c for c in known if report.pass_name in c.passes and c.key.startswith(f"{report.pass_name} ")]
     if report.error is None and report.skipped is None:
-        return {}
-    mine = [old for old in known if report.pass_name in old.passes]
-    return {old.key: old.message for old in mine if old.key.startswith(f"{report.pass_name} ")}
+        mine = [condition for condition in mine if condition.runs and wait is not None and wait(condition.runs)]
+    return {condition.key: condition.message for condition in mine}
+
+
+def _with_runs(conditions: Sequence[Condition], reports: Sequence[PassReport]) -> list[Condition]:
+    """Each with the runs that it keeps waiting by what the last pass saw that met it."""
+    waiting: dict[str, list[int]] = {}
+    for report in reports:
+        for item in report.items:
+            if item.outcome == UNAVAILABLE and item.run is not None and not item.intended:
+                waiting.setdefault(f"{report.pass_name} {UNAVAILABLE}", []).append(item.run)
+    return [replace(c, runs=tuple(waiting[c.key][:MOST_REMEMBERED])) if c.key in waiting else c for c in conditions]
 
 
 def _failed_for_good(report: PassReport) -> list[str]:
@@ -218,14 +241,15 @@ def _read(memory: Path) -> list[Condition]:
 
 def _from_json(entry: Mapping[str, Any]) -> Condition:
     since, told_at = (datetime.fromisoformat(entry[name]) for name in ("since", "told_at"))
-    return Condition(entry["key"], entry["message"], tuple(entry["passes"]), since, told_at)
+    runs = tuple(entry.get("runs", ()))  # files of before have none
+    return Condition(entry["key"], entry["message"], tuple(entry["passes"]), since, told_at, runs)
 
 
 def _write(memory: Path, conditions: Sequence[Condition]) -> None:
     """By rename; a state folder that cannot be written costs only repeated messages."""
     entries = [
         {"key": c.key, "message": c.message, "passes": c.passes, "since": c.since.isoformat(),
-         "told_at": c.told_at.isoformat()}
+         "told_at": c.told_at.isoformat(), "runs": c.runs}
         for c in conditions
     ]  # fmt: skip
     temporary = memory.with_name(f".{memory.name}.{os.getpid()}")

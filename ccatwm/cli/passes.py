@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ccatwm.cli import _frame
 from ccatwm.cli._frame import Common, DryRun, Limit, Wait, command
-from ccatwm.errors import CallBudgetError, UsageError
+from ccatwm.errors import CallBudgetError, CcatwmError, UsageError
 
 if TYPE_CHECKING:
     from ccatwm.passes._context import Context
-    from ccatwm.passes._frame import PassItem, PassOptions, PassReport
+    from ccatwm.passes._frame import PassOptions, PassReport
 
 WAIT_FOREVER_SECONDS = 86400.0 * 365
 IDLE_SLEEP_SECONDS = 0.5  # between rounds that change nothing, longer each time
@@ -313,14 +312,11 @@ def _show_rounds(
     round."""
     kept: list[PassReport] = []
     last: list[PassReport] = []
-    held_back: dict[str, list[PassItem]] = {}
     with context.progress.begin("cycle", None, "rounds") as bar:
         for reports in rounds:
             kept += [r for r in last if r.changed]
             last = reports
-            held_back = _held_back(reports, held_back)
-            told = [r for r in reports if not (until_idle and _passes_by_itself(r))]
-            _tell_conditions(common, context, [_with_held_back(r, held_back) for r in told])
+            _tell_conditions(common, context, [r for r in reports if not (until_idle and _passes_by_itself(r))])
             for report in reports:
                 if not common.json and (report.changed or report.error or report.skipped or dry_run):
                     _show(common, report, dry_run)
@@ -334,27 +330,6 @@ def _show_rounds(
     ):
         print("nothing to do")
     return kept + last
-
-
-def _held_back(
-    reports: Sequence[PassReport], before: Mapping[str, Sequence[PassItem]]
-) -> dict[str, list[PassItem]]:
-    """By pass, the runs that an earlier round held back and that no later one has said anything of: not every round looks
-    at all of them."""
-    from ccatwm.core.staging import UNAVAILABLE
-
-    found = {}
-    for report in reports:
-        said = {item.run for item in report.items}
-        earlier = [item for item in before.get(report.pass_name, ()) if item.run not in said]
-        found[report.pass_name] = earlier + [i for i in report.items if i.outcome == UNAVAILABLE and i.run is not None]
-    return found
-
-
-def _with_held_back(report: PassReport, held_back: Mapping[str, Sequence[PassItem]]) -> PassReport:
-    said = {item.run for item in report.items}
-    earlier = [item for item in held_back[report.pass_name] if item.run not in said]
-    return replace(report, items=[*report.items, *earlier])
 
 
 def _passes_by_itself(report: PassReport) -> bool:
@@ -423,5 +398,13 @@ def _tell_conditions(common: Common, context: Context, reports: list[PassReport]
         return
     from ccatwm.cli._conditions import tell_news
 
-    for line in tell_news(context.settings.state_dir, reports, context.clock.now()):
+    def wait(runs: Sequence[int]) -> bool:
+        from ccatwm.views.left import any_waits_for_inputs
+
+        try:
+            return any_waits_for_inputs(context.database, runs)
+        except CcatwmError:  # an ops-db that is away ends nothing
+            return True
+
+    for line in tell_news(context.settings.state_dir, reports, context.clock.now(), wait):
         print(_frame.printable(line, lines=True), file=sys.stderr)

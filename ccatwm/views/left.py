@@ -10,7 +10,7 @@ from ccatwm.core.selection import Selection
 from ccatwm.core.wording import count_text, until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
-from ccatwm.views.runs import needs_person, waits_for
+from ccatwm.views.runs import needs_person, waits_for, waits_for_space
 
 NAMED_RUNS = 3
 
@@ -90,6 +90,13 @@ def _needs_you(runs: Collection[int]) -> str:
         return f"{len(runs)} runs need you: ccatwm status"
     commands = ", ".join(f"ccatwm show {run}" for run in runs)
     return f"{count_text(len(runs), 'run')} {'needs' if len(runs) == 1 else 'need'} you: {commands}"
+
+
+def any_waits_for_inputs(database: Database, run_ids: Collection[int]) -> bool:
+    """Whether one of these runs waits still for what it is to read, and not for room."""
+    with database.read() as connection:
+        found = views.list_runs_by_id(connection, run_ids)
+    return any(row["status"] == "STAGING_DATA" and row["is_open"] and not waits_for_space(row) for row in found.values())
 
 
 def any_failed(database: Database, run_ids: Collection[int]) -> bool:

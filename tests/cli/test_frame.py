@@ -9,6 +9,7 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -283,6 +284,23 @@ def test_work_that_is_held_back_is_told_once_while_it_lasts(tmp_path: Path) -> N
     assert tell_news(tmp_path, [full], NOON + timedelta(minutes=1)) == []
     (over,) = tell_news(tmp_path, [PassReport("stage", "site", NOON)], NOON + timedelta(minutes=2))
     assert over.endswith("stage: 2 runs held back, no space: the disk is full")
+
+
+def test_a_location_that_is_away_is_not_over_while_a_run_waits_that_no_pass_looks_at(tmp_path: Path) -> None:
+    away, idle = PassReport("stage", "site", NOON), PassReport("stage", "site", NOON)
+    away.add("waiting", PassItem("unavailable", "no answer", 7, "p", "s", "k"))
+    asked: list[list[int]] = []
+
+    def wait(runs: Sequence[int]) -> bool:
+        asked.append(list(runs))
+        return len(asked) < 3
+
+    assert len(tell_news(tmp_path, [away], NOON, wait)) == 1
+    assert tell_news(tmp_path, [idle], NOON + timedelta(minutes=1), wait) == []
+    assert tell_news(tmp_path, [away], NOON + timedelta(minutes=2), wait) == []
+    assert tell_news(tmp_path, [idle], NOON + timedelta(minutes=3), wait) == []
+    (over,) = tell_news(tmp_path, [idle], NOON + timedelta(minutes=4), wait)
+    assert over.startswith("ccatwm: over since ") and asked == [[7], [7], [7]]
 
 
 def test_runs_that_wait_for_a_ceiling_are_no_news_and_those_of_a_full_queue_are_counted(tmp_path: Path) -> None:

@@ -145,13 +145,14 @@ def test_a_cycle_until_idle_tells_once_and_at_once_which_data_cannot_be_reached(
         rounds.append(report)
         return [report]
 
-    def tell_news(state_dir, reports, now):
-        lines.append((len(rounds), tell(state_dir, reports, now)))
+    def tell_news(*arguments):
+        lines.append((len(rounds), tell(*arguments)))
         return lines[-1][1]
 
     tell = _conditions.tell_news
     monkeypatch.setattr(_conditions, "tell_news", tell_news)
     monkeypatch.setattr("ccatwm.wiring.run_cycle", run_cycle)
+    monkeypatch.setattr("ccatwm.views.left.any_waits_for_inputs", lambda database, runs: list(runs) == [1])
     monkeypatch.setattr("ccatwm.wiring.work_is_left", lambda context, **_: len(rounds) < 3)
     monkeypatch.setattr("ccatwm.cli.passes.time.sleep", lambda seconds: None)
     answer = cli("cycle", "--until-idle")

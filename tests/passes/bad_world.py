@@ -10,11 +10,13 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ccatwm.cli._conditions import tell_news
 from ccatwm.passes._frame import PassReport
+from ccatwm.views.left import any_waits_for_inputs
 from tests.passes.conftest import Observatory
 
 
@@ -159,7 +161,9 @@ def as_site(observatory: Observatory) -> Path:
 
 def told(observatory: Observatory, reports: Sequence[PassReport]) -> list[str]:
     """The lines that cron would mail."""
-    return tell_news(observatory.folder / "state", reports, observatory.context().clock.now())
+    context = observatory.context()
+    wait = partial(any_waits_for_inputs, context.database)
+    return tell_news(observatory.folder / "state", reports, context.clock.now(), wait)
 
 
 def by_package(observatory: Observatory) -> dict[str, dict]:

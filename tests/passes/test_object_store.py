@@ -366,6 +366,26 @@ def test_runs_wait_uncharged_until_the_key_file_of_their_location_is_mended(
     assert by_package(night)["one"]["status"] == "COMPLETED"
 
 
+def test_an_outage_under_staging_jobs_is_told_when_it_begins_and_when_it_is_over(night, store, tmp_path):
+    """Passes between two jobs, and those while one reads, do not know."""
+    keys = tmp_path / "keys"
+    places = night.settings_changes["locations"]
+    night.settings_changes["locations"] = {"raw": replace(places["raw"], credentials_file=str(keys))}
+    night.settings_changes["stage"] = StageSettings(executor="job")
+    in_the_store(night, store, Scan("one", GOOD))
+    reduce(night, COPY)
+    said = told(night, night.cycle())
+    for _ in range(14):
+        night.minute += 1
+        said += told(night, night.cycle())
+        night.jobs()
+    assert [line.partition(":")[2].partition(",")[0] for line in said] == [" stage: 1 run held back"]
+    key_file(keys)
+    night.minute += 5
+    assert [line[:17] for line in told(night, night.until_quiet())] == ["ccatwm: over sinc"]
+    assert by_package(night)["one"]["status"] == "COMPLETED"
+
+
 def test_a_location_without_a_usable_root_keeps_no_run_from_another_copy_and_costs_none_a_retry(night, store):
     observe(night, Scan("one", GOOD, copies={"raw": GOOD, "buffer": GOOD}), Scan("two", GOOD))
     night.settings_changes["locations"] = {"raw": LocationSettings("raw")}
