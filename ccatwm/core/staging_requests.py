@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
-from ccatwm.core.wording import utc_text
+from ccatwm.core.wording import clock_text
 
 RECORD_GRACE = timedelta(minutes=10)  # between `completed` and the row of the copy
 REQUESTED_BY = "ccatwm"
@@ -67,16 +67,24 @@ def _about_active(request: StagingRequest, now: datetime, patience_hours: float,
     if request.status == "completed":
         said_at = request.changed_at or begun
         if now - said_at < RECORD_GRACE:
-            return Answer(Next.WAIT, "data transfer has brought it and has not recorded the copy yet")
+            return Answer(Next.WAIT, _not_yet(said_at, refused))
         if refused:  # it lies where the one lay that was bad
             return Answer(Next.LOOK)
-        told = f"data transfer says that it has brought it ({utc_text(said_at)})"
+        told = f"data transfer says that it has brought it ({clock_text(said_at)} UTC)"
         return Answer(Next.GIVE_UP, f"{told}, but no copy is recorded here")
     if now - begun > timedelta(hours=patience_hours):
         return Answer(
             Next.GIVE_UP, f"data transfer has not brought it within {patience_hours:g} h (it is {_words(request.status)})"
         )
-    return Answer(Next.WAIT, f"asked of data transfer at {utc_text(begun)}: {_words(request.status)}")
+    return Answer(Next.WAIT, f"asked of data transfer at {clock_text(begun)} UTC: {_words(request.status)}")
+
+
+def _not_yet(said_at: datetime, refused: bool) -> str:
+    """Why a package that is said to be here waits: data transfer may have recorded a copy where another was refused."""
+    if refused:
+        again = clock_text(said_at + RECORD_GRACE)
+        return f"the copy that is recorded here was refused; it is read again at {again} UTC, another one at once"
+    return "data transfer has brought it and has not recorded the copy yet"
 
 
 def _words(status: str) -> str:

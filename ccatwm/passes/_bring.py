@@ -295,6 +295,10 @@ def record(frame: PassFrame, some: Sequence[tuple[Sought, Sequence[Run]]], *, cl
             _record_finding(context, connection, sought, copy, error)
             for run in for_runs:
                 runs.add_warning(connection, run.id, text)
+        for sought, for_runs in some:
+            if _is_taken_on_trust(sought):
+                for run in for_runs:
+                    runs.add_warning(connection, run.id, _trust_text(sought))
         bad = [(s.package, s.error) for s, _ in some if s.findings]
         refused = {package.identity: error.message for package, error in bad if isinstance(error, NoGoodCopyError)}
         if refused and context.settings.staging_mode == "request":
@@ -318,6 +322,18 @@ def record(frame: PassFrame, some: Sequence[tuple[Sought, Sequence[Run]]], *, cl
         if (copy.location, copy.path) not in sought.known_bad:
             of_run = [(run.id, run.pipeline, run.step, run.sub_group) for run in for_runs[:1]]
             frame.report.tell(PassItem("bad-copy", text, *(of_run[0] if of_run else ())))
+
+
+def _is_taken_on_trust(sought: Sought) -> bool:
+    """A folder that data transfer has unpacked here, which is linked as it is, and of whose files none is listed."""
+    return sought.received is not None and not sought.received.tree_digest and not sought.members
+
+
+def _trust_text(sought: Sought) -> str:
+    return (
+        f"package {sought.package.name}: taken as data transfer brought it: the ops-db lists none of its files, so that "
+        "there is nothing to compare them with"
+    )
 
 
 def _finding_text(sought: Sought, copy: PackageCopy, error: CcatwmError) -> str:

@@ -49,6 +49,7 @@ from ccatwm.edges.transport import transfer_files
 from ccatwm.errors import (
     NO_FAULT_OF_A_RUN,
     CcatwmError,
+    CopyUnavailableError,
     MissingRightError,
     SchedulerUnavailableError,
     SettingsError,
@@ -127,6 +128,7 @@ class Transfers:
         self._waiting: list[_Waiting] = []
         self._raised: CcatwmError | None = None
         self._none_goes = "the batch system takes no more jobs"
+        self._unreached: set[int] = set()  # runs that wait for a data location, as this pass has said
         self._said: dict[str, str] = {}  # of jobs that are waited for: what was found of them
         self.came: set[int] = set()  # runs for which packages have come, as `settle` found
         with self._context.database.read() as connection:
@@ -297,6 +299,10 @@ class Transfers:
             self._raised = self._raised or error
             return
         for run in waiting:
+            if isinstance(error, CopyUnavailableError):
+                if run.id in self._unreached:
+                    continue  # another of its packages said so
+                self._unreached.add(run.id)
             self._ended(run, error)
 
     def _runs_waiting_for(self, rows: Sequence[Any]) -> list[Run]:

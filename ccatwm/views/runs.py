@@ -13,7 +13,7 @@ from ccatwm.core.retries import FREE
 from ccatwm.core.selection import Selection
 from ccatwm.core.states import OPEN, WITHOUT_JOB
 from ccatwm.core.throttle import Throttle
-from ccatwm.core.wording import count_text, some_text, until_text, utc_text
+from ccatwm.core.wording import count_text, until_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import views
 from ccatwm.views.throttled import add_throttles
@@ -179,8 +179,11 @@ def waiting_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _waiting_line(some: Sequence[Mapping[str, Any]]) -> str:
-    numbers = some_text([str(run["run"]) for run in some], SHOWN_RUNS)
-    return f"{f'run {numbers} waits' if len(some) == 1 else f'runs {numbers} wait'}: {some[0]['waits_for']}"
+    numbers = ", ".join(str(run["run"]) for run in some[:SHOWN_RUNS])
+    which = f"run {numbers} waits" if len(some) == 1 else f"runs {numbers} wait"
+    if len(some) > SHOWN_RUNS:
+        which = f"{len(some)} runs ({numbers}, ...) wait"
+    return f"{which}: {some[0]['waits_for']}"
 
 
 def _without_package(message: str) -> str:

@@ -125,7 +125,7 @@ def test_a_copy_that_is_not_there_is_missing(storage: DiskStorage, archive: Path
 
 def test_a_root_that_is_not_mounted_is_told_from_a_missing_file(storage: DiskStorage, archive: Path):
     """Nothing is known about the copy; of a mount point there is an empty folder."""
-    (archive / "mount-point").mkdir()
+    (archive / "mount-point/lost+found").mkdir(parents=True)
     for root, said in (("unmounted", "is not there"), ("mount-point", "is empty")):
         with pytest.raises(CopyUnavailableError, match=f"{root} {said}: is its file system mounted") as caught:
             read(storage, copy(archive / root, "a"))

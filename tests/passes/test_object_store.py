@@ -331,10 +331,20 @@ def _cut(keys: Path) -> None:
     keys.chmod(0o600)
 
 
+def _empty(keys: Path) -> None:
+    keys.write_text("[default]\naws_access_key_id =\naws_secret_access_key = x\n")
+    keys.chmod(0o600)
+
+
 @pytest.mark.parametrize("executor", ["pass", "job"])
 @pytest.mark.parametrize(
     ("mistake", "to_do"),
-    [(_none, "see its path and rights"), (_open_to_others, "chmod 600 "), (_cut, "write them there, or name another")],
+    [
+        (_none, "see its path and rights"),
+        (_open_to_others, "chmod 600 "),
+        (_cut, "write them there, or name another"),
+        (_empty, "write them there, or name another"),
+    ],
 )
 def test_runs_wait_uncharged_until_the_key_file_of_their_location_is_mended(
     night, store, tmp_path, executor, mistake, to_do
@@ -372,8 +382,8 @@ def test_an_outage_under_staging_jobs_is_told_when_it_begins_and_when_it_is_over
     places = night.settings_changes["locations"]
     night.settings_changes["locations"] = {"raw": replace(places["raw"], credentials_file=str(keys))}
     night.settings_changes["stage"] = StageSettings(executor="job")
-    in_the_store(night, store, Scan("one", GOOD))
-    reduce(night, COPY)
+    in_the_store(night, store, Scan("one", GOOD), Scan("two", GOOD))
+    reduce(night, COPY, group_by="source")
     said = told(night, night.cycle())
     for _ in range(14):
         night.minute += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tarfile
 from typing import Any
 
@@ -115,6 +116,8 @@ def test_a_run_goes_on_when_its_package_has_come_and_links_it(night):
     assert cached.stat().st_ino == inode  # no second copy on the disk
     night.until_quiet()
     assert sorted(run["status"] for run in night.runs()) == ["COMPLETED", "STAGING_DATA"]
+    trusted = "one-LFA: taken as data transfer brought it: the ops-db lists none of its files"
+    assert [trusted in str(run["warnings"]) for run in by_package(night).values()] == [True, False]
 
 
 @pytest.mark.parametrize("flaw", ["", "changed"])
@@ -275,7 +278,10 @@ def test_what_is_brought_anew_to_the_same_place_is_taken_and_the_copy_is_no_bad_
     try_again(night)
     (night.base / path).write_bytes(GOOD)
     transfer(night, asked(night, "one")[1], "completed")
-    assert {outcome for outcome, _ in stage(night)} == {"requested"}, "it may come to another place, and be recorded soon"
+    items = stage(night)
+    assert {outcome for outcome, _ in items} == {"requested"}, "it may come to another place, and be recorded soon"
+    (said,) = [reason for _, reason in items if "one-LFA" in reason]
+    assert re.search(r"refused; it is read again at 2026-\d\d-\d\d [\d:]+ UTC, another one at once$", said)
     night.minute += 15
     assert [outcome for outcome, _ in stage(night)].count("staged") == 1
     assert night.rows("copy_report") == [] and bool(asked(night, "one")[1]["active"])

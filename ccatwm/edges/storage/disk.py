@@ -25,6 +25,7 @@ from ccatwm.interfaces import Effects, PackageCopy
 
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 BLOCK = 1 << 20
+LOST_AND_FOUND = "lost+found"  # an empty file system has it, too
 
 
 class DiskStorage:
@@ -148,7 +149,7 @@ def _missing(copy: PackageCopy) -> CcatwmError:
     root = encode_name(copy.root)
     try:
         with os.scandir(copy.root) as entries:
-            is_there = next(entries, None) is not None
+            is_there = any(entry.name != LOST_AND_FOUND for entry in entries)
         what = f"its root {root} is empty"
     except OSError as error:
         is_there = error.errno not in GONE

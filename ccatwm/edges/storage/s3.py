@@ -164,7 +164,9 @@ def _keys_in_file(path: Path, location: str, profile: str) -> dict[str, str]:
     names = ("aws_access_key_id", "aws_secret_access_key")
     try:
         parser.read_string(text)
-        found = {name: parser[profile][name] for name in names}
+        found = {name: parser[profile][name].strip() for name in names}
+        if not all(found.values()):
+            raise KeyError(profile)
     except (configparser.Error, KeyError):
         raise LocationSettingsError(
             f"{whose} the key file {path} has no {' and '.join(names)} in a section [{profile}]", where=setting,
