@@ -244,6 +244,7 @@ def open_checkup(settings: Settings) -> Iterator[Checked]:
             there=build_transport(effects, remote),
             files=build_workfiles(settings, effects, remote),
             host_files=_host_files(settings, effects, remote),
+            storages=build_storages(settings, effects, remote),
             make_scheduler=lambda: build_scheduler(settings, effects, clock, remote),
         )
     finally:

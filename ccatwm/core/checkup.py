@@ -13,7 +13,14 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 
 from ccatwm.core.wording import GB, size_text
-from ccatwm.errors import AgentStartError, CcatwmError, HostKeyError, LoginError, WorldError
+from ccatwm.errors import (
+    AgentStartError,
+    CcatwmError,
+    CopyUnavailableError,
+    HostKeyError,
+    LoginError,
+    WorldError,
+)
 
 EXIT_FINE, EXIT_PERSON, EXIT_AWAY = 0, 3, 4
 
@@ -79,7 +86,8 @@ def error_findings(name: str, error: CcatwmError) -> list[Finding]:
     if error.problems:
         return [wrong(name, f"{p.where}: {p.what}", p.next) for p in error.problems]
     found = f"{error.where}: {error.message}" if error.where else error.message
-    outside = isinstance(error, WorldError) and not isinstance(error, AgentStartError | HostKeyError | LoginError)
+    of_a_person = isinstance(error, AgentStartError | HostKeyError | LoginError)
+    outside = isinstance(error, WorldError | CopyUnavailableError) and not of_a_person
     return [Finding(name, Judgement.WRONG, found, error.next or "try again", away=outside)]
 
 

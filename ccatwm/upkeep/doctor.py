@@ -20,12 +20,28 @@ from ccatwm.core import checkup, checkup_slurm
 from ccatwm.core.checkup import FileFacts, Finding, error_findings, ok, skipped, warning, wrong
 from ccatwm.core.commands import HOST_PATH
 from ccatwm.core.path_map import path_there
+from ccatwm.core.staging import not_readable_here
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.grouping import GroupingEngine
 from ccatwm.edges.opsdb.stores import leases, pausing
 from ccatwm.edges.workfiles.local import space_at
-from ccatwm.errors import CcatwmError, FilesUnavailableError, SettingsError
-from ccatwm.interfaces import Clock, CommandResult, FileWrite, HostFiles, Scheduler, Transport, WorkFiles
+from ccatwm.errors import (
+    CcatwmError,
+    CorruptCopyError,
+    FilesUnavailableError,
+    MissingCopyError,
+    SettingsError,
+)
+from ccatwm.interfaces import (
+    Clock,
+    CommandResult,
+    FileWrite,
+    HostFiles,
+    Scheduler,
+    Storage,
+    Transport,
+    WorkFiles,
+)
 from ccatwm.settings.schema import Settings
 from ccatwm.upkeep.base_dir import check_database_file, check_files, settle_location
 from ccatwm.upkeep.schema_versions import check_schema
@@ -70,6 +86,7 @@ class Checked:
     there: Transport
     files: WorkFiles
     host_files: HostFiles
+    storages: Mapping[str, Storage]
     make_scheduler: Callable[[], Scheduler]
 
     @property
@@ -101,6 +118,8 @@ def examine(site: Checked, *, job: bool = True, wait_seconds: float = 60.0) -> I
         for name in ("base-dir", "container-runtime", "batch-system", "job"):
             yield skipped(name, f"{site.there_name} is not reached")
         return
+    if not any(finding.state is checkup.Judgement.WRONG for finding in ops_db):
+        yield from _told("data-locations", lambda: _data_locations(site))
     with _probe(site, site.database if answers else None) as probe:
         yield from probe.findings
         yield from _told("container-runtime", lambda: _containers(site))
@@ -288,6 +307,27 @@ def _observations(site: Checked) -> Iterator[Finding]:
 def _location(site: Checked) -> list[Finding]:
     settled = settle_location(site.settings, site.database, site.grouping)
     return [ok("processing-location", f"{settled.processing_location} is a data location for processing")]
+
+
+def _data_locations(site: Checked) -> Iterator[Finding]:
+    """Whether each place that raw data packages are read from can be asked, by one copy there: that itself may be bad."""
+    with site.database.read() as connection:
+        copies = site.grouping.first_copies(connection)
+    if site.settings.staging_mode == "request":  # what lies elsewhere is not read
+        copies = [copy for copy in copies if copy.location == site.settings.processing_location]
+    for copy in copies:
+        storage, name = site.storages.get(copy.storage), f"data-location {copy.location}"
+        if storage is None:
+            yield skipped(name, not_readable_here(copy.storage, copy.location))
+            continue
+        try:
+            storage.form(copy.at_root(site.settings.root_of(copy.location)))
+        except (MissingCopyError, CorruptCopyError):
+            pass  # the place has answered
+        except CcatwmError as error:
+            yield from error_findings(name, error)
+            continue
+        yield ok(name, "raw data packages can be read there")
 
 
 def _brakes(site: Checked) -> Iterator[Finding]:

@@ -210,3 +210,23 @@ def test_as_cron_nothing_of_this_environment_is_left(
     assert (answer.code, found["cron-environment"]["state"]) == (0, "warning")
     assert "CCAT_WORKFLOW_MANAGER_CONTAINER_RUNTIME" in found["cron-environment"]["found"]
     assert "CONTAINER_RUNTIME is none" in found["container-runtime"]["found"]
+
+
+def test_places_of_raw_data_that_cannot_be_asked_are_wrong(cli: Cli, site: Path, tmp_path: Path) -> None:
+    """One that lost a file is there; one that is not mounted is not, and tape is not read here."""
+    for number, name in enumerate(("archive", "buffer", "vault")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"NGC253-{number}.fits").write_text("data")
+        assert cli("--site", site, "ingest", "--scan", tmp_path / name, "--pattern", "{source}-{scan}.fits").code == 0
+    with sqlite3.connect(site / "opsdb.sqlite") as connection:
+        connection.execute("UPDATE data_location SET storage_type = 'tape' WHERE name = 'vault'")
+    (tmp_path / "archive/NGC253-0.fits").rename(tmp_path / "archive/elsewhere.fits")
+    answer = cli("--site", site, "doctor", "--json")
+    assert {n: f["state"] for n, f in findings(answer).items() if n.startswith("data-location")} == {
+        "data-location archive": "ok", "data-location buffer": "ok", "data-location vault": "skipped",
+    }  # fmt: skip
+    (tmp_path / "buffer").rename(tmp_path / "away")
+    away = cli("--site", site, "doctor", "--json")
+    found = findings(away)["data-location buffer"]
+    assert (answer.code, away.code, found["state"]) == (0, 4, "wrong")
+    assert "is not there: is its file system mounted?" in found["found"]

@@ -466,15 +466,27 @@ class GroupingEngine:
         found: dict[str, list[PackageCopy]] = {}
         if not {"PhysicalCopy", "DataLocation"} <= self._tables.tables.keys():
             return found
-        query, package = self._copies_query()
+        query, package, _ = self._copies_query()
         for ids in _chunks(as_keys(package, package_ids)):
             for row in connection.execute(query.where(package.in_(ids))):
-                storage = self._tables.spoken("DataLocation", "storage_type", row.storage) or "disk"
-                copy = PackageCopy(str(row.id), row.location, storage, row.root, row.path, row.priority or 0)
-                found.setdefault(row.package, []).append(copy)
+                found.setdefault(row.package, []).append(self._copy(row))
         return found
 
-    def _copies_query(self) -> tuple[sa.Select[Any], sa.ColumnElement[Any]]:
+    def first_copies(self, connection: sa.Connection) -> list[PackageCopy]:
+        """A physical copy that may be read of each active location that has one."""
+        if not {"PhysicalCopy", "DataLocation"} <= self._tables.tables.keys():
+            return []
+        query, _, place = self._copies_query()
+        names = connection.execute(sa.select(self._tables.optional("DataLocation", "name"))).scalars()
+        rows = (connection.execute(query.where(place == name).limit(1)).first() for name in sorted(names))
+        return [self._copy(row) for row in rows if row is not None]
+
+    def _copy(self, row: Any) -> PackageCopy:
+        storage = self._tables.spoken("DataLocation", "storage_type", row.storage) or "disk"
+        return PackageCopy(str(row.id), row.location, storage, row.root, row.path, row.priority or 0)
+
+    def _copies_query(self) -> tuple[sa.Select[Any], sa.ColumnElement[Any], sa.ColumnElement[Any]]:
+        """Copies that may be read at active locations; with what says whose package each is, and the location's name."""
         copy, place = self._tables.table("PhysicalCopy"), self._tables.table("DataLocation")
         if copy is place:
             place = place.alias()
@@ -494,7 +506,7 @@ class GroupingEngine:
             .where(*conditions)
             .order_by(c("id"), columns["path"])
         )
-        return query, c("raw_data_package_id")
+        return query, c("raw_data_package_id"), d("name")
 
     def relations(self) -> list[tuple[str | None, str]]:
         """(schema, name) of the tables that are read of somebody else's; None for the schema that is looked in first."""
