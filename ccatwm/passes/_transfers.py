@@ -364,7 +364,7 @@ class Transfers:
             report = reports[transfer.token]
             self._mark_gone(transfer, report)
             conclusion = self._conclude(transfer, report)
-            self._said[transfer.token] = f"is to bring it: {conclusion.message}" if conclusion.message else ""
+            self._said[transfer.token] = conclusion.message
             if conclusion.verdict is Verdict.RELEASE:
                 self._context.scheduler.release([str(transfer.job_id)])
             elif conclusion.verdict in (Verdict.SUCCEEDED, Verdict.FAILED, Verdict.CANCELLED):
@@ -653,22 +653,27 @@ class Transfers:
             rows = staged.list_staged(connection, location(self._context), wanted)
         self._gathered.clear()
         for one in waiting:
-            texts, has_job = [], True
+            names = dict[str, list[str]]()  # by token
             for directory, name in one.names.items():
                 row = rows.get(str(directory))
                 job = jobs.get(claiming_job(row.claim) or "") if row is not None else None
-                has_job = has_job and job is not None
-                texts.append(f"package {name}: {self._job_text(job)}")
-            in_turn = not has_job and bool(self._open)
+                names.setdefault(job.token if job is not None else "", []).append(name)
+            in_turn = "" in names and bool(self._open)
+            texts = [
+                f"package{'s' * (len(some) > 1)} {some_text(some, SHOWN)}: "
+                f"{self._job_text(jobs.get(token), 'it' if len(some) == 1 else 'them')}"
+                for token, some in names.items()
+            ]
             self._ended(one.run, TransferringError(some_text(texts, SHOWN, "; "), next_in_turn=in_turn))
 
-    def _job_text(self, job: Transfer | None) -> str:
+    def _job_text(self, job: Transfer | None, what: str) -> str:
         if job is None and not self._open:
             return f"no staging job can be handed over now: {self._none_goes}"
         if job is None:
             return f"waits for its turn behind {count_text(len(self._open), 'staging job')}"
         where = f" on partition {self._settings.stage.partition}" if self._settings.stage.partition else ""
-        return f"staging job {job.job_id or job.token}{where} {self._said.get(job.token) or 'brings it'}"
+        said = self._said.get(job.token)
+        return f"staging job {job.job_id or job.token}{where} {f'is to bring {what}: {said}' if said else f'brings {what}'}"
 
 
 def _task(transfer: Transfer) -> JobTask:

@@ -187,7 +187,7 @@ def _waiting_line(some: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _without_package(message: str) -> str:
-    return message.partition(": ")[2] if message.startswith("package ") else message
+    return message.partition(": ")[2] if message.startswith(("package ", "packages ")) else message
 
 
 def _reason(row: Mapping[str, Any]) -> object:
