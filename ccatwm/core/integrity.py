@@ -439,9 +439,17 @@ def stray(path: PurePosixPath, kind: EntryKind, link: str | None, root: PurePosi
 # --- the trash ------------------------------------------------------------------------------------------------------------
 
 
-def trash_missing(path: str, run_id: int, what: str) -> Difference:
+def trash_missing(path: str, run_id: int, what: str, back_at: str | None = None) -> Difference:
+    """`back_at`: its place before, where something lies there again."""
+    gone = f"{what} of run {run_id}, taken away by `ccatwm gc`, lies in the trash no more"
+    if back_at is not None:
+        return Difference(
+            Kind.TRASH_MISSING, path,
+            f"{gone}, and is back at {back_at}: somebody moved it, or the ops-db was restored from before a "
+            "`ccatwm gc --undo`", f"`ccatwm gc --undo {run_id}` writes that down; so does `ccatwm gc`", run_id,
+        )  # fmt: skip
     return Difference(
-        Kind.TRASH_MISSING, path, f"{what} of run {run_id}, taken away by `ccatwm gc`, lies in the trash no more",
+        Kind.TRASH_MISSING, path, gone,
         "nothing brings it back; `ccatwm lineage PRODUCT` tells from what it can be made again", run_id,
     )  # fmt: skip
 

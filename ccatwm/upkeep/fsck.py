@@ -429,11 +429,15 @@ def _trash(checking: Checking, beside: Sequence[PurePosixPath]) -> list[Differen
     folders = [str(trash / name) for trash, names in lying.items() for name in names]
     with checking.database.read() as connection:
         expected, known = store.in_trash(connection, checking.location), store.known_trash(connection)
-    there = checking.files.exists(PurePosixPath(row.trash_path) for row in expected)
+    there = checking.files.exists(PurePosixPath(path) for row in expected for path in (row.path, row.trash_path))
     missing = [row for row in expected if not there[PurePosixPath(row.trash_path)]]
     with checking.database.read() as connection:  # emptied or undone while it was looked for
         still = {row.trash_path for row in store.in_trash(connection, checking.location)} if missing else set()
-    found = [trash_missing(r.trash_path, r.run_id, r.kind) for r in missing if r.trash_path in still]
+    found = [
+        trash_missing(row.trash_path, row.run_id, row.kind, row.path if there[PurePosixPath(row.path)] else None)
+        for row in missing
+        if row.trash_path in still
+    ]
     return found + [trash_unknown(encode_name(folder)) for folder in folders if folder not in known]
 
 

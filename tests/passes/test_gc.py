@@ -296,6 +296,25 @@ def test_what_was_taken_away_after_the_backup_is_brought_back_by_fsck_and_goes_a
     assert outcomes(gc(reduced)[0]) == [("in the trash", 1), ("in the trash", 2)] and check(reduced).differences == ()
 
 
+@pytest.mark.parametrize("way", ["gc", "gc --undo"])
+def test_what_was_brought_back_after_the_backup_is_told_as_back_and_counts_again(reduced, way):
+    """The ops-db is restored: it says that the products lie in the trash."""
+    gc(reduced)
+    for row in reduced.rows("trash"):
+        (reduced.base / row["trash_path"]).rename(reduced.base / row["path"])
+    found = [d for d in check(reduced).differences if d.kind is Kind.TRASH_MISSING]
+    assert [(d.row, d.next) for d in found] == [
+        (run, f"`ccatwm gc --undo {run}` writes that down; so does `ccatwm gc`") for run in (1, 2)
+    ]
+    assert all("and is back at otf/calibrate/" in d.what for d in found)
+    if way == "gc":
+        assert outcomes(gc(reduced)[0]) == [("brought back", 1), ("brought back", 2)]
+    else:
+        assert [one.refused for one in undo(reduced)] == [None, None]
+    reduced.run_pass("collect")
+    assert statuses(reduced)["calibrate"] == {"present"} and check(reduced, full=True).differences == ()
+
+
 def test_all_that_lies_in_the_trash_comes_back_at_once(reduced):
     gc(reduced)
     assert sorted(one.row.run for one in undo(reduced)) == [1, 2]

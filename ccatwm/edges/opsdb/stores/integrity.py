@@ -113,13 +113,14 @@ class InTrash(NamedTuple):
 
     run_id: int
     kind: str
+    path: str
     trash_path: str
 
 
 def in_trash(connection: sa.Connection, location: str) -> list[InTrash]:
     trash = t.trash
-    query = sa.select(trash.c.run_id, trash.c.kind, trash.c.trash_path).join(run, run.c.id == trash.c.run_id)
-    query = query.where(
+    columns = (trash.c.run_id, trash.c.kind, trash.c.path, trash.c.trash_path)
+    query = sa.select(*columns).join(run, run.c.id == trash.c.run_id).where(
         run.c.processing_location == location, trash.c.trashed_at.is_not(None), trash.c.emptying_at.is_(None),
         trash.c.deleted_at.is_(None), trash.c.undone_at.is_(None),
     )  # fmt: skip
