@@ -136,12 +136,13 @@ class Space:
 @dataclass(frozen=True)
 class TreeSize:
     """What lies in a folder, itself counted. Freed is what the file system has back when it is removed: not files that have
-    another name elsewhere (a hard link), whose bytes stay with that."""
+    another name elsewhere (a hard link), whose bytes stay with that. `files` counts names: a file may have several."""
 
     size_bytes: int
     inodes: int
     freed_bytes: int
     freed_inodes: int
+    files: int
 
 
 class WorkFiles(Protocol):

@@ -128,14 +128,21 @@ def product_differences(
     Empty folders are no difference: no product, and no digest of one, knows of them.
     """
     files = {entry.path: entry for entry in entries or () if entry.kind is EntryKind.FILE}
-    folders = {entry.path for entry in entries or () if entry.kind is EntryKind.DIRECTORY}
-    found = [
-        difference
-        for product in products
-        if (difference := _difference(product, files, folders, hashes)) is not None
-    ]
+    found = list_lost(products, entries, hashes)
     special = [entry for entry in special_entries(entries) if entry.path not in left]
     return found + _unknown_files(products, files, output, root) + _unknown_special(special, output, root)
+
+
+def list_lost(
+    products: Sequence[KnownProduct],
+    entries: Sequence[TreeEntry] | None,
+    hashes: Mapping[PurePosixPath, str] | None = None,
+) -> list[Difference]:
+    """Products that are not there as recorded; by size alone without `hashes`."""
+    files = {entry.path: entry for entry in entries or () if entry.kind is EntryKind.FILE}
+    folders = {entry.path for entry in entries or () if entry.kind is EntryKind.DIRECTORY}
+    differences = (_difference(product, files, folders, hashes) for product in products)
+    return [difference for difference in differences if difference is not None]
 
 
 def special_entries(entries: Sequence[TreeEntry] | None) -> list[TreeEntry]:

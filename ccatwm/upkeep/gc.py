@@ -17,8 +17,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ccatwm.core.cache import Amount
+from ccatwm.core.integrity import list_lost
 from ccatwm.core.latest import latest_target
-from ccatwm.core.names import decode_path
 from ccatwm.core.retention import (
     Going,
     Kind,
@@ -30,7 +31,7 @@ from ccatwm.core.retention import (
 )
 from ccatwm.core.wording import GB, count_text, size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.stores import latest, publishing, staged, sub_groups, trash
+from ccatwm.edges.opsdb.stores import integrity, latest, publishing, staged, sub_groups, trash
 from ccatwm.edges.opsdb.stores import retention as store
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.retention import Place, StepKept
@@ -40,7 +41,7 @@ from ccatwm.interfaces import TreeSize, WorkFiles
 
 log = logging.getLogger("ccatwm.upkeep.gc")
 TOGETHER = 50  # folders that are doomed in one transaction, and emptied in one
-NOTHING = TreeSize(0, 0, 0, 0)
+NOTHING = TreeSize(0, 0, 0, 0, 0)
 TRASH = PurePosixPath(trash.FOLDER)  # made while there is room: a folder can be moved into it on a disk that is full
 
 
@@ -67,11 +68,16 @@ class Doomed:
     place: Place
     going: Going
     size: TreeSize | None = None
+    whole: bool = True  # products: all are as recorded
 
     @property
     def is_missing(self) -> bool:
         """An attempt may well have no scratch and no logs; its products should be there."""
         return self.size is None and self.kind is Kind.PRODUCTS
+
+    @property
+    def is_changed(self) -> bool:
+        return self.size is not None and not self.whole
 
 
 @dataclass(frozen=True)
@@ -102,10 +108,11 @@ class Reason:
 @dataclass(frozen=True)
 class GcPlan:
     """What goes into the trash, and what is deleted of what lies there since before. `missing`: products that would go, and
-    are not at their place: they are no business of `gc`, but of `fsck`."""
+    are not at their place; `changed`: not all are as recorded. They are no business of `gc`, but of `fsck`."""
 
     going: Sequence[Doomed] = ()
     missing: Sequence[Doomed] = ()
+    changed: Sequence[Doomed] = ()
     emptied: Sequence[Trashed] = ()
     waiting: Sequence[Trashed] = ()  # in the trash, its grace not over
     cache_bytes: int | None = None  # where it is more than it may be
@@ -124,7 +131,7 @@ def _sum(sizes: Any) -> TreeSize:
     there = [size for size in sizes if size is not None]
     return TreeSize(
         sum(s.size_bytes for s in there), sum(s.inodes for s in there), sum(s.freed_bytes for s in there),
-        sum(s.freed_inodes for s in there),
+        sum(s.freed_inodes for s in there), sum(s.files for s in there),
     )  # fmt: skip
 
 
@@ -187,10 +194,11 @@ def _plan(garbage: Garbage, limit: int | None) -> GcPlan:
         going += _choose_excess(garbage, step, [pair for pair in found if pair[1].path not in chosen])
     going = _first_runs(sorted(going, key=lambda d: (d.place.run, d.place.path)), limit)
     over = garbage.cache_max_gb is not None and cache_bytes > garbage.cache_max_gb * GB
-    measured = _measured(garbage, going)
+    measured = _compared(garbage, _measured(garbage, going))
     return GcPlan(
-        [doomed for doomed in measured if not doomed.is_missing],
+        [doomed for doomed in measured if not doomed.is_missing and not doomed.is_changed],
         [doomed for doomed in measured if doomed.is_missing],
+        [doomed for doomed in measured if doomed.is_changed],
         [row for row in lying if _is_over(garbage, row)],
         [row for row in lying if row.trashed_at is not None and not _is_over(garbage, row)],
         cache_bytes if over else None,
@@ -243,6 +251,24 @@ def _first_runs(going: list[Doomed], limit: int | None) -> list[Doomed]:
 def _measured(garbage: Garbage, going: Sequence[Doomed]) -> list[Doomed]:
     sizes = garbage.files.measure_trees([PurePosixPath(doomed.place.path) for doomed in going])
     return [replace(doomed, size=sizes[PurePosixPath(doomed.place.path)]) for doomed in going]
+
+
+def _compared(garbage: Garbage, going: Sequence[Doomed]) -> list[Doomed]:
+    """These, with whether products are as recorded: looked at one by one only where an output has not just their bytes and
+    files."""
+    sized = {d.place.run: d.size for d in going if d.kind is Kind.PRODUCTS and d.size is not None}
+    with garbage.database.read() as connection:
+        recorded = integrity.present_amounts(connection, sized) if sized else {}
+    doubtful = [run for run, size in sized.items() if recorded.get(run) != Amount(size.size_bytes, size.files)]
+    outputs = {d.place.run: PurePosixPath(d.place.path) for d in going if d.kind is Kind.PRODUCTS}
+    changed: set[int] = set()
+    for start in range(0, len(doubtful), TOGETHER):
+        some = doubtful[start : start + TOGETHER]
+        with garbage.database.read() as connection:
+            products = integrity.present_products(connection, some)
+        trees = garbage.files.list_trees(outputs[run] for run in some)
+        changed |= {run for run in some if list_lost(products[run], trees[outputs[run]])}
+    return [replace(d, whole=not (d.kind is Kind.PRODUCTS and d.place.run in changed)) for d in going]
 
 
 def _is_over(garbage: Garbage, row: Trashed) -> bool:
@@ -473,15 +499,12 @@ def _why_not(garbage: Garbage, row: Trashed, there: Mapping[str, bool]) -> str |
 def _incomplete(garbage: Garbage, row: Trashed) -> str | None:
     """Which products are not what was recorded: what lies long on a scratch file system may be purged."""
     with garbage.database.read() as connection:
-        wanted = trash.product_sizes(connection, row.run)
-    entries = garbage.files.list_tree(PurePosixPath(row.trash_path)) or []
-    files = {entry.path: entry.size_bytes for entry in entries if entry.kind == "file"}
-    for name, (is_directory, size, count) in sorted(wanted.items()):
-        path = decode_path(name)
-        own = [n for p, n in files.items() if p == path or (is_directory and p.is_relative_to(path))]
-        if (sum(own), len(own)) != (size, count):
-            return f"{name} is not whole in the trash any more: {count_text(len(own), 'file')} of {count}"
-    return None
+        products = integrity.removed_products(connection, [row.run])[row.run]
+    lost = list_lost(products, garbage.files.list_tree(PurePosixPath(row.trash_path)))
+    if not lost:
+        return None
+    name = next(product.path for product in products if product.id == lost[0].row)
+    return f"{name} in the trash is not as recorded: {lost[0].what}"
 
 
 def _moved_back(garbage: Garbage, one: Undone, there: Mapping[str, bool]) -> Undone:
@@ -530,6 +553,9 @@ def trash_lines(plan: GcPlan, garbage_grace: timedelta) -> list[str]:
     if plan.missing:
         runs = count_text(len(plan.missing), "run")
         lines.append(f"not at their place: the products of {runs} that may go; `ccatwm fsck` tells what mends it")
+    if plan.changed:
+        runs = count_text(len(plan.changed), "run")
+        lines.append(f"not as recorded: products of {runs} that may go; `ccatwm fsck` tells what mends it")
     if plan.emptied:
         size = size_text(sum(row.freed_bytes for row in plan.emptied))
         lines.append(f"deleted of the trash: {count_text(len(plan.emptied), 'folder')}, {size} free again")
@@ -552,6 +578,7 @@ def plan_json(plan: GcPlan) -> dict[str, Any]:
             for r in plan.reasons()
         ],
         "missing": {"runs": len(plan.missing)},
+        "changed": {"runs": len(plan.changed)},
         "emptied": {"folders": len(plan.emptied), "freed": sum(row.freed_bytes for row in plan.emptied)},
         "trash": {"folders": len(plan.waiting), "size": sum(row.size_bytes for row in plan.waiting)},
         "cache_bytes": plan.cache_bytes,

@@ -172,6 +172,49 @@ def test_products_that_are_not_at_their_place_are_counted_apart_and_left_to_fsck
     assert {d.kind for d in check(reduced).differences} >= {Kind.PRODUCT_MISSING}
 
 
+@pytest.mark.parametrize("damage", ["a file is gone", "it is longer", "it is empty"])
+def test_products_that_are_not_as_recorded_are_counted_apart_and_left_to_fsck(reduced, damage):
+    output = next(folder for folder in folders(reduced, "output") if "/calibrate/" in str(folder))
+    file = output / "spectra.txt"
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "it is longer":
+        file.write_bytes(content + b"1")
+    elif damage == "it is empty":
+        file.touch()
+    for outcome in ("in the trash", None):
+        report, plan = gc(reduced)
+        assert outcomes(report) == ([(outcome, 2)] if outcome else [])
+        assert [doomed.place.run for doomed in plan.changed] == [1] and plan_json(plan)["changed"] == {"runs": 1}
+        assert trash_lines(plan, timedelta(1))[0].startswith("not as recorded: products of 1 run that may go")
+    lost = {d.kind for d in check(reduced).differences} & {Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED}
+    assert len(lost) == 1 and file.parent.is_dir()
+
+
+def test_an_empty_product_that_is_gone_keeps_the_others_of_its_run_out_of_the_trash(reduced):
+    """Its bytes are not missed."""
+    output = next(folder for folder in folders(reduced, "output") if "/calibrate/" in str(folder))
+    (output / "spectra.txt").write_bytes(b"")
+    reduced.execute("UPDATE {schema}data_product SET size_bytes = 0 WHERE run_id = 1 AND path = 'spectra.txt'")
+    assert gc(reduced, dry_run=True)[1].changed == []
+    (output / "spectra.txt").unlink()
+    assert [doomed.place.run for doomed in gc(reduced)[1].changed] == [1]
+
+
+def test_files_that_are_no_product_go_with_the_products_beside_them(reduced):
+    output = next(folder for folder in folders(reduced, "output") if "/calibrate/" in str(folder))
+    (output / "notes.txt").write_text("a person's")
+    assert outcomes(gc(reduced)[0]) == [("in the trash", 1), ("in the trash", 2)]
+
+
+def test_products_in_the_trash_of_another_size_are_refused_with_what_differs(reduced):
+    gc(reduced)
+    (reduced.base / reduced.rows("trash")[0]["trash_path"] / "spectra.txt").write_text("1")
+    refused = undo(reduced, 1)[0].refused
+    assert refused is not None
+    assert re.search(r"spectra\.txt in the trash .*has 1 bytes in 1 file, \d+ in 1 recorded", refused)
+
+
 def test_a_limit_is_of_runs(reduced):
     assert outcomes(gc(reduced, limit=1)[0]) == [("in the trash", 1)]
     assert outcomes(gc(reduced, limit=1)[0]) == [("in the trash", 2)]
@@ -340,7 +383,7 @@ def test_products_of_which_somebody_removed_a_file_in_the_trash_do_not_come_back
     gc(reduced)
     (reduced.base / reduced.rows("trash")[0]["trash_path"] / "spectra.txt").unlink()
     refused = [one.refused for one in undo(reduced)]
-    assert refused[0] is not None and "spectra.txt is not whole in the trash" in refused[0]
+    assert refused[0] is not None and "spectra.txt in the trash is not as recorded: product" in refused[0]
     assert refused[1] is None
 
 

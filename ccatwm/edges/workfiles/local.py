@@ -804,18 +804,19 @@ def _link_target(parent: int, name: str) -> str | None:
 
 def _measure(folder: int, names: Counter[tuple[int, int]]) -> TreeSize:
     """Each file once, freed with the last of its names; `names` are those that were met before."""
-    size, inodes, freed_size, freed_inodes = 0, 1, 0, 1
+    size, inodes, freed_size, freed_inodes, files = 0, 1, 0, 1, 0
     here: set[tuple[int, int]] = set()
     for found in statuses(folder):
         is_folder, one = stat.S_ISDIR(found.st_mode), (found.st_dev, found.st_ino)
         length = found.st_size if stat.S_ISREG(found.st_mode) else 0
+        files += stat.S_ISREG(found.st_mode)
         names[one] += not is_folder and found.st_nlink > 1
         if one not in here:
             size, inodes = size + length, inodes + 1
         if is_folder or names[one] == found.st_nlink or found.st_nlink == 1:
             freed_size, freed_inodes = freed_size + length, freed_inodes + 1
         here.add(one)
-    return TreeSize(size, inodes, freed_size, freed_inodes)
+    return TreeSize(size, inodes, freed_size, freed_inodes, files)
 
 
 def _read(parent: int, name: str, max_bytes: int, *, tail: bool) -> bytes | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from ccatwm.core.cache import NOTHING
+from ccatwm.core.cache import NOTHING, Amount
 from ccatwm.core.integrity import KnownPackage, KnownProduct
 from ccatwm.core.model import run_directory
 from ccatwm.core.states import RunStatus
@@ -60,6 +60,22 @@ def present_products(connection: sa.Connection, run_ids: Collection[int]) -> dic
 def missing_products(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, list[KnownProduct]]:
     """Products that are said to be missing, by run; nothing of ours removed them."""
     return _products(connection, run_ids, "missing")
+
+
+def removed_products(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, list[KnownProduct]]:
+    """Products that `gc` took away, by run."""
+    return _products(connection, run_ids, "removed")
+
+
+def present_amounts(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, Amount]:
+    """What products take that are said to be there, by run."""
+    found: dict[int, Amount] = {}
+    for chunk in chunks(sorted(run_ids)):
+        sums = (sa.func.sum(column) for column in (product.c.size_bytes, product.c.file_count))
+        query = sa.select(product.c.run_id, *sums).where(product.c.run_id.in_(chunk), product.c.status == "present")
+        for run_id, size, count in connection.execute(query.group_by(product.c.run_id)):
+            found[run_id] = Amount(int(size), int(count))
+    return found
 
 
 def runs_with_missing_products(connection: sa.Connection, location: str) -> set[int]:

@@ -149,9 +149,3 @@ def _stamp(
         query = sa.update(trash).where(where).values({column: now}).returning(trash.c.id)
         done |= set(connection.execute(query).scalars())
     return done
-
-
-def product_sizes(connection: sa.Connection, run_id: int) -> dict[str, tuple[bool, int, int]]:
-    """(whether it is a folder, bytes, files) of a run's removed products, by their recorded paths below the output."""
-    query = sa.select(product).where(product.c.run_id == run_id, product.c.status == "removed")
-    return {row.path: (row.is_directory, row.size_bytes, row.file_count) for row in connection.execute(query)}
