@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +30,6 @@ from ccatwm.core.integrity import (
     gather_away,
     gone_outputs,
     is_stray,
-    is_whole,
     latest_difference,
     left_by_program,
     name_published,
@@ -66,16 +65,15 @@ from ccatwm.edges.opsdb.stores import integrity as store
 from ccatwm.edges.opsdb.stores import latest, products, publishing, reconciling, run_records
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.integrity import Claimant
-from ccatwm.edges.opsdb.stores.trash import FOLDER
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, UsageError
 from ccatwm.interfaces import NO_PROGRESS, FileWrite, Progress, WorkFiles
 from ccatwm.upkeep._estimate import estimate_sub_groups
 from ccatwm.upkeep.importing import LARGEST_BYTES, MAX_PROBLEMS, RUN_JSON
+from ccatwm.upkeep.in_trash import TRASH, find_held, hash_entries, move_back
 from ccatwm.upkeep.run_folders import find_levels, list_attempts, runs_among
 
 log = logging.getLogger("ccatwm.upkeep.fsck")
 RUNS_AT_ONCE = 200
-TRASH = PurePosixPath(FOLDER)
 PACKAGES_AT_ONCE = 50
 LINKS_AT_ONCE = 500
 RECORDS = (Kind.RUN_RECORD_MISSING, Kind.RUN_RECORD_DAMAGED)
@@ -297,7 +295,7 @@ def _back(
     likely = [product for product in missing if product.id in sized]
     paths = {decode_path(product.path) for product in likely}
     wanted = [e for e in entries or () if e.path in paths or paths.intersection(e.path.parents)]
-    return products_back(likely, entries, _sums(checking, output, wanted)) if likely else []
+    return products_back(likely, entries, hash_entries(checking.files, output, wanted)) if likely else []
 
 
 def _still_so(checking: Checking, found: Sequence[Difference], ids: Sequence[int]) -> list[Difference]:
@@ -312,13 +310,7 @@ def _hashes(
     checking: Checking, folder: PurePosixPath, entries: Sequence[TreeEntry] | None
 ) -> dict[PurePosixPath, str] | None:
     """sha256 (hex) by path below `folder`, where bytes are compared."""
-    return _sums(checking, folder, entries or ()) if checking.full else None
-
-
-def _sums(checking: Checking, folder: PurePosixPath, entries: Iterable[TreeEntry]) -> dict[PurePosixPath, str]:
-    files = [entry.path for entry in entries if entry.kind is EntryKind.FILE]
-    found = checking.files.hash_files(folder / path for path in files)
-    return {path: summed[1] for path in files if (summed := found[folder / path]) is not None}
+    return hash_entries(checking.files, folder, entries or ()) if checking.full else None
 
 
 def _cache(checking: Checking) -> tuple[int, list[Difference]]:
@@ -455,8 +447,8 @@ def _found_in_trash(checking: Checking, differences: Sequence[Difference]) -> li
         for path, folder in some.items():
             entries = trees[folder] or ()
             likely = [gone[run] for clue in clues.keys() & clues_of(entries) for run in clues[clue] if run in gone]
-            if (held := _held(checking, folder, entries, likely)) is not None:
-                found.append(products_in_trash(path, gone.pop(held), checking.files.root()))
+            if (held := find_held(checking.files, folder, entries, likely)) is not None:
+                found.append(products_in_trash(path, gone.pop(held.run_id), checking.files.root()))
     return found
 
 
@@ -468,15 +460,6 @@ def _gone_outputs(checking: Checking, differences: Sequence[Difference]) -> dict
     gone = gone_outputs(differences, present, missing)
     there = checking.files.exists(path for o in gone.values() for path in (o.output, o.output.parent))
     return {run: o for run, o in gone.items() if there[o.output.parent] and not there[o.output]}
-
-
-def _held(
-    checking: Checking, folder: PurePosixPath, entries: Sequence[TreeEntry], likely: Sequence[GoneOutput]
-) -> int | None:
-    """The run whose products a folder holds."""
-    sized = sorted((output for output in likely if is_whole(output, entries)), key=lambda output: output.run_id)
-    hashes = _sums(checking, folder, entries) if sized else {}
-    return next((output.run_id for output in sized if is_whole(output, entries, hashes)), None)
 
 
 # --- mending ---------------------------------------------------------------------------------------------------------
@@ -542,18 +525,7 @@ def _write_records(checking: Checking, wrong: Sequence[Difference]) -> list[Diff
 
 def _move_back(checking: Checking, found: Sequence[Difference]) -> list[Difference]:
     """From the trash to where the ops-db says that they are; what cannot be moved stays a difference."""
-    moved = []
-    for difference in found:
-        try:
-            done = checking.files.rename(decode_path(difference.path), PurePosixPath(difference.target or ""))
-        except NO_FAULT_OF_A_RUN:
-            raise
-        except CcatwmError as error:
-            log.warning("%s stays in the trash: %s", difference.path, error.message)
-            continue
-        if done:
-            moved.append(difference)
-    return moved
+    return [d for d in found if move_back(checking.files, decode_path(d.path), PurePosixPath(d.target or ""))]
 
 
 def _count_moved(connection: sa.Connection, moved: Sequence[Difference], now: datetime) -> None:

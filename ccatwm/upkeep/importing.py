@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ccatwm.core.model import EntryKind
+from ccatwm.core.integrity import GoneOutput, KnownProduct
 from ccatwm.core.reconciling import KnownRun, parse_run_directory
 from ccatwm.core.run_record import RunRecord, list_absent, parse_record
 from ccatwm.core.states import WITHOUT_JOB, RunStatus
@@ -24,6 +24,7 @@ from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.run_records import OpenRun
 from ccatwm.errors import ConflictError
 from ccatwm.interfaces import WorkFiles
+from ccatwm.upkeep.in_trash import TrashSearch, hash_entries
 from ccatwm.upkeep.run_folders import find_run_folders
 
 ACT = "import"
@@ -54,13 +55,15 @@ class Written:
 
 @dataclass(frozen=True)
 class Imported:
-    """A run that has rows again. `absent`: products whose files are not there as recorded, by path."""
+    """A run that has rows again. `absent`: products whose files are not there as recorded, by path. `from_trash`: the
+    folder from which its output was brought back."""
 
     run_id: int
     directory: str
     products: int
     written: Written
     absent: Mapping[str, str]
+    from_trash: str | None = None
 
     @property
     def counts(self) -> bool:
@@ -70,6 +73,7 @@ class Imported:
         return {
             "run": self.run_id, "directory": self.directory, "products": self.products, "counts": self.counts,
             "absent": [{"path": path, "why": why} for path, why in self.absent.items()],
+            "from_trash": self.from_trash,
             "superseded": [run.id for run in self.written.superseded],
             "going_on": [{"run": run.id, "status": run.status.value} for run in self.written.going_on],
         }  # fmt: skip
@@ -77,6 +81,8 @@ class Imported:
     def lines(self) -> list[str]:
         counts = ", which counts" if self.counts else ""
         lines = [f"imported  {self.directory} ({count_text(self.products, 'product')}){counts}"]
+        if self.from_trash is not None:
+            lines.append(f"          its output was in the trash, and was brought back from {self.from_trash}")
         lines += [f"          {path} {why}" for path, why in self.absent.items()]
         lines += [f"          run {run.id}, which was to make the same, is superseded" for run in self.written.superseded]
         for run in self.written.going_on:
@@ -158,8 +164,9 @@ def import_runs(database: Database, files: WorkFiles, asked: Importing) -> Impor
     """Rows of every completed run that the ops-db does not know, each run in a transaction of its own, upstream first."""
     report = ImportReport()
     folders = sorted(asked.directories or find_run_folders(files), key=lambda folder: parse_run_directory(folder) or 0)
+    search = TrashSearch(database, files)
     for record in _read_records(database, files, folders, asked, report):
-        _import_one(database, files, record, asked, report)
+        _import_one(database, files, record, asked, report, search)
     return report
 
 
@@ -206,9 +213,12 @@ def _parse(folder: str, content: bytes | None, asked: Importing, report: ImportR
 
 
 def _import_one(
-    database: Database, files: WorkFiles, record: RunRecord, asked: Importing, report: ImportReport
+    database: Database, files: WorkFiles, record: RunRecord, asked: Importing, report: ImportReport, search: TrashSearch
 ) -> None:
     absent = _find_absent(files, record, full=asked.full)  # before a row says that they are there
+    from_trash = search.bring_back(_as_gone(record)) if absent and len(absent) == len(record.products) else None
+    if from_trash is not None:
+        absent = {}
     try:
         written = _write(database, record, absent, asked, report)
     except ConflictError as error:  # a record that contradicts itself is no reason not to import others
@@ -219,7 +229,15 @@ def _import_one(
         return
     names = {row["id"]: row["path"] for row in record.products}
     gone = {names[number]: why for number, why in absent.items()}
-    report.imported.append(Imported(record.id, record.directory, len(record.products), written, gone))
+    brought = None if from_trash is None else str(from_trash)
+    report.imported.append(Imported(record.id, record.directory, len(record.products), written, gone, brought))
+
+
+def _as_gone(record: RunRecord) -> GoneOutput:
+    """Its output, as something that is looked for; its sub-group may have no number yet."""
+    names = ("path", "full_path", "is_directory", "size_bytes", "file_count", "sha256")
+    products = (KnownProduct(p["id"], record.id, 0, *(p[name] for name in names)) for p in record.products)
+    return GoneOutput(record.id, 0, PurePosixPath(record.run["output_directory"]), tuple(products), recorded=False)
 
 
 def _write(
@@ -269,8 +287,5 @@ def _find_absent(files: WorkFiles, record: RunRecord, *, full: bool) -> dict[int
     """By number, with why."""
     output = PurePosixPath(record.run["output_directory"])
     entries = files.list_tree(output)
-    hashes = None
-    if full:
-        found = files.hash_files([output / e.path for e in entries or () if e.kind is EntryKind.FILE])
-        hashes = {path.relative_to(output): seen[1] for path, seen in found.items() if seen is not None}
+    hashes = hash_entries(files, output, entries or ()) if full else None
     return list_absent(record.products, entries, hashes)

@@ -172,6 +172,58 @@ def test_a_run_whose_files_are_gone_supersedes_none(done):
     assert not any(item.written.superseded for item in import_all(done).imported)
 
 
+def into_trash(done: Observatory, *run_ids: int, beside: bool = False) -> list[Path]:
+    """Outputs as `gc` moves them; where they lie then."""
+    folders = []
+    for run_id in run_ids:
+        output = next(done.base.glob(f"otf/*/*/run-{run_id}/attempt-1/output"))
+        folder = (output.parents[1] if beside else done.base) / ".trash" / f"{run_id}-20260301T000000Z"
+        folder.parent.mkdir(exist_ok=True)
+        output.rename(folder)
+        folders.append(folder)
+    return folders
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_gc_took_away_since_the_backup_is_brought_back_and_not_made_again(done, beside):
+    before, jobs = current(done), done.jobs()
+    folders = into_trash(done, 1, 2, beside=beside)
+    again = decide_again(done)
+    report = import_all(done)
+    found = {item.run_id: item.from_trash for item in report.imported}
+    assert found == {1: str(folders[0].relative_to(done.base)), 2: str(folders[1].relative_to(done.base)), 3: None}
+    assert f"was brought back from {found[1]}" in "\n".join(report.lines())
+    assert all(item.counts and not item.absent for item in report.imported)
+    assert sorted(run.id for item in report.imported for run in item.written.superseded) == again
+    assert {row["status"] for row in done.rows("data_product")} == {"present"} and not any(f.exists() for f in folders)
+    done.until_quiet()
+    assert (current(done), done.jobs(), len(done.runs())) == (before, jobs, 3 + len(again))
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("what", ["other bytes", "one file less", "something at its place", "a row speaks of it"])
+def test_what_is_not_whole_in_the_trash_or_has_no_free_place_stays_there(done, what):
+    (folder,) = into_trash(done, 1)
+    file = folder / "spectra.txt"
+    file.chmod(0o644)
+    if what == "other bytes":
+        file.write_text(file.read_text().swapcase())
+    elif what == "one file less":
+        file.unlink()
+    elif what == "something at its place":
+        next(done.base.glob("otf/*/*/run-1/attempt-1")).joinpath("output").mkdir()
+    lose_rows(done)
+    if what == "a row speaks of it":
+        import_all(done, str(record_of(done, 2).parent.relative_to(done.base)))
+        done.execute(
+            "INSERT INTO {schema}trash (kind, run_id, path, trash_path, size_bytes, inodes, freed_bytes, rule, reason, "
+            f"actor, doomed_at) SELECT 'scratch', 2, 'x', '.trash/{folder.name}', 0, 0, 0, 'x', 'x', 'x', created_at "
+            "FROM {schema}executed_reduction_step WHERE id = 2"
+        )
+    (item,) = [i for i in import_all(done).imported if i.run_id == 1]
+    assert (item.from_trash, item.counts, len(item.absent)) == (None, False, 2) and folder.is_dir()
+
+
 @ON_SQLITE
 @pytest.mark.parametrize(
     ("status", "is_open", "next"),
