@@ -68,7 +68,7 @@ from ccatwm.edges.opsdb.stores.integrity import Claimant
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, UsageError
 from ccatwm.interfaces import NO_PROGRESS, FileWrite, Progress, WorkFiles
 from ccatwm.upkeep._estimate import estimate_sub_groups
-from ccatwm.upkeep.importing import LARGEST_BYTES, MAX_PROBLEMS, RUN_JSON
+from ccatwm.upkeep.importing import LARGEST_BYTES, MAX_PROBLEMS, NO_RUNS, RUN_JSON, Alike, supersede_alike
 from ccatwm.upkeep.in_trash import TRASH, find_held, hash_entries, move_back
 from ccatwm.upkeep.run_folders import find_levels, list_attempts, runs_among
 
@@ -95,13 +95,14 @@ class Checking:
 
 @dataclass(frozen=True)
 class FsckReport:
-    """What differs; of these `mended` were written down or removed."""
+    """What differs; of these `mended` were written down or removed. `alike`: runs that were to make what is back."""
 
     differences: tuple[Difference, ...]
     mended: frozenset[Difference]
     runs: int
     packages: int
     full: bool
+    alike: Alike = NO_RUNS
 
     @property
     def exit_code(self) -> int:
@@ -117,6 +118,7 @@ class FsckReport:
                 {"kind": d.kind.value, "path": d.path, "what": d.what, "next": d.next, "mended": d in self.mended}
                 for d in self.differences
             ],
+            **self.alike.to_json(),
         }
 
     def lines(self) -> list[str]:
@@ -126,7 +128,7 @@ class FsckReport:
             lines.append(f"{'mended ' if mended else 'DIFFERS'}  {difference.path}: {difference.what}")
             if not mended:
                 lines.append(f"         next: {difference.next}")
-        return [*lines, self._summary()]
+        return [*lines, *self.alike.lines(), self._summary()]
 
     def _summary(self) -> str:
         compared = f"{count_text(self.runs, 'run')} and {count_text(self.packages, 'staged package')} compared"
@@ -170,8 +172,8 @@ def fsck(
     ordered = sorted(differences, key=lambda d: (list(Kind).index(d.kind), d.path))
     if yes:
         _confirm(checking, ordered, confirm_runs if lost is None else max(lost, confirm_runs), confirm_runs)
-    mended = frozenset(_mend(checking, ordered, reason or "", now, actor, host)) if yes else frozenset()
-    return FsckReport(tuple(ordered), mended, total, packages, checking.full)
+    mended, alike = _mend(checking, ordered, reason or "", now, actor, host) if yes else ([], NO_RUNS)
+    return FsckReport(tuple(ordered), frozenset(mended), total, packages, checking.full, alike)
 
 
 def _with_sets(checking: Checking, differences: list[Difference]) -> list[Difference]:
@@ -467,11 +469,11 @@ def _gone_outputs(checking: Checking, differences: Sequence[Difference]) -> dict
 
 def _mend(
     checking: Checking, differences: Sequence[Difference], reason: str, now: datetime, actor: str, host: str
-) -> list[Difference]:
+) -> tuple[list[Difference], Alike]:
     """Rows first: no row speaks of a file that is not there."""
     mendable = [difference for difference in differences if difference.kind in MENDED]
     if not mendable:
-        return []
+        return [], NO_RUNS
     lost = [d for d in mendable if d.kind in (Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED)]
     linked = _mend_outputs(checking, [d for d in mendable if d.kind is Kind.OUTPUT_LINK_WRONG])
     records = _write_records(checking, [d for d in mendable if d.kind in RECORDS])
@@ -484,17 +486,21 @@ def _mend(
         back = _count_again(connection, [d for d in mendable if d.kind is Kind.PRODUCT_BACK], now)
         latest.mark_link_due(connection, [d.sub_group for d in stable if d.sub_group is not None])
         _count_moved(connection, moved, now)
+        alike = _supersede(connection, [*back, *moved], now, actor)
         leaving = _claim(connection, checking.location, mendable, claimant)
         mended = [*lost, *back, *moved, *records, *linked, *stable]
         record_change(
             connection, at=now, actor=actor, host=host, act="fsck", target="files", reason=reason,
-            text="\n".join(f"{d.path}: {d.what}" for d in (*mended, *leaving)),
+            text="\n".join([
+                *(f"{d.path}: {d.what}" for d in (*mended, *leaving)),
+                *(f"run {run.id}, which was to make the same, is superseded" for run in alike.superseded),
+            ]),
         )  # fmt: skip
     if leaving:
         checking.files.remove_trees(decode_path(d.path) for d in leaving)
         with checking.database.write() as connection:
             store.record_removed(connection, checking.location, [d.path for d in leaving], claimant)
-    return mended + leaving
+    return mended + leaving, alike
 
 
 def _mend_outputs(checking: Checking, wrong: Sequence[Difference]) -> list[Difference]:
@@ -539,6 +545,14 @@ def _count_again(connection: sa.Connection, back: Sequence[Difference], now: dat
     groups = {d.sub_group for d in back if d.sub_group is not None}
     done = store.record_products_back(connection, [d.row for d in back if d.row is not None], groups, now)
     return [d for d in back if d.row in done]
+
+
+def _supersede(connection: sa.Connection, back: Sequence[Difference], now: datetime, actor: str) -> Alike:
+    """What is back as a whole is not made again."""
+    runs = {d.row if d.kind is Kind.PRODUCTS_IN_TRASH else parse_run_directory(d.run_directory) for d in back}
+    ids = {run for run in runs if run is not None}
+    whole = sorted(ids - store.runs_with_absent_products(connection, ids))
+    return supersede_alike(connection, whole, "the products that it was to make are back", now=now, actor=actor)
 
 
 def _claim(

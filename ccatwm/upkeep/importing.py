@@ -44,13 +44,35 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What came of the rows of a run: whether it `counts`, and the runs that were to make the same: those that are
-    `superseded`, and those that go on, which have a job."""
+class Alike:
+    """Runs that were to make what is there: those that are `superseded`, and those that go on, which have a job."""
 
-    counts: bool
     superseded: tuple[OpenRun, ...] = ()
     going_on: tuple[OpenRun, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "superseded": [run.id for run in self.superseded],
+            "going_on": [{"run": run.id, "status": run.status.value} for run in self.going_on],
+        }
+
+    def lines(self) -> list[str]:
+        lines = [f"          run {run.id}, which was to make the same, is superseded" for run in self.superseded]
+        for run in self.going_on:
+            lines.append(f"          run {run.id} makes the same, and is {run.status.value}")
+            lines.append(f"          next: `ccatwm cancel {run.id} --reason TEXT` ends it, or let it go on")
+        return lines
+
+
+NO_RUNS = Alike()
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of the rows of a run: whether it `counts`, and the runs that were to make the same."""
+
+    counts: bool
+    alike: Alike
 
 
 @dataclass(frozen=True)
@@ -74,8 +96,7 @@ class Imported:
             "run": self.run_id, "directory": self.directory, "products": self.products, "counts": self.counts,
             "absent": [{"path": path, "why": why} for path, why in self.absent.items()],
             "from_trash": self.from_trash,
-            "superseded": [run.id for run in self.written.superseded],
-            "going_on": [{"run": run.id, "status": run.status.value} for run in self.written.going_on],
+            **self.written.alike.to_json(),
         }  # fmt: skip
 
     def lines(self) -> list[str]:
@@ -84,11 +105,7 @@ class Imported:
         if self.from_trash is not None:
             lines.append(f"          its output was in the trash, and was brought back from {self.from_trash}")
         lines += [f"          {path} {why}" for path, why in self.absent.items()]
-        lines += [f"          run {run.id}, which was to make the same, is superseded" for run in self.written.superseded]
-        for run in self.written.going_on:
-            lines.append(f"          run {run.id} makes the same, and is {run.status.value}")
-            lines.append(f"          next: `ccatwm cancel {run.id} --reason TEXT` ends it, or let it go on")
-        return lines
+        return [*lines, *self.written.alike.lines()]
 
 
 @dataclass(frozen=True)
@@ -254,27 +271,27 @@ def _write(
             report.refused.append(Refused(record.directory, why, next))
             return None
         counts = run_records.insert_record(connection, record, place, absent, now=asked.now, actor=asked.actor)
-        alike = [] if absent or record.run["trial"] else run_records.list_open_alike(connection, record, place)
-        superseded = _supersede(connection, alike, record.id, asked)
+        why = f"run {record.id}, which was imported, has made the same"
+        whole = [] if absent else [record.id]
+        alike = supersede_alike(connection, whole, why, now=asked.now, actor=asked.actor)
         record_change(
             connection, at=asked.now, actor=asked.actor, host=asked.host, act=ACT, target=f"run {record.id}",
             reason=asked.reason, text=None,
-            details={"directory": record.directory, "superseded": [run.id for run in superseded]},
+            details={"directory": record.directory, "superseded": [run.id for run in alike.superseded]},
         )  # fmt: skip
-    return Written(counts, superseded, tuple(run for run in alike if run not in superseded))
+    return Written(counts, alike)
 
 
-def _supersede(
-    connection: sa.Connection, alike: Sequence[OpenRun], imported: int, asked: Importing
-) -> tuple[OpenRun, ...]:
-    """Those of which nothing is handed over are not made: what they would make is there."""
-    why = f"run {imported}, which was imported, has made the same"
-    return tuple(
+def supersede_alike(connection: sa.Connection, whole: Sequence[int], why: str, *, now: datetime, actor: str) -> Alike:
+    """Of runs that are to make what these `whole` ones have made, those of which nothing is handed over are not made."""
+    alike = [other for some in run_records.list_open_alike(connection, whole).values() for other in some]
+    superseded = tuple(
         run
         for run in alike
         if run.status in WITHOUT_JOB
-        and runs.supersede(connection, run.id, why, expected=run.status, now=asked.now, actor=asked.actor)
+        and runs.supersede(connection, run.id, why, expected=run.status, now=now, actor=actor)
     )
+    return Alike(superseded, tuple(run for run in alike if run not in superseded))
 
 
 def _undefined(record: RunRecord) -> Refused:

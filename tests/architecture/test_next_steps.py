@@ -30,6 +30,7 @@ ELSEWHERE = {
 }
 # Reports of acts that are no end, and what says the rest.
 FOLLOWED = {
+    "Imported": "what goes on with a job (`Alike`) names what ends it",
     "Prepared": "`rerun --by-hand` starts the program then, and says how to do it again",
     "ScanReport": "the report of what was ingested stands below it",
 }

@@ -396,6 +396,49 @@ def test_products_in_the_trash_that_are_recorded_as_missing_are_brought_back_and
     assert len(night.runs()) == (3 if made_again else 2)
 
 
+@pytest.mark.parametrize("place", ["the trash", "its place"])
+def test_what_is_to_make_again_what_is_back_is_superseded_as_long_as_it_has_no_job(night, first, place):
+    first.rename(night.folder / "away")
+    assert check(night, yes=True).exit_code == 0
+    for name in ("trigger", "resolve", "stage"):
+        night.run_pass(name)
+    (again,) = [run["id"] for run in night.runs() if run["is_open"]]
+    jobs = night.jobs()
+    (night.folder / "away").rename(first)
+    if place == "the trash":
+        into_trash(night, first)
+    assert check(night).alike.superseded == ()
+    report = check(night, yes=True)
+    assert [run.id for run in report.alike.superseded] == [again] and report.to_json()["superseded"] == [again]
+    assert f"run {again}, which was to make the same, is superseded" in "\n".join(report.lines())
+    assert f"run {again}, which" in [row["text"] for row in night.rows("change_log") if row["act"] == "fsck"][-1]
+    night.until_quiet()
+    assert (len(night.runs()), night.jobs()) == (3, jobs) and check(night, full=True).differences == ()
+
+
+def test_what_has_a_job_that_makes_again_what_is_back_is_told_with_what_ends_it(night, first):
+    first.rename(night.folder / "away")
+    check(night, yes=True)
+    for name in ("trigger", "resolve", "stage", "submit"):
+        night.run_pass(name)
+    (again,) = [run["id"] for run in night.runs() if run["is_open"]]
+    (night.folder / "away").rename(first)
+    report = check(night, yes=True)
+    assert [run.id for run in report.alike.going_on] == [again] and report.alike.superseded == ()
+    assert f"`ccatwm cancel {again} --reason TEXT` ends it" in "\n".join(report.lines())
+
+
+def test_a_run_of_which_not_all_products_are_back_supersedes_none(night, first):
+    first.rename(night.folder / "away")
+    check(night, yes=True)
+    for name in ("trigger", "resolve"):
+        night.run_pass(name)
+    (night.folder / "away").rename(first)
+    (first / "science" / "store.zarr" / "0").unlink()
+    report = check(night, yes=True)
+    assert Kind.PRODUCT_BACK in kinds(report) and report.alike.superseded == ()
+
+
 def test_a_folder_of_the_trash_with_other_bytes_or_not_whole_is_of_no_run(night, first):
     """It is let be, and what is missing is missing."""
     folder = into_trash(night, first)

@@ -142,7 +142,7 @@ def test_what_was_decided_on_again_and_is_imported_then_is_not_done_again(done, 
     again = decide_again(done, *passes)
     assert len(again) == 2 and min(again) > 3
     report = import_all(done)
-    assert sorted(run.id for item in report.imported for run in item.written.superseded) == again
+    assert sorted(run.id for item in report.imported for run in item.written.alike.superseded) == again
     assert f"run {again[0]}, which was to make the same, is superseded" in "\n".join(report.lines())
     done.until_quiet()
     assert (current(done), done.jobs(), len(done.runs())) == (before, jobs, 5)
@@ -156,12 +156,12 @@ def test_what_was_decided_on_again_and_is_imported_then_is_not_done_again(done, 
 def test_what_was_handed_over_again_is_told_with_what_ends_it(done):
     again = decide_again(done, "stage", "submit")
     report = import_all(done)
-    going_on = [run for item in report.imported for run in item.written.going_on]
+    going_on = [run for item in report.imported for run in item.written.alike.going_on]
     assert [(run.id, run.status) for run in going_on] == [(number, "SUBMITTED") for number in again]
     assert all(f"`ccatwm cancel {number} --reason TEXT` ends it" in "\n".join(report.lines()) for number in again)
     done.until_quiet()
     assert {run["status"] for run in done.runs()} == {"COMPLETED"}
-    assert not any(item.written.superseded for item in report.imported)
+    assert not any(item.written.alike.superseded for item in report.imported)
 
 
 @ON_SQLITE
@@ -169,7 +169,7 @@ def test_a_run_whose_files_are_gone_supersedes_none(done):
     for path in done.base.glob("otf/calibrate/*/run-*/attempt-1/output/spectra.txt"):
         path.unlink()
     decide_again(done)
-    assert not any(item.written.superseded for item in import_all(done).imported)
+    assert not any(item.written.alike.superseded for item in import_all(done).imported)
 
 
 def into_trash(done: Observatory, *run_ids: int, beside: bool = False) -> list[Path]:
@@ -194,7 +194,7 @@ def test_what_gc_took_away_since_the_backup_is_brought_back_and_not_made_again(d
     assert found == {1: str(folders[0].relative_to(done.base)), 2: str(folders[1].relative_to(done.base)), 3: None}
     assert f"was brought back from {found[1]}" in "\n".join(report.lines())
     assert all(item.counts and not item.absent for item in report.imported)
-    assert sorted(run.id for item in report.imported for run in item.written.superseded) == again
+    assert sorted(run.id for item in report.imported for run in item.written.alike.superseded) == again
     assert {row["status"] for row in done.rows("data_product")} == {"present"} and not any(f.exists() for f in folders)
     done.until_quiet()
     assert (current(done), done.jobs(), len(done.runs())) == (before, jobs, 3 + len(again))

@@ -165,12 +165,17 @@ def _products_by_name(connection: sa.Connection, record: RunRecord) -> dict[tupl
     return {(row.run_id, row.path): row.id for row in rows}
 
 
-def list_open_alike(connection: sa.Connection, record: RunRecord, place: Place) -> list[OpenRun]:
-    """Open runs of its sub-group that are to make what it has made: of the same recipe."""
-    query = sa.select(run.c.id, run.c.status).where(
-        run.c.sub_group_id == place.sub_group_id, run.c.recipe == record.run["recipe"], run.c.is_open, sa.not_(run.c.trial)
-    )
-    return [OpenRun(row.id, RunStatus(row.status)) for row in connection.execute(query.order_by(run.c.id))]
+def list_open_alike(connection: sa.Connection, run_ids: Collection[int]) -> dict[int, list[OpenRun]]:
+    """By run, the open runs of its sub-group that are to make what it has made, of the same recipe; no trials."""
+    found: dict[int, list[OpenRun]] = {}
+    other = run.alias("other")
+    alike = sa.and_(other.c.sub_group_id == run.c.sub_group_id, other.c.recipe == run.c.recipe, other.c.is_open)
+    for chunk in chunks(sorted(run_ids)):
+        query = sa.select(run.c.id.label("run_id"), other.c.id, other.c.status).join(other, alike)
+        query = query.where(run.c.id.in_(chunk), sa.not_(run.c.trial), sa.not_(other.c.trial))
+        for row in connection.execute(query.order_by(run.c.id, other.c.id)):
+            found.setdefault(row.run_id, []).append(OpenRun(row.id, RunStatus(row.status)))
+    return found
 
 
 def insert_record(
