@@ -32,7 +32,7 @@ from ccatwm.upkeep._reason import require_reason
 from ccatwm.upkeep._yaml import parse_yaml
 
 NO_PIPELINES = "there are none yet: `ccatwm apply FILE` defines them"
-SETTLED = (Outcome.UP_TO_DATE.value, Outcome.RESTORED.value, Outcome.ACCEPTED.value)
+SETTLED = (Outcome.UP_TO_DATE.value, Outcome.RESTORED.value)  # asking ends an acceptance
 
 
 @dataclass(frozen=True)
@@ -182,13 +182,18 @@ def _estimate(
         replace(scope, steps=tuple(step for step in scope.steps if step.id in step_ids))
         for scope in list_concerned(connection, step_ids, ())
     ]
-    settled = {} if force else {step_id: keys_at_rest(connection, step_id, SETTLED) for step_id in step_ids}
+    settled = {} if force else {step_id: _settled(connection, step_id) for step_id in step_ids}
     return estimate_runs(connection, grouping, [scope for scope in scopes if scope.steps], now, settled)
+
+
+def _settled(connection: sa.Connection, step_id: int) -> frozenset[str]:
+    """Sub-groups for which asking makes no run. What was removed is made again for who asks for it."""
+    return keys_at_rest(connection, step_id, SETTLED, with_files=True)
 
 
 def _estimate_one(connection: sa.Connection, step_ids: Sequence[int], key: str, force: bool) -> Estimate:
     """Of one sub-group of each step, less where it has what is wanted."""
-    settled = set() if force else {s for s in step_ids if key in keys_at_rest(connection, s, SETTLED)}
+    settled = set() if force else {s for s in step_ids if key in _settled(connection, s)}
     rows = list_sub_groups(connection, [s for s in step_ids if s not in settled], key)
     return estimate_sub_groups(connection, [row["id"] for row in rows])
 

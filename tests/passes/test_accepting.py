@@ -67,8 +67,9 @@ def test_it_holds_again_after_the_way_back_to_what_the_product_was_made_from(acc
 
 def test_who_asks_for_a_run_ends_it(accepted: Observatory) -> None:
     context = accepted.context()
-    request_runs(context.database, context.grouping, "otf", step="calibrate", sub_group=SCAN, reason="not good after all",
-                 actor="ada", now=context.clock.now())  # fmt: skip
+    told = request_runs(context.database, context.grouping, "otf", step="calibrate", sub_group=SCAN,
+                        reason="not good after all", actor="ada", now=context.clock.now())  # fmt: skip
+    assert told.follows.sub_groups == 1
     accepted.until_quiet()
     made = group(accepted)["current_run_id"]
     assert made == accepted.runs("calibrate")[-1]["id"] > 2

@@ -27,6 +27,7 @@ from ccatwm.edges.workfiles.ssh import SshWorkFiles
 from ccatwm.errors import CcatwmError, UsageError
 from ccatwm.passes._frame import PassOptions, PassReport
 from ccatwm.upkeep.gc import GcPlan, Undone, _switch_links, plan_json, trash_lines
+from ccatwm.upkeep.requests import RequestReport, request_runs
 from tests.cli.conftest import cli as cli
 from tests.crash.campaign import write_campaign
 from tests.crash.points import PostgresStore, SqliteStore, copy_world
@@ -412,13 +413,21 @@ def test_the_same_bytes_made_again_change_nothing_for_whom_they_feed(reduced):
     assert statuses(reduced)["calibrate"] == {"removed", "present"}
 
 
-def request(observatory: Observatory, step: str, **more: Any) -> None:
-    from ccatwm.upkeep.requests import request_runs
+def test_asking_for_what_was_removed_says_that_a_run_follows(reduced):
+    one = {"sub_group": "executed_obs_unit=1"}
+    assert "so no run follows" in request(reduced, "calibrate", **one).lines()[0]
+    gc(reduced)
+    assert "; at most 1 run" in request(reduced, "calibrate", **one).lines()[0]
+    assert request(reduced, "calibrate").follows.sub_groups == 2
+    assert request(reduced, "grid").follows.sub_groups == 0
 
+
+def request(observatory: Observatory, step: str, **more: Any) -> RequestReport:
     context = observatory.context()
-    request_runs(
-        context.database, context.grouping, "otf", step=step, sub_group=None, reason="again", actor="me",
-        now=context.clock.now(), yes=True, confirm_runs=500, **{"force": False, "trial": [], **more},
+    return request_runs(
+        context.database, context.grouping, "otf", step=step, reason="again", actor="me",
+        now=context.clock.now(), yes=True, confirm_runs=500,
+        **{"sub_group": None, "force": False, "trial": [], **more},
     )  # fmt: skip
 
 

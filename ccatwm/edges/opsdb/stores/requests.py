@@ -38,9 +38,13 @@ def sub_group_keys(connection: sa.Connection, step_id: int) -> set[str]:
     )
 
 
-def keys_at_rest(connection: sa.Connection, step_id: int, outcomes: Sequence[str]) -> frozenset[str]:
+def keys_at_rest(
+    connection: sa.Connection, step_id: int, outcomes: Sequence[str], *, with_files: bool = False
+) -> frozenset[str]:
     """Sub-groups of a step that have an open run, or on which the last decision was one of `outcomes` and nothing has
     touched them since, or for which a run completed that is younger than their inputs and the step's definition.
+
+    `with_files`: none of which the files were removed, which a person who asks for it has made again.
     """
     group, runs, step = t.sub_group, t.executed_reduction_step, t.reduction_step
     untouched = sa.and_(group.c.due_at.is_(None), group.c.outcome.in_(outcomes))
@@ -54,6 +58,11 @@ def keys_at_rest(connection: sa.Connection, step_id: int, outcomes: Sequence[str
         .outerjoin(runs, runs.c.id == group.c.current_run_id)
         .where(group.c.step_id == step_id, sa.or_(untouched, completed))
     )
+    if with_files:
+        product = t.data_product
+        settled = settled.where(
+            sa.not_(sa.exists().where(product.c.run_id == group.c.current_run_id, product.c.status == "removed"))
+        )
     under_way = sa.select(runs.c.sub_group_key).where(runs.c.step_id == step_id, runs.c.is_open, sa.not_(runs.c.trial))
     return frozenset(connection.execute(settled.union(under_way)).scalars())
 
