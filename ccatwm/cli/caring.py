@@ -130,11 +130,13 @@ def _reconcile(common: Common, yes: bool, imports: bool) -> int:
         context.database,
         context.workfiles,
         lambda: context.scheduler,
+        uid=context.ops_db_uid,
         supersede=supersede,
         now=context.clock.now(),
         actor=context.actor,
         host=os.uname().nodename,
         yes=yes,
+        refused=None if imported is None else {item.directory for item in imported.refused},
     )
     if imported is None:
         _frame.show_report(common, report)
@@ -146,7 +148,7 @@ def _reconcile(common: Common, yes: bool, imports: bool) -> int:
 def _import(context: Context) -> ImportReport:
     from ccatwm.upkeep.importing import Importing, import_runs
 
-    asked = Importing(context.ops_db_uid, context.clock.now(), context.actor, os.uname().nodename)
+    asked = Importing(context.ops_db_uid, context.clock.now(), context.actor, os.uname().nodename, reconciles=True)
     return import_runs(context.database, context.workfiles, asked)
 
 

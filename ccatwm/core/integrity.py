@@ -14,7 +14,7 @@ from ccatwm.core.model import EntryKind, TreeEntry
 from ccatwm.core.names import decode_path, encode_name, raw_name
 from ccatwm.core.outputs import Listing
 from ccatwm.core.products import DECLARATION
-from ccatwm.core.reconciling import RUN_DEPTH, parse_run_directory, run_directory_of
+from ccatwm.core.reconciling import RUN_DEPTH, Copy, parse_run_directory, run_directory_of
 from ccatwm.core.shell_text import quote_path
 from ccatwm.core.wording import count_text
 
@@ -393,8 +393,12 @@ def latest_difference(wanted: LatestLink, link: str | None, *, there: bool) -> D
     )  # fmt: skip
 
 
-def unknown_run(directory: str, *, has_record: bool) -> Difference:
-    if has_record:
+def unknown_run(directory: str, *, has_record: bool, copy: Copy | None = None, root: PurePosixPath) -> Difference:
+    """`copy`: where it is one of a run that the ops-db knows."""
+    if copy is not None:
+        let_be = "; or let it be: nothing reads it" if copy.there else ""
+        what, next = copy.what, f"{copy.mend(root)}{let_be}"
+    elif has_record:
         what = "a completed run that the ops-db does not know"
         next = f"`ccatwm fsck --import {directory}` makes its rows again"
     else:

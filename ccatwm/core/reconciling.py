@@ -11,7 +11,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from types import MappingProxyType
 
+from ccatwm.core.shell_text import quote_path
 from ccatwm.core.states import TRANSITIONS, RunEvent, RunStatus
 from ccatwm.core.transfers import attempt_directory
 
@@ -55,6 +57,30 @@ class Left:
     why: str
     next: str
     attempts: tuple[FoundAttempt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A run directory that somebody has copied or moved: its record is that of a run which the ops-db knows as `original`.
+    `there`: whether that is there, too."""
+
+    directory: str
+    run_id: int
+    original: str
+    there: bool
+
+    @property
+    def what(self) -> str:
+        if self.there:
+            return f"a copy of run {self.run_id} ({self.original})"
+        return f"run {self.run_id}, which the ops-db knows as {self.original}, where nothing is"
+
+    def mend(self, root: PurePosixPath) -> str:
+        """What to type; `root`: the base directory."""
+        place, original = quote_path(root / self.directory), root / self.original
+        if self.there:
+            return f"`mv {place} FOLDER` moves it away"
+        return f"`mkdir -p {quote_path(original.parent)} && mv {place} {quote_path(original)}` moves it back"
 
 
 @dataclass(frozen=True)
@@ -119,8 +145,14 @@ def plan_reconciliation(
     submissions: Mapping[str, Sequence[FoundAttempt] | None],
     directories: Mapping[str, Sequence[int]],
     told_before: frozenset[str] = frozenset(),
+    *,
+    copies: Mapping[str, Copy] = MappingProxyType({}),
+    root: PurePosixPath = PurePosixPath(),
+    refused: Collection[str] | None = None,
 ) -> Plan:
-    """`submissions` that the ops-db does not know, by token; `directories` of runs on disk with their attempts' numbers.
+    """`submissions` that the ops-db does not know, by token; `directories` of runs on disk with their attempts' numbers,
+    those among them that are `copies`, below the base directory `root`; `refused`: what an import just before has refused,
+    None without one.
 
     What a person has let be before (`told_before`, by directory) is not told again.
     """
@@ -137,7 +169,8 @@ def plan_reconciliation(
         found = sorted(by_run.get(directory, ()), key=lambda a: a.number)
         run = known.get(parse_run_directory(directory) or 0)
         if run is None or run.directory != directory:
-            left.append(_unknown(directory, found, run))
+            copy = copies.get(directory)
+            left.append(_unknown(directory, found, run, refused) if copy is None else _copied(copy, found, root))
             continue
         last = max([*directories.get(directory, ()), *(a.number for a in found)], default=0)
         if last <= run.attempt:
@@ -157,16 +190,30 @@ def plan_reconciliation(
 
 
 LET_BE = "`ccatwm doctor --reconcile --yes` ends what may still run of it and lets its files be"
-
-
 IMPORT = "`ccatwm doctor --reconcile --import` makes its rows again if it had completed"
+REFUSED = "what is said above, where it is REFUSED, then the same command again"
 
 
-def _unknown(directory: str, found: Sequence[FoundAttempt], run: KnownRun | None) -> Left:
+def _let_be(found: Sequence[FoundAttempt]) -> str:
+    return LET_BE if found else "`ccatwm doctor --reconcile --yes` lets its files be"
+
+
+def _copied(copy: Copy, found: Sequence[FoundAttempt], root: PurePosixPath) -> Left:
+    next = f"{copy.mend(root)}, then the same command again; or {_let_be(found)}"
+    return Left(copy.directory, copy.what, next, tuple(found))
+
+
+def _unknown(
+    directory: str, found: Sequence[FoundAttempt], run: KnownRun | None, refused: Collection[str] | None
+) -> Left:
     if run is not None:
-        return Left(directory, f"the ops-db knows run {run.id} as {run.directory}", LET_BE, tuple(found))
+        return Left(directory, f"the ops-db knows run {run.id} as {run.directory}", _let_be(found), tuple(found))
     why = "a run made after the backup, which the ops-db does not know"
-    return Left(directory, why, f"{IMPORT}; {LET_BE}", tuple(found))
+    if refused is None:
+        return Left(directory, why, f"{IMPORT}; {LET_BE}", tuple(found))
+    if directory in refused:
+        return Left(directory, why, f"{REFUSED}; or {LET_BE}", tuple(found))
+    return Left(directory, f"{why}, and which had not completed", LET_BE, tuple(found))
 
 
 def _unreadable(token: str) -> Left:

@@ -158,6 +158,17 @@ def parse_record(content: bytes, directory: str, *, uid: str) -> tuple[RunRecord
     return (None, problems) if problems else (record, [])
 
 
+def recorded_directory(content: bytes, *, uid: str) -> str | None:
+    """The run directory of the ops-db `uid` that a record was written for, where it tells: of a copy another one than that
+    which it lies in."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    record = _read(data, []) if isinstance(data, dict) and data.get("schema") == SCHEMA else None
+    return record.directory if record is not None and record.uid == uid else None
+
+
 def _read(data: Mapping[str, Any], problems: list[str]) -> RunRecord | None:
     """Every value of its kind, whatever it says."""
     head = _decoded({"run": "int", "ops_db": "text", "dims": "json"}, data, "", problems)

@@ -68,7 +68,15 @@ from ccatwm.edges.opsdb.stores.integrity import Claimant
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, UsageError
 from ccatwm.interfaces import NO_PROGRESS, FileWrite, Progress, WorkFiles
 from ccatwm.upkeep._estimate import estimate_sub_groups
-from ccatwm.upkeep.importing import LARGEST_BYTES, MAX_PROBLEMS, NO_RUNS, RUN_JSON, Alike, supersede_alike
+from ccatwm.upkeep.importing import (
+    LARGEST_BYTES,
+    MAX_PROBLEMS,
+    NO_RUNS,
+    RUN_JSON,
+    Alike,
+    find_copies,
+    supersede_alike,
+)
 from ccatwm.upkeep.in_trash import TRASH, find_held, hash_entries, move_back
 from ccatwm.upkeep.run_folders import find_levels, list_attempts, runs_among
 
@@ -395,9 +403,15 @@ def _unknown_folders(checking: Checking, folders: Mapping[PurePosixPath, Sequenc
             strange.append(folder)
         else:
             found += [unknown_attempt(folder, run.id, number) for number in numbers if number > run.attempt]
-    records = checking.files.exists(PurePosixPath(folder) / "run.json" for folder in strange)
-    found += [unknown_run(f, has_record=records[PurePosixPath(f) / "run.json"]) for f in strange]
+    records = checking.files.exists(map(_record, strange))
+    copies = find_copies(checking.files, known, [f for f in strange if records[_record(f)]], checking.uid)
+    root = checking.files.root()
+    found += [unknown_run(f, has_record=records[_record(f)], copy=copies.get(f), root=root) for f in strange]
     return found
+
+
+def _record(folder: str) -> PurePosixPath:
+    return PurePosixPath(folder) / RUN_JSON
 
 
 def _strays(checking: Checking, levels: Sequence[Sequence[PurePosixPath]]) -> list[Difference]:

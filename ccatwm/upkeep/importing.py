@@ -14,8 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from ccatwm.core.integrity import GoneOutput, KnownProduct
-from ccatwm.core.reconciling import KnownRun, parse_run_directory
-from ccatwm.core.run_record import RunRecord, list_absent, parse_record
+from ccatwm.core.reconciling import Copy, KnownRun, parse_run_directory
+from ccatwm.core.run_record import RunRecord, list_absent, parse_record, recorded_directory
 from ccatwm.core.states import WITHOUT_JOB, RunStatus
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.engine import Database
@@ -110,10 +110,12 @@ class Imported:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A completed run that has rows of another state: what the ops-db has is not changed to what a file says."""
+    """A completed run that has rows of another state: what the ops-db has is not changed to what a file says.
+    `reconciles`: its attempt is adopted right after this, where that is needed."""
 
     directory: str
     run: KnownRun
+    reconciles: bool = False
 
     @property
     def why(self) -> str:
@@ -121,6 +123,8 @@ class LeftOut:
 
     @property
     def next(self) -> str:
+        if self.run.is_open and self.reconciles:
+            return "`ccatwm cycle` collects it"
         if self.run.is_open:
             return "`ccatwm doctor --reconcile` adopts its attempt where it is newer, then `ccatwm cycle` collects it"
         return f"`ccatwm retry {self.run.id}` has it made again where it is wanted; the files stay as they are"
@@ -166,7 +170,7 @@ class ImportReport:
 @dataclass(frozen=True)
 class Importing:
     """Who imports what. `directories` are relative to the base directory, none: all that are there. `full`: checksums of
-    all products, else their sizes."""
+    all products, else their sizes. `reconciles`: it is the first part of `doctor --reconcile`."""
 
     uid: str
     now: datetime
@@ -175,6 +179,7 @@ class Importing:
     directories: tuple[str, ...] = ()
     full: bool = False
     reason: str | None = None
+    reconciles: bool = False
 
 
 def import_runs(database: Database, files: WorkFiles, asked: Importing) -> ImportReport:
@@ -185,6 +190,27 @@ def import_runs(database: Database, files: WorkFiles, asked: Importing) -> Impor
     for record in _read_records(database, files, folders, asked, report):
         _import_one(database, files, record, asked, report, search)
     return report
+
+
+def find_copies(
+    files: WorkFiles, known: Mapping[int, KnownRun], folders: Iterable[str], uid: str
+) -> dict[str, Copy]:
+    """Those of run directories that are copies of runs which the ops-db `uid` knows elsewhere, as their records say."""
+    elsewhere = [
+        (folder, run)
+        for folder in folders
+        if (run := known.get(parse_run_directory(folder) or 0)) is not None and run.directory != folder
+    ]
+    found = {}
+    for start in range(0, len(elsewhere), TOGETHER):
+        some = elsewhere[start : start + TOGETHER]
+        content = files.read_files([PurePosixPath(f) / RUN_JSON for f, _ in some], max_bytes=LARGEST_BYTES)
+        there = files.exists(PurePosixPath(run.directory) for _, run in some)
+        for folder, run in some:
+            record = content[PurePosixPath(folder) / RUN_JSON] or b""
+            if recorded_directory(record, uid=uid) == run.directory:
+                found[folder] = Copy(folder, run.id, run.directory, there[PurePosixPath(run.directory)])
+    return found
 
 
 def _read_records(
@@ -198,9 +224,12 @@ def _read_records(
             known = reconciling.known_runs(connection, {n for n in ids.values() if n is not None})
         new = [folder for folder in chunk if ids[folder] not in known or known[ids[folder] or 0].directory != folder]
         there = [known[ids[folder] or 0] for folder in chunk if folder not in new]
-        report.left_out += _left_out(files, there)
+        report.left_out += _left_out(files, there, reconciles=asked.reconciles)
         if asked.directories:
             report.known += [run.directory for run in there if run.status is RunStatus.COMPLETED]
+        copies = find_copies(files, known, new, asked.uid)
+        report.refused += [Refused(f, copy.what, copy.mend(files.root())) for f, copy in copies.items()]
+        new = [folder for folder in new if folder not in copies]
         content = files.read_files([PurePosixPath(f) / RUN_JSON for f in new], max_bytes=LARGEST_BYTES) if new else {}
         for folder in new:
             record = _parse(folder, content[PurePosixPath(folder) / RUN_JSON], asked, report)
@@ -208,11 +237,11 @@ def _read_records(
                 yield record
 
 
-def _left_out(files: WorkFiles, known: Iterable[KnownRun]) -> list[LeftOut]:
+def _left_out(files: WorkFiles, known: Iterable[KnownRun], *, reconciles: bool) -> list[LeftOut]:
     """Of runs that the ops-db has those that are completed on disk alone."""
     records = {PurePosixPath(run.directory) / RUN_JSON: run for run in known if run.status is not RunStatus.COMPLETED}
     there = files.exists(records) if records else {}
-    return [LeftOut(run.directory, run) for path, run in records.items() if there[path]]
+    return [LeftOut(run.directory, run, reconciles) for path, run in records.items() if there[path]]
 
 
 def _parse(folder: str, content: bytes | None, asked: Importing, report: ImportReport) -> RunRecord | None:

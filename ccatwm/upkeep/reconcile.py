@@ -7,14 +7,16 @@ What is decided lies in `core.reconciling`. Nothing here makes a run succeed or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 import sqlalchemy as sa
 
 from ccatwm.core.reconciling import (
+    Copy,
     FoundAttempt,
     Left,
     Plan,
@@ -33,6 +35,7 @@ from ccatwm.edges.opsdb.stores.latest import mark_all_links_due
 from ccatwm.edges.opsdb.stores.transfers import list_open_tokens
 from ccatwm.errors import CcatwmError
 from ccatwm.interfaces import FoundJob, JobState, JobTask, Scheduler, WorkFiles
+from ccatwm.upkeep.importing import find_copies
 from ccatwm.upkeep.run_folders import find_attempts, find_run_folders, find_tokens
 
 Supersede = Callable[[WorkFiles, str], bool]
@@ -106,8 +109,13 @@ class ReconcileReport:
 
 @dataclass(frozen=True)
 class _Found:
+    """`copies`: those of the directories that are; `refused`: by an import just before, None without one."""
+
     submissions: Mapping[str, Sequence[FoundAttempt] | None]
     directories: Mapping[str, Sequence[int]]
+    copies: Mapping[str, Copy]
+    root: PurePosixPath
+    refused: Collection[str] | None
 
 
 def reconcile(
@@ -115,15 +123,20 @@ def reconcile(
     files: WorkFiles,
     make_scheduler: Callable[[], Scheduler],
     *,
+    uid: str,
     supersede: Supersede,
     now: datetime,
     actor: str,
     host: str,
     yes: bool,
+    refused: Collection[str] | None = None,
 ) -> ReconcileReport:
     """List what the ops-db does not know, adopt what can be, and release submission when nothing is left; with `yes` also
-    what is left is let be: nothing of it runs any more, its files stay, and its ids are not used again."""
-    found = _look(files)
+    what is left is let be: nothing of it runs any more, its files stay, and its ids are not used again.
+
+    `uid`: of the ops-db. `refused`: directories that an import just before has refused, None without one.
+    """
+    found = _look(database, files, uid, refused)
     with database.read() as connection:
         plan = _plan(connection, found)
     scheduler = make_scheduler() if _attempts_of(plan) else None
@@ -183,14 +196,18 @@ def _end_staging_jobs(
     files.remove_trees([folder / token for token in tokens for folder in (TRANSFERS, SUBMISSIONS)])
 
 
-def _look(files: WorkFiles) -> _Found:
+def _look(database: Database, files: WorkFiles, uid: str, refused: Collection[str] | None) -> _Found:
     """Submissions first: what is made meanwhile was recorded before its files were."""
     tokens = find_tokens(files)
     paths = {SUBMISSIONS / token / "tasks": token for token in tokens}
     submissions: dict[str, Sequence[FoundAttempt] | None] = {}
     for path, content in (files.read_files(paths) if paths else {}).items():
         submissions[paths[path]] = None if content is None else parse_tasks(paths[path], content)
-    return _Found(submissions, find_attempts(files, find_run_folders(files)))
+    directories = find_attempts(files, find_run_folders(files))
+    with database.read() as connection:
+        known = reconciling.known_runs(connection, {parse_run_directory(folder) or 0 for folder in directories})
+    copies = find_copies(files, known, directories, uid)
+    return _Found(submissions, directories, copies, files.root(), refused)
 
 
 def _plan(connection: sa.Connection, found: _Found) -> Plan:
@@ -198,7 +215,10 @@ def _plan(connection: sa.Connection, found: _Found) -> Plan:
     ids = {parse_run_directory(folder) or 0 for folder in found.directories}
     ids |= {a.run_id for tasks in strange.values() for a in tasks or ()}
     runs = reconciling.known_runs(connection, ids)
-    return plan_reconciliation(runs, strange, found.directories, reconciling.told_before(connection))
+    return plan_reconciliation(
+        runs, strange, found.directories, reconciling.told_before(connection),
+        copies=found.copies, root=found.root, refused=found.refused,
+    )  # fmt: skip
 
 
 def _attempts_of(plan: Plan) -> list[FoundAttempt]:

@@ -86,7 +86,7 @@ class RestoredSite(SlurmSite):
         with self.opened() as context:
             return reconcile(
                 context.database, context.workfiles, lambda: context.scheduler, supersede=supersede,
-                now=context.clock.now(), actor="tester", host="here", yes=yes,
+                now=context.clock.now(), actor="tester", host="here", yes=yes, uid=context.ops_db_uid,
             )  # fmt: skip
 
     def observe(self, scan: str) -> None:

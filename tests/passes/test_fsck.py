@@ -20,6 +20,7 @@ from ccatwm.passes._frame import this_process
 from ccatwm.passes._room import claimant_is_gone
 from ccatwm.upkeep.exclude import Act
 from ccatwm.upkeep.fsck import Checking, FsckReport, fsck
+from ccatwm.upkeep.importing import Importing, import_runs
 from ccatwm.upkeep.publish import publish
 from tests.fakes.pipe import PipeCalls
 from tests.passes.bad_world import COPY, Scan, good_tar, observe, reduce
@@ -212,6 +213,23 @@ def test_runs_and_attempts_that_the_ops_db_does_not_know_are_named(night):
     assert set(found) == {Kind.RUN_UNKNOWN, Kind.ATTEMPT_UNKNOWN}
     assert all("`ccatwm doctor --reconcile`" in d.next for d in found.values())
     assert (known.parent / "run-99").exists()
+
+
+def test_a_copy_of_a_run_is_named_as_one_and_what_was_moved_is_said_to_belong_elsewhere(night, first):
+    group = first.parents[2]
+    original, aside = first.parents[1].relative_to(night.base), group.parent / "keep-me"
+    shutil.copytree(group, aside, symlinks=True)
+    (copy,) = check(night).differences
+    assert (copy.kind, copy.what) == (Kind.RUN_UNKNOWN, f"a copy of run 1 ({original})")
+    assert copy.next == f"`mv {aside / original.name} FOLDER` moves it away; or let it be: nothing reads it"
+    context = night.context()
+    asked = Importing(context.ops_db_uid, context.clock.now(), "ada", "h", (copy.path,))
+    (refused,) = import_runs(context.database, context.workfiles, asked).refused
+    assert (refused.why, refused.next) == (copy.what, f"`mv {aside / original.name} FOLDER` moves it away")
+    shutil.rmtree(group)
+    (moved,) = (d for d in check(night).differences if d.kind is Kind.RUN_UNKNOWN)
+    subprocess.run(moved.next.split("`")[1], shell=True, check=True)
+    assert {d.kind for d in check(night).differences} == {Kind.LATEST_LINK_WRONG, Kind.STRAY}  # what lay beside the run
 
 
 def test_what_a_person_let_be_after_a_restore_is_not_told_again(night):

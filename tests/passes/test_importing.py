@@ -363,6 +363,9 @@ def test_reconciling_adopts_completed_runs_where_that_is_asked_for(done, cli, mo
     assert [item["run"] for item in answer.json["import"]["imported"]] == [1, 2, 3]
     assert (answer.json["left"], len(done.runs())) == ([], 3)
     assert "3 runs imported" not in cli("doctor", "--reconcile", "--import").out
+    done.execute("UPDATE {schema}executed_reduction_step SET status = 'STAGED', is_open = 1 WHERE id = 1")
+    (left_out,) = cli("doctor", "--reconcile", "--import", "--json").json["import"]["left_out"]
+    assert left_out["next"] == "`ccatwm cycle` collects it"
     assert cli("doctor", "--import").code == 2
 
 

@@ -194,7 +194,7 @@ def test_jobs_made_since_a_backup_are_ended_by_doctor_and_their_packages_brought
     context = by_jobs.context()
     reconcile(
         context.database, context.workfiles, lambda: context.scheduler, supersede=supersede, now=context.clock.now(),
-        actor="tester", host="here", yes=False,
+        actor="tester", host="here", yes=False, uid=context.ops_db_uid,
     )  # fmt: skip
     context.database.dispose()
     assert folders(by_jobs) == []

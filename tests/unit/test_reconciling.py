@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 import pytest
 
 from ccatwm.core.backup_seal import END_BYTES, End, build_end, parse_end, parse_line
 from ccatwm.core.reconciling import (
+    Copy,
     KnownRun,
     events_to_pending,
     events_to_staged,
@@ -68,6 +71,33 @@ def test_what_only_a_person_can_judge_is_named_with_what_to_type_and_told_once(k
     assert (plan.live, plan.past) == ((), ())
     assert [why in item.why and "--yes" in item.next for item in plan.left] == [True]
     assert plan_reconciliation(known, found, {"p/s/k/run-1": [1]}, frozenset({"p/s/k/run-1"})).left == ()
+
+
+@pytest.mark.parametrize(
+    ("refused", "has", "lacks"),
+    [(None, "--import", "above"), ({"p/s/k/run-1"}, "REFUSED", "--import"), (set(), "--yes", "--import")],
+)
+def test_after_an_import_nobody_is_told_to_import(refused, has: str, lacks: str) -> None:
+    (left,) = plan_reconciliation({}, {}, {"p/s/k/run-1": [1]}, refused=refused).left
+    assert has in left.next and lacks not in left.next and "--yes" in left.next
+    assert ("had not completed" in left.why) == (refused == set())
+
+
+@pytest.mark.parametrize(
+    ("there", "what", "next"),
+    [
+        (True, "a copy of run 1 (p/s/k/run-1)", "`mv /b/p/s/k2/run-1 FOLDER` moves it away"),
+        (False, "run 1, which the ops-db knows as p/s/k/run-1, where nothing is",
+         "`mkdir -p /b/p/s/k && mv /b/p/s/k2/run-1 /b/p/s/k/run-1` moves it back"),
+    ],
+)  # fmt: skip
+def test_a_copy_of_a_known_run_is_named_as_one_and_nothing_of_it_is_said_to_run(there: bool, what: str, next: str) -> None:
+    place = "p/s/k2/run-1"
+    copies = {place: Copy(place, 1, "p/s/k/run-1", there)}
+    known = run(status=S.COMPLETED, is_open=False, attempt=1)
+    (left,) = plan_reconciliation(known, {}, {place: [1]}, copies=copies, root=PurePosixPath("/b")).left
+    assert left.why == what
+    assert left.next == f"{next}, then the same command again; or `ccatwm doctor --reconcile --yes` lets its files be"
 
 
 def test_an_array_is_taken_apart() -> None:
