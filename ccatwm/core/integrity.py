@@ -14,7 +14,7 @@ from ccatwm.core.model import EntryKind, TreeEntry
 from ccatwm.core.names import decode_path, encode_name, raw_name
 from ccatwm.core.outputs import Listing
 from ccatwm.core.products import DECLARATION
-from ccatwm.core.reconciling import RUN_DEPTH, Copy, parse_run_directory, run_directory_of
+from ccatwm.core.reconciling import RUN_DEPTH, Copy, parse_attempt_name, parse_run_directory, run_directory_of
 from ccatwm.core.shell_text import quote_path
 from ccatwm.core.wording import count_text
 
@@ -121,8 +121,11 @@ def product_differences(
     *,
     root: PurePosixPath = PurePosixPath(),
     left: Collection[PurePosixPath] = (),
+    missing: Sequence[KnownProduct] = (),
 ) -> list[Difference]:
-    """`entries` of the run's output folder `output`, None where it is gone; `hashes` (sha256 hex) of its files by path
+    """`missing`: products of the run that are recorded as such, of which nothing is said here.
+
+    `entries` of the run's output folder `output`, None where it is gone; `hashes` (sha256 hex) of its files by path
     below it where these were read; `left`: links and special files that its own program left there.
 
     Empty folders are no difference: no product, and no digest of one, knows of them.
@@ -130,7 +133,7 @@ def product_differences(
     files = {entry.path: entry for entry in entries or () if entry.kind is EntryKind.FILE}
     found = list_lost(products, entries, hashes)
     special = [entry for entry in special_entries(entries) if entry.path not in left]
-    return found + _unknown_files(products, files, output, root) + _unknown_special(special, output, root)
+    return found + _unknown_files([*products, *missing], files, output, root) + _unknown_special(special, output, root)
 
 
 def list_lost(
@@ -435,8 +438,26 @@ def is_stray(path: PurePosixPath) -> bool:
     return not path.name.startswith(".") and not is_latest
 
 
-def stray(path: PurePosixPath, kind: EntryKind, link: str | None, root: PurePosixPath) -> Difference:
-    """Something in the folder of a pipeline, step or sub-group; `link`: what it leads to if it is a link."""
+def is_stray_in_run(path: PurePosixPath) -> bool:
+    """The same in a run directory, and in the folder of an attempt, where there are folders alone."""
+    is_ours = len(path.parts) == RUN_DEPTH + 1 and path.name in ("run.json", "output")
+    return not path.name.startswith(".") and not is_ours
+
+
+def strange_attempts(folders: Mapping[PurePosixPath, Iterable[str]]) -> list[PurePosixPath]:
+    """Of the folders in run directories those that are called attempts, and by no number."""
+    return [
+        run / name
+        for run, names in folders.items()
+        for name in names
+        if name.startswith("attempt-") and parse_attempt_name(name) is None
+    ]
+
+
+def stray(
+    path: PurePosixPath, kind: EntryKind, link: str | None, root: PurePosixPath, of: str = "of no step, sub-group or run"
+) -> Difference:
+    """Something in the folder of a pipeline, step or sub-group, or where `of` says; `link`: what a link leads to."""
     place = quote_path(root / path)
     if kind is EntryKind.DIRECTORY:
         what, next = "a folder in which no run is", f"`mv {place} FOLDER` moves it away; or let it be: nothing reads it"
@@ -444,7 +465,7 @@ def stray(path: PurePosixPath, kind: EntryKind, link: str | None, root: PurePosi
         what, next = f"a link to {encode_name(link)}", f"`rm {place}` takes it away, and nothing else"
     else:
         what, next = "a file", f"`mv {place} FOLDER` moves it away; or let it be: nothing reads it"
-    return Difference(Kind.STRAY, encode_name(str(path)), f"{what}, of no step, sub-group or run", next)
+    return Difference(Kind.STRAY, encode_name(str(path)), f"{what}, {of}", next)
 
 
 # --- the trash ------------------------------------------------------------------------------------------------------------

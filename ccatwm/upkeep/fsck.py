@@ -30,6 +30,7 @@ from ccatwm.core.integrity import (
     gather_away,
     gone_outputs,
     is_stray,
+    is_stray_in_run,
     latest_difference,
     left_by_program,
     name_published,
@@ -42,6 +43,7 @@ from ccatwm.core.integrity import (
     runs_losing,
     runs_without_products,
     special_entries,
+    strange_attempts,
     stray,
     stray_folders,
     trash_missing,
@@ -82,6 +84,7 @@ from ccatwm.upkeep.run_folders import find_levels, list_attempts, runs_among
 
 log = logging.getLogger("ccatwm.upkeep.fsck")
 RUNS_AT_ONCE = 200
+NO_NUMBER = "of no attempt: it has no number"
 PACKAGES_AT_ONCE = 50
 LINKS_AT_ONCE = 500
 RECORDS = (Kind.RUN_RECORD_MISSING, Kind.RUN_RECORD_DAMAGED)
@@ -172,6 +175,7 @@ def fsck(
     levels = find_levels(checking.files)
     folders = checking.files.list_folders(map(PurePosixPath, runs_among(levels)))
     differences += _strays(checking, levels)
+    differences += _strays_below(checking, folders)
     differences += _unknown_folders(checking, folders)
     differences += _trash(checking, [folder / TRASH for folder, names in folders.items() if TRASH.name in names])
     differences = gather_away(differences, _away(checking, pipelines_missed(differences)), checking.files.root())
@@ -240,24 +244,25 @@ def _page(checking: Checking, page: Sequence[store.CompletedRun]) -> list[Differ
     there = checking.files.exists(beside)
     links = checking.files.read_links(PurePosixPath(run.directory) / "output" for run in page)
     damaged = _damaged_records(checking, [run.directory for run in page if run.id not in absent])
-    outputs = [PurePosixPath(run.output) for run in page if present[run.id]]
+    outputs = [PurePosixPath(run.output) for run in page if present[run.id] or missing.get(run.id)]
     left = _left(checking, {output: trees[output] for output in outputs})
     found: list[Difference] = []
     for run in page:
         entries = trees[PurePosixPath(run.output)]
-        if present[run.id]:
-            hashes = _hashes(checking, PurePosixPath(run.output), entries)
+        gone = missing.get(run.id, [])
+        if present[run.id] or gone:
+            hashes = _hashes(checking, PurePosixPath(run.output), entries) if present[run.id] else None
             differing = product_differences(
                 present[run.id], entries, run.output, hashes, root=checking.files.root(),
-                left=left.get(PurePosixPath(run.output), ()),
+                left=left.get(PurePosixPath(run.output), ()), missing=gone,
             )  # fmt: skip
-            found += [d for d in differing if run.id not in absent or d.kind is not Kind.FILE_UNKNOWN]
+            found += differing
         if run.id not in absent:
             names = {name: there[PurePosixPath(run.directory) / name] for name in ("run.json", "output")}
             link = links[PurePosixPath(run.directory) / "output"]
             found += run_differences(run.id, run.directory, run.output, names, link, damaged.get(run.directory))
-        elif missing[run.id]:
-            found += _back(checking, missing[run.id], PurePosixPath(run.output), entries)
+        elif gone:
+            found += _back(checking, gone, PurePosixPath(run.output), entries)
     return _still_so(checking, found, ids) if found else found
 
 
@@ -429,6 +434,21 @@ def _strays(checking: Checking, levels: Sequence[Sequence[PurePosixPath]]) -> li
     root = files.root()
     found = [stray(path, EntryKind.DIRECTORY, None, root) for path in folders if inner[path] or others[path]]
     return found + [stray(path, EntryKind.FILE, links[path], root) for path in lying]
+
+
+def _strays_below(checking: Checking, folders: Mapping[PurePosixPath, Sequence[str]]) -> list[Difference]:
+    """Files and links in run directories and attempts, and folders that only look like attempts; files in the cache and the
+    trash, which hold folders. Below these nothing is looked at. `folders`: names of those in each run directory."""
+    files = checking.files
+    attempts = [PurePosixPath(run) / f"attempt-{n}" for run, numbers in list_attempts(folders).items() for n in numbers]
+    others = files.list_others([*folders, *attempts])
+    lying = [path / name for path, names in others.items() for name in names if is_stray_in_run(path / name)]
+    others = files.list_others([CACHE.parent, CACHE, TRASH])
+    ours = [path / name for path, names in others.items() for name in names if not name.startswith(".")]
+    links, root = files.read_links([*lying, *ours]), files.root()
+    found = [stray(path, EntryKind.FILE, links[path], root, "of no run and no attempt") for path in lying]
+    found += [stray(path, EntryKind.FILE, links[path], root, "none of ours") for path in ours]
+    return found + [stray(path, EntryKind.DIRECTORY, None, root, NO_NUMBER) for path in strange_attempts(folders)]
 
 
 def _trash(checking: Checking, beside: Sequence[PurePosixPath]) -> list[Difference]:

@@ -170,6 +170,32 @@ def test_what_is_no_step_sub_group_or_run_is_named_among_them_and_stays(night, f
     assert all(path.exists() for path in made)
 
 
+def test_what_is_none_of_ours_in_runs_attempts_cache_and_trash_is_named_and_stays(night, first):
+    run = first.parents[1]
+    for folder in (".trash", ".cache/.hidden"):
+        (night.base / folder).mkdir(exist_ok=True)
+    made = [run / "notes.txt", run / "attempt-1" / "core", night.base / ".cache" / "file", night.base / ".trash" / "file",
+            night.base / ".cache" / "packages" / "package.tar"]  # fmt: skip
+    for path in made:
+        path.write_text("x")
+    (run / "attempt-1" / "link").symlink_to("nowhere")
+    (run / "attempt-x").mkdir()
+    report = check(night, yes=True)
+    named = {str(path.relative_to(night.base)) for path in [*made, run / "attempt-1" / "link", run / "attempt-x"]}
+    assert kinds(report) == [Kind.STRAY] * 7 and {d.path for d in report.differences} == named
+    assert all(path.exists() for path in made)
+
+
+@pytest.mark.parametrize("way", ["one product", "all products"])
+def test_beside_products_that_are_recorded_as_missing_strays_are_told_all_the_same(night, first, way):
+    products = [row["path"] for row in night.rows("data_product") if row["run_id"] == 1]
+    for name in products[: 1 if way == "one product" else None]:
+        (shutil.rmtree if (first / name).is_dir() else os.unlink)(first / name)
+    check(night, yes=True)
+    (first / "science" / "late.txt").write_text("x")
+    assert Kind.FILE_UNKNOWN in kinds(check(night))
+
+
 def test_folders_of_runs_that_are_gone_are_no_strays(night, first):
     shutil.rmtree(first.parents[1])
     assert Kind.STRAY not in kinds(check(night))
