@@ -461,20 +461,31 @@ def run_gc(context: Context, options: PassOptions, told: Callable[[GcPlan], None
 
 
 def undo_gc(context: Context, options: PassOptions, run: int | None, reason: str) -> tuple[PassReport, list[Undone]]:
-    """What lies in the trash of a run (None: of all) comes back; nobody empties it meanwhile."""
+    """What lies in the trash of a run (None: of all) comes back; nobody empties it meanwhile.
+
+    Errors: UsageError where nothing of the run does, which is no failure of the pass `gc`.
+    """
     from ccatwm.passes._frame import run_framed
     from ccatwm.upkeep.gc import undo
 
     undone: list[Undone] = []
+    refused: list[UsageError] = []
 
     def body(frame: PassFrame) -> None:
-        found = undo(_garbage_of(context, frame), run, reason, dry_run=frame.dry_run)
+        try:
+            found = undo(_garbage_of(context, frame), run, reason, dry_run=frame.dry_run)
+        except UsageError as error:
+            refused.append(error)
+            return
         undone.extend(found)
         frame.report.selected = len(found)
         frame.report.done = sum(one.refused is None for one in found)
         frame.report.failed = len(found) - frame.report.done
 
-    return run_framed(context, "gc", options, body), undone
+    report = run_framed(context, "gc", options, body)
+    if refused:
+        raise refused[0]
+    return report, undone
 
 
 def _garbage_of(context: Context, frame: PassFrame) -> Garbage:

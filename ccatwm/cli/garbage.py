@@ -42,6 +42,7 @@ def gc(
     """Take away products, scratch and logs that `retention` lets go: into the trash, and after a while for good.
 
     Nothing of products goes unless a step or the site says so. --limit counts runs.
+    Without a terminal, as under cron, it is silent; -v shows the table there, too.
     """
     if undo is None and reason is not None:
         raise UsageError("--reason goes with --undo", next="ccatwm gc --undo RUN --reason TEXT; or leave it out")

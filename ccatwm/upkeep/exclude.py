@@ -68,6 +68,7 @@ class ExclusionReport:
     follows: Estimate = field(default_factory=Estimate)  # what is made at most, now that it is decided on again
     places: list[dict[str, Any]] = field(default_factory=list)  # of the sub-groups to be decided on again
     still: list[str] = field(default_factory=list)  # packages brought back that something else excludes
+    already: frozenset[str] = frozenset()  # targets that are excluded as it was said: nothing is written of them
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -84,8 +85,18 @@ class ExclusionReport:
         done = {"exclude": "excluded", "include": "no longer excluded"}[self.act]
         would = f"would be {done}" if self.dry_run else done
         said = [
-            f"{t['target']}: {would}" + (f" instead of {t['instead_of']}" if t["instead_of"] else "") for t in self.targets
+            f"{t['target']}: {would}" + (f" instead of {t['instead_of']}" if t["instead_of"] else "")
+            for t in self.targets
+            if t["target"] not in self.already
         ]
+        told = [
+            f"{t['target']}: already excluded (exclusion {t['exclusion']})"
+            for t in self.targets
+            if t["target"] in self.already
+        ]
+        if told and not said:
+            return told
+        said = told + said
         if self.still:
             names = ", ".join(self.still[:SHOWN]) + (", ..." if len(self.still) > SHOWN else "")
             said.append(f"  something else still excludes {names}: `ccatwm exclude --list`")
@@ -166,6 +177,7 @@ def exclude(
         _check_pipeline(connection, pipeline)
         impact = Impact()
         reports = []
+        already = set()
         for target, of_it in _targets(connection, grouping, texts, pipeline, act.now):
             same = _same(connection, target, pipeline)
             known = same.exclusion.id if same is not None else None
@@ -175,13 +187,18 @@ def exclude(
                 known = store.insert_exclusion(
                     connection, target, pipeline=pipeline, reason=act.reason, actor=act.actor, now=act.now, until=until
                 )
-            impact.add(of_it)
             reports.append({"exclusion": known, "target": target.text, "instead_of": _before(same) if instead else None})
+            if same is not None and not instead:
+                already.add(target.text)
+            else:
+                impact.add(of_it)
         _confirm(impact, act)
         follows = estimate_sub_groups(connection, impact.sub_groups, impact.packages)
         places = store.places_of_sub_groups(connection, impact.sub_groups)
-        report = ExclusionReport("exclude", act.dry_run, reports, impact, follows, places)
-        if not act.dry_run:
+        report = ExclusionReport(
+            "exclude", act.dry_run, reports, impact, follows, places, already=frozenset(already)
+        )
+        if not act.dry_run and len(already) < len(reports):
             mark_due(connection, impact.sub_groups, act.now)
             concerned = [row["sub_group_id"] for row in impact.current]
             store.mark_stale(connection, concerned, f"{EXCLUDED}{act.reason}", act.now)

@@ -612,4 +612,6 @@ class UndoReport:
         ]
         if not lines:
             return ["the trash is empty"]
+        if all(one.refused is not None for one in self.undone):
+            return lines
         return [*lines, "what is back stays as long again; `ccatwm explain` says what is decided with it"]

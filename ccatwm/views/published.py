@@ -31,6 +31,9 @@ def build_published_set(database: Database, grouping: GroupingEngine, name: str,
     with database.read() as connection:
         row = store.find_set(connection, name)
         if row is None:
+            if name.isascii() and name.isdigit():
+                what = f"{name} is no published set; if it is a product, the name of its set is missing"
+                raise UsageError(what, next=f"`ccatwm publish NAME {name}`; `ccatwm publish --list` lists the sets")
             names = store.list_set_names(connection)
             hint = "name its products: `ccatwm publish NAME PRODUCT...`" if not names else suggest(name, names)
             raise UsageError(f"there is no published set {name!r}", next=hint)

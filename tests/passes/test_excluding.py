@@ -209,8 +209,17 @@ def test_what_cannot_be_excluded_is_said_and_nothing_is_written(observatory):
 def test_the_same_exclusion_twice_is_one(observatory):
     observatory.until_quiet()
     out(observatory, "unit:scan-1")
-    out(observatory, "unit:scan-1")
-    assert len(observatory.rows("exclusion")) == 1
+    observatory.until_quiet()
+    said, before = len(observatory.rows("change_log")), observatory.rows("sub_group")
+    again = out(observatory, "unit:scan-1")
+    assert again.lines() == ["unit:scan-1: already excluded (exclusion 1)"]
+    assert (len(observatory.rows("exclusion")), len(observatory.rows("change_log"))) == (1, said)
+    assert observatory.rows("sub_group") == before
+    both = out(observatory, "unit:scan-1", "unit:scan-2")
+    assert [line.partition(" (")[0] for line in both.lines()[:2]] == [
+        "unit:scan-1: already excluded", "unit:scan-2: excluded",
+    ]  # fmt: skip
+    assert len(observatory.rows("exclusion")) == 2
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from ccatwm.edges.workfiles.local import LocalWorkFiles
 from ccatwm.edges.workfiles.ssh import SshWorkFiles
 from ccatwm.errors import CcatwmError, UsageError
 from ccatwm.passes._frame import PassOptions, PassReport
-from ccatwm.upkeep.gc import GcPlan, Undone, _switch_links, plan_json, trash_lines
+from ccatwm.upkeep.gc import GcPlan, Undone, UndoReport, _switch_links, plan_json, trash_lines
 from ccatwm.upkeep.requests import RequestReport, request_runs
 from tests.cli.conftest import cli as cli
 from tests.crash.campaign import write_campaign
@@ -378,12 +378,17 @@ def test_what_is_deleted_cannot_come_back_and_says_when_it_was(reduced):
 def test_a_run_of_which_nothing_lies_in_the_trash_is_refused(reduced):
     with pytest.raises(UsageError, match="no folder of run 3 in the trash"):
         undo(reduced, 3)
+    assert not [row for row in reduced.rows("pass_record") if row["message"]], "the pass `gc` has not failed"
 
 
 def test_products_of_which_somebody_removed_a_file_in_the_trash_do_not_come_back(reduced):
     gc(reduced)
     (reduced.base / reduced.rows("trash")[0]["trash_path"] / "spectra.txt").unlink()
-    refused = [one.refused for one in undo(reduced)]
+    alone = undo(reduced, 1, dry_run=True)
+    assert not any("stays as long" in line for line in UndoReport(alone).lines())
+    found = undo(reduced)
+    assert any("stays as long" in line for line in UndoReport(found).lines())
+    refused = [one.refused for one in found]
     assert refused[0] is not None and "spectra.txt in the trash is not as recorded: product" in refused[0]
     assert refused[1] is None
 

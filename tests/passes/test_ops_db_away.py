@@ -200,7 +200,7 @@ def test_a_command_whose_ops_db_goes_away_exits_4_with_one_message(server, tmp_p
             _, said = command.communicate(timeout=30)
         assert (name, command.returncode) == (name, 4)
         first, second = said.splitlines()
-        assert first.startswith("ccatwm: postgresql+psycopg2://") and ": the ops-db did not answer: " in first
+        assert first.startswith("ccatwm: postgresql://") and ": the ops-db did not answer: " in first
         assert second == "  next: the next pass tries again"
         (night.folder / "state" / "conditions.json").unlink()  # the same condition is told once
     night.until_quiet()

@@ -77,6 +77,9 @@ def test_said_again_nothing_changes_and_a_doi_may_come_later(observatory: Observ
         freeze(observatory, "dr2", words={"note": "n"})
     with pytest.raises(UsageError, match="there is no published set 'dr2'"):
         published(observatory, "dr2")
+    with pytest.raises(UsageError, match="17 is no published set; if it is a product") as caught:
+        published(observatory, "17")
+    assert caught.value.next.startswith("`ccatwm publish NAME 17`")
 
 
 def test_all_mistakes_of_a_command_line_are_told_at_once(observatory: Observatory) -> None:

@@ -177,8 +177,9 @@ class Database:
 
     @property
     def safe_url(self) -> str:
-        """The URL with its passwords masked, those in the query too (libpq takes `password` and `sslpassword` there)."""
-        return mask_url(self.url.render_as_string(hide_password=False))
+        """The URL as people write it, with its passwords masked, those in the query too (libpq takes `password` and
+        `sslpassword` there)."""
+        return mask_url(self.url.set(drivername=self.dialect).render_as_string(hide_password=False))
 
     def check_answers(self) -> None:
         """Refuse what no waiting makes an ops-db. Errors: OpsDbUnusableError, OpsDbUnavailableError."""
