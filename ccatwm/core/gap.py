@@ -762,6 +762,8 @@ def _gap(view: SubGroupView, recipe: Recipe, inputs: Sequence[RunInput]) -> Deci
     details: dict[str, Any] = {"changes": changes}
     if view.request and view.request.text:
         details["request"] = view.request.text
+    if _forced(view):
+        details["forced"] = True  # though it may be there
     return Decision(Outcome.RUN, reason, details, stale=stale, supersede_run_id=_superseded(view))
 
 

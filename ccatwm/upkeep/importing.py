@@ -45,7 +45,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class Alike:
-    """Runs that were to make what is there: those that are `superseded`, and those that go on, which have a job."""
+    """Runs that were to make what is there: those that are `superseded`, and those that go on: they have a job,
+    or a person wants them."""
 
     superseded: tuple[OpenRun, ...] = ()
     going_on: tuple[OpenRun, ...] = ()
@@ -59,7 +60,8 @@ class Alike:
     def lines(self) -> list[str]:
         lines = [f"          run {run.id}, which was to make the same, is superseded" for run in self.superseded]
         for run in self.going_on:
-            lines.append(f"          run {run.id} makes the same, and is {run.status.value}")
+            kept = f"; {run.kept}" if run.kept is not None else ""
+            lines.append(f"          run {run.id} makes the same, and is {run.status.value}{kept}")
             lines.append(f"          next: `ccatwm cancel {run.id} --reason TEXT` ends it, or let it go on")
         return lines
 
@@ -312,12 +314,14 @@ def _write(
 
 
 def supersede_alike(connection: sa.Connection, whole: Sequence[int], why: str, *, now: datetime, actor: str) -> Alike:
-    """Of runs that are to make what these `whole` ones have made, those of which nothing is handed over are not made."""
+    """Of runs that are to make what these `whole` ones have made, those of which nothing is handed over are not made.
+    What a person holds, or has forced all the same, is left to that person."""
     alike = [other for some in run_records.list_open_alike(connection, whole).values() for other in some]
     superseded = tuple(
         run
         for run in alike
         if run.status in WITHOUT_JOB
+        and run.kept is None
         and runs.supersede(connection, run.id, why, expected=run.status, now=now, actor=actor)
     )
     return Alike(superseded, tuple(run for run in alike if run not in superseded))

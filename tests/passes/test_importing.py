@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ccatwm.upkeep.importing import Importing, ImportReport, import_runs
+from ccatwm.upkeep.requests import request_runs
 from tests.cli.conftest import cli
 from tests.passes.conftest import Observatory
 from tests.passes.in_hand import use_site
@@ -162,6 +163,29 @@ def test_what_was_handed_over_again_is_told_with_what_ends_it(done):
     done.until_quiet()
     assert {run["status"] for run in done.runs()} == {"COMPLETED"}
     assert not any(item.written.alike.superseded for item in report.imported)
+
+
+def test_what_a_person_holds_or_has_forced_is_superseded_by_no_import(done):
+    held, other = decide_again(done)
+    done.execute(f"UPDATE {{schema}}executed_reduction_step SET held = 'to be seen' WHERE id = {held}")
+    done.run_pass("trigger")
+    report = import_all(done)
+    assert [run.id for item in report.imported for run in item.written.superseded] == [other]
+    assert f"run {held} makes the same, and is PENDING; it is held: to be seen" in "\n".join(report.lines())
+
+
+def test_what_was_asked_for_with_force_is_superseded_by_no_import(done):
+    lose_rows(done)
+    context = done.context()
+    request_runs(context.database, context.grouping, "otf", step="calibrate", force=True, reason="made anew", actor="ada",
+                 now=context.clock.now(), yes=True)  # fmt: skip
+    for name in ("trigger", "resolve"):
+        done.run_pass(name)
+    assert [plain(run["reason_details"])["forced"] for run in done.runs()] == [True, True]
+    report = import_all(done)
+    kept = [run for item in report.imported for run in item.written.going_on]
+    assert len(kept) == 2 and {run.kept for run in kept} == {"it was asked for with --force"}
+    assert not any(item.written.superseded for item in report.imported)
 
 
 @ON_SQLITE

@@ -42,10 +42,11 @@ class Conflict(NamedTuple):
 
 
 class OpenRun(NamedTuple):
-    """A run that is not at its end."""
+    """A run that is not at its end. `kept`: why it is wanted although another one has made the same."""
 
     id: int
     status: RunStatus
+    kept: str | None = None
 
 
 def read_records(connection: sa.Connection, run_ids: Collection[int], uid: str) -> dict[int, RunRecord]:
@@ -171,11 +172,20 @@ def list_open_alike(connection: sa.Connection, run_ids: Collection[int]) -> dict
     other = run.alias("other")
     alike = sa.and_(other.c.sub_group_id == run.c.sub_group_id, other.c.recipe == run.c.recipe, other.c.is_open)
     for chunk in chunks(sorted(run_ids)):
-        query = sa.select(run.c.id.label("run_id"), other.c.id, other.c.status).join(other, alike)
+        query = sa.select(
+            run.c.id.label("run_id"), other.c.id, other.c.status, other.c.held, other.c.reason_details
+        ).join(other, alike)
         query = query.where(run.c.id.in_(chunk), sa.not_(run.c.trial), sa.not_(other.c.trial))
         for row in connection.execute(query.order_by(run.c.id, other.c.id)):
-            found.setdefault(row.run_id, []).append(OpenRun(row.id, RunStatus(row.status)))
+            kept = _why_kept(row.held, row.reason_details or {})
+            found.setdefault(row.run_id, []).append(OpenRun(row.id, RunStatus(row.status), kept))
     return found
+
+
+def _why_kept(held: str | None, details: Mapping[str, Any]) -> str | None:
+    if held is not None:
+        return f"it is held: {held}"
+    return "it was asked for with --force" if details.get("forced") else None
 
 
 def insert_record(
