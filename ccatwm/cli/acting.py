@@ -362,6 +362,7 @@ def publish(
 ) -> int:
     """Freeze products under a name that others cite; later, see which of them stand on data that turned out bad."""
     from ccatwm.upkeep.publish import publish as freeze
+    from ccatwm.upkeep.set_records import SetRecords
     from ccatwm.views import published as view
 
     context = _open(common)
@@ -376,7 +377,8 @@ def publish(
     kept = None
     if products or words:
         act = _as_act(context, None, dry_run, yes)
-        kept = freeze(context.database, context.grouping, name, products or [], words, act)
+        records = SetRecords(lambda: context.workfiles, context.ops_db_uid)
+        kept = freeze(context.database, context.grouping, name, products or [], words, act, records)
     if dry_run and kept is not None:
         document = view.build_unpublished_set(kept)
     else:

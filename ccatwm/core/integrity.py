@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import PurePosixPath
+from typing import Any
 
 from ccatwm.core.digests import tree_digest
 from ccatwm.core.latest import LATEST, LatestLink
@@ -15,6 +16,7 @@ from ccatwm.core.names import decode_path, encode_name, raw_name
 from ccatwm.core.outputs import Listing
 from ccatwm.core.products import DECLARATION
 from ccatwm.core.reconciling import RUN_DEPTH, Copy, parse_attempt_name, parse_run_directory, run_directory_of
+from ccatwm.core.set_records import SetRecord, differing_words, has_same_products, record_path, words_command
 from ccatwm.core.shell_text import quote_path
 from ccatwm.core.wording import count_text
 
@@ -38,6 +40,10 @@ class Kind(StrEnum):
     RUN_UNKNOWN = "run-unknown"  # on disk only
     ATTEMPT_UNKNOWN = "attempt-unknown"
     FILE_UNKNOWN = "file-unknown"
+    SET_RECORD_MISSING = "set-record-missing"  # of a published set
+    SET_RECORD_DAMAGED = "set-record-damaged"
+    SET_RECORD_DIFFERS = "set-record-differs"  # from what the ops-db says of the set
+    SET_UNKNOWN = "set-unknown"  # on disk only
     STRAY = "stray"  # what is no step, no sub-group and no run lies among them
     CACHE_UNKNOWN = "cache-unknown"
     TRASH_MISSING = "trash-missing"  # what `gc` could have brought back
@@ -47,7 +53,7 @@ class Kind(StrEnum):
 MENDED = frozenset({
     Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED, Kind.PRODUCT_BACK, Kind.CACHE_DAMAGED, Kind.CACHE_UNKNOWN,
     Kind.OUTPUT_LINK_WRONG, Kind.LATEST_LINK_WRONG, Kind.PRODUCTS_IN_TRASH,
-    Kind.RUN_RECORD_MISSING, Kind.RUN_RECORD_DAMAGED,
+    Kind.RUN_RECORD_MISSING, Kind.RUN_RECORD_DAMAGED, Kind.SET_RECORD_MISSING, Kind.SET_RECORD_DAMAGED,
 })  # fmt: skip
 
 # What follows where the whole folder of a pipeline is away, or that of the cache: it is told as one, and not mended.
@@ -413,6 +419,43 @@ def unknown_attempt(directory: str, run_id: int, number: int) -> Difference:
     return Difference(
         Kind.ATTEMPT_UNKNOWN, f"{directory}/attempt-{number}", f"an attempt of run {run_id} that the ops-db does not know",
         f"{RECONCILE} adopts it, or names it", run_id,
+    )  # fmt: skip
+
+
+# --- published sets --------------------------------------------------------------------------------------------------
+
+
+def set_difference(
+    row: Mapping[str, Any], recorded: tuple[SetRecord | None, str] | None, root: PurePosixPath
+) -> Difference | None:
+    """Of a published set: `recorded` is its record, or what is wrong with it; None where there is none."""
+    path, name = record_path(row["name"]), row["name"]
+    if recorded is None:
+        return Difference(
+            Kind.SET_RECORD_MISSING, str(path), f"the published set {name} has no record on disk",
+            f"{MEND} makes it again from the ops-db; a restore of an older backup would lose the set without it",
+        )  # fmt: skip
+    record, problem = recorded
+    if record is None:
+        return Difference(
+            Kind.SET_RECORD_DAMAGED, str(path), f"the record of the published set {name} is damaged: {problem}",
+            f"{MEND} makes it again from the ops-db",
+        )  # fmt: skip
+    if not has_same_products(record, row["products"]):
+        what = f"the record of the published set {name} has other products than the ops-db"
+        next = f"`ccatwm publish {name}` shows those; if they are right, `mv {quote_path(root / path)} FOLDER`, then {MEND}"
+        return Difference(Kind.SET_RECORD_DIFFERS, str(path), what, next)
+    if words := differing_words(record, row):
+        what = f"the record of the published set {name} has another {' and '.join(words)} than the ops-db"
+        next = f"{words_command(record, words)} says what the record has; say the others where these are right"
+        return Difference(Kind.SET_RECORD_DIFFERS, str(path), what, next)
+    return None
+
+
+def unknown_set(name: str) -> Difference:
+    return Difference(
+        Kind.SET_UNKNOWN, str(record_path(name)), f"a published set {name} that the ops-db does not know",
+        "`ccatwm fsck --import` makes its row again, where its products have theirs; `ccatwm gc` leaves these until then",
     )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ from ccatwm.core.integrity import (
     run_places,
     runs_losing,
     runs_without_products,
+    set_difference,
     special_entries,
     strange_attempts,
     stray,
@@ -51,6 +52,7 @@ from ccatwm.core.integrity import (
     unknown_attempt,
     unknown_cache_folder,
     unknown_run,
+    unknown_set,
     without_found,
 )
 from ccatwm.core.latest import LatestLink
@@ -60,6 +62,7 @@ from ccatwm.core.names import decode_path, encode_name
 from ccatwm.core.outputs import LIST, MAX_RECORD, parse_listing
 from ccatwm.core.reconciling import parse_run_directory
 from ccatwm.core.run_record import build_record, parse_record
+from ccatwm.core.set_records import record_path
 from ccatwm.core.staging import CACHE
 from ccatwm.core.wording import count_text
 from ccatwm.edges.opsdb.engine import Database
@@ -81,6 +84,7 @@ from ccatwm.upkeep.importing import (
 )
 from ccatwm.upkeep.in_trash import TRASH, find_held, hash_entries, move_back
 from ccatwm.upkeep.run_folders import find_levels, list_attempts, runs_among
+from ccatwm.upkeep.set_records import list_recorded, read_recorded, write_record
 
 log = logging.getLogger("ccatwm.upkeep.fsck")
 RUNS_AT_ONCE = 200
@@ -88,6 +92,7 @@ NO_NUMBER = "of no attempt: it has no number"
 PACKAGES_AT_ONCE = 50
 LINKS_AT_ONCE = 500
 RECORDS = (Kind.RUN_RECORD_MISSING, Kind.RUN_RECORD_DAMAGED)
+SET_RECORDS = (Kind.SET_RECORD_MISSING, Kind.SET_RECORD_DAMAGED)
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,7 @@ def fsck(
     packages, found = _cache(checking)
     differences += found
     differences += _latest(checking)
+    differences += _sets(checking)
     levels = find_levels(checking.files)
     folders = checking.files.list_folders(map(PurePosixPath, runs_among(levels)))
     differences += _strays(checking, levels)
@@ -385,6 +391,41 @@ def _links(checking: Checking, after: int) -> list[LatestLink]:
         return latest.list_links(connection, checking.location, after, LINKS_AT_ONCE)
 
 
+# --- published sets --------------------------------------------------------------------------------------------------
+
+
+def _sets(checking: Checking) -> list[Difference]:
+    """Files first: a record is written when its row is committed. A set of just now may have none yet."""
+    names = list_recorded(checking.files)
+    with checking.database.read() as connection:
+        sets = {row["name"]: row for row in publishing.list_sets(connection)}
+    recorded = read_recorded(checking.files, sets, checking.uid)
+    root = checking.files.root()
+    found = [set_difference(row, recorded.get(name), root) for name, row in sets.items()]
+    return [d for d in found if d is not None] + [unknown_set(name) for name in names if name not in sets]
+
+
+def _write_set_records(checking: Checking, wrong: Sequence[Difference]) -> list[Difference]:
+    """Records of sets made again from their rows."""
+    paths = {d.path: d for d in wrong}
+    if not paths:
+        return []
+    with checking.database.read() as connection:
+        rows = [row for row in publishing.list_sets(connection) if str(record_path(row["name"])) in paths]
+    written = []
+    for row in rows:
+        path = str(record_path(row["name"]))
+        try:
+            write_record(checking.files, row, checking.uid)
+        except NO_FAULT_OF_A_RUN:
+            raise
+        except CcatwmError as error:
+            log.warning("%s is not made again: %s", path, error.message)
+            continue
+        written.append(paths[path])
+    return written
+
+
 # --- what lies on disk ----------------------------------------------------------------------------------------------------
 
 
@@ -511,6 +552,7 @@ def _mend(
     lost = [d for d in mendable if d.kind in (Kind.PRODUCT_MISSING, Kind.PRODUCT_CHANGED)]
     linked = _mend_outputs(checking, [d for d in mendable if d.kind is Kind.OUTPUT_LINK_WRONG])
     records = _write_records(checking, [d for d in mendable if d.kind in RECORDS])
+    records += _write_set_records(checking, [d for d in mendable if d.kind in SET_RECORDS])
     moved = _move_back(checking, [d for d in mendable if d.kind is Kind.PRODUCTS_IN_TRASH])
     stable = [d for d in mendable if d.kind is Kind.LATEST_LINK_WRONG and d.sub_group is not None]
     claimant = checking.claimant

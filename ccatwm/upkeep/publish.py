@@ -1,4 +1,4 @@
-"""Freezes products under a name: what is published is never replaced. Touches: the ops-db only."""
+"""Freezes products under a name: what is published is never replaced. Touches: the ops-db, records of sets on disk."""
 
 from __future__ import annotations
 
@@ -16,22 +16,30 @@ from ccatwm.edges.opsdb.stores import views
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.errors import Problem, UsageError
 from ccatwm.upkeep.exclude import Act
+from ccatwm.upkeep.set_records import SetRecords, taken_error
 
 
 def publish(
-    database: Database, grouping: GroupingEngine, name: str, texts: Sequence[str], words: Mapping[str, str], act: Act
-) -> dict[str, Any]:
+    database: Database, grouping: GroupingEngine, name: str, texts: Sequence[str], words: Mapping[str, str], act: Act,
+    records: SetRecords | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Publish products as the set `name`; of a set that is there, change `words` (doi, contact, note) alone.
 
-    Saying the same again does nothing. Returns the set as it is kept. Errors: UsageError, with all mistakes at once, for
-    what is no name, product, DOI or address; for a DOI of another set; for products that are not there, gone, excluded or
-    of trials; for those that are not current or stale without `act.yes`; for other products under a name that is taken.
+    Its record follows in `records`. Saying the same again does nothing but that. Returns the set as it is kept.
+
+    Errors: UsageError, with all mistakes at once, for what is no name, product, DOI or address; for a DOI of another set;
+    for products that are not there, gone, excluded or of trials; for those that are not current or stale without
+    `act.yes`; for other products under a name that is taken; for one that is taken by a record which the ops-db does not
+    know.
     """
     asked = read_asked(name, texts, words)
+    recorded = records.find(name) if records is not None and not asked.problems else None
     with database.write() if not act.dry_run else database.read() as connection:
         if not act.dry_run:
             store.lock(connection)
         known = store.find_set(connection, name)
+        if known is None and recorded is not None:
+            raise taken_error(name, recorded)
         if known is None and not texts and not asked.problems:
             raise UsageError(f"no products are named for {name}", next="`ccatwm products` lists them")
         members = _read_members(connection, asked.named) if texts else []
@@ -54,6 +62,8 @@ def publish(
         }  # fmt: skip
         if not act.dry_run and (known is None or any(known[key] != word for key, word in asked.words.items())):
             _write(connection, kept, act, new=known is None)
+    if records is not None and not act.dry_run:
+        records.keep(kept, asked.words)
     return kept
 
 

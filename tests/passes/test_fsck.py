@@ -22,6 +22,7 @@ from ccatwm.upkeep.exclude import Act
 from ccatwm.upkeep.fsck import Checking, FsckReport, fsck
 from ccatwm.upkeep.importing import Importing, import_runs
 from ccatwm.upkeep.publish import publish
+from ccatwm.upkeep.set_records import SetRecords
 from tests.fakes.pipe import PipeCalls
 from tests.passes.bad_world import COPY, Scan, good_tar, observe, reduce
 
@@ -88,7 +89,8 @@ def test_a_product_that_is_gone_is_named_with_the_published_sets_that_it_is_in(n
     for name, ids in (("dr1", [gone["id"]]), ("dr2", [gone["id"]]), ("dr3", [row["id"] for row in others])):
         context = night.context()
         who = Act("", "tester", "here", context.clock.now(), yes=True)
-        publish(context.database, context.grouping, name, [str(n) for n in ids], {}, who)
+        records = SetRecords(lambda: night.context().workfiles, context.ops_db_uid)
+        publish(context.database, context.grouping, name, [str(n) for n in ids], {}, who, records)
     path = night.base / gone["full_path"]
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     for report in (check(night), check(night, yes=True)):
