@@ -35,7 +35,7 @@ Reconcile = Annotated[
 ]
 Import = Annotated[
     bool,
-    typer.Option("--import", help="With --reconcile: first make rows again of completed runs, from their run.json."),
+    typer.Option("--import", help="With --reconcile: first make rows again of completed runs and published sets."),
 ]
 PASSED_TO_CRON = ("HOME", "LOGNAME", "USER")  # crontab(5) sets HOME, LOGNAME and SHELL
 
@@ -66,7 +66,7 @@ def doctor(
 
     With --reconcile, after `ccatwm db restore`: jobs and run directories that the ops-db does not know are listed,
     adopted where it knows their run, else named; --yes lets be what is left, and ends what may still run of it.
-    With --import also, completed runs that it does not know have rows again.
+    With --import also, completed runs and published sets that it does not know have rows again.
     """
     from ccatwm.core.checkup import exit_code
 

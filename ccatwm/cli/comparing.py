@@ -28,7 +28,7 @@ def fsck(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Read every byte and compare checksums, too.")] = False,
     imports: Annotated[
-        bool, typer.Option("--import", help="Make rows again, from its run.json, of a run that the ops-db does not know.")
+        bool, typer.Option("--import", help="Make rows again of runs and published sets that the ops-db does not know.")
     ] = False,
     yes: Yes = False,
     reason: Reason = None,

@@ -1,4 +1,5 @@
-"""Makes the rows of completed runs again from the `run.json` in their directories, where the ops-db does not have them.
+"""Makes the rows of completed runs again from the `run.json` in their directories, where the ops-db does not have them, and
+then those of published sets from their records.
 
 Touches: the ops-db; files below the base directory (read). What the ops-db has is never changed to what a file says.
 """
@@ -24,10 +25,10 @@ from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.run_records import OpenRun
 from ccatwm.errors import ConflictError
 from ccatwm.interfaces import WorkFiles
+from ccatwm.upkeep.importing_sets import ACT, ImportedSets, import_sets
 from ccatwm.upkeep.in_trash import TrashSearch, hash_entries
 from ccatwm.upkeep.run_folders import find_run_folders
 
-ACT = "import"
 RUN_JSON = "run.json"
 LARGEST_BYTES = 1 << 30
 TOGETHER = 100  # records that are read at once
@@ -146,10 +147,11 @@ class ImportReport:
     refused: list[Refused] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
+    sets: ImportedSets = field(default_factory=ImportedSets)
 
     @property
     def exit_code(self) -> int:
-        return 1 if self.refused else 0
+        return 1 if self.refused or self.sets.open else 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -158,6 +160,7 @@ class ImportReport:
             "refused": [{"directory": r.directory, "why": r.why, "next": r.next} for r in self.refused],
             "left_out": [item.to_json() for item in self.left_out],
             "known": self.known,
+            "sets": self.sets.to_json(),
         }
 
     def lines(self) -> list[str]:
@@ -166,7 +169,9 @@ class ImportReport:
         for refused in self.refused:
             lines += [f"REFUSED   {refused.directory}: {refused.why}", f"          next: {refused.next}"]
         lines += [f"known     {directory}" for directory in self.known]
-        return [*lines, f"{count_text(len(self.imported), 'run')} imported"]
+        lines += self.sets.lines()
+        sets = f", {count_text(len(self.sets.imported), 'published set')}" if self.sets.imported else ""
+        return [*lines, f"{count_text(len(self.imported), 'run')}{sets} imported"]
 
 
 @dataclass(frozen=True)
@@ -185,12 +190,15 @@ class Importing:
 
 
 def import_runs(database: Database, files: WorkFiles, asked: Importing) -> ImportReport:
-    """Rows of every completed run that the ops-db does not know, each run in a transaction of its own, upstream first."""
+    """Rows of every completed run that the ops-db does not know, each run in a transaction of its own, upstream first; of
+    published sets then, unless directories are named."""
     report = ImportReport()
     folders = sorted(asked.directories or find_run_folders(files), key=lambda folder: parse_run_directory(folder) or 0)
     search = TrashSearch(database, files)
     for record in _read_records(database, files, folders, asked, report):
         _import_one(database, files, record, asked, report, search)
+    if not asked.directories:
+        report.sets = import_sets(database, files, asked)
     return report
 
 
