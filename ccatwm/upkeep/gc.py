@@ -31,16 +31,18 @@ from ccatwm.core.retention import (
 )
 from ccatwm.core.wording import GB, count_text, size_text, utc_text
 from ccatwm.edges.opsdb.engine import Database
-from ccatwm.edges.opsdb.stores import integrity, latest, publishing, staged, sub_groups, trash
+from ccatwm.edges.opsdb.stores import integrity, latest, leases, publishing, staged, sub_groups, trash
 from ccatwm.edges.opsdb.stores import retention as store
 from ccatwm.edges.opsdb.stores.change_log import record_change
 from ccatwm.edges.opsdb.stores.retention import Place, StepKept
 from ccatwm.edges.opsdb.stores.trash import Trashed
 from ccatwm.errors import NO_FAULT_OF_A_RUN, CcatwmError, NoSpaceError, OtherFileSystemError, UsageError
 from ccatwm.interfaces import TreeSize, WorkFiles
+from ccatwm.upkeep.set_records import list_recorded, read_recorded
 
 log = logging.getLogger("ccatwm.upkeep.gc")
 TOGETHER = 50  # folders that are doomed in one transaction, and emptied in one
+MAX_NAMED = 5
 NOTHING = TreeSize(0, 0, 0, 0, 0)
 TRASH = PurePosixPath(trash.FOLDER)  # made while there is room: a folder can be moved into it on a disk that is full
 
@@ -106,6 +108,22 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class KeptForSets:
+    """What stays for published sets that have a record on disk and that the ops-db does not know, as after a restore.
+
+    `runs`: of their products; None where a record cannot be read, and any run may be meant. `left`: those of them of which
+    something would go else."""
+
+    sets: Sequence[str] = ()
+    runs: Collection[int] | None = frozenset()
+    left: Collection[int] = frozenset()
+
+    def holds(self, doomed: Doomed) -> bool:
+        """As of a set that is known, products stay, and logs."""
+        return doomed.kind is not Kind.SCRATCH and (self.runs is None or doomed.place.run in self.runs)
+
+
+@dataclass(frozen=True)
 class GcPlan:
     """What goes into the trash, and what is deleted of what lies there since before. `missing`: products that would go, and
     are not at their place; `changed`: not all are as recorded. They are no business of `gc`, but of `fsck`."""
@@ -116,6 +134,7 @@ class GcPlan:
     emptied: Sequence[Trashed] = ()
     waiting: Sequence[Trashed] = ()  # in the trash, its grace not over
     cache_bytes: int | None = None  # where it is more than it may be
+    kept: KeptForSets = field(default_factory=KeptForSets)
 
     def reasons(self) -> list[Reason]:
         found: dict[tuple[Kind, str], list[Doomed]] = {}
@@ -189,9 +208,12 @@ def _plan(garbage: Garbage, limit: int | None) -> GcPlan:
         logs = [(step, store.list_folders_left(connection, step, Kind.LOGS, garbage.now)) for step in limiting]
         lying = trash.list_trash(connection, garbage.location)
         cache_bytes = staged.cache_bytes(connection, garbage.location) if garbage.cache_max_gb is not None else 0
+    kept = _kept_for_sets(garbage)
     chosen = {doomed.place.path for doomed in going}
     for step, found in logs:
         going += _choose_excess(garbage, step, [pair for pair in found if pair[1].path not in chosen])
+    kept = replace(kept, left={doomed.place.run for doomed in going if kept.holds(doomed)})
+    going = [doomed for doomed in going if not kept.holds(doomed)]
     going = _first_runs(sorted(going, key=lambda d: (d.place.run, d.place.path)), limit)
     over = garbage.cache_max_gb is not None and cache_bytes > garbage.cache_max_gb * GB
     measured = _compared(garbage, _measured(garbage, going))
@@ -202,7 +224,22 @@ def _plan(garbage: Garbage, limit: int | None) -> GcPlan:
         [row for row in lying if _is_over(garbage, row)],
         [row for row in lying if row.trashed_at is not None and not _is_over(garbage, row)],
         cache_bytes if over else None,
+        kept,
     )
+
+
+def _kept_for_sets(garbage: Garbage) -> KeptForSets:
+    """Records first: rows were committed before them."""
+    names = list_recorded(garbage.files)
+    if not names:
+        return KeptForSets()
+    with garbage.database.read() as connection:
+        unknown = set(names).difference(publishing.list_set_names(connection))
+        uid = leases.read_uid(connection) if unknown else ""
+    found = read_recorded(garbage.files, sorted(unknown), uid)
+    records = [recorded.record for recorded in found.values()]
+    runs = None if None in records else {run for record in records if record is not None for run in record.run_ids}
+    return KeptForSets(tuple(found), runs)
 
 
 def _policy(garbage: Garbage, step: StepKept) -> Retention:
@@ -550,6 +587,10 @@ def reason_rows(plan: GcPlan) -> list[tuple[object, ...]]:
 def trash_lines(plan: GcPlan, garbage_grace: timedelta) -> list[str]:
     """What of the trash is deleted now, until when the rest can be brought back, and what is no business of `gc`."""
     lines = []
+    if plan.kept.sets:
+        named = ", ".join(plan.kept.sets[:MAX_NAMED]) + (" ..." if len(plan.kept.sets) > MAX_NAMED else "")
+        left = f", and what may go of {count_text(len(plan.kept.left), 'run')} stays" if plan.kept.left else ""
+        lines.append(f"published sets that the ops-db does not know any more: {named}{left}; `ccatwm fsck --import` next")
     if plan.missing:
         runs = count_text(len(plan.missing), "run")
         lines.append(f"not at their place: the products of {runs} that may go; `ccatwm fsck` tells what mends it")
@@ -579,6 +620,7 @@ def plan_json(plan: GcPlan) -> dict[str, Any]:
         ],
         "missing": {"runs": len(plan.missing)},
         "changed": {"runs": len(plan.changed)},
+        "unknown_sets": {"names": list(plan.kept.sets), "runs": len(plan.kept.left)},
         "emptied": {"folders": len(plan.emptied), "freed": sum(row.freed_bytes for row in plan.emptied)},
         "trash": {"folders": len(plan.waiting), "size": sum(row.size_bytes for row in plan.waiting)},
         "cache_bytes": plan.cache_bytes,

@@ -26,8 +26,11 @@ from ccatwm.edges.workfiles.local import LocalWorkFiles
 from ccatwm.edges.workfiles.ssh import SshWorkFiles
 from ccatwm.errors import CcatwmError, UsageError
 from ccatwm.passes._frame import PassOptions, PassReport
+from ccatwm.upkeep.exclude import Act
 from ccatwm.upkeep.gc import GcPlan, Undone, UndoReport, _switch_links, plan_json, trash_lines
+from ccatwm.upkeep.publish import publish as freeze
 from ccatwm.upkeep.requests import RequestReport, request_runs
+from ccatwm.upkeep.set_records import SetRecords
 from tests.cli.conftest import cli as cli
 from tests.crash.campaign import write_campaign
 from tests.crash.points import PostgresStore, SqliteStore, copy_world
@@ -37,6 +40,7 @@ from tests.opsdb.databases import BOTH, make_upgraded_url
 from tests.passes.conftest import Observatory, as_json
 from tests.passes.in_hand import Cli, use_site
 from tests.passes.test_fsck import check
+from tests.passes.test_importing import import_all
 
 DAY = 24 * 60
 
@@ -535,6 +539,32 @@ def test_what_is_published_stays(reduced):
     act = Act(reason="", actor="me", host="h", now=context.clock.now(), dry_run=False, yes=True, confirm_runs=500)
     publish(context.database, context.grouping, "dr1", ["run:1"], {}, act)
     assert outcomes(gc(reduced)[0]) == [("in the trash", 2)]
+
+
+def test_what_a_set_needs_that_only_its_record_knows_stays_until_it_is_imported(reduced):
+    def publish(name: str, run: str) -> None:
+        context = reduced.context()
+        act = Act("", "me", "h", context.clock.now(), yes=True)
+        records = SetRecords(lambda: context.workfiles, context.ops_db_uid)
+        freeze(context.database, context.grouping, name, [run], {}, act, records)
+
+    publish("dr1", "run:1")
+    reduced.execute("DELETE FROM {schema}published_set")  # restored from a backup of before
+    reduced.settings_changes["retention_log_days"] = 1.0
+    plan = gc(reduced, dry_run=True)[1]
+    assert {(doomed.kind, doomed.place.run) for doomed in plan.going} == {("products", 2), ("logs", 2), ("logs", 3)}
+    assert plan_json(plan)["unknown_sets"] == {"names": ["dr1"], "runs": 1}
+    told = "published sets that the ops-db does not know any more: dr1, and what may go of 1 run stays"
+    assert trash_lines(plan, timedelta(1))[0] == f"{told}; `ccatwm fsck --import` next"
+    record = reduced.base / ".published" / "dr1.json"
+    whole = record.read_bytes()
+    record.write_bytes(whole[:50])  # it may be of any run
+    assert gc(reduced, dry_run=True)[1].going == []
+    record.write_bytes(whole)
+    import_all(reduced)
+    plan = gc(reduced)[1]
+    assert ({doomed.place.run for doomed in plan.going}, plan.kept.sets) == ({2, 3}, ())
+    assert statuses(reduced)["calibrate"] == {"present", "removed"}
 
 
 def test_nothing_goes_that_an_open_run_reads(reduced):
