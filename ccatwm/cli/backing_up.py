@@ -48,7 +48,8 @@ def db_backup(common: Common, file: BackupFile, yes: Yes = False) -> int:
 def db_restore(common: Common, file: BackupFile, yes: Yes = False, reason: Reason = "") -> int:
     """Bring the ops-db back to a backup of it, all or nothing; needs --yes, and that no pass is at work.
 
-    Nothing is submitted afterwards until `ccatwm doctor --reconcile` has found what was done since the backup.
+    What people said since the backup is lost with it: it is listed, to be said again. Nothing is submitted afterwards until
+    `ccatwm doctor --reconcile` has found what was done since the backup.
     """
     from ccatwm.passes._frame import holder_is_gone
     from ccatwm.upkeep.backup import Said, restore

@@ -32,6 +32,7 @@ from ccatwm.interfaces import NO_PROGRESS, Progress, WorkFiles
 from ccatwm.settings.find import MARK_FILE
 from ccatwm.settings.load import parse_mark
 from ccatwm.settings.schema import Settings
+from ccatwm.upkeep._said_since import SaidSince, keep_said_since, read_said_since
 from ccatwm.upkeep.run_folders import last_run_id
 
 RUNS = "executed_reduction_step"
@@ -55,24 +56,25 @@ class BackupReport:
 
 @dataclass(frozen=True)
 class RestoreReport:
-    """A backup that was restored. `aside`: where the file before it is kept (SQLite)."""
+    """A backup that was restored. `aside`: where the file before it is kept (SQLite). `said`: what it has taken away."""
 
     path: Path
     url: str
     aside: Path | None
     blocked: str
     seal: Seal
+    said: SaidSince
 
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": "ccatwm.db-restore/1", "file": str(self.path), "url": self.url,
             "kept": str(self.aside) if self.aside else None, "submission_blocked": self.blocked,
-            "next": NEXT, **_of(self.seal),
+            "said_since": self.said.to_json(), "next": NEXT, **_of(self.seal),
         }  # fmt: skip
 
     def lines(self) -> list[str]:
         kept = [f"the file before it is kept as {self.aside}"] if self.aside else []
-        return [f"{self.url} is as it was at {self.seal.made_at}", *kept,
+        return [f"{self.url} is as it was at {self.seal.made_at}", *kept, *self.said.lines(),
                 "nothing is submitted until run directories and ops-db agree", f"next: {NEXT}"]  # fmt: skip
 
 
@@ -162,17 +164,21 @@ def restore(
     """
     backup = read_backup(path.absolute())
     _check_fits(backup, settings, database, files)
+    made_at = datetime.fromisoformat(backup.seal.made_at)
     if not yes:
+        since = read_said_since(database, made_at)
+        with_it = f", with {since.text()}" if since.acts else ""
         raise UsageError(
-            f"{database.safe_url} would be as it was at {backup.seal.made_at}; what was written since then would be lost",
+            f"{database.safe_url} would be as it was at {backup.seal.made_at}; what was written since then would be lost"
+            f"{with_it}",
             where=str(path), next="`ccatwm db backup` another file of what is there now, then say --yes",
         )  # fmt: skip
     last = last_run_id(files)
-    made_at = clock_text(datetime.fromisoformat(backup.seal.made_at))
-    blocked = f"restored from the backup of {made_at} UTC; `ccatwm doctor --reconcile` comes first"
+    blocked = f"restored from the backup of {clock_text(made_at)} UTC; `ccatwm doctor --reconcile` comes first"
     with _passes_kept_away(settings):
+        since = keep_said_since(read_said_since(database, made_at), settings.state_dir, said.now)
         aside = _replace(settings, database, backup, said, last, blocked, is_gone)
-    return RestoreReport(backup.path, database.safe_url, aside, blocked, backup.seal)
+    return RestoreReport(backup.path, database.safe_url, aside, blocked, backup.seal, since)
 
 
 def _check_fits(backup: Backup, settings: Settings, database: Database, files: WorkFiles) -> None:

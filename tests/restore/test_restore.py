@@ -213,3 +213,56 @@ def test_what_was_decided_on_again_between_two_imports_is_not_run(place: Place, 
     place.idle()
     assert (place.executions(), place.files(), place.runs()[again]["status"]) == (executed, files, "CANCELLED")
     assert {row["status"] for number, row in place.runs().items() if number != again} == {"COMPLETED"}
+
+
+def test_what_people_said_since_the_backup_is_told_and_kept(place: Place, tmp_path: Path) -> None:
+    place.idle()
+    backup = tmp_path / "ops.dump"
+    place("hold", "otf/grid", "--reason", "before")
+    place("db", "backup", backup)
+    place("publish", "dr1", "run:1", "--note", "first", "--yes")
+    place("exclude", "run:2", "--reason", "hot load open", "--yes")
+    assert "with what people said 2 times" in place("db", "restore", backup, code=2).err
+    lines = place("db", "restore", "--yes", "--reason", "disk lost", backup).out.splitlines()
+    start = lines.index("LOST with it: what people said 2 times since the backup; say again what still holds:")
+    assert re.search(r"  [\d-]{10} [\d:]{8}  exclude run:2, by .* on .*: hot load open$", lines[start + 1])
+    assert re.search(r"publish dr1, by .*: first$", lines[start + 2])
+    file = Path(lines[start + 3].removeprefix("all of it, with the texts that were applied: "))
+    assert [json.loads(line)["act"] for line in file.read_text().splitlines()] == ["publish", "exclude"]
+    assert "`ccatwm doctor --reconcile --import` makes them again" in lines[start + 4]
+    assert place("doctor", "--reconcile", "--import", "--json").json["import"]["sets"]["imported"] == ["dr1"]
+    assert [row["name"] for row in place("publish", "--list", "--json").json["published_sets"]] == ["dr1"]
+    again = place("db", "restore", "--yes", "--json", backup).json["said_since"]
+    assert (again["readable"], again["count"]) == (True, 0)
+
+
+@pytest.mark.parametrize("damage", ["gone", "torn"])
+def test_a_restore_of_what_cannot_be_read_says_that_what_people_said_is_lost(
+    place: Place, tmp_path: Path, damage: str
+) -> None:
+    if place.dialect != "sqlite":
+        pytest.skip("a file that is gone, or torn")
+    backup = tmp_path / "ops.dump"
+    place("db", "backup", backup)
+    place("hold", "otf/grid", "--reason", "after")
+    file = next(place.site.rglob("opsdb.sqlite"))
+    file.unlink() if damage == "gone" else file.write_bytes(b"torn" * 5000)
+    out = place("db", "restore", "--yes", backup).out
+    assert "LOST with it, as what was there could not be read: what people said since the backup" in out
+    assert "`ccatwm doctor --reconcile --import`" in out
+
+
+def test_the_newest_acts_are_shown_and_all_are_in_the_file(tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    from ccatwm.upkeep._said_since import MAX_SHOWN, SaidSince, keep_said_since
+
+    at = "2026-03-02T00:00:00Z"
+    acts = [{"at": at, "act": "hold", "target": f"run {n}", "actor": "ada", "host": "h", "reason": ""} for n in range(60)]
+    said = keep_said_since(SaidSince(acts), tmp_path, datetime(2026, 3, 3, tzinfo=UTC))
+    assert said.file is not None and len(said.file.read_text().splitlines()) == 60
+    lines = said.lines()
+    assert lines[1] == "  2026-03-02 00:00:00  hold run 0, by ada on h"
+    assert lines[MAX_SHOWN + 1] == "  and 10 more before these"
+    assert len(said.to_json()["acts"]) == MAX_SHOWN
+    assert keep_said_since(SaidSince(acts), tmp_path / "absent", datetime(2026, 3, 3, tzinfo=UTC)).file is None
