@@ -174,8 +174,8 @@ def _at(observatory: SshObservatory, folder: Path) -> Path:
     return observatory.base / next(row["trash_path"] for row in observatory.rows("trash") if row["path"] == path)
 
 
-CALLS_TO_MOVE = 7  # the mark, its folder, sizes, what is there, links, two moves
-CALLS_TO_EMPTY = 5
+CALLS_TO_MOVE = 8  # the mark, its folder, records of published sets, sizes, what is there, links, two moves
+CALLS_TO_EMPTY = 6
 
 
 def strikes(calls: int) -> list[tuple[int, str]]:
