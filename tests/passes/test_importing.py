@@ -170,7 +170,7 @@ def test_what_a_person_holds_or_has_forced_is_superseded_by_no_import(done):
     done.execute(f"UPDATE {{schema}}executed_reduction_step SET held = 'to be seen' WHERE id = {held}")
     done.run_pass("trigger")
     report = import_all(done)
-    assert [run.id for item in report.imported for run in item.written.superseded] == [other]
+    assert [run.id for item in report.imported for run in item.written.alike.superseded] == [other]
     assert f"run {held} makes the same, and is PENDING; it is held: to be seen" in "\n".join(report.lines())
 
 
@@ -183,9 +183,9 @@ def test_what_was_asked_for_with_force_is_superseded_by_no_import(done):
         done.run_pass(name)
     assert [plain(run["reason_details"])["forced"] for run in done.runs()] == [True, True]
     report = import_all(done)
-    kept = [run for item in report.imported for run in item.written.going_on]
+    kept = [run for item in report.imported for run in item.written.alike.going_on]
     assert len(kept) == 2 and {run.kept for run in kept} == {"it was asked for with --force"}
-    assert not any(item.written.superseded for item in report.imported)
+    assert not any(item.written.alike.superseded for item in report.imported)
 
 
 @ON_SQLITE
