@@ -20,11 +20,12 @@ from ccatwm.core.set_records import (
     record_path,
     words_command,
 )
-from ccatwm.core.wording import count_text
+from ccatwm.core.wording import count_text, some_text
 from ccatwm.edges.opsdb.engine import Database
 from ccatwm.edges.opsdb.stores import publishing as store
 from ccatwm.edges.opsdb.stores import views
 from ccatwm.edges.opsdb.stores.change_log import record_change
+from ccatwm.edges.opsdb.stores.run_records import AGAIN
 from ccatwm.interfaces import WorkFiles
 from ccatwm.upkeep.set_records import list_recorded, read_recorded
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 ACT = "import"
 MAX_NAMED = 5
-AGAIN = "this command again"
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,8 @@ def _why_not(connection: sa.Connection, record: SetRecord, numbers: Mapping[Iden
 
 
 def _absent_text(absent: Sequence[Mapping[str, Any]]) -> str:
-    named = ", ".join(f"{item['path']} of run {item['run']}" for item in absent[:MAX_NAMED])
-    more = f" and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
-    return f"{count_text(len(absent), 'product')} ({named}{more})"
+    named = some_text([f"{item['path']} of run {item['run']}" for item in absent], MAX_NAMED)
+    return f"{count_text(len(absent), 'product')} ({named})"
 
 
 def _next(unknown: Sequence[int], run: int) -> str:
